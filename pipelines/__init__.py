@@ -1,0 +1,1 @@
+"""Raw tables to features: the first stage, and the contracts that all later stages share."""

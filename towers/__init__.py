@@ -1,0 +1,1 @@
+"""Features to a user tower and an item tower."""
