@@ -207,7 +207,7 @@ def replace_directory(source: Path, target: Path) -> None:
 
 
 def remove_abandoned(path: Path) -> None:
-    """Removes what killed writers of ``path`` left aside; where the kill fell between two renames, puts the old back."""
+    """Removes what killed writers of ``path`` left aside; after a kill between two renames, puts the old one back."""
     for old in sorted(path.parent.glob(f".{path.name}.*.old")):
         if _writer_lives(old):
             continue

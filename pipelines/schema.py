@@ -147,7 +147,7 @@ class ListFeature(_Coded):
 
 
 class TextFeature(_Coded):
-    """Words of a text: NFKC, lower case, split at what is neither letter nor digit; the first ``max_length``."""
+    """Words of a text: NFKD, lower case, split at what is neither letter nor digit; the first ``max_length``."""
 
     kind: Literal["text"]
     min_frequency: int = Field(default=2, ge=1)
