@@ -1,4 +1,4 @@
-"""A small marketplace with taste in it, for tests: users like some categories, items belong to one, and people buy again."""
+"""A small marketplace with taste in it, for tests: each user likes two categories, each item belongs to one."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def write_marketplace(
 ) -> Path:
     """Writes events, items and users as Parquet and the TOML that describes them; returns the TOML's path.
 
-    Item ids are integers, user ids text. Each user prefers two categories; a tenth of the events repeats an earlier item.
+    Item ids are integers, user ids text. Of a user's events, 85 % fall into the two liked categories.
     """
     directory.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
