@@ -21,6 +21,8 @@ Vectors = npt.NDArray[np.float32]
 # What fills a batch's row of results behind its last neighbor.
 PAD_ROW = -1
 PAD_SCORE = -np.inf
+# Largest number in a vector: a product of two stays within float32, summed over a hundred million dimensions.
+LARGEST = 1e15
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +119,8 @@ def check_query(query: Vectors, dim: int) -> Vectors:
         raise SchemaError(
             f"query: expected a vector of shape ({dim},), got {vector.shape}. Use the bundle's own tower."
         )
-    # A sum is finite only if every term is: NaN and infinity carry over; one call instead of isfinite + all.
-    if not np.isfinite(np.dot(vector, vector)):
+    # NaN compares false, so that one comparison finds NaN, infinity and what would overflow.
+    if not np.abs(vector).max() <= LARGEST:
         _refuse_unbounded(vector, "query")
     return vector
 
@@ -132,7 +134,7 @@ def check_queries(queries: Vectors, dim: int) -> Vectors:
     vectors = np.ascontiguousarray(queries, dtype=np.float32)
     if vectors.ndim != 2 or vectors.shape[1] != dim:
         raise SchemaError(f"queries: expected shape (batch, {dim}), got {vectors.shape}. Use the bundle's own tower.")
-    if not np.isfinite(vectors).all():
+    if vectors.size and not np.abs(vectors).max() <= LARGEST:
         _refuse_unbounded(vectors, "queries")
     return vectors
 
@@ -141,7 +143,7 @@ def _refuse_unbounded(vectors: Vectors, name: str) -> None:
     wrong = int((~np.isfinite(vectors)).sum())
     if wrong:
         raise SchemaError(f"{name}: expected finite numbers, got {wrong} that are NaN or infinite. Check the features.")
-    raise SchemaError(f"{name}: the squared length overflows float32. Scale the vector down.")
+    raise SchemaError(f"{name}: expected numbers up to {LARGEST:g}, got {np.abs(vectors).max():g}. Check the features.")
 
 
 def check_vectors(vectors: Vectors, where: str) -> Vectors:
@@ -158,11 +160,11 @@ def check_vectors(vectors: Vectors, where: str) -> Vectors:
         )
     block = 1 << 18
     for start in range(0, vectors.shape[0], block):
-        finite = np.isfinite(vectors[start : start + block]).all(axis=1)
-        if not finite.all():
-            row = start + int(np.argmin(finite))
+        bounded = (np.abs(vectors[start : start + block]) <= LARGEST).all(axis=1)
+        if not bounded.all():
+            row = start + int(np.argmin(bounded))
             raise ArtifactError(
-                f"{where}: row {row} holds NaN or infinity; expected finite vectors only. "
+                f"{where}: row {row} holds NaN, infinity or a number above {LARGEST:g}; expected finite vectors. "
                 "The item tower diverged or its inputs are damaged: train again, then embed again."
             )
     return np.ascontiguousarray(vectors, dtype=np.float32)

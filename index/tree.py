@@ -133,15 +133,13 @@ class ScannSearcher:
 
     def _search(self, query: Vectors, k: int, effort: Effort) -> Neighbors:
         # One more than asked shows whether a tie crosses the end; then more are fetched, so that the lower rows stay.
-        fetch = k + 1
+        fetch = min(k + 1, self.num_items)
         while True:
             reorder = effort.reorder if effort.reorder > fetch else fetch
             found, scores = self._searcher.search(query, fetch, reorder, min(effort.leaves, self._settings.leaves))
-            if len(found) <= k or scores[k] < scores[k - 1]:
+            if len(found) <= k or scores[k] < scores[k - 1] or fetch == self.num_items:
                 break
-            fetch = min(2 * fetch, self.num_items + 1)
-            if len(found) >= self.num_items or fetch > self.num_items and len(found) < fetch // 2:
-                break
+            fetch = min(2 * fetch, self.num_items)
         return self._finish(found, scores, query, k)
 
     def _finish(
@@ -234,7 +232,7 @@ class ScannSearcher:
             raise ArtifactError(f"{directory}: ScaNN cannot read its assets ({err}). Build the bundle again.") from err
         if searcher.size() != len(vectors):
             raise ArtifactError(
-                f"{directory}: expected a tree of {len(vectors)} items, found {searcher.size()}. Build the bundle again."
+                f"{directory}: expected {len(vectors)} items, found {searcher.size()}. Build the bundle again."
             )
         leaves = tokens if len(tokens) == len(vectors) else tokens.reshape(2, -1)
         return cls(searcher, settings, vectors, leaves)

@@ -87,13 +87,12 @@ def test_full_effort_equals_sorting_by_hand(named: tuple[str, Searcher], vectors
 
 def test_batch_equals_single(named: tuple[str, Searcher], queries: Vectors) -> None:
     _, searcher = named
-    for effort in (None, searcher.full_effort):
-        batch = searcher.search_batch(queries, 40, effort)
-        assert batch.rows.shape == (len(queries), 40)
-        for line, query in enumerate(queries):
-            single = searcher.search(query, 40, effort)
-            np.testing.assert_array_equal(batch.rows[line], single.rows)
-            np.testing.assert_allclose(batch.scores[line], single.scores, rtol=1e-4, atol=1e-5)
+    batch = searcher.search_batch(queries, 40, searcher.full_effort)
+    assert batch.rows.shape == (len(queries), 40)
+    for line, query in enumerate(queries):
+        single = searcher.search(query, 40, searcher.full_effort)
+        np.testing.assert_array_equal(batch.rows[line], single.rows)
+        np.testing.assert_allclose(batch.scores[line], single.scores, rtol=1e-4, atol=1e-5)
 
 
 def test_k_above_the_corpus_gives_the_corpus(named: tuple[str, Searcher], queries: Vectors) -> None:
@@ -145,7 +144,7 @@ def test_a_bad_query_is_refused(named: tuple[str, Searcher]) -> None:
         searcher.search(np.zeros(DIM - 1, np.float32), 5)
     with pytest.raises(SchemaError, match=r"\(batch, 16\), got \(16,\)"):
         searcher.search_batch(np.zeros(DIM, np.float32), 5)
-    with pytest.raises(SchemaError, match="squared length overflows"):
+    with pytest.raises(SchemaError, match=r"expected numbers up to 1e\+15, got 1e\+30"):
         searcher.search(np.full(DIM, 1e30, np.float32), 5)
     for k in (0, -3):
         with pytest.raises(SchemaError, match=f"expected 1 or more, got {k}"):
@@ -162,7 +161,7 @@ def test_a_vector_that_is_not_finite_is_refused_before_scann_sees_it(vectors: Ve
     damaged = vectors.copy()
     damaged[417, 3] = value
     for build in (ExactSearcher, BUILDERS["scann"]):
-        with pytest.raises(ArtifactError, match="row 417 holds NaN or infinity"):
+        with pytest.raises(ArtifactError, match="row 417 holds NaN, infinity or a number above"):
             build(damaged)
 
 

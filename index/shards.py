@@ -1,0 +1,96 @@
+"""Shards: parts of the catalogue searched one by one, their answers merged.
+
+Reads and writes one directory a shard. A shard holds a contiguous range of rows; each can be built on its own, in
+another process or on another machine. At full effort the answer is that of one index over all rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from index.searcher import (
+    PAD_ROW,
+    PAD_SCORE,
+    Effort,
+    Neighbors,
+    Searcher,
+    Vectors,
+    best_first,
+    best_first_batch,
+    check_k,
+)
+
+
+def shard_bounds(items: int, shards: int) -> list[int]:
+    """Where each shard begins, and the end: ``shards + 1`` rising rows, sizes differing by at most one."""
+    return [items * shard // shards for shard in range(shards + 1)]
+
+
+class ShardedSearcher:
+    """Several searchers over consecutive rows, seen as one. An effort is that of each shard."""
+
+    def __init__(self, parts: Sequence[Searcher]) -> None:
+        """Takes the shards in row order; at least one."""
+        self._parts = tuple(parts)
+        sizes = [part.num_items for part in self._parts]
+        self._starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int32)
+        self._items = sum(sizes)
+
+    @property
+    def num_items(self) -> int:
+        """Rows that can be found."""
+        return self._items
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return self._parts[0].dim
+
+    @property
+    def parts(self) -> tuple[Searcher, ...]:
+        """The shards, in row order."""
+        return self._parts
+
+    @property
+    def full_effort(self) -> Effort | None:
+        """The effort that looks at every row of every shard."""
+        efforts = [part.full_effort for part in self._parts]
+        known = [effort for effort in efforts if effort is not None]
+        if not known:
+            return None
+        return Effort(max(effort.leaves for effort in known), max(effort.reorder for effort in known))
+
+    def search(self, query: Vectors, k: int, effort: Effort | None = None) -> Neighbors:
+        """Returns the best rows of all shards. See ``Searcher.search``."""
+        check_k(k)
+        found = [part.search(query, k, effort) for part in self._parts]
+        rows = np.concatenate([near.rows + start for near, start in zip(found, self._starts, strict=True)])
+        merged = best_first(rows, np.concatenate([near.scores for near in found]))
+        return Neighbors(merged.rows[:k], merged.scores[:k])
+
+    def search_batch(self, queries: Vectors, k: int, effort: Effort | None = None) -> Neighbors:
+        """Returns the best rows of each query. See ``Searcher.search_batch``."""
+        check_k(k)
+        found = [part.search_batch(queries, k, effort) for part in self._parts]
+        rows = [
+            np.where(near.rows < 0, PAD_ROW, near.rows + start).astype(np.int32)
+            for near, start in zip(found, self._starts, strict=True)
+        ]
+        scores = [np.where(near.rows < 0, PAD_SCORE, near.scores).astype(np.float32) for near in found]
+        merged = best_first_batch(np.concatenate(rows, axis=1), np.concatenate(scores, axis=1))
+        return Neighbors(merged.rows[:, :k], merged.scores[:, :k])
+
+    def save(self, directory: Path) -> None:
+        """Writes each shard to its own directory below ``directory``."""
+        for number, part in enumerate(self._parts):
+            place = directory / shard_name(number)
+            place.mkdir()
+            part.save(place)
+
+
+def shard_name(number: int) -> str:
+    """The directory of a shard."""
+    return f"shard-{number:05d}"
