@@ -81,7 +81,7 @@ class IndexSettings(Section):
     seed: int = 17
 
 
-class GateSettings(Section):
+class GatesSettings(Section):
     """``[gates]``: what a bundle must satisfy before it goes live. None switches a gate off.
 
     ann_recall_at_100: least share of exact search's best 100 found; None is the target of ``[index]``.
