@@ -1,0 +1,119 @@
+"""One opened version: everything of a bundle that answers requests, held together and never changed.
+
+Reads a bundle; writes nothing. A retriever holds one of these and swaps it whole: whoever answers a call takes the
+version once and keeps it to the end of the call.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from index.bundle import Bundle
+from index.item_ids import ItemIds
+from index.query import QueryTower
+from index.request import Clock, RecordReader
+from index.searcher import Rows, Scores, Searcher, Vectors
+from pipelines.errors import ArtifactError, SchemaError
+from pipelines.vocabulary import ValueTable
+
+
+@dataclass(frozen=True)
+class ServingVersion:
+    """A bundle opened for serving. Safe to use from many threads.
+
+    version: its name. vectors: ``[items, dim] float32`` in memory, in row order.
+    """
+
+    version: str
+    bundle: Bundle
+    items: ItemIds
+    vectors: Vectors
+    searcher: Searcher
+    reader: RecordReader
+    tower: QueryTower
+
+    @classmethod
+    def open(cls, bundle: Bundle, version: str, clock: Clock) -> ServingVersion:
+        """Loads and warms a bundle that was opened.
+
+        Raises:
+            ArtifactError: the bundle's parts cannot be read or do not fit each other.
+        """
+        items = ItemIds(bundle.vocabulary.item_ids)
+        if len(items) != bundle.num_items:
+            raise ArtifactError(
+                f"{bundle.dir}: {len(items)} item ids, but {bundle.num_items} vectors. Build the bundle again."
+            )
+        tower = QueryTower(bundle.query_tower.read_bytes(), bundle.schema, bundle.vocabulary.user, bundle.vectors)
+        opened = cls(
+            version=version,
+            bundle=bundle,
+            items=items,
+            vectors=bundle.vectors,
+            searcher=bundle.searcher,
+            reader=RecordReader(bundle.schema, items, tower.history_length, clock),
+            tower=tower,
+        )
+        opened.warm()
+        return opened
+
+    @property
+    def space(self) -> str:
+        """Names the vector space."""
+        return self.bundle.space
+
+    @property
+    def num_items(self) -> int:
+        """Items in the catalogue."""
+        return len(self.items)
+
+    @functools.cached_property
+    def popularity_scores(self) -> Scores:
+        """``[items] float32`` log1p of the train events of each item."""
+        return np.log1p(self.bundle.vocabulary.item_frequency).astype(np.float32)
+
+    @functools.cached_property
+    def popularity_order(self) -> Rows:
+        """``[items] int32`` rows, the most frequent first, equal ones by row."""
+        frequency: npt.NDArray[np.int64] = self.bundle.vocabulary.item_frequency
+        return np.argsort(-frequency, kind="stable").astype(np.int32)
+
+    @functools.cached_property
+    def _user_places(self) -> ValueTable | None:
+        users = self.bundle.users
+        return None if users is None else ValueTable(users["user_id"].combine_chunks())
+
+    def user_record(self, user_id: object) -> dict[str, Any]:
+        """The raw record of a user in the bundle's own table; an empty one where it has no such user.
+
+        Raises:
+            ArtifactError: the bundle was built without users.
+            SchemaError: the id is neither a number nor text.
+        """
+        users, places = self.bundle.users, self._user_places
+        if users is None or places is None:
+            raise ArtifactError(
+                f"version {self.version}: built without users, so none can be retrieved by id. Give the raw record, or "
+                "build with include_users = true."
+            )
+        if isinstance(user_id, bool) or not isinstance(user_id, str | int | np.integer):
+            raise SchemaError(f"user_id: expected a number or text, got {user_id!r:.80}")
+        place = places.place(user_id)
+        if place < 0:
+            return {}
+        record = users.slice(place, 1).to_pylist()[0]
+        return {key: value for key, value in record.items() if value is not None}
+
+    def warm(self) -> None:
+        """Touches what the first requests would otherwise wait for."""
+        request = self.reader.read({})
+        vector = self.tower.embed(request, {})
+        self.searcher.search(vector, min(100, self.num_items))
+        self.popularity_order  # noqa: B018
+        self.popularity_scores  # noqa: B018
+        self._user_places  # noqa: B018
