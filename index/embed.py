@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.utils.shared import Shared
 
 from index.bundle import ITEM_TOWER_DIR, TOWERS_FILE, read_json
@@ -27,6 +26,7 @@ from index.exact import VECTORS_FILE
 from index.searcher import Vectors, check_vectors
 from pipelines.errors import ArtifactError, SchemaError
 from pipelines.manifest import open_artifact, write_artifact
+from pipelines.runner import new_pipeline, pipeline_options
 
 KIND = "embeddings"
 ENCODED_ITEMS_DIR = "items_encoded"
@@ -97,8 +97,7 @@ def plan(directory: Path) -> Iterator[EncodedRows]:
 
 
 def _embed(elements: Sequence[EncodedRows], tower: Path, parts: Path, beam_args: Sequence[str]) -> None:
-    options = PipelineOptions(list(beam_args) or ["--runner=FnApiRunner"])
-    with beam.Pipeline(options=options) as pipeline:
+    with new_pipeline(pipeline_options(beam_args)) as pipeline:
         _ = (
             pipeline
             | "List encoded items" >> beam.Create(elements)

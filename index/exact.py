@@ -18,6 +18,7 @@ from index.searcher import (
     Scores,
     Vectors,
     best_first,
+    best_first_batch,
     check_k,
     check_queries,
     check_query,
@@ -104,17 +105,11 @@ class ExactSearcher:
         return Neighbors(rows, scores)
 
     def _search_blocks(self, queries: Vectors, k: int) -> Neighbors:
-        rows = np.zeros((len(queries), 0), np.int32)
-        scores = np.zeros((len(queries), 0), np.float32)
-        for start in range(0, self.num_items, _BLOCK_ROWS):
+        found = top_k_batch(queries @ self._vectors[:_BLOCK_ROWS].T, k)
+        for start in range(_BLOCK_ROWS, self.num_items, _BLOCK_ROWS):
             block_scores = queries @ self._vectors[start : start + _BLOCK_ROWS].T
-            found = top_k_batch(block_scores, k)
-            merged_rows = np.concatenate([rows, found.rows + np.int32(start)], axis=1)
-            merged_scores = np.concatenate([scores, found.scores], axis=1)
-            # Rows rise from block to block, so the place breaks ties as the row does.
-            best = top_k_batch(merged_scores, k, tie_break=merged_rows)
-            rows, scores = np.take_along_axis(merged_rows, best.rows, axis=1), best.scores
-        return Neighbors(rows, scores)
+            found = _merge_block(found, block_scores, start, k)
+        return found
 
     def save(self, directory: Path) -> None:
         """Writes ``vectors.npy`` below ``directory``."""
@@ -128,6 +123,32 @@ class ExactSearcher:
             ArtifactError: the file is missing or is not a float32 matrix.
         """
         return cls(load_vectors(directory / VECTORS_FILE), checked=True)
+
+
+def _merge_block(found: Neighbors, block_scores: Scores, start: int, k: int) -> Neighbors:
+    """Merges the scores of rows ``start`` and up, ``[batch, rows]``, into the best so far.
+
+    After the first blocks few scores pass the worst of the best so far, so that a comparison replaces most of the
+    sorting. Rows rise from block to block: among equal scores the earlier row stays.
+    """
+    if found.rows.shape[1] < k:
+        best = top_k_batch(block_scores, k)
+        rows = np.concatenate([found.rows, best.rows + np.int32(start)], axis=1)
+        scores = np.concatenate([found.scores, best.scores], axis=1)
+        merged = best_first_batch(rows, scores)
+        return Neighbors(merged.rows[:, :k], merged.scores[:, :k])
+    lines, places = np.nonzero(block_scores > found.scores[:, -1:])
+    if len(lines) == 0:
+        return found
+    counts = np.bincount(lines, minlength=len(block_scores))
+    column = np.arange(len(lines)) - np.repeat(np.cumsum(counts) - counts, counts)
+    rows = np.full((len(block_scores), int(counts.max())), PAD_ROW, np.int32)
+    scores = np.full(rows.shape, PAD_SCORE, np.float32)
+    rows[lines, column] = places + start
+    scores[lines, column] = block_scores[lines, places]
+    rows, scores = np.concatenate([found.rows, rows], axis=1), np.concatenate([found.scores, scores], axis=1)
+    merged = best_first_batch(rows, scores)
+    return Neighbors(merged.rows[:, :k], merged.scores[:, :k])
 
 
 def load_vectors(path: Path) -> Vectors:
@@ -165,15 +186,8 @@ def top_k(scores: Scores, k: int) -> Neighbors:
     return best_first(rows, scores[rows])
 
 
-def top_k_batch(scores: Scores, k: int, tie_break: Rows | None = None) -> Neighbors:
-    """Returns ``top_k`` of each line of ``[batch, n]``: places, not rows.
-
-    Args:
-        scores: ``[batch, n] float32``.
-        k: how many.
-        tie_break: ``[batch, n] int32``; among equal scores the place with the lowest of these comes first
-            (and into the result); None is the place itself.
-    """
+def top_k_batch(scores: Scores, k: int) -> Neighbors:
+    """Returns ``top_k`` of each line of ``[batch, n]``: places, ties to the lower one."""
     batch, n = scores.shape
     if k < n:
         chosen = np.argpartition(scores, n - k, axis=1)[:, n - k :]
@@ -183,10 +197,8 @@ def top_k_batch(scores: Scores, k: int, tie_break: Rows | None = None) -> Neighb
     else:
         chosen = np.broadcast_to(np.arange(n), (batch, n))
         chosen_scores, tied = scores, np.zeros(0, np.int64)
-    keys = chosen if tie_break is None else np.take_along_axis(tie_break, chosen, axis=1)
-    order = np.lexsort((keys, -chosen_scores), axis=1)
+    order = np.lexsort((chosen, -chosen_scores), axis=1)
     places = np.take_along_axis(chosen, order, axis=1).astype(np.int32)
     for line in tied:
-        keys = np.arange(n) if tie_break is None else tie_break[line]
-        places[line] = np.lexsort((keys, -scores[line]))[:k]
+        places[line] = top_k(scores[line], k).rows
     return Neighbors(places, np.take_along_axis(scores, places, axis=1))

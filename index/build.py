@@ -1,0 +1,245 @@
+"""Builds the bundle: ``towerline build``.
+
+Reads embeddings, the model and the features they were made from; writes an artifact of kind ``bundle``
+(docs/bundle-format.md): everything that answers a request, with the searcher tuned to the recall target on held-out
+users and golden probes to check it by.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from index.bundle import (
+    FORMAT_VERSION,
+    ITEM_TOWER_DIR,
+    ITEMS_FILE,
+    KIND,
+    PROBES_DIR,
+    QUERY_TOWER_FILE,
+    SCANN_DIR,
+    SCHEMA_FILE,
+    SEARCHER_FILE,
+    TOWERS_FILE,
+    USER_TOWER_DIR,
+    USERS_FILE,
+    VOCABULARY_DIR,
+    Probes,
+    SearcherSpec,
+    read_json,
+    save_probes,
+)
+from index.capacity import check_budget
+from index.embed import describe
+from index.exact import VECTORS_FILE, ExactSearcher, load_vectors
+from index.item_ids import ItemIds
+from index.query import QueryTower
+from index.request import RecordReader
+from index.searcher import Neighbors, Vectors
+from index.settings import IndexSettings
+from index.tuning import Queries, Report, Tuned, silent, tune
+from index.users import chosen_users, known_users, records_of, user_table
+from pipelines.errors import ArtifactError, ConfigError
+from pipelines.manifest import Artifact, open_artifact, write_artifact
+from pipelines.schema import DatasetSchema
+from pipelines.sequences import load_items
+from pipelines.vocabulary import Vocabulary
+
+# Neighbors that a golden probe keeps.
+_PROBE_K = 20
+_COPIED = (SCHEMA_FILE, TOWERS_FILE, QUERY_TOWER_FILE, VOCABULARY_DIR, ITEM_TOWER_DIR, USER_TOWER_DIR)
+
+
+@dataclass(frozen=True)
+class _Sources:
+    """The inputs of a build, opened."""
+
+    embeddings: Artifact
+    model: Artifact
+    features: Artifact
+    schema: DatasetSchema
+    vocabulary: Vocabulary
+    vectors: Vectors
+    towers: dict[str, Any]
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Of each input, for the manifest."""
+        named = {"embeddings": self.embeddings, "model": self.model, "features": self.features}
+        return {name: artifact.manifest.fingerprint for name, artifact in named.items()}
+
+
+def run(
+    embeddings: Path, model: Path, features: Path, settings: IndexSettings, out: Path, *, report: Report = silent
+) -> Path:
+    """Builds the bundle and returns ``out``.
+
+    Args:
+        embeddings: the item vectors.
+        model: the towers that made them.
+        features: the features the model was trained on.
+        settings: target, engine, attributes, budgets.
+        out: where the bundle goes.
+        report: is told what is predicted and measured.
+
+    Raises:
+        ArtifactError: an input is missing or damaged, or the inputs do not belong together.
+        ConfigError: an attribute is unknown, or the build would exceed a budget (then nothing was started).
+    """
+    sources = _open(embeddings, model, features)
+    items = item_table(sources, settings)
+    check_budget(len(sources.vectors), sources.vectors.shape[1], settings, report)
+    with write_artifact(
+        out,
+        kind=KIND,
+        format_version=FORMAT_VERSION,
+        inputs=sources.fingerprints,
+        config=settings.model_dump(mode="json"),
+    ) as draft:
+        started = time.perf_counter()
+        _copy(sources, draft.dir)
+        pq.write_table(items, draft.dir / ITEMS_FILE)
+        users = _users(sources, settings, draft.dir)
+        tuned = tune(sources.vectors, users.tuning, users.check, settings, report)
+        save_searcher(tuned, draft.dir)
+        save_probes(users.probes, draft.dir / PROBES_DIR)
+        draft.facts.update(facts_of(sources, tuned.spec), seconds=time.perf_counter() - started)
+    return out
+
+
+def _open(embeddings: Path, model: Path, features: Path) -> _Sources:
+    opened = _Sources(
+        embeddings=open_artifact(embeddings, kind="embeddings"),
+        model=open_artifact(model, kind="model"),
+        features=open_artifact(features, kind="features", verify=False),
+        schema=DatasetSchema.model_validate_json((model / SCHEMA_FILE).read_bytes()),
+        vocabulary=Vocabulary.load(model / VOCABULARY_DIR),
+        vectors=load_vectors(embeddings / VECTORS_FILE),
+        towers=read_json(model / TOWERS_FILE),
+    )
+    for name, fingerprint in opened.fingerprints.items():
+        made_from = opened.embeddings.manifest.inputs.get(name, fingerprint)
+        if made_from != fingerprint:
+            raise ArtifactError(
+                f"{embeddings}: made from {name} {made_from}, but {name} given is {fingerprint}. Run `towerline embed`."
+            )
+    if len(opened.vocabulary.item_ids) != len(opened.vectors):
+        raise ArtifactError(
+            f"{embeddings}: expected {len(opened.vocabulary.item_ids)} vectors, one an item of {model}, found "
+            f"{len(opened.vectors)}. Run `towerline embed`."
+        )
+    return opened
+
+
+def item_table(sources: _Sources, settings: IndexSettings) -> pa.Table:
+    """``item_id``, attributes, advertiser and title, in row order.
+
+    Raises:
+        ConfigError: an attribute is no column of the items table.
+    """
+    table = load_items(sources.features.dir)
+    schema = sources.schema
+    roles = schema.tables.items
+    named = [] if roles is None else [roles.advertiser_id, roles.title]
+    value = [] if settings.value is None else [settings.value]
+    columns = {"item_id": sources.vocabulary.item_ids}
+    for name in dict.fromkeys([*settings.attributes, *value, *named]):
+        if name is None:
+            continue
+        if name not in table.column_names:
+            known = ", ".join(table.column_names)
+            raise ConfigError(f"index.attributes: expected columns of the items table ({known}), got {name!r}.")
+        columns[name] = table[name].combine_chunks()
+    return pa.table(columns)
+
+
+def _copy(sources: _Sources, target: Path) -> None:
+    for name in _COPIED:
+        source = sources.model.dir / name
+        if source.is_dir():
+            shutil.copytree(source, target / name)
+        elif source.exists():
+            shutil.copyfile(source, target / name)
+        elif name not in (ITEM_TOWER_DIR, USER_TOWER_DIR):
+            raise ArtifactError(f"{source}: missing. Run `towerline train`.")
+    shutil.copyfile(sources.embeddings.dir / VECTORS_FILE, target / VECTORS_FILE)
+
+
+@dataclass(frozen=True)
+class _Users:
+    """Held-out users in their three parts; no user is in two, where there are enough."""
+
+    tuning: Queries
+    check: Queries
+    probes: Probes
+
+
+def _users(sources: _Sources, settings: IndexSettings, target: Path) -> _Users:
+    features, schema, item_ids = sources.features.dir, sources.schema, sources.vocabulary.item_ids
+    known = known_users(features)
+    if settings.include_users:
+        everyone = user_table(features, schema, item_ids, np.arange(known.total))
+        pq.write_table(everyone, target / USERS_FILE, compression="zstd")
+    n = settings.tuning_queries
+    chosen = chosen_users(known.user_ids, settings.probes + 2 * n, settings.seed, known.with_history)
+    probes, rest = chosen[: settings.probes], chosen[settings.probes :]
+    if len(rest) < 2:
+        rest = chosen
+    half = max(1, len(rest) // 2)
+    as_of_us = sources.features.manifest.facts.get("as_of_us")
+    embedder = _Embedder(sources)
+    parts = [
+        records_of(user_table(features, schema, item_ids, part), as_of_us)
+        for part in (probes, rest[:half], rest[-half:])
+    ]
+    vectors = [embedder.vectors(records) for records in parts]
+    found = ExactSearcher(sources.vectors, checked=True).search_batch(vectors[0], _PROBE_K)
+    return _Users(
+        tuning=Queries.of(vectors[1], sources.vectors),
+        check=Queries.of(vectors[2], sources.vectors),
+        probes=Probes(tuple(parts[0]), vectors[0], Neighbors(found.rows, found.scores)),
+    )
+
+
+class _Embedder:
+    """Raw records to vectors, by the very code that the retriever runs."""
+
+    def __init__(self, sources: _Sources) -> None:
+        content = (sources.model.dir / QUERY_TOWER_FILE).read_bytes()
+        self._tower = QueryTower(content, sources.schema, sources.vocabulary.user, sources.vectors)
+        ids = ItemIds(sources.vocabulary.item_ids)
+        self._reader = RecordReader(sources.schema, ids, self._tower.history_length)
+
+    def vectors(self, records: list[dict[str, Any]]) -> Vectors:
+        """``[records, dim] float32``."""
+        made = [self._tower.embed(self._reader.read(record), record) for record in records]
+        return np.stack(made).astype(np.float32)
+
+
+def save_searcher(tuned: Tuned, target: Path) -> None:
+    """Writes ``searcher.json``, and ScaNN's assets where ScaNN searches."""
+    (target / SEARCHER_FILE).write_text(tuned.spec.model_dump_json(indent=2))
+    if tuned.spec.engine == "scann":
+        (target / SCANN_DIR).mkdir()
+        tuned.searcher.save(target / SCANN_DIR)
+
+
+def facts_of(sources: _Sources, spec: SearcherSpec) -> dict[str, Any]:
+    """What the manifest says of the bundle."""
+    measured = spec.check or spec.chosen
+    return {
+        **describe(sources.vectors),
+        "space": sources.towers["space"],
+        "engine": spec.engine,
+        "ann_recall_at_100": None if measured is None else measured.ann_recall_at_100,
+        "p50_us": None if measured is None else measured.p50_us,
+        "p99_us": None if measured is None else measured.p99_us,
+        "searcher": spec.model_dump(mode="json"),
+    }

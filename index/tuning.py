@@ -1,0 +1,386 @@
+"""Finds the fastest searcher that meets the recall target, by building and measuring.
+
+Reads item vectors and the vectors of held-out users; writes nothing. What is varied: the number of leaves, SOAR, the
+threshold of anisotropic quantisation, dimensions a code, how the vectors for reordering are stored (each costs a
+build), and for each tree the leaves searched and the depth of reordering (each costs one pass over the queries).
+The search is a climb, one property after the other, in the order of what they are worth; every point that was
+measured is kept.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from index.bundle import Measured, SearcherSpec
+from index.exact import ExactSearcher
+from index.scann_binding import scann_available
+from index.searcher import Effort, Rows, Searcher, Vectors
+from index.settings import IndexSettings, TreeSettings
+from index.shards import ShardedSearcher, shard_bounds
+from index.tree import ScannSearcher
+from pipelines.errors import ConfigError
+
+Report = Callable[[str], None]
+
+
+def silent(line: str) -> None:
+    """Reports to nobody."""
+
+
+RECALL_AT = 100
+# Leaves searched that are tried, each about 1.4 times the last: half an octave, within which recall changes by less
+# than a step of reordering does.
+_LEAVES_STEPS = (1, 2, 3, 4, 6, 8, 11, 16, 22, 32, 45, 64, 90, 128, 181, 256, 362, 512, 724, 1024)
+# Depths of reordering that are tried, as multiples of the neighbors wanted.
+_REORDER_STEPS = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0, 12.0)
+# A tree takes more than this many vectors a leaf to be trained on; below, exact search is as fast anyway.
+_LEAST_ITEMS_FOR_A_TREE = 1000
+# Looking stops when this many steps in leaves in a row were slower than the best by this factor.
+_PATIENCE = 2
+_SLOWER = 1.15
+# A change must be faster by this share to be taken: less is within the noise of a repeated measurement.
+_WORTH_TAKING = 0.97
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Vectors of held-out users, and what exact search finds for them.
+
+    vectors: ``[queries, dim] float32``. truth: ``[queries, k] int32``, k at most 100, each line sorted.
+    """
+
+    vectors: Vectors
+    truth: Rows
+
+    @classmethod
+    def of(cls, vectors: Vectors, items: Vectors) -> Queries:
+        """Asks exact search."""
+        found = ExactSearcher(items, checked=True).search_batch(vectors, RECALL_AT)
+        return cls(vectors, np.sort(found.rows, axis=1))
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The searcher that was chosen, and all that was measured."""
+
+    searcher: Searcher
+    spec: SearcherSpec
+
+
+def tune(items: Vectors, queries: Queries, check: Queries, settings: IndexSettings, report: Report = silent) -> Tuned:
+    """Builds the fastest searcher whose recall meets the target with the margin.
+
+    Args:
+        items: ``[items, dim] float32``, finite.
+        queries: held-out users to choose by.
+        check: other held-out users, on which the chosen one is measured at the end.
+        settings: target, margin, engine, time and what may be varied.
+        report: is told what is measured.
+
+    Raises:
+        ConfigError: the engine asked for is not installed, or the tree asked for does not fit the catalogue.
+    """
+    started = time.perf_counter()
+    exact = _measured_exact(items, queries)
+    if _takes_exact(exact, items, settings):
+        report(f"exact search: {exact.p50_us:.0f} µs")
+        return _tuned(ExactSearcher(items, checked=True), (exact,), exact, check, settings, started)
+    trees = _Climb(items, queries, settings, report, started)
+    best = trees.given() if settings.tree is not None else trees.climb()
+    if best is None:
+        return _tuned(ExactSearcher(items, checked=True), (*trees.points, exact), exact, check, settings, started)
+    searcher = _sharded(items, best, settings)
+    return _tuned(searcher, (*trees.points, exact), best.point, check, settings, started)
+
+
+def _takes_exact(exact: Measured, items: Vectors, settings: IndexSettings) -> bool:
+    if settings.engine != "auto":
+        return settings.engine == "exact"
+    if settings.tree is not None:
+        return False
+    small = len(items) < _LEAST_ITEMS_FOR_A_TREE
+    return small or exact.p50_us <= settings.exact_below_us or not scann_available()
+
+
+def _measured_exact(items: Vectors, queries: Queries) -> Measured:
+    """A few queries are enough: exact search takes the same time for each."""
+    some = Queries(queries.vectors[:20], queries.truth[:20])
+    return measure(ExactSearcher(items, checked=True), some, None, 0.0)
+
+
+def measure(searcher: Searcher, queries: Queries, tree: TreeSettings | None, build_seconds: float) -> Measured:
+    """Asks the queries one at a time, in this thread.
+
+    Args:
+        searcher: asked as it is.
+        queries: with their truth.
+        tree: recorded with the result; None is exact search.
+        build_seconds: recorded with the result.
+
+    Returns:
+        The mean share of the true neighbors found, median and 99th percentile of the time of one call.
+    """
+    vectors = queries.vectors
+    k = queries.truth.shape[1]
+    times = np.empty(len(vectors), np.int64)
+    found = np.full((len(vectors), k), -1, np.int32)
+    for warm in vectors[:10]:
+        searcher.search(warm, k)
+    for line, vector in enumerate(vectors):
+        start = time.perf_counter_ns()
+        neighbors = searcher.search(vector, k)
+        times[line] = time.perf_counter_ns() - start
+        found[line, : len(neighbors.rows)] = neighbors.rows
+    return Measured(
+        tree=tree,
+        ann_recall_at_100=recall(found, queries.truth),
+        p50_us=float(np.percentile(times, 50)) / 1e3,
+        p99_us=float(np.percentile(times, 99)) / 1e3,
+        build_seconds=build_seconds,
+        queries=len(vectors),
+    )
+
+
+def recall(found: Rows, truth: Rows) -> float:
+    """Mean over queries of |found ∩ true| / |true|.
+
+    Args:
+        found: ``[queries, n] int32``, -1 where fewer were found.
+        truth: ``[queries, k] int32``.
+    """
+    # One key a (query, row) pair makes it a single membership test.
+    line = np.arange(len(truth), dtype=np.int64)[:, None] << 32
+    hits = np.isin((truth + line).ravel(), (found + line)[found >= 0].ravel())
+    return float(hits.mean())
+
+
+@dataclass(frozen=True)
+class _Built:
+    """A tree with the fastest effort that meets the target; ``meets`` is False where none does."""
+
+    searcher: ScannSearcher
+    point: Measured
+    meets: bool
+
+
+class _Climb:
+    """Varies one property of the tree after the other and keeps what is faster at the target."""
+
+    def __init__(self, items: Vectors, queries: Queries, settings: IndexSettings, report: Report, started: float):
+        self._items = items
+        self._queries = queries
+        self._settings = settings
+        self._report = report
+        self._deadline = started + settings.tuning_seconds
+        self._goal = min(1.0, settings.ann_recall_at_100 + settings.recall_margin)
+        self._longest_build = 0.0
+        self._seen: set[str] = set()
+        self.points: list[Measured] = []
+
+    def given(self) -> _Built:
+        """The tree that the settings prescribe, as prescribed."""
+        tree = self._settings.tree
+        if tree is None:
+            raise AssertionError
+        searcher, seconds = self._build(tree)
+        point = measure(searcher, self._queries, tree, seconds)
+        self.points.append(point)
+        return _Built(searcher, point, point.ann_recall_at_100 >= self._goal)
+
+    def climb(self) -> _Built | None:
+        """The best tree found in time; None where even the best misses the target, which exact search then serves."""
+        best = self._try(self._first())
+        for variants in (_other_leaves, _other_soar, _other_threshold, self._other_storage, _other_code):
+            for tree in variants(best.point.tree or self._first()):
+                if not self._time_for_one_more():
+                    return best if best.meets else None
+                other = self._try(tree)
+                if _better(other, best):
+                    best = other
+        return best if best.meets else None
+
+    def _first(self) -> TreeSettings:
+        """About √N leaves: then searching the centers costs what searching a leaf costs."""
+        leaves = max(2, round(len(self._items) ** 0.5))
+        sample = min(len(self._items), max(100_000, 50 * leaves))
+        storage = self._settings.reorder_types[0]
+        return TreeSettings(
+            leaves=leaves, leaves_to_search=1, reorder=RECALL_AT, reorder_type=storage, training_sample=sample
+        )
+
+    def _other_storage(self, tree: TreeSettings) -> Iterator[TreeSettings]:
+        for storage in self._settings.reorder_types:
+            yield tree.model_copy(update={"reorder_type": storage})
+
+    def _time_for_one_more(self) -> bool:
+        return time.perf_counter() + 1.5 * self._longest_build < self._deadline
+
+    def _build(self, tree: TreeSettings) -> tuple[ScannSearcher, float]:
+        start = time.perf_counter()
+        searcher = ScannSearcher.build(self._items, tree, self._settings.threads)
+        return searcher, time.perf_counter() - start
+
+    def _try(self, tree: TreeSettings) -> _Built:
+        begun = time.perf_counter()
+        searcher, seconds = self._build(tree)
+        built = self._fastest_effort(searcher, seconds)
+        self._longest_build = max(self._longest_build, time.perf_counter() - begun)
+        point = built.point
+        self._report(
+            f"{_name(point)}: recall {point.ann_recall_at_100:.4f}, p50 {point.p50_us:.0f} µs"
+            + ("" if built.meets else " (misses the target)")
+        )
+        return built
+
+    def _fastest_effort(self, searcher: ScannSearcher, seconds: float) -> _Built:
+        """For each number of leaves the least reordering that meets the goal; of these the fastest."""
+        best: Measured | None = None
+        closest: Measured | None = None
+        slower = 0
+        for leaves in _steps_within(searcher.settings.leaves):
+            deepest = self._measure(searcher, leaves, len(_REORDER_STEPS) - 1, seconds)
+            if closest is None or deepest.ann_recall_at_100 > closest.ann_recall_at_100:
+                closest = deepest
+            if deepest.ann_recall_at_100 < self._goal:
+                continue
+            point = self._least_reorder(searcher, leaves, deepest, seconds)
+            if best is None or point.p50_us < best.p50_us:
+                best, slower = point, 0
+            elif point.p50_us > _SLOWER * best.p50_us:
+                slower += 1
+            if slower >= _PATIENCE:
+                break
+        chosen = best if best is not None else closest
+        if chosen is None or chosen.tree is None:
+            raise AssertionError
+        effort = Effort(chosen.tree.leaves_to_search, chosen.tree.reorder)
+        return _Built(searcher.with_effort(effort), chosen, best is not None)
+
+    def _least_reorder(self, searcher: ScannSearcher, leaves: int, deepest: Measured, seconds: float) -> Measured:
+        """Bisects the depths: recall rises with them."""
+        low, high, point = 0, len(_REORDER_STEPS) - 1, deepest
+        while low < high:
+            middle = (low + high) // 2
+            tried = self._measure(searcher, leaves, middle, seconds)
+            if tried.ann_recall_at_100 >= self._goal:
+                high, point = middle, tried
+            else:
+                low = middle + 1
+        return point
+
+    def _measure(self, searcher: ScannSearcher, leaves: int, step: int, seconds: float) -> Measured:
+        k = self._queries.truth.shape[1]
+        effort = Effort(leaves, min(len(self._items), round(_REORDER_STEPS[step] * k)))
+        aimed = searcher.with_effort(effort)
+        point = measure(aimed, self._queries, aimed.settings, seconds)
+        self.points.append(point)
+        return point
+
+
+def _better(other: _Built, best: _Built) -> bool:
+    if other.meets != best.meets:
+        return other.meets
+    if not other.meets:
+        return other.point.ann_recall_at_100 > best.point.ann_recall_at_100
+    return other.point.p50_us < _WORTH_TAKING * best.point.p50_us
+
+
+def _other_leaves(tree: TreeSettings) -> Iterator[TreeSettings]:
+    for factor in (2.0, 0.5):
+        yield tree.model_copy(update={"leaves": max(2, round(tree.leaves * factor)), "leaves_to_search": 1})
+
+
+def _other_soar(tree: TreeSettings) -> Iterator[TreeSettings]:
+    """1.5 is the authors' recommendation and ScaNN's default."""
+    yield tree.model_copy(update={"soar_lambda": 1.5 if tree.soar_lambda is None else None})
+
+
+def _other_threshold(tree: TreeSettings) -> Iterator[TreeSettings]:
+    """Beside the authors' 0.2: none, which is best where queries are far from every item, and half as much."""
+    for threshold in (None, 0.1):
+        yield tree.model_copy(update={"anisotropic_threshold": threshold})
+
+
+def _other_code(tree: TreeSettings) -> Iterator[TreeSettings]:
+    """Half the code: faster, less exact; reordering makes up for it or not."""
+    yield tree.model_copy(update={"dims_per_block": 4})
+
+
+def _steps_within(leaves: int) -> list[int]:
+    return [*itertools.takewhile(lambda step: step < leaves, _LEAVES_STEPS), *([leaves] if leaves <= 1024 else [])]
+
+
+def _name(point: Measured) -> str:
+    tree = point.tree
+    if tree is None:
+        return "exact"
+    soar = f" SOAR {tree.soar_lambda:g}" if tree.soar_lambda is not None else ""
+    threshold = "none" if tree.anisotropic_threshold is None else f"{tree.anisotropic_threshold:g}"
+    return (
+        f"{tree.leaves} leaves{soar}, T {threshold}, {tree.dims_per_block} dims a code, {tree.reorder_type}, "
+        f"{tree.leaves_to_search} searched, reorder {tree.reorder}"
+    )
+
+
+def _sharded(items: Vectors, best: _Built, settings: IndexSettings) -> Searcher:
+    """The chosen tree itself; or, with shards, a tree of the same leaf size for each part."""
+    tree = best.point.tree
+    if settings.shards == 1 or tree is None:
+        return best.searcher
+    return build_shards(items, tree, settings)
+
+
+def build_shards(items: Vectors, tree: TreeSettings, settings: IndexSettings) -> ShardedSearcher:
+    """Builds each shard with its share of the leaves.
+
+    Raises:
+        ConfigError: a shard would have fewer items than leaves.
+    """
+    bounds = shard_bounds(len(items), settings.shards)
+    if len(items) < settings.shards * 2:
+        raise ConfigError(f"index.shards: expected at most {len(items) // 2} for {len(items)} items.")
+    leaves = max(1, -(-tree.leaves // settings.shards))
+    searched = max(1, -(-tree.leaves_to_search // settings.shards))
+    part = tree.model_copy(update={"leaves": leaves, "leaves_to_search": min(leaves, searched)})
+    return ShardedSearcher(
+        [ScannSearcher.build(items[start:end], part, settings.threads) for start, end in itertools.pairwise(bounds)]
+    )
+
+
+def _tuned(
+    searcher: Searcher,
+    points: tuple[Measured, ...],
+    chosen: Measured,
+    check: Queries,
+    settings: IndexSettings,
+    started: float,
+) -> Tuned:
+    checked = measure(searcher, check, chosen.tree, chosen.build_seconds)
+    total = time.perf_counter() - started
+    spec = SearcherSpec(
+        engine="exact" if chosen.tree is None else "scann",
+        tree=chosen.tree,
+        shards=1 if chosen.tree is None else settings.shards,
+        target=settings.ann_recall_at_100,
+        chosen=chosen,
+        check=checked,
+        frontier=frontier(points),
+        points=len(points),
+        build_seconds=chosen.build_seconds,
+        tune_seconds=total - chosen.build_seconds,
+    )
+    return Tuned(searcher, spec)
+
+
+def frontier(points: tuple[Measured, ...]) -> tuple[Measured, ...]:
+    """The points that no other beats in both recall and p50, by rising p50."""
+    kept: list[Measured] = []
+    for point in sorted(points, key=lambda point: (point.p50_us, -point.ann_recall_at_100)):
+        if not kept or point.ann_recall_at_100 > kept[-1].ann_recall_at_100:
+            kept.append(point)
+    return tuple(kept)

@@ -1,0 +1,122 @@
+"""Users as raw records, made from the features: what the tuner, the probes and the bundle's user table need.
+
+Reads ``users/`` and ``sequences/`` of a features artifact; writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from pipelines.encode import source_columns
+from pipelines.schema import DatasetSchema
+from pipelines.sequences import Sequences
+
+# The split whose history is all that was seen before the held-out end: what a published bundle is asked with.
+_LAST_SPLIT = 2
+
+
+def load_users(features: Path, schema: DatasetSchema) -> pa.Table:
+    """The users table of the features: ``user_id`` and the raw columns that user features read, in sequence order."""
+    files = sorted((features / "users").glob("*.parquet"))
+    table = pa.concat_tables([pq.read_table(file) for file in files]).combine_chunks()
+    wanted = {column for feature in schema.side("user") for column in source_columns(feature)}
+    names = [name for name in table.column_names if name == "user_id" or name in wanted]
+    return table.select(names)
+
+
+def user_table(features: Path, schema: DatasetSchema, item_ids: pa.Array, users: npt.NDArray[np.int64]) -> pa.Table:
+    """Raw records of some users as a table: ``user_id``, feature columns, history with times and actions.
+
+    A history holds the latest events before the test part, oldest first, at most the schema's history length.
+
+    Args:
+        features: the features artifact.
+        schema: names features, actions and the history's length.
+        item_ids: the catalogue in row order.
+        users: ``[n] int64`` places of the users.
+    """
+    sequences = Sequences.open(features)
+    histories = sequences.histories("test", schema.history.max_length)
+    rows = histories.rows[users]
+    kept = rows >= 0
+    offsets = pa.array(np.concatenate([[0], np.cumsum(kept.sum(axis=1))]).astype(np.int32))
+    columns = {
+        "history": pa.ListArray.from_arrays(offsets, item_ids.take(pa.array(rows[kept]))),
+        "history_action": pa.ListArray.from_arrays(offsets, _action_names(schema, histories.actions[users][kept])),
+    }
+    if schema.tables.events.time is not None:
+        times = pa.array(histories.times[users][kept], pa.int64())
+        columns["history_time"] = pa.ListArray.from_arrays(offsets, times)
+    table = load_users(features, schema).take(pa.array(users))
+    for name, column in columns.items():
+        table = table.append_column(name, column)
+    return table
+
+
+def _action_names(schema: DatasetSchema, codes: npt.NDArray[np.int8]) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(
+        pa.array(codes.astype(np.int32)), pa.array(schema.action_names)
+    ).dictionary_decode()
+
+
+def records_of(table: pa.Table, as_of_us: int | None) -> list[dict[str, Any]]:
+    """The table's rows as raw records for ``Retriever.retrieve``; nulls are left out.
+
+    Args:
+        table: as ``user_table`` makes it.
+        as_of_us: the moment of the request, microseconds since the epoch; None leaves it to the clock.
+    """
+    records = [{key: value for key, value in row.items() if value is not None} for row in table.to_pylist()]
+    if as_of_us is not None:
+        records = [{**record, "time": as_of_us} for record in records]
+    return records
+
+
+def chosen_users(user_ids: pa.Array, wanted: int, seed: int, among: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """``wanted`` of the users ``among`` (all, where there are fewer), by a stable hash of their ids, in its order.
+
+    Args:
+        user_ids: all users.
+        wanted: how many.
+        seed: another seed, other users.
+        among: ``[n] int64`` places of the users to choose from.
+    """
+    ids: Sequence[Any] = user_ids.take(pa.array(among)).to_pylist()
+    keys = np.array([xxhash.xxh3_64_intdigest(f"{seed}/{user_id}") for user_id in ids], np.uint64)
+    order = np.argsort(keys, kind="stable")[:wanted]
+    return among[order]
+
+
+@dataclass(frozen=True)
+class KnownUsers:
+    """All users in sequence order, and the places of those with a history to ask with.
+
+    with_history: ``[n] int64``: users with at least one event before the test part; everyone, where nobody has.
+    """
+
+    user_ids: pa.Array
+    with_history: npt.NDArray[np.int64]
+
+    @property
+    def total(self) -> int:
+        """How many users there are."""
+        return len(self.user_ids)
+
+
+def known_users(features: Path) -> KnownUsers:
+    """Reads the sequences' users."""
+    sequences = Sequences.open(features)
+    earlier = np.concatenate([[0], np.cumsum(sequences.splits < _LAST_SPLIT)])
+    counts = earlier[sequences.offsets[1:]] - earlier[sequences.offsets[:-1]]
+    places = np.flatnonzero(counts).astype(np.int64)
+    everyone = np.arange(len(sequences.user_ids), dtype=np.int64)
+    return KnownUsers(sequences.user_ids, places if len(places) else everyone)
