@@ -1,31 +1,32 @@
 """The command ``towerline``: one verb a stage, and the verbs that look at what was published.
 
-Each verb reads the TOML, calls the one function that does its work, and prints. The last line is the path of the
-manifest or report that was written; ``--json`` prints one JSON object instead. Exit code 0: done; 1: failed; 2: misuse.
+Each verb reads the TOML, calls the one function that does its work, and says what it wrote. The last line is the
+path of the manifest or report; ``--json`` prints one JSON object instead. Exit code 0: done; 1: failed; 2: misuse.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from index.config import Config, load_config
+from index.terminal import table_lines
 from pipelines.errors import ConfigError, TowerlineError
 from pipelines.manifest import MANIFEST_FILE
 
 DESCRIPTION = """\
 Two-tower retrieval for shopping ads: raw tables to features, towers, a published index, and candidates.
 
-A night's run, stage by stage (refresh does them all, and skips what is up to date):
+  tables ▶ features ▶ train ▶ embed ▶ build ▶ publish ▶ retrieve, candidates, evaluate
 
-  tables - features - train - embed - build - publish - retrieve / candidates - evaluate
+`towerline refresh` runs the stages from features to publish, and skips what is up to date.
 """
 EPILOG = """\
 What follows a bare -- goes to Apache Beam unchanged:
@@ -36,27 +37,339 @@ What follows a bare -- goes to Apache Beam unchanged:
 
 @dataclass(frozen=True)
 class Call:
-    """One call of the command: its arguments, the configuration, and what goes to Beam."""
+    """One call of the command: its arguments, and what goes to Beam."""
 
     arguments: argparse.Namespace
-    config: Config
     beam_args: tuple[str, ...]
+
+    @property
+    def config(self) -> Config:
+        """The TOML with ``--set`` and ``--work`` applied."""
+        config = load_config(self.arguments.config, self.arguments.set, self.arguments.work)
+        if self.arguments.registry is None:
+            return config
+        paths = config.paths.model_copy(update={"registry": self.arguments.registry})
+        return config.model_copy(update={"paths": paths})
 
     @property
     def progress(self) -> bool:
         """Whether progress may be shown."""
         return not (self.arguments.quiet or self.arguments.json)
 
-    def artifact(self, name: str) -> Path:
-        """Path of a stage's artifact below the run's folder."""
-        return self.config.work / name
+    def report(self, line: str) -> None:
+        """Says one line at once, on the error stream, which leaves the output to the result."""
+        if self.progress:
+            print(line, file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a verb has to say: lines for a person, one object for a machine, and the path it wrote."""
+    """What a verb has to say: lines for a person, an object for a machine, the path it wrote, the exit code."""
 
-    lines: tuple[str, ...] = ()
-    facts: dict[str, Any] | None = None
+    lines: Sequence[str] = ()
+    facts: dict[str, Any] = field(default_factory=dict)
     written: Path | None = None
     exit_code: int = 0
+
+
+def stage(call: Call, name: str, run: Callable[[Config, Path], object]) -> Answer:
+    """Runs one stage into its place below the run's folder."""
+    config = call.config
+    out = config.work / name
+    run(config, out)
+    return Answer(facts={"stage": name}, written=out / MANIFEST_FILE)
+
+
+def verb_features(call: Call) -> Answer:
+    """Raw tables to features (Beam)."""
+    from pipelines import features
+
+    return stage(
+        call,
+        "features",
+        lambda config, out: features.run(
+            config.schema_only(), out, call.beam_args, progress=call.progress, previous=call.arguments.previous
+        ),
+    )
+
+
+def verb_train(call: Call) -> Answer:
+    """Features to a user tower and an item tower (TensorFlow Recommenders)."""
+    from towers import training
+
+    return stage(
+        call,
+        "model",
+        lambda config, out: training.run(
+            config.work / "features", config.towers, out, seed=config.seed, progress=call.progress
+        ),
+    )
+
+
+def verb_embed(call: Call) -> Answer:
+    """Model and items to item vectors (Beam)."""
+    from index import embed
+
+    return stage(
+        call,
+        "embeddings",
+        lambda config, out: embed.run(config.work / "model", config.work / "features", out, call.beam_args),
+    )
+
+
+def verb_build(call: Call) -> Answer:
+    """Item vectors to a bundle, its search tuned to the recall target (ScaNN)."""
+    from index import build
+
+    def run(config: Config, out: Path) -> None:
+        work = config.work
+        build.run(work / "embeddings", work / "model", work / "features", config.index, out)
+
+    return stage(call, "bundle", run)
+
+
+def verb_doctor(call: Call) -> Answer:
+    """Looks at this machine: versions, CPU, switches; says what to do."""
+    del call
+    from index.doctor import examine
+
+    findings = examine()
+    rows = [(finding.verdict, finding.check, finding.found, finding.remedy) for finding in findings]
+    problems = sum(finding.verdict == "problem" for finding in findings)
+    return Answer(
+        lines=list(table_lines(("", "check", "found", "what to do"), rows)),
+        facts={"findings": [dataclasses.asdict(finding) for finding in findings], "problems": problems},
+        exit_code=1 if problems else 0,
+    )
+
+
+def verb_versions(call: Call) -> Answer:
+    """The registry's versions, the live one marked."""
+    from index.registry import Registry
+
+    versions = Registry(call.config.registry).versions()
+    rows = [("live" if one.live else "", one.name, one.created_at, f"{one.items:,}") for one in versions]
+    return Answer(
+        lines=list(table_lines(("", "version", "created", "items"), rows)) if rows else ["no version is published yet"],
+        facts={"versions": [dataclasses.asdict(one) for one in versions]},
+    )
+
+
+def verb_rollback(call: Call) -> Answer:
+    """Makes an older version live again."""
+    from index.registry import Registry
+
+    version = Registry(call.config.registry).rollback(call.arguments.version)
+    return Answer(lines=[f"live: {version}"], facts={"version": version})
+
+
+def verb_retrieve(call: Call) -> Answer:
+    """Candidates for one user, on the terminal."""
+    from index import Retriever
+
+    arguments = call.arguments
+    retriever = Retriever.open(call.config.registry, version=arguments.version)
+    rules = {
+        "where": arguments.where,
+        "exclude": [typed(item_id) for item_id in arguments.exclude],
+        "max_per": dict(arguments.max_per) or None,
+        "value_weight": arguments.value_weight,
+        "diversity": arguments.diversity,
+    }
+    if arguments.record is not None:
+        candidates = retriever.retrieve(read_record(arguments.record), arguments.k, **rules)
+    else:
+        candidates = retriever.retrieve_by_id(arguments.user, arguments.k, **rules)
+    items = retriever.describe(candidates).to_pylist()
+    found = zip(
+        candidates.item_ids.tolist(), candidates.scores.tolist(), candidates.sources.tolist(), items, strict=True
+    )
+    facts = [
+        {"rank": rank, "score": score, "source": source, **item, "item_id": item_id}
+        for rank, (item_id, score, source, item) in enumerate(found, start=1)
+    ]
+    start = {None: "", "profile": ", cold start from the profile", "popularity": ", cold start from popularity"}
+    plan = candidates.plan
+    return Answer(
+        lines=[
+            *candidate_lines(facts),
+            f"version {candidates.version}, plan {plan.method}, {len(candidates)} of {arguments.k}"
+            + start[candidates.cold_start],
+        ],
+        facts={
+            "version": candidates.version,
+            "plan": dataclasses.asdict(plan),
+            "fill": candidates.fill,
+            "cold_start": candidates.cold_start,
+            "candidates": facts,
+        },
+    )
+
+
+def candidate_lines(candidates: Sequence[dict[str, Any]]) -> list[str]:
+    """The candidates as a table: rank, score, source, id, and what the bundle knows of the item."""
+    if not candidates:
+        return ["no item may be shown"]
+    names = [name for name, value in candidates[0].items() if not isinstance(value, list | dict | bytes)]
+    rows = [[cell(candidate[name]) for name in names] for candidate in candidates]
+    return list(table_lines(names, rows))
+
+
+def cell(value: object) -> str:
+    """One value as a person reads it."""
+    if value is None:
+        return ""
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def typed(text: str) -> str | int:
+    """An id from the command line: a whole number where it reads as one."""
+    return int(text) if text.lstrip("-").isdigit() else text
+
+
+def read_record(text: str) -> dict[str, Any]:
+    """A raw user record: JSON, or ``@FILE`` that holds it.
+
+    Raises:
+        ConfigError: the file cannot be read, or it is no JSON object.
+    """
+    try:
+        record = json.loads(Path(text[1:]).read_text() if text.startswith("@") else text)
+    except (OSError, ValueError) as err:
+        raise ConfigError(f"--record {text!r:.80}: expected a JSON object or @FILE: {err}") from err
+    if not isinstance(record, dict):
+        raise ConfigError(f'--record: expected a JSON object such as {{"history": [1, 2]}}, got {text!r:.80}')
+    return record
+
+
+def max_per(text: str) -> tuple[str, int]:
+    """``attribute=n`` of ``--max-per``."""
+    name, _, number = text.partition("=")
+    if not name or not number.isdigit():
+        raise argparse.ArgumentTypeError(f"expected attribute=number, for example advertiser_id=2, got {text!r}")
+    return name, int(number)
+
+
+Verb = Callable[[Call], Answer]
+
+
+def add_no_options(parser: argparse.ArgumentParser) -> None:
+    """A verb without options of its own."""
+    del parser
+
+
+def add_features_options(parser: argparse.ArgumentParser) -> None:
+    """Options of ``features``."""
+    parser.add_argument("--previous", type=Path, metavar="DIR", help="an earlier features/: read only what is new")
+
+
+def add_publish_options(parser: argparse.ArgumentParser) -> None:
+    """Options of ``publish`` and ``refresh``."""
+    parser.add_argument("--force", metavar="REASON", help="publish against a failed gate; the reason is recorded")
+    parser.add_argument("--dry-run", action="store_true", help="let the gates decide, and publish nothing")
+
+
+def add_version_option(parser: argparse.ArgumentParser) -> None:
+    """Options of ``rollback``."""
+    parser.add_argument("version", nargs="?", help="default: the newest one older than the live one")
+
+
+def add_retrieve_options(parser: argparse.ArgumentParser) -> None:
+    """Options of ``retrieve``."""
+    who = parser.add_mutually_exclusive_group(required=True)
+    who.add_argument("--user", type=typed, metavar="ID", help="a user of the tables")
+    who.add_argument("--record", metavar="JSON", help='a raw record, {"history": [..], ..}, or @FILE')
+    parser.add_argument("--k", type=int, default=10, help="how many candidates (default: 10)")
+    parser.add_argument("--version", help="another version than the live one")
+    parser.add_argument("--where", metavar="RULE", help="for example: 'coupon_live and price < 10'")
+    parser.add_argument("--exclude", nargs="+", default=[], metavar="ITEM_ID", help="items not to show")
+    parser.add_argument("--max-per", type=max_per, action="append", default=[], metavar="ATTRIBUTE=N")
+    parser.add_argument("--value-weight", type=float, default=0.0, metavar="LAMBDA", help="score + LAMBDA * log(value)")
+    parser.add_argument("--diversity", type=float, default=0.0, help="0: none; 1: as unlike each other as can be")
+
+
+# Verb -> what it does, its own options.
+VERBS: dict[str, tuple[Verb, Callable[[argparse.ArgumentParser], None]]] = {
+    "features": (verb_features, add_features_options),
+    "train": (verb_train, add_no_options),
+    "embed": (verb_embed, add_no_options),
+    "build": (verb_build, add_no_options),
+    "retrieve": (verb_retrieve, add_retrieve_options),
+    "versions": (verb_versions, add_no_options),
+    "rollback": (verb_rollback, add_version_option),
+    "doctor": (verb_doctor, add_no_options),
+}
+NEED_NO_CONFIG = ("doctor",)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    root = argparse.ArgumentParser(
+        "towerline",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    verbs = root.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name, (run, add_options) in VERBS.items():
+        text = (run.__doc__ or "").strip()
+        verb = verbs.add_parser(name, help=text.splitlines()[0], description=text, allow_abbrev=False)
+        verb.set_defaults(run=run)
+        add_common_options(verb, needs_config=name not in NEED_NO_CONFIG)
+        add_options(verb)
+    return root
+
+
+def add_common_options(verb: argparse.ArgumentParser, *, needs_config: bool) -> None:
+    """Options that every verb has."""
+    verb.add_argument("--config", type=Path, required=needs_config, metavar="FILE.toml", help="the data set's TOML")
+    verb.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="overrides one key: towers.embedding_dim=128"
+    )
+    verb.add_argument("--work", type=Path, metavar="DIR", help="where artifacts go (default: runs/<dataset name>)")
+    verb.add_argument("--registry", metavar="URL", help="the registry's folder or URL (default: <work>/registry)")
+    verb.add_argument("--json", action="store_true", help="print one JSON object, and no progress")
+    verb.add_argument("--quiet", action="store_true", help="show no progress")
+    verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    split = words.index("--") if "--" in words else len(words)
+    arguments = parser().parse_args(words[:split])
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        answer: Answer = arguments.run(Call(arguments, tuple(words[split + 1 :])))
+    except TowerlineError as err:
+        if arguments.debug:
+            raise
+        print(f"towerline {arguments.verb}: {err}", file=sys.stderr)
+        return err.exit_code
+    except OSError as err:
+        if arguments.debug:
+            raise
+        print(f"towerline {arguments.verb}: the system refused: {err}. Nothing was replaced.", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"towerline {arguments.verb}: interrupted; the last finished stage stays", file=sys.stderr)
+        return 130
+    show(answer, as_json=arguments.json)
+    return answer.exit_code
+
+
+def show(answer: Answer, *, as_json: bool) -> None:
+    """Prints an answer: for a machine one object, for a person lines and the written path last."""
+    if as_json:
+        written = {} if answer.written is None else {"written": str(answer.written)}
+        print(json.dumps({**answer.facts, **written}, default=str))
+        return
+    for line in answer.lines:
+        print(line)
+    if answer.written is not None:
+        print(answer.written)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
