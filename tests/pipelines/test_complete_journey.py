@@ -83,7 +83,7 @@ def test_a_basket_has_one_time(tables):
 
 
 def test_prices_and_first_sales_come_from_before_the_test_window(tables, transactions):
-    wanted = pa.array([1082185, 29340, 26190])
+    wanted = pa.array([1082185, 29340, 995242])
     lines = transactions.filter(pc.is_in(transactions["product_id"], wanted)).to_pylist()
     for item in tables["items"].filter(pc.is_in(tables["items"]["product_id"], wanted)).to_pylist():
         early = [
