@@ -5,6 +5,7 @@ Reads ``users/`` and ``sequences/`` of a features artifact; writes nothing.
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ def load_users(features: Path, schema: DatasetSchema) -> pa.Table:
 
 
 def user_table(features: Path, schema: DatasetSchema, item_ids: pa.Array, users: npt.NDArray[np.int64]) -> pa.Table:
-    """Raw records of some users as a table: ``user_id``, feature columns, history with times and actions.
+    """Raw records of some users as a table: ``user_id``, feature columns, history with times and actions, ``time``.
 
     A history holds the latest events before the test part, oldest first, at most the schema's history length.
 
@@ -56,10 +57,28 @@ def user_table(features: Path, schema: DatasetSchema, item_ids: pa.Array, users:
     if schema.tables.events.time is not None:
         times = pa.array(histories.times[users][kept], pa.int64())
         columns["history_time"] = pa.ListArray.from_arrays(offsets, times)
+        columns["time"] = pa.array(request_times(sequences, schema)[users])
     table = load_users(features, schema).take(pa.array(users))
     for name, column in columns.items():
         table = table.append_column(name, column)
     return table
+
+
+def request_times(sequences: Sequences, schema: DatasetSchema) -> npt.NDArray[np.int64]:
+    """``[users] int64`` microseconds: the moment a user of the table asks, so that every reader asks at the same one.
+
+    With a split by time it is the start of the test part. Else it is the user's first test event, or the latest event
+    of a user without any, or 0 of one without events.
+    """
+    start = schema.split.test_from
+    if isinstance(start, datetime.datetime):
+        return np.full(sequences.num_users, round(start.timestamp() * 1e6), np.int64)
+    moments = np.zeros(sequences.num_users, np.int64)
+    np.maximum.at(moments, sequences.owners, sequences.times)
+    held = sequences.splits == _LAST_SPLIT
+    first = np.full(sequences.num_users, np.iinfo(np.int64).max, np.int64)
+    np.minimum.at(first, sequences.owners[held], sequences.times[held])
+    return np.where(first < np.iinfo(np.int64).max, first, moments)
 
 
 def _action_names(schema: DatasetSchema, codes: npt.NDArray[np.int8]) -> pa.Array:
