@@ -1,0 +1,83 @@
+"""Losses over a batch's queries and candidates. One function a published quantity.
+
+A batch has ``queries`` user vectors and ``candidates`` item vectors, the union of the batch's positives and of items
+drawn uniformly. ``positives`` are pairs (query, candidate). A candidate is a negative for every query it is not a
+positive of.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from towers.runtime import tf
+
+# Stands for minus infinity where exp() must give 0 and gradients must stay finite.
+MASKED = -1e9
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Places in a ``[queries, candidates]`` matrix, each with a weight; ``places [pairs, 2] int32``."""
+
+    places: Any
+    weights: Any
+
+
+def log_inclusion(
+    frequency: npt.NDArray[np.int64], rows: npt.NDArray[np.int32], draws: int, uniform: int
+) -> npt.NDArray[np.float32]:
+    """``[rows] float32``: log of the probability that an item is among a batch's candidates.
+
+    One q for both sources: an item comes into the batch by ``draws`` draws in proportion to its train frequency, or
+    by ``uniform`` draws without replacement from the catalogue. ``1 - (1 - q)^draws (1 - uniform / items)``. Without
+    a floor: an item that was never seen has the probability of the uniform draw.
+    """
+    share = frequency[rows] / max(int(frequency.sum()), 1)
+    absent = np.exp(draws * np.log1p(-np.minimum(share, 1 - 1e-12)))
+    inclusion = 1.0 - absent * (1.0 - min(uniform / len(frequency), 1.0))
+    # An item can be here without any chance in the formula only where uniform = 0 and it has no train event.
+    return np.log(np.maximum(inclusion, 1e-12)).astype(np.float32)
+
+
+def sampled_softmax(logits: Any, log_inclusion: Any, positives: Pairs, excluded: Any) -> Any:
+    """The softmax cross entropy of each positive against the catalogue, the latter estimated from the candidates.
+
+    ``-log(exp(s_p) / (exp(s_p) + sum_j exp(s_j) / pi_j))`` with j over the candidates that are not excluded and pi_j
+    the probability that j is among them (Horvitz-Thompson; Bengio & Senécal 2008; Yi et al. 2019 for in-batch
+    candidates, Yang et al. 2020 for their mixture with uniform ones). Deviation from Yi et al.: the correction stands
+    on the negatives alone: the positive is in the denominator for certain.
+
+    Args:
+        logits: ``[queries, candidates]`` scores divided by the temperature.
+        log_inclusion: ``[candidates]``.
+        positives: the pairs to be explained, and their weights.
+        excluded: ``[pairs, 2] int32`` places that are no negatives: all of a query's positives, accidental hits.
+
+    Returns:
+        The weighted sum of the pairs' losses (a mean where the weights add up to 1).
+    """
+    negatives = tf.tensor_scatter_nd_update(
+        logits - log_inclusion[None, :], excluded, tf.fill([tf.shape(excluded)[0]], tf.cast(MASKED, logits.dtype))
+    )
+    partition = tf.reduce_logsumexp(negatives, axis=1)
+    scores = tf.gather_nd(logits, positives.places)
+    losses = tf.nn.softplus(tf.gather(partition, positives.places[:, 0]) - scores)
+    return tf.reduce_sum(losses * positives.weights)
+
+
+def cosine_contrastive(cosines: Any, positives: Pairs, excluded: Any, *, margin: float, negative_weight: float) -> Any:
+    """The loss of SimpleX (Mao et al. 2021, equation 1), with the batch's candidates as its negatives.
+
+    ``(1 - cos_p) + w / negatives * sum_j max(0, cos_j - margin)``.
+    """
+    hinge = tf.nn.relu(cosines - margin)
+    hinge = tf.tensor_scatter_nd_update(hinge, excluded, tf.zeros([tf.shape(excluded)[0]], cosines.dtype))
+    count = tf.cast(tf.shape(cosines)[1], cosines.dtype)
+    push = tf.reduce_sum(hinge, axis=1) / count * negative_weight
+    pull = 1.0 - tf.gather_nd(cosines, positives.places)
+    losses = pull + tf.gather(push, positives.places[:, 0])
+    return tf.reduce_sum(losses * positives.weights)

@@ -1,0 +1,144 @@
+"""The two towers and their loss as one TensorFlow Recommenders model.
+
+Reads a batch's places (``sampling.Batch``); the encoded features lie in memory and are gathered in the graph.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.schema import Side
+from towers.encoders import Chance, FeatureSum, ItemTower, UserTower
+from towers.inputs import Features, TrainingData
+from towers.losses import Pairs, cosine_contrastive, sampled_softmax
+from towers.runtime import tf, tfrs
+from towers.sampling import Batch
+from towers.settings import TowersSettings
+
+
+class Columns:
+    """Encoded features of one side as tensors outside the model: gathered by row, never trained, never saved."""
+
+    def __init__(self, features: Features, names: tuple[str, ...]) -> None:
+        self.tensors = {name: tf.Variable(features[name], trainable=False, name=name) for name in names}
+
+    def __call__(self, rows: Any) -> dict[str, Any]:
+        """``{name: [rows, ..]}``."""
+        return {name: tf.gather(tensor, rows) for name, tensor in self.tensors.items()}
+
+
+class TwoTowers(tfrs.Model):
+    """User tower, item tower, and the loss of a batch.
+
+    ``compute_loss`` makes each needed item's vector once, whether it is in a history, a positive or a negative.
+    """
+
+    def __init__(self, data: TrainingData, settings: TowersSettings, seed: int) -> None:
+        super().__init__()
+        self.settings = settings
+        self.temperature: Any = settings.temperature
+        if settings.learned_temperature:
+            self.temperature = tf.Variable(settings.temperature, name="temperature", constraint=_positive)
+        self.chance = Chance()
+        items = self._features(data, "item", seed, settings.embedding_dim)
+        profile = self._features(data, "user", seed + 1, settings.vector_dim) if data.features("user") else None
+        assert items is not None
+        self.item_tower = ItemTower(items, self.temperature, settings)
+        self.user_tower = UserTower(
+            profile,
+            settings,
+            self.chance,
+            history=data.schema.history.max_length,
+            actions=len(data.schema.action_names),
+        )
+        self._columns = {
+            "item": Columns(data.items, tuple(feature.name for feature in data.features("item"))),
+            "user": Columns(data.users, tuple(feature.name for feature in data.features("user"))),
+        }
+
+    def _features(self, data: TrainingData, side: Side, seed: int, width: int) -> FeatureSum | None:
+        return FeatureSum(
+            data.features(side),
+            data.table_sizes[side],
+            data.frequencies if side == "item" else {},
+            self.settings,
+            self.chance,
+            width=width,
+            seed=seed,
+            name=f"{side}_features",
+        )
+
+    def item_vectors(self, rows: Any, training: bool = False) -> Any:
+        """``[rows] int32`` to ``[rows, embedding_dim]``."""
+        return self.item_tower(self._columns["item"](rows), training=training)
+
+    def user_inputs(self, vectors: Any, batch: dict[str, Any]) -> dict[str, Any]:
+        """The user tower's inputs; ``vectors [unique, dim]`` are those the histories point into."""
+        inputs: dict[str, Any] = self._columns["user"](batch["users"])
+        if self.settings.history_encoder == "none":
+            return inputs
+        mask = tf.cast(batch["history"] >= 0, tf.float32)
+        history = tf.gather(vectors, tf.maximum(batch["history"], 0)) * mask[:, :, None]
+        return {
+            **inputs,
+            "history": history,
+            "history_mask": mask,
+            "history_age_days": batch["ages_days"],
+            "history_action": tf.cast(batch["actions"], tf.int32),
+        }
+
+    def compute_loss(self, inputs: dict[str, Any], training: bool = False) -> Any:
+        """The loss of one batch (``tensors_of``)."""
+        vectors = self.item_vectors(inputs["rows"], training=training)
+        user_inputs = self.user_inputs(vectors, inputs)
+        if self.settings.protocol == "positions":
+            places = inputs["query_users"], inputs["query_positions"]
+            queries = self.user_tower.at_positions(user_inputs, *places, training=training)
+        else:
+            queries = self.user_tower(user_inputs, training=training)
+        candidates = tf.gather(vectors, inputs["candidates"])
+        positives = Pairs(inputs["positives"], inputs["weights"])
+        if self.settings.loss == "cosine_contrastive":
+            margin, weight = self.settings.margin, self.settings.negative_weight
+            cosines = tf.matmul(queries, candidates, transpose_b=True)
+            return cosine_contrastive(cosines, positives, positives.places, margin=margin, negative_weight=weight)
+        logits = tf.matmul(queries, candidates, transpose_b=True) / self.temperature
+        loss = sampled_softmax(logits, inputs["log_inclusion"], positives, positives.places)
+        if self.settings.protocol == "windows" and self.settings.novel_weight > 0:
+            excluded = tf.concat([positives.places, inputs["seen"]], 0)
+            novel = Pairs(inputs["positives"], inputs["novel"])
+            loss += self.settings.novel_weight * sampled_softmax(logits, inputs["log_inclusion"], novel, excluded)
+        return loss
+
+
+def _positive(value: Any) -> Any:
+    return tf.clip_by_value(value, 0.01, 1.0)
+
+
+def tensors_of(batch: Batch) -> dict[str, Any]:
+    """The batch as ``compute_loss`` wants it."""
+    return {field.name: tf.constant(getattr(batch, field.name)) for field in dataclasses.fields(batch)}
+
+
+def signature() -> dict[str, Any]:
+    """Types and shapes of a batch, with all lengths open, so that one graph serves all batches."""
+    whole, real = tf.int32, tf.float32
+    flat = {"rows": whole, "users": whole, "candidates": whole, "log_inclusion": real, "query_users": whole}
+    flat |= {"query_positions": whole, "weights": real, "novel": real}
+    specs = {name: tf.TensorSpec([None], kind) for name, kind in flat.items()}
+    specs["history"] = tf.TensorSpec([None, None], whole)
+    specs["ages_days"] = tf.TensorSpec([None, None], real)
+    specs["actions"] = tf.TensorSpec([None, None], tf.int8)
+    specs["positives"] = tf.TensorSpec([None, 2], whole)
+    specs["seen"] = tf.TensorSpec([None, 2], whole)
+    return specs
+
+
+def all_item_vectors(model: TwoTowers, items: int, block: int = 8192) -> npt.NDArray[np.float32]:
+    """``[items, embedding_dim]`` of the whole catalogue."""
+    parts = [model.item_vectors(tf.range(start, min(start + block, items))).numpy() for start in range(0, items, block)]
+    return np.concatenate(parts)

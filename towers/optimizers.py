@@ -1,0 +1,76 @@
+"""Adam that touches only the rows a step has gradients for.
+
+A plain Keras optimizer passes over every embedding table at each step; with large tables that is most of the
+training time. Dense variables are updated as Adam does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from towers.runtime import tf, tf_keras
+
+
+class LazyAdam(tf_keras.optimizers.Optimizer):
+    """Adam (Kingma & Ba 2015, algorithm 1) with row-wise updates for sparse gradients.
+
+    Deviations: the moments of a row change only in the steps that have a gradient for it, and the bias correction
+    counts all steps, not the row's own (as in TensorFlow Addons' LazyAdam).
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        name: str = "LazyAdam",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(name=name, jit_compile=False, **kwargs)
+        self._learning_rate = self._build_learning_rate(learning_rate)
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+
+    def build(self, var_list: Any) -> None:
+        """Makes the two moments of each variable."""
+        super().build(var_list)
+        if getattr(self, "_built", False):
+            return
+        self._momentums = [self.add_variable_from_reference(variable, "m") for variable in var_list]
+        self._velocities = [self.add_variable_from_reference(variable, "v") for variable in var_list]
+        self._built = True
+
+    def update_step(self, gradient: Any, variable: Any) -> None:
+        """Applies one step to one variable; the rows of a sparse gradient are unique (the caller adds them up)."""
+        place = self._index_dict[self._var_key(variable)]
+        m, v = self._momentums[place], self._velocities[place]
+        step = tf.cast(self.iterations + 1, variable.dtype)
+        rate = (
+            tf.cast(self.learning_rate, variable.dtype)
+            * tf.sqrt(1.0 - tf.pow(self.beta_2, step))
+            / (1.0 - tf.pow(self.beta_1, step))
+        )
+        if isinstance(gradient, tf.IndexedSlices):
+            rows, values = gradient.indices, gradient.values
+            new_m = self.beta_1 * tf.gather(m, rows) + (1.0 - self.beta_1) * values
+            new_v = self.beta_2 * tf.gather(v, rows) + (1.0 - self.beta_2) * tf.square(values)
+            m.scatter_update(tf.IndexedSlices(new_m, rows))
+            v.scatter_update(tf.IndexedSlices(new_v, rows))
+            variable.scatter_sub(tf.IndexedSlices(rate * new_m / (tf.sqrt(new_v) + self.epsilon), rows))
+            return
+        m.assign(self.beta_1 * m + (1.0 - self.beta_1) * gradient)
+        v.assign(self.beta_2 * v + (1.0 - self.beta_2) * tf.square(gradient))
+        variable.assign_sub(rate * m / (tf.sqrt(v) + self.epsilon))
+
+    def get_config(self) -> dict[str, Any]:
+        """The optimizer's settings, for saving."""
+        config: dict[str, Any] = super().get_config()
+        return {
+            **config,
+            "learning_rate": self._serialize_hyperparameter(self._learning_rate),
+            "beta_1": self.beta_1,
+            "beta_2": self.beta_2,
+            "epsilon": self.epsilon,
+        }

@@ -1,0 +1,129 @@
+"""Exact recall over the whole corpus, in blocks of users: what training is steered by.
+
+Pure NumPy, outside the graph; nothing is sampled. Ties go to the lower row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from towers.inputs import Int32, Int64
+
+Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Held-out items of some users, and what each had before.
+
+    ``users [n] int32``; ``offsets [n + 1]`` into ``rows`` (unique within a user); likewise the seen items.
+    """
+
+    users: Int32
+    offsets: Int64
+    rows: Int32
+    seen_offsets: Int64
+    seen_rows: Int32
+
+    def without_seen(self) -> Truth:
+        """Truth without what a user had before; users with nothing left are dropped."""
+        owner = np.repeat(np.arange(len(self.users)), np.diff(self.offsets))
+        seen_owner = np.repeat(np.arange(len(self.users)), np.diff(self.seen_offsets))
+        width = int(max(self.rows.max(initial=0), self.seen_rows.max(initial=0))) + 1
+        novel = ~np.isin(owner * width + self.rows, seen_owner * width + self.seen_rows)
+        counts = np.bincount(owner[novel], minlength=len(self.users))
+        kept = np.flatnonzero(counts)
+        seen_kept = np.isin(seen_owner, kept)
+        return Truth(
+            self.users[kept],
+            _offsets(counts[kept]),
+            self.rows[novel],
+            _offsets(np.diff(self.seen_offsets)[kept]),
+            self.seen_rows[seen_kept],
+        )
+
+    def first(self, count: int) -> Truth:
+        """Only the first ``count`` users."""
+        if len(self.users) <= count:
+            return self
+        end, seen_end = self.offsets[count], self.seen_offsets[count]
+        return Truth(
+            self.users[:count],
+            self.offsets[: count + 1],
+            self.rows[:end],
+            self.seen_offsets[: count + 1],
+            self.seen_rows[:seen_end],
+        )
+
+
+def _offsets(counts: npt.NDArray[np.int64]) -> Int64:
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Means over users, by k: recall ``hits / |truth|``, capped recall ``hits / min(k, |truth|)``, binary NDCG."""
+
+    recall: dict[int, float]
+    capped_recall: dict[int, float]
+    ndcg: dict[int, float]
+    users: int
+
+
+def top_rows(scores: Float32, k: int) -> Int32:
+    """``[users, items] float32`` scores -> ``[users, k] int32`` best rows, best first; ties: lower row first."""
+    k = min(k, scores.shape[1])
+    if k == scores.shape[1]:
+        return np.argsort(-scores, axis=1, kind="stable").astype(np.int32)
+    part = np.sort(np.argpartition(-scores, k - 1, axis=1)[:, :k], axis=1)
+    order = np.argsort(-np.take_along_axis(scores, part, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(part, order, axis=1).astype(np.int32)
+
+
+def recall_at(
+    users: Float32, items: Float32, truth: Truth, ks: tuple[int, ...], *, remove_seen: bool, block: int = 256
+) -> Figures:
+    """Ranks every item for each user of ``truth``.
+
+    Args:
+        users: ``[n, dim]`` vectors, in the order of ``truth.users``.
+        items: ``[items, dim]`` vectors.
+        truth: held-out items.
+        ks: lengths of the list.
+        remove_seen: rank without the items a user had before.
+        block: users scored at once.
+    """
+    deepest = max(ks)
+    hits = np.zeros((len(users), deepest), bool)
+    sizes = np.diff(truth.offsets)
+    for start in range(0, len(users), block):
+        stop = min(start + block, len(users))
+        scores = users[start:stop] @ items.T
+        if remove_seen:
+            seen = slice(truth.seen_offsets[start], truth.seen_offsets[stop])
+            owner = np.repeat(np.arange(stop - start), np.diff(truth.seen_offsets[start : stop + 1]))
+            scores[owner, truth.seen_rows[seen]] = -np.inf
+        best = top_rows(scores, deepest)
+        wanted = np.zeros((stop - start, len(items)), bool)
+        owner = np.repeat(np.arange(stop - start), sizes[start:stop])
+        wanted[owner, truth.rows[truth.offsets[start] : truth.offsets[stop]]] = True
+        found = np.take_along_axis(wanted, best, axis=1)
+        hits[start:stop, : found.shape[1]] = found
+    return _figures(hits, sizes, ks)
+
+
+def _figures(hits: npt.NDArray[np.bool_], sizes: Int64, ks: tuple[int, ...]) -> Figures:
+    discounts = 1.0 / np.log2(np.arange(hits.shape[1]) + 2.0)
+    gains = np.cumsum(hits * discounts, axis=1)
+    ideal = np.cumsum(discounts)
+    counts = np.cumsum(hits, axis=1)
+    recall, capped, ndcg = {}, {}, {}
+    for k in ks:
+        reachable = np.minimum(sizes, k)
+        recall[k] = float(np.mean(counts[:, k - 1] / sizes)) if len(sizes) else 0.0
+        capped[k] = float(np.mean(counts[:, k - 1] / reachable)) if len(sizes) else 0.0
+        ndcg[k] = float(np.mean(gains[:, k - 1] / ideal[reachable - 1])) if len(sizes) else 0.0
+    return Figures(recall, capped, ndcg, len(sizes))

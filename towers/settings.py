@@ -1,0 +1,106 @@
+"""The ``[towers]`` section of the TOML: what is learned, and how.
+
+Imports no TensorFlow, so that a configuration is checked before anything heavy starts.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from pipelines.schema import DatasetSchema, Section
+
+Protocol = Literal["windows", "positions", "sets"]
+HistoryEncoder = Literal["none", "mean", "recency", "attention", "transformer"]
+
+
+class TowersSettings(Section):
+    """Shape and training of the two towers; the defaults depend on the kind of data, never on its name.
+
+    ``protocol`` says what a training example is. ``windows`` (data with time): a user at a sampled moment, the
+    history before it, and as positives all items of the ``window_days`` after it. ``positions`` (data with order):
+    a position of a sequence, its history, and the next item. ``sets`` (data without order): a user and all train
+    items at once. ``auto`` takes windows for a split by time, sets for unordered events, positions else.
+    """
+
+    protocol: Literal["auto"] | Protocol = "auto"
+
+    # The towers.
+    embedding_dim: int = Field(default=128, ge=2)  # of the exported vectors, the item bias counted in
+    item_bias: bool = True
+    history_encoder: Literal["auto"] | HistoryEncoder = "auto"
+    decay_days: tuple[float, ...] = (0.0, 365.0, 60.0, 14.0)  # one pooling head each, starting values; 0: no decay
+    layers: int = Field(default=2, ge=1)
+    heads: int = Field(default=2, ge=1)
+    dropout: float = Field(default=0.2, ge=0.0, lt=1.0)
+    content_scale: float = Field(default=0.3, ge=0.0)  # norm of a content table's rows at the start; an id row has 1
+    id_dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
+    initializer: Literal["auto", "random", "svd"] = "auto"
+
+    # The loss.
+    loss: Literal["softmax", "cosine_contrastive"] = "softmax"
+    temperature: float = Field(default=0.08, gt=0.0)
+    learned_temperature: bool = False
+    uniform_negatives: int = Field(default=2048, ge=0)
+    novel_weight: float = Field(default=0.5, ge=0.0)  # windows: weight of a second softmax over unseen items only
+    window_days: float = Field(default=28.0, gt=0.0)
+    min_history_days: float = Field(default=56.0, ge=0.0)
+    max_positives: int = Field(default=512, ge=1)
+    margin: float = Field(default=0.8, ge=-1.0, le=1.0)  # cosine contrastive
+    negative_weight: float = Field(default=150.0, gt=0.0)  # cosine contrastive
+
+    # Training.
+    batch_users: int = Field(default=256, ge=1)
+    epochs: int = Field(default=30, ge=0)
+    min_steps: int = Field(default=40, ge=1)  # windows: steps of an epoch at least; users come again at another moment
+    learning_rate: float = Field(default=0.01, gt=0.0)
+    schedule: Literal["constant", "cosine"] = "cosine"
+    clip_norm: float | None = Field(default=None, gt=0.0)
+    l2: float = Field(default=0.0, ge=0.0)
+    patience: int = Field(default=5, ge=1)  # epochs without a better validation recall
+    evaluate_every: int = Field(default=1, ge=1)  # epochs
+    select_k: tuple[int, ...] = (20, 100)
+    select: Literal["auto", "all", "novel", "both"] = "auto"  # which validation recall chooses the weights
+    max_valid_users: int = Field(default=5000, ge=1)
+    refit: bool = True  # train again on train and valid for the epochs found best
+    checkpoint_minutes: float = Field(default=2.0, ge=0.0)  # least time between two checkpoints
+    mixed_precision: bool = False
+    threads: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.history_encoder == "transformer" and self.vector_dim % self.heads:
+            raise ValueError(
+                f"heads: expected a divisor of the unit vector's {self.vector_dim} dimensions "
+                f"(embedding_dim, less one with item_bias), got {self.heads}"
+            )
+        if not self.select_k or min(self.select_k) < 1:
+            raise ValueError(f"select_k: expected at least one k, all of them 1 or more, got {self.select_k}")
+        return self
+
+    @property
+    def vector_dim(self) -> int:
+        """Dimensions of the unit vector: the exported ones less the item bias."""
+        return self.embedding_dim - int(self.item_bias)
+
+    def resolved(self, schema: DatasetSchema) -> TowersSettings:
+        """These settings with each ``auto`` replaced by what the schema asks for."""
+        protocol = self.protocol
+        if protocol == "auto":
+            events = schema.tables.events
+            by_time = schema.split.valid_from is not None and events.time is not None
+            protocol = "windows" if by_time else "sets" if events.unordered else "positions"
+        knows_users = any(feature.kind == "id" for feature in schema.features.user)
+        encoder = self.history_encoder
+        if encoder == "auto":
+            pooled: HistoryEncoder = "none" if knows_users else "mean"
+            encoder = {"windows": "recency", "positions": "transformer", "sets": pooled}[protocol]  # type: ignore[assignment]
+        select = self.select
+        if select == "auto":
+            select = "both" if protocol == "windows" else "novel"
+        initializer = self.initializer
+        if initializer == "auto":
+            initializer = "svd" if protocol == "sets" and encoder == "none" else "random"
+        update = {"protocol": protocol, "history_encoder": encoder, "select": select, "initializer": initializer}
+        return TowersSettings.model_validate({**self.model_dump(), **update})

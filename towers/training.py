@@ -1,0 +1,266 @@
+"""The job of this package: features to a model.
+
+Reads ``features/``; writes ``model/``. Trains on the train split with early stopping on exact validation recall, then
+(``refit``) once more on train and valid for as many epochs, and exports the towers.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from pipelines.errors import TowerlineError
+from pipelines.manifest import fingerprint_of, open_artifact, write_artifact
+from pipelines.schema import SPLITS
+from towers import checkpoints
+from towers.export import write_towers
+from towers.inputs import TrainingData, load
+from towers.model import TwoTowers, signature, tensors_of
+from towers.optimizers import LazyAdam
+from towers.prefetching import prefetched
+from towers.recall import Figures
+from towers.runtime import tf, tf_keras
+from towers.sampling import Sampler
+from towers.settings import TowersSettings
+from towers.starting import start_from_svd
+from towers.validation import evaluate, selection, truth_of
+
+KIND = "model"
+FORMAT_VERSION = 1
+_VALID = SPLITS.index("valid")
+_LOG = logging.getLogger(__name__)
+
+
+class TrainingError(TowerlineError):
+    """Training cannot go on: a loss that is no number."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one pass over the users gave. ``valid`` is the number early stopping goes by, None where not measured."""
+
+    phase: str
+    epoch: int
+    loss: float
+    seconds: float
+    examples_per_second: float
+    valid: float | None = None
+    recall: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model and how it came to be; ``best_epoch`` is the one whose weights it has."""
+
+    model: TwoTowers
+    curves: tuple[Epoch, ...]
+    best_epoch: int
+
+
+def run(
+    features: Path,
+    settings: TowersSettings,
+    out: Path,
+    *,
+    seed: int = 17,
+    progress: bool = True,
+    resume: bool = True,
+) -> Path:
+    """Trains the towers on the artifact at ``features`` and writes the model artifact to ``out``.
+
+    A killed run goes on from its last checkpoint, kept beside ``out``, where features, settings and seed are the same.
+
+    Raises:
+        ArtifactError: the features are missing or damaged, or an exported tower differs from the trained one.
+        SchemaError: there is nothing to learn from.
+        ConfigError: TensorFlow was imported with another Keras.
+        TrainingError: the loss became NaN or infinite.
+    """
+    artifact = open_artifact(features, kind="features", verify=False)
+    data = load(features)
+    settings = settings.resolved(data.schema)
+    config = {"towers": settings.model_dump(mode="json"), "seed": seed}
+    inputs = {"features": artifact.manifest.fingerprint}
+    place = checkpoints.Place(
+        out.parent / f".{out.name}.checkpoint", fingerprint_of([inputs, config]), settings.checkpoint_minutes, resume
+    )
+    trained = train(data, settings, seed=seed, progress=progress, place=place)
+    with write_artifact(out, kind=KIND, format_version=FORMAT_VERSION, inputs=inputs, config=config) as draft:
+        facts = write_towers(trained.model, data.schema, settings, draft.dir, seed)
+        shutil.copy2(features / "schema.json", draft.dir / "schema.json")
+        shutil.copytree(features / "vocabulary", draft.dir / "vocabulary")
+        record = {"seed": seed, "best_epoch": trained.best_epoch, "epochs": [asdict(epoch) for epoch in trained.curves]}
+        (draft.dir / "training.json").write_text(json.dumps(record, indent=1))
+        draft.facts.update({"space": facts["space"], "dim": facts["dim"], "best_epoch": trained.best_epoch})
+        draft.facts["valid"] = max((epoch.valid for epoch in trained.curves if epoch.valid is not None), default=None)
+    place.remove()
+    return out
+
+
+def train(
+    data: TrainingData,
+    settings: TowersSettings,
+    *,
+    seed: int,
+    progress: bool = False,
+    place: checkpoints.Place | None = None,
+    report: Callable[[Epoch], None] | None = None,
+) -> Trained:
+    """Both phases: the search for the best epoch, and the refit.
+
+    Args:
+        settings: resolved.
+        report: called after each epoch; what it raises ends the training (tuning prunes so).
+    """
+    can_validate = len(truth_of(data.events, _VALID).users) > 0
+    found = _Phase(data, settings, seed, "search", settings.epochs, can_validate, place, report).fit(progress)
+    if not (settings.refit and can_validate and found.best_epoch):
+        return found
+    seen = np.bincount(data.events.rows[data.events.splits == _VALID], minlength=data.num_items)
+    whole = replace(data, item_frequency=data.item_frequency + seen)
+    again = _Phase(whole, settings, seed, "refit", found.best_epoch, False, place, report, found.curves).fit(progress)
+    return replace(again, best_epoch=found.best_epoch)
+
+
+class _Phase:
+    """One training from the start: ``epochs`` of the settings' schedule, with or without validation."""
+
+    def __init__(
+        self,
+        data: TrainingData,
+        settings: TowersSettings,
+        seed: int,
+        name: str,
+        epochs: int,
+        validates: bool,
+        place: checkpoints.Place | None,
+        report: Callable[[Epoch], None] | None,
+        before: tuple[Epoch, ...] = (),
+    ) -> None:
+        self.data, self.settings, self.seed, self.name = data, settings, seed, name
+        self.epochs, self.validates, self.place, self.report = epochs, validates, place, report
+        self.curves = list(before)
+        self.best = checkpoints.Best()
+        events = data.events.before(_VALID + int(name == "refit"))
+        length = data.schema.history.max_length
+        timed = data.schema.tables.events.time is not None
+        self.sampler = Sampler(events, data.item_frequency, settings, length, timed=timed)
+        tf.keras.utils.set_random_seed(seed)
+        self.model = TwoTowers(data, settings, seed)
+        if settings.initializer == "svd":
+            start_from_svd(self.model, data, events)
+        self.optimizer = LazyAdam(self._rate(), clipnorm=settings.clip_norm)
+        self.model.compile(optimizer=self.optimizer)
+        self.step = self._step_function()
+
+    def _rate(self) -> Any:
+        steps = max(self.sampler.steps * self.settings.epochs, 1)
+        if self.settings.schedule == "constant":
+            return self.settings.learning_rate
+        return tf_keras.optimizers.schedules.CosineDecay(self.settings.learning_rate, steps, alpha=0.02)
+
+    def _step_function(self) -> Any:
+        model, optimizer = self.model, self.optimizer
+
+        @tf.function(input_signature=[signature()])
+        def step(batch: dict[str, Any]) -> Any:
+            with tf.GradientTape() as tape:
+                loss = model.compute_loss(batch, training=True)
+            # A loss that is no number must not reach the weights: they are what the report is made from.
+            if tf.math.is_finite(loss):
+                gradients = tape.gradient(loss, model.trainable_variables)
+                optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+            return loss
+
+        return step
+
+    def fit(self, progress: bool) -> Trained:
+        """Trains to the end, or until the validation recall no longer grows."""
+        first = self._restore()
+        bar = tqdm(
+            total=self.epochs * self.sampler.steps,
+            initial=(first - 1) * self.sampler.steps,
+            desc=self.name,
+            unit="step",
+            disable=not progress,
+        )
+        with bar:
+            for number in range(first, self.epochs + 1):
+                epoch = self._epoch(number, bar)
+                self.curves.append(epoch)
+                if self.report is not None:
+                    self.report(epoch)
+                self._checkpoint(number)
+                if self.validates and number - self.best.epoch >= self.settings.patience * self.settings.evaluate_every:
+                    break
+        if self.best.weights is not None:
+            self.model.set_weights(self.best.weights)
+        return Trained(self.model, tuple(self.curves), self.best.epoch if self.validates else self.epochs)
+
+    def _epoch(self, number: int, bar: Any) -> Epoch:
+        generator = np.random.default_rng([self.seed, number])
+        self.model.chance.reset(self.seed * 100_003 + number)
+        started, losses, examples = time.monotonic(), [], 0
+        for batch in prefetched(self.sampler.epoch(generator)):
+            loss = float(self.step(tensors_of(batch)))
+            if not np.isfinite(loss):
+                raise TrainingError(self._blame(number, len(losses), loss))
+            losses.append(loss)
+            examples += len(batch.positives)
+            speed = examples / (time.monotonic() - started)
+            bar.update(1)
+            bar.set_postfix(loss=f"{loss:.3f}", examples_s=f"{speed:,.0f}", valid=f"{self.best.valid:.4f}")
+        seconds = time.monotonic() - started
+        mean_loss = float(np.mean(losses)) if losses else 0.0
+        epoch = Epoch(self.name, number, mean_loss, seconds, examples / max(seconds, 1e-9))
+        due = number % self.settings.evaluate_every == 0 or number == self.epochs
+        return self._validated(epoch) if self.validates and due else epoch
+
+    def _validated(self, epoch: Epoch) -> Epoch:
+        ks = self.settings.select_k
+        figures = evaluate(self.model, self.data, self.settings, _VALID, ks, self.settings.max_valid_users)
+        valid = selection(figures, self.settings)
+        if valid > self.best.valid:
+            self.best = checkpoints.Best(epoch.epoch, valid, self.model.get_weights())
+        return replace(epoch, valid=valid, recall=_flat(figures))
+
+    def _restore(self) -> int:
+        if self.place is None:
+            return 1
+        state = self.place.restore(self.name, self.model, self.optimizer)
+        if state is None:
+            return 1
+        self.best = state.best
+        self.curves = [Epoch(**entry) for entry in state.curves]
+        _LOG.info("resumed %s after epoch %d", self.name, state.epoch)
+        return state.epoch + 1
+
+    def _checkpoint(self, number: int) -> None:
+        if self.place is not None:
+            curves = [asdict(epoch) for epoch in self.curves]
+            self.place.save(self.name, checkpoints.State(number, self.best, curves), self.model, self.optimizer)
+
+    def _blame(self, number: int, step: int, loss: float) -> str:
+        """The message for a loss that is no number, with the feature whose weights went furthest."""
+        tables: dict[str, float] = {}
+        for side, body in (("item", self.model.item_tower.body), ("user", self.model.user_tower.profile)):
+            for name, weights in ({} if body is None else {**body.tables, **body.maps}).items():
+                tables[f"{side} feature {name!r}"] = float(np.abs(weights.numpy()).max())
+        worst = max(tables, key=lambda name: tables[name] if np.isfinite(tables[name]) else np.inf)
+        return (
+            f"{self.name}, epoch {number}, step {step}: expected a finite loss, got {loss}. The largest weights are those "
+            f"of {worst} ({tables[worst]:.3g}). Lower towers.learning_rate, set towers.clip_norm, or look at its column."
+        )
+
+
+def _flat(figures: dict[str, Figures]) -> dict[str, float]:
+    return {f"{name}.{k}": value for name, figure in figures.items() for k, value in figure.capped_recall.items()}

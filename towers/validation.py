@@ -1,0 +1,99 @@
+"""Exact validation: held-out events of a split, the vectors of their users, recall over the whole corpus."""
+
+from __future__ import annotations
+
+import datetime
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.schema import SPLITS, DatasetSchema
+from towers.inputs import Events, Int32, TrainingData
+from towers.model import TwoTowers, all_item_vectors
+from towers.recall import Figures, Truth, recall_at
+from towers.runtime import tf
+from towers.sampling import Histories, request_histories
+from towers.settings import TowersSettings
+
+
+def split_start_us(schema: DatasetSchema, split: int) -> int | None:
+    """The moment ``split`` begins, where the schema splits by time."""
+    bound = {"valid": schema.split.valid_from, "test": schema.split.test_from}.get(SPLITS[split])
+    if not isinstance(bound, datetime.datetime):
+        return None
+    return int(bound.timestamp() * 1_000_000)
+
+
+def truth_of(events: Events, split: int) -> Truth:
+    """The held-out items of ``split``, one of each a user, for the users that have any."""
+    rows_of = {"truth": events.splits == split, "seen": events.splits < split}
+    owner = events.user_of_event().astype(np.int64)
+    width = int(events.rows.max(initial=0)) + 1
+    pairs = {name: np.unique(owner[kept] * width + events.rows[kept]) for name, kept in rows_of.items()}
+    users = np.unique(pairs["truth"] // width)
+    pairs["seen"] = pairs["seen"][np.isin(pairs["seen"] // width, users)]
+    bounds = {
+        name: np.concatenate(
+            [np.searchsorted(keys, users * width), [len(keys)]],
+        ).astype(np.int64)
+        for name, keys in pairs.items()
+    }
+    return Truth(
+        users.astype(np.int32),
+        bounds["truth"],
+        (pairs["truth"] % width).astype(np.int32),
+        bounds["seen"],
+        (pairs["seen"] % width).astype(np.int32),
+    )
+
+
+def user_vectors(
+    model: TwoTowers, item_vectors: npt.NDArray[np.float32], users: Int32, known: Histories, block: int = 256
+) -> npt.NDArray[np.float32]:
+    """``[users, embedding_dim]`` of users with these histories."""
+    table = tf.constant(item_vectors)
+    parts = []
+    for start in range(0, len(users), block):
+        part = slice(start, start + block)
+        batch = {
+            "users": tf.constant(users[part]),
+            "history": tf.constant(known.rows[part]),
+            "ages_days": tf.constant(known.ages_days[part]),
+            "actions": tf.constant(known.actions[part]),
+        }
+        parts.append(model.user_tower(model.user_inputs(table, batch)).numpy())
+    return np.concatenate(parts) if parts else np.zeros((0, item_vectors.shape[1]), np.float32)
+
+
+def evaluate(
+    model: TwoTowers,
+    data: TrainingData,
+    settings: TowersSettings,
+    split: int,
+    ks: tuple[int, ...],
+    max_users: int | None = None,
+) -> dict[str, Figures]:
+    """Figures of ``split`` by name: ``all`` ranks everything; ``novel`` leaves out what the user had before, in the
+    ranking and in the truth.
+    """
+    schema = data.schema
+    truth = truth_of(data.events, split)
+    if max_users is not None and len(truth.users) > max_users:
+        truth = truth.first(max_users)
+    timed = schema.tables.events.time is not None
+    items = all_item_vectors(model, data.num_items)
+    start = split_start_us(schema, split)
+    known = request_histories(data.events, truth.users, split, start, schema.history.max_length, timed=timed)
+    users = user_vectors(model, items, truth.users, known)
+    novel = truth.without_seen()
+    kept = np.isin(truth.users, novel.users)
+    return {
+        "all": recall_at(users, items, truth, ks, remove_seen=False),
+        "novel": recall_at(users[kept], items, novel, ks, remove_seen=True),
+    }
+
+
+def selection(figures: dict[str, Figures], settings: TowersSettings) -> float:
+    """The one number early stopping goes by: the mean of the chosen capped recalls over ``select_k``."""
+    names = ("all", "novel") if settings.select == "both" else (settings.select,)
+    return float(np.mean([figures[name].capped_recall[k] for name in names for k in settings.select_k]))
