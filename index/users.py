@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 import xxhash
 
+from pipelines import sequences as stored
 from pipelines.encode import source_columns
 from pipelines.schema import DatasetSchema
 from pipelines.sequences import Sequences
@@ -27,8 +27,7 @@ _LAST_SPLIT = 2
 
 def load_users(features: Path, schema: DatasetSchema) -> pa.Table:
     """The users table of the features: ``user_id`` and the raw columns that user features read, in sequence order."""
-    files = sorted((features / "users").glob("*.parquet"))
-    table = pa.concat_tables([pq.read_table(file) for file in files]).combine_chunks()
+    table = stored.load_users(features).combine_chunks()
     wanted = {column for feature in schema.side("user") for column in source_columns(feature)}
     names = [name for name in table.column_names if name == "user_id" or name in wanted]
     return table.select(names)
@@ -87,17 +86,9 @@ def _action_names(schema: DatasetSchema, codes: npt.NDArray[np.int8]) -> pa.Arra
     ).dictionary_decode()
 
 
-def records_of(table: pa.Table, as_of_us: int | None) -> list[dict[str, Any]]:
-    """The table's rows as raw records for ``Retriever.retrieve``; nulls are left out.
-
-    Args:
-        table: as ``user_table`` makes it.
-        as_of_us: the moment of the request, microseconds since the epoch; None leaves it to the clock.
-    """
-    records = [{key: value for key, value in row.items() if value is not None} for row in table.to_pylist()]
-    if as_of_us is not None:
-        records = [{**record, "time": as_of_us} for record in records]
-    return records
+def records_of(table: pa.Table) -> list[dict[str, Any]]:
+    """The rows of a ``user_table`` as raw records for ``Retriever.retrieve``; nulls are left out."""
+    return [{key: value for key, value in row.items() if value is not None} for row in table.to_pylist()]
 
 
 def chosen_users(user_ids: pa.Array, wanted: int, seed: int, among: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
