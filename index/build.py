@@ -54,6 +54,8 @@ from pipelines.vocabulary import Vocabulary
 
 # Neighbors that a golden probe keeps.
 _PROBE_K = 20
+# With fewer users than this beside the probes, the same users tune, check and probe.
+_FEWEST_APART = 20
 _COPIED = (SCHEMA_FILE, TOWERS_FILE, QUERY_TOWER_FILE, VOCABULARY_DIR, ITEM_TOWER_DIR, USER_TOWER_DIR)
 
 
@@ -189,22 +191,19 @@ def _users(sources: _Sources, settings: IndexSettings, target: Path) -> _Users:
         pq.write_table(everyone, target / USERS_FILE, compression="zstd")
     n = settings.tuning_queries
     chosen = chosen_users(known.user_ids, settings.probes + 2 * n, settings.seed, known.with_history)
-    probes, rest = chosen[: settings.probes], chosen[settings.probes :]
-    if len(rest) < 2:
-        rest = chosen
-    half = max(1, len(rest) // 2)
-    as_of_us = sources.features.manifest.facts.get("as_of_us")
+    records = records_of(user_table(features, schema, item_ids, chosen))
+    probes, rest = records[: settings.probes], records[settings.probes :]
+    if len(rest) < _FEWEST_APART:
+        rest = [*records, *records]
+    half = len(rest) // 2
+    parts = (probes, rest[:half], rest[half:])
     embedder = _Embedder(sources)
-    parts = [
-        records_of(user_table(features, schema, item_ids, part), as_of_us)
-        for part in (probes, rest[:half], rest[-half:])
-    ]
     vectors = [embedder.vectors(records) for records in parts]
     found = ExactSearcher(sources.vectors, checked=True).search_batch(vectors[0], _PROBE_K)
     return _Users(
         tuning=Queries.of(vectors[1], sources.vectors),
         check=Queries.of(vectors[2], sources.vectors),
-        probes=Probes(tuple(parts[0]), vectors[0], Neighbors(found.rows, found.scores)),
+        probes=Probes(tuple(probes), vectors[0], Neighbors(found.rows, found.scores)),
     )
 
 

@@ -57,7 +57,7 @@ def forecast(items: int, dim: int, settings: IndexSettings) -> Forecast:
 def _build_seconds(items: int, dim: int, settings: IndexSettings) -> float:
     """Assigning each vector to its leaf costs items · √items · dim multiplications, which a probe times here."""
     threads = settings.threads or os.cpu_count() or 1
-    return items * float(items) ** 0.5 * dim / (_multiplications_a_second() * threads)
+    return float(items * float(items) ** 0.5 * dim / (_multiplications_a_second() * threads))
 
 
 def _multiplications_a_second() -> float:

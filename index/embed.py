@@ -25,7 +25,7 @@ from index.bundle import ITEM_TOWER_DIR, TOWERS_FILE, read_json
 from index.exact import VECTORS_FILE
 from index.searcher import Vectors, check_vectors
 from pipelines.errors import ArtifactError, SchemaError
-from pipelines.manifest import open_artifact, write_artifact
+from pipelines.manifest import Manifest, open_artifact, write_artifact
 from pipelines.runner import new_pipeline, pipeline_options
 
 KIND = "embeddings"
@@ -52,16 +52,18 @@ def run(model: Path, features: Path, out: Path, beam_args: Sequence[str] = ()) -
 
     Args:
         model: the model artifact.
-        features: the features artifact the model was trained on, or a later one with the same schema.
+        features: the features artifact the model was trained on: only its codes mean what the towers learned.
         out: where the embeddings go.
         beam_args: options of Beam; none is the runner inside this process.
 
     Raises:
-        ArtifactError: an input is missing or damaged, or the tower made a vector with NaN or infinity.
+        ArtifactError: an input is missing or damaged, the model was trained on other features, or the tower made a
+            vector with NaN or infinity.
         SchemaError: an input of the tower is not among the encoded items.
     """
     model_artifact = open_artifact(model, kind="model", verify=False)
     features_artifact = open_artifact(features, kind="features", verify=False)
+    check_trained_on(model_artifact.manifest, features_artifact.manifest, model)
     space = str(read_json(model / TOWERS_FILE)["space"])
     inputs = {"model": model_artifact.manifest.fingerprint, "features": features_artifact.manifest.fingerprint}
     with write_artifact(out, kind=KIND, inputs=inputs) as draft:
@@ -72,6 +74,20 @@ def run(model: Path, features: Path, out: Path, beam_args: Sequence[str] = ()) -
         vectors = _merge(elements, parts, draft.dir / VECTORS_FILE)
         draft.facts.update(describe(vectors), space=space)
     return out
+
+
+def check_trained_on(model: Manifest, features: Manifest, path: Path) -> None:
+    """Refuses a model that was trained on other features.
+
+    Raises:
+        ArtifactError: the fingerprints differ.
+    """
+    trained_on = model.inputs.get("features", features.fingerprint)
+    if trained_on != features.fingerprint:
+        raise ArtifactError(
+            f"{path}: trained on features {trained_on}, but the features given are {features.fingerprint}. "
+            "Codes of one mean nothing in the other: run `towerline train`."
+        )
 
 
 def plan(directory: Path) -> Iterator[EncodedRows]:
