@@ -49,7 +49,8 @@ def order_by(groups: Int64, group_count: int, keys: Sequence[npt.NDArray[np.gene
     several times as fast as a lexicographic sort of all keys.
     """
     order = np.arange(len(groups))
-    active, group, count = order, groups, group_count
+    # A copy: the order is changed in place below.
+    active, group, count = order.copy(), groups, group_count
     for key in keys:
         if len(active) == 0:
             break
