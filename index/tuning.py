@@ -40,9 +40,8 @@ _LEAVES_STEPS = (1, 2, 3, 4, 6, 8, 11, 16, 22, 32, 45, 64, 90, 128, 181, 256, 36
 _REORDER_STEPS = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0, 12.0)
 # A tree takes more than this many vectors a leaf to be trained on; below, exact search is as fast anyway.
 _LEAST_ITEMS_FOR_A_TREE = 1000
-# Looking stops when this many steps in leaves in a row were slower than the best by this factor.
+# Looking stops when this many steps in leaves in a row were no faster than the best.
 _PATIENCE = 2
-_SLOWER = 1.15
 # A change must be faster by this share to be taken: less is within the noise of a repeated measurement.
 _WORTH_TAKING = 0.97
 
@@ -237,41 +236,65 @@ class _Climb:
         )
         return built
 
+    def aimed(self, searcher: ScannSearcher) -> ScannSearcher:
+        """The tree with the fastest effort that meets the goal; unchanged where none does."""
+        built = self._fastest_effort(searcher, 0.0)
+        return built.searcher if built.meets else searcher
+
     def _fastest_effort(self, searcher: ScannSearcher, seconds: float) -> _Built:
-        """For each number of leaves the least reordering that meets the goal; of these the fastest."""
+        """The fastest effort that meets the goal.
+
+        The fewest leaves that meet it with the deepest reordering are found by bisection (recall rises with them).
+        From there on more leaves are tried, each with the least reordering that meets the goal, until they only cost.
+        """
+        steps = _steps_within(searcher.settings.leaves)
+        first, closest = self._first_that_meets(searcher, steps, seconds)
         best: Measured | None = None
-        closest: Measured | None = None
         slower = 0
-        for leaves in _steps_within(searcher.settings.leaves):
-            deepest = self._measure(searcher, leaves, len(_REORDER_STEPS) - 1, seconds)
-            if closest is None or deepest.ann_recall_at_100 > closest.ann_recall_at_100:
-                closest = deepest
-            if deepest.ann_recall_at_100 < self._goal:
-                continue
-            point = self._least_reorder(searcher, leaves, deepest, seconds)
-            if best is None or point.p50_us < best.p50_us:
+        for leaves in steps[first:]:
+            point = self._least_reorder(searcher, leaves, seconds)
+            if point is not None and (best is None or point.p50_us < best.p50_us):
                 best, slower = point, 0
-            elif point.p50_us > _SLOWER * best.p50_us:
+            else:
                 slower += 1
             if slower >= _PATIENCE:
                 break
         chosen = best if best is not None else closest
-        if chosen is None or chosen.tree is None:
+        if chosen.tree is None:
             raise AssertionError
         effort = Effort(chosen.tree.leaves_to_search, chosen.tree.reorder)
         return _Built(searcher.with_effort(effort), chosen, best is not None)
 
-    def _least_reorder(self, searcher: ScannSearcher, leaves: int, deepest: Measured, seconds: float) -> Measured:
-        """Bisects the depths: recall rises with them."""
-        low, high, point = 0, len(_REORDER_STEPS) - 1, deepest
+    def _first_that_meets(self, searcher: ScannSearcher, steps: list[int], seconds: float) -> tuple[int, Measured]:
+        """Place in ``steps`` of the fewest leaves that meet the goal (its end: none), and the point of most recall."""
+        deepest = len(_REORDER_STEPS) - 1
+        low, high = 0, len(steps)
+        closest: Measured | None = None
+        while low < high:
+            middle = (low + high) // 2
+            point = self._measure(searcher, steps[middle], deepest, seconds)
+            if closest is None or point.ann_recall_at_100 > closest.ann_recall_at_100:
+                closest = point
+            if point.ann_recall_at_100 >= self._goal:
+                high = middle
+            else:
+                low = middle + 1
+        if closest is None:
+            raise AssertionError
+        return low, closest
+
+    def _least_reorder(self, searcher: ScannSearcher, leaves: int, seconds: float) -> Measured | None:
+        """Bisects the depths: recall rises with them. None where the deepest misses the goal."""
+        low, high = 0, len(_REORDER_STEPS)
+        best: Measured | None = None
         while low < high:
             middle = (low + high) // 2
             tried = self._measure(searcher, leaves, middle, seconds)
             if tried.ann_recall_at_100 >= self._goal:
-                high, point = middle, tried
+                high, best = middle, tried
             else:
                 low = middle + 1
-        return point
+        return best
 
     def _measure(self, searcher: ScannSearcher, leaves: int, step: int, seconds: float) -> Measured:
         k = self._queries.truth.shape[1]
@@ -280,6 +303,13 @@ class _Climb:
         point = measure(aimed, self._queries, aimed.settings, seconds)
         self.points.append(point)
         return point
+
+
+def fastest_effort(searcher: ScannSearcher, queries: Queries, goal: float) -> ScannSearcher:
+    """The same tree with the fastest effort that meets a recall; with its own where none does."""
+    settings = IndexSettings(ann_recall_at_100=goal, recall_margin=0.0)
+    climb = _Climb(searcher.vectors, queries, settings, silent, time.perf_counter())
+    return climb.aimed(searcher)
 
 
 def _better(other: _Built, best: _Built) -> bool:

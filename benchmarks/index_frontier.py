@@ -1,0 +1,206 @@
+"""The tuned index beside ScaNN's autopilot: recall, latency, build time, memory. Writes results/index_frontier.json.
+
+    python -m benchmarks.index_frontier                                   # 1 M × 64
+    python -m benchmarks.index_frontier --items 10000000 --reorder int8 --queries 500 --key ten_million
+
+Items are unit vectors in clusters of very different sizes. Queries are user-like: the mean of a history drawn from a
+few clusters, moved a little and normalised; none is an item. One half of the users tunes, the other is measured.
+Both engines are asked through the same class, one query at a time in one thread, in alternating rounds; a figure is
+the median over rounds, a ratio that of the two medians of one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from index.bundle import Measured
+from index.scann_binding import builder, compiled
+from index.searcher import Searcher, Vectors
+from index.settings import IndexSettings, TreeSettings
+from index.tree import ScannSearcher
+from index.tuning import Queries, fastest_effort, measure, tune
+from pipelines.manifest import git_commit
+
+RESULTS = Path(__file__).parent / "results" / "index_frontier.json"
+ROUNDS = 5
+_CHUNK = 1 << 18
+
+
+@dataclass(frozen=True)
+class Data:
+    """items: ``[items, dim] float32`` unit rows; queries: ``[queries, dim] float32`` unit rows."""
+
+    items: Vectors
+    queries: Vectors
+
+
+def make_data(items: int, dim: int, queries: int, seed: int, folder: Path) -> Data:
+    """Clusters by a power law (3,000 of them), items at a spread of .6 around a center; histories of 20 items out of
+    one to three clusters. Items lie in a file, so that ten million of them fit beside a build."""
+    rng = np.random.default_rng(seed)
+    centers = _unit(rng.normal(size=(3000, dim)))
+    weights = np.arange(1, 3001) ** -0.7
+    weights /= weights.sum()
+    folder.mkdir(parents=True, exist_ok=True)
+    vectors = np.lib.format.open_memmap(folder / "items.npy", mode="w+", dtype=np.float32, shape=(items, dim))
+    for start in range(0, items, _CHUNK):
+        n = min(_CHUNK, items - start)
+        vectors[start : start + n] = _around(centers[rng.choice(3000, n, p=weights)], rng)
+    users = np.empty((queries, dim), np.float32)
+    for user in range(queries):
+        interests = rng.choice(3000, rng.integers(1, 4), p=weights)
+        history = _around(centers[rng.choice(interests, 20)], rng)
+        users[user] = history.mean(axis=0) + 0.15 / dim**0.5 * rng.normal(size=dim)
+    return Data(vectors.view(np.ndarray), _unit(users))
+
+
+def _around(centers: Vectors, rng: np.random.Generator) -> Vectors:
+    spread = 0.6 / centers.shape[1] ** 0.5
+    return _unit(centers + spread * rng.normal(size=centers.shape).astype(np.float32))
+
+
+def _unit(vectors: np.ndarray) -> Vectors:
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def autopilot(items: Vectors, threads: int) -> tuple[Searcher, float]:
+    """ScaNN's own choice from the size alone, behind the same class; and the seconds of its build."""
+    config = builder().ScannBuilder(items, 100, "dot_product").autopilot().create_config()
+    config = compiled().ScannNumpy.suggest_autopilot(config, *items.shape)
+    start = time.perf_counter()
+    searcher = compiled().ScannNumpy(items, config, threads)
+    seconds = time.perf_counter() - start
+    return _AsChosen(searcher, items), seconds
+
+
+class _AsChosen(ScannSearcher):
+    """A searcher that is asked with the settings of its own configuration."""
+
+    def __init__(self, searcher: Any, items: Vectors) -> None:
+        # -1 is ScaNN's word for "as configured".
+        tree = TreeSettings.model_construct(leaves=-1, leaves_to_search=-1, reorder=-1, reorder_type="float32")
+        super().__init__(searcher, tree, items, np.zeros(0, np.int32))
+
+    def _search(self, query: Vectors, k: int, effort: Any) -> Any:  # noqa: ARG002
+        found, scores = self._searcher.search(query, k, -1, -1)
+        return self._finish(found, scores, query, k)
+
+
+def alternating(searchers: dict[str, Searcher], check: Queries) -> dict[str, dict[str, Any]]:
+    """Measures each in turn, ``ROUNDS`` times; medians and all rounds."""
+    rounds: dict[str, list[Measured]] = {name: [] for name in searchers}
+    for _ in range(ROUNDS):
+        for name, searcher in searchers.items():
+            rounds[name].append(measure(searcher, check, None, 0.0))
+    return {
+        name: {
+            "ann_recall_at_100": points[0].ann_recall_at_100,
+            "p50_us": float(np.median([point.p50_us for point in points])),
+            "p99_us": float(np.median([point.p99_us for point in points])),
+            "rounds_p50_us": [round(point.p50_us, 1) for point in points],
+        }
+        for name, points in rounds.items()
+    }
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """One size: data, tuning, autopilot, measurement."""
+    data = make_data(arguments.items, arguments.dim, 2 * arguments.queries, arguments.seed, arguments.folder)
+    settings = IndexSettings(
+        ann_recall_at_100=arguments.target,
+        reorder_types=tuple(arguments.reorder),
+        tuning_queries=arguments.queries,
+        tuning_seconds=arguments.tuning_seconds,
+        engine="scann",
+    )
+    start = time.perf_counter()
+    tuning = Queries.of(data.queries[: arguments.queries], data.items)
+    truth_seconds = time.perf_counter() - start
+    check = Queries.of(data.queries[arguments.queries :], data.items)
+    tuned = tune(data.items, tuning, check, settings, print)
+    if not isinstance(tuned.searcher, ScannSearcher):
+        raise SystemExit("the tuner chose exact search: nothing to compare")
+    peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
+    searchers: dict[str, Searcher] = {"chosen": tuned.searcher}
+    result: dict[str, Any] = {}
+    if arguments.autopilot:
+        searchers["autopilot"], seconds = autopilot(data.items, os.cpu_count() or 1)
+        recall = measure(searchers["autopilot"], check, None, 0.0).ann_recall_at_100
+        equal = fastest_effort(tuned.searcher, tuning, min(1.0, recall + settings.recall_margin / 2))
+        searchers["at_autopilots_recall"] = equal
+        result["autopilot_build_seconds"] = seconds
+    measured = alternating(searchers, check)
+    spec = tuned.spec
+    chosen = measured.pop("chosen")
+    result |= {
+        "items": arguments.items,
+        "dim": arguments.dim,
+        "target": arguments.target,
+        "chosen": spec.tree.model_dump() if spec.tree else None,
+        **chosen,
+        "build_seconds": spec.build_seconds,
+        "tune_seconds": spec.tune_seconds + truth_seconds,
+        "build_and_tune_seconds": spec.build_seconds + spec.tune_seconds + truth_seconds,
+        "autopilot": measured.get("autopilot"),
+        "at_autopilots_recall": measured.get("at_autopilots_recall"),
+        "peak_memory_gib_of_tuning": peak_gib,
+        "points_measured": spec.points,
+        "frontier": [point.model_dump(mode="json") for point in spec.frontier],
+    }
+    if arguments.autopilot:
+        own, equal_p50 = result["autopilot"]["p50_us"], result["at_autopilots_recall"]["p50_us"]
+        result["p50_over_autopilot"] = result["p50_us"] / own
+        result["p50_over_autopilot_at_its_recall"] = equal_p50 / own
+    return {**result, "config": settings.model_dump(mode="json"), **machine()}
+
+
+def machine() -> dict[str, Any]:
+    """Where and from what the figures come."""
+    model = [
+        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
+    return {
+        "machine": {"cpu": model[0] if model else platform.machine(), "cores": os.cpu_count()},
+        "commit": git_commit(),
+        "measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def main() -> None:
+    """Measures and merges the result into the file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--items", type=int, default=1_000_000)
+    parser.add_argument("--dim", type=int, default=64)
+    parser.add_argument("--target", type=float, default=0.99)
+    parser.add_argument("--queries", type=int, default=1000, help="users that tune, and as many that are measured")
+    parser.add_argument("--reorder", nargs="+", default=["float32", "bf16", "int8"])
+    parser.add_argument("--tuning-seconds", type=float, default=130.0)
+    parser.add_argument("--autopilot", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--seed", type=int, default=17)
+    parser.add_argument("--folder", type=Path, default=Path("/tmp/towerline-index-frontier"), help="for the vectors")
+    parser.add_argument("--key", default=None, help="where in the file the result goes; default: the top level")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    result = run(arguments)
+    kept = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+    if arguments.key is not None:
+        merged = {**kept, arguments.key: result}
+    else:
+        merged = {**result, **{key: value for key, value in kept.items() if key == "ten_million"}}
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(merged, indent=1) + "\n")
+    print({key: value for key, value in result.items() if key not in ("frontier", "config")})
+
+
+if __name__ == "__main__":
+    main()
