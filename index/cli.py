@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -87,9 +88,7 @@ def verb_features(call: Call) -> Answer:
     return stage(
         call,
         "features",
-        lambda config, out: features.run(
-            config.schema_only(), out, call.beam_args, progress=call.progress, previous=call.arguments.previous
-        ),
+        lambda config, out: features.run(config.schema_only(), out, call.beam_args, progress=call.progress),
     )
 
 
@@ -258,11 +257,6 @@ def add_no_options(parser: argparse.ArgumentParser) -> None:
     del parser
 
 
-def add_features_options(parser: argparse.ArgumentParser) -> None:
-    """Options of ``features``."""
-    parser.add_argument("--previous", type=Path, metavar="DIR", help="an earlier features/: read only what is new")
-
-
 def add_publish_options(parser: argparse.ArgumentParser) -> None:
     """Options of ``publish`` and ``refresh``."""
     parser.add_argument("--force", metavar="REASON", help="publish against a failed gate; the reason is recorded")
@@ -290,7 +284,7 @@ def add_retrieve_options(parser: argparse.ArgumentParser) -> None:
 
 # Verb -> what it does, its own options.
 VERBS: dict[str, tuple[Verb, Callable[[argparse.ArgumentParser], None]]] = {
-    "features": (verb_features, add_features_options),
+    "features": (verb_features, add_no_options),
     "train": (verb_train, add_no_options),
     "embed": (verb_embed, add_no_options),
     "build": (verb_build, add_no_options),
@@ -340,6 +334,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     split = words.index("--") if "--" in words else len(words)
     arguments = parser().parse_args(words[:split])
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if not arguments.debug:  # Beam and TensorFlow tell of optional parts that are not installed.
+        logging.getLogger().setLevel(logging.ERROR)
     try:
         answer: Answer = arguments.run(Call(arguments, tuple(words[split + 1 :])))
     except TowerlineError as err:
