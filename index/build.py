@@ -38,10 +38,8 @@ from index.bundle import (
 )
 from index.capacity import check_budget
 from index.embed import describe
+from index.embedder import RecordEmbedder
 from index.exact import VECTORS_FILE, ExactSearcher, load_vectors
-from index.item_ids import ItemIds
-from index.query import QueryTower
-from index.request import RecordReader
 from index.searcher import Neighbors, Vectors
 from index.settings import IndexSettings
 from index.tuning import Queries, Report, Tuned, silent, tune
@@ -197,7 +195,8 @@ def _users(sources: _Sources, settings: IndexSettings, target: Path) -> _Users:
         rest = [*records, *records]
     half = len(rest) // 2
     parts = (probes, rest[:half], rest[half:])
-    embedder = _Embedder(sources)
+    tower = (sources.model.dir / QUERY_TOWER_FILE).read_bytes()
+    embedder = RecordEmbedder(tower, schema, sources.vocabulary, sources.vectors)
     vectors = [embedder.vectors(records) for records in parts]
     found = ExactSearcher(sources.vectors, checked=True).search_batch(vectors[0], _PROBE_K)
     return _Users(
@@ -205,21 +204,6 @@ def _users(sources: _Sources, settings: IndexSettings, target: Path) -> _Users:
         check=Queries.of(vectors[2], sources.vectors),
         probes=Probes(tuple(probes), vectors[0], Neighbors(found.rows, found.scores)),
     )
-
-
-class _Embedder:
-    """Raw records to vectors, by the very code that the retriever runs."""
-
-    def __init__(self, sources: _Sources) -> None:
-        content = (sources.model.dir / QUERY_TOWER_FILE).read_bytes()
-        self._tower = QueryTower(content, sources.schema, sources.vocabulary.user, sources.vectors)
-        ids = ItemIds(sources.vocabulary.item_ids)
-        self._reader = RecordReader(sources.schema, ids, self._tower.history_length)
-
-    def vectors(self, records: list[dict[str, Any]]) -> Vectors:
-        """``[records, dim] float32``."""
-        made = [self._tower.embed(self._reader.read(record), record) for record in records]
-        return np.stack(made).astype(np.float32)
 
 
 def save_searcher(tuned: Tuned, target: Path) -> None:

@@ -89,7 +89,7 @@ class GatesSettings(Section):
 
     ann_recall_at_100: least share of exact search's best 100 found; None is the target of ``[index]``.
     recall_drop: by how much recall@100 on held-out events may be below the live version's, relative; the gate
-        fails where the paired bootstrap is sure of a larger drop (its interval lies below).
+        fails where the drop is larger and the paired bootstrap is sure that there is one (its interval is below 0).
     confidence: of the bootstrap.
     items: least number of items; items_change: largest change of their number against live, relative.
     reachable_items, reachable_advertisers: least share that stands in the top 100 of any panel user, relative to
