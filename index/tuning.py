@@ -33,11 +33,14 @@ def silent(line: str) -> None:
 
 
 RECALL_AT = 100
-# Leaves searched that are tried, each about 1.4 times the last: half an octave, within which recall changes by less
-# than a step of reordering does.
-_LEAVES_STEPS = (1, 2, 3, 4, 6, 8, 11, 16, 22, 32, 45, 64, 90, 128, 181, 256, 362, 512, 724, 1024)
+# Leaves searched that are tried, each about 1.25 times the last: time changes by less than that, recall by less than
+# a step of reordering does.
+_LEAVES_STEPS = (
+    *(1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 25, 32, 40, 50, 64, 80, 100),
+    *(128, 160, 200, 256, 320, 400, 512, 640, 800, 1024),
+)
 # Depths of reordering that are tried, as multiples of the neighbors wanted.
-_REORDER_STEPS = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0, 12.0)
+_REORDER_STEPS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0)
 # A tree takes more than this many vectors a leaf to be trained on; below, exact search is as fast anyway.
 _LEAST_ITEMS_FOR_A_TREE = 1000
 # Looking stops when this many steps in leaves in a row were no faster than the best.
