@@ -16,42 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from index.evaluation.metrics import without
+from index.evaluation.past import Past
 from index.evaluation.ranking import Rankings
 from index.evaluation.settings import BaselineName, EvaluationSettings
 from index.evaluation.truth import HeldOut, Int32, Pairs
 from pipelines.encode import US_PER_DAY
 from pipelines.errors import ConfigError
-from pipelines.schema import SPLITS
-from pipelines.sequences import Sequences
 
-_TEST = SPLITS.index("test")
 _USERS_AT_ONCE = 1024
-
-
-@dataclass(frozen=True)
-class Past:
-    """All that baselines learn from: every event before the test part.
-
-    owners: ``[events]`` places of users; rows, times: alike. users, items: how many of each.
-    """
-
-    owners: Int32
-    rows: Int32
-    times: npt.NDArray[np.int64]
-    users: int
-    items: int
-
-    @classmethod
-    def of(cls, sequences: Sequences, items: int) -> Past:
-        """The past of all users, not of the evaluated ones alone."""
-        before = sequences.splits != _TEST
-        return cls(
-            owners=sequences.owners[before],
-            rows=sequences.rows[before],
-            times=sequences.times[before],
-            users=sequences.num_users,
-            items=items,
-        )
 
 
 @dataclass(frozen=True)

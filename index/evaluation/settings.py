@@ -51,7 +51,7 @@ class EvaluationSettings(Section):
     recent_days: int = Field(default=28, ge=1)
     als_factors: int = Field(default=64, ge=1)
     als_iterations: int = Field(default=15, ge=1)
-    knn_neighbors: int = Field(default=100, ge=1)
+    knn_neighbors: int = Field(default=500, ge=1)
     confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
     resamples: int = Field(default=1000, ge=100)
     propensity_power: float = Field(default=0.5, gt=0.0, le=1.0)

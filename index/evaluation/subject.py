@@ -1,0 +1,136 @@
+"""What is evaluated: one version and the held-out users, opened together and checked to belong together.
+
+Reads a bundle (or a registry's version) and a features artifact; writes nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from index.bundle import Bundle
+from index.evaluation.past import Past
+from index.evaluation.settings import EvaluationSettings
+from index.evaluation.truth import Bools, Float64, HeldOut, Int32, Int64, held_out
+from index.retriever import Retriever, open_version
+from index.users import records_of, user_table
+from pipelines.errors import SchemaError
+from pipelines.manifest import open_artifact
+from pipelines.schema import DatasetSchema
+from pipelines.sequences import Sequences, load_items
+from pipelines.vocabulary import ValueTable, Vocabulary
+
+SCHEMA_FILE = "schema.json"
+
+
+@dataclass(frozen=True)
+class Heldout:
+    """The features side: held-out users, the past, the catalogue.
+
+    items: the features' items table; item_ids: its ids in row order. fingerprint: of the features.
+    """
+
+    features: Path
+    fingerprint: str
+    schema: DatasetSchema
+    sequences: Sequences
+    items: pa.Table
+    item_ids: pa.Array
+    held_out: HeldOut
+
+    @classmethod
+    def open(cls, features: Path, settings: EvaluationSettings) -> Heldout:
+        """Opens the features and picks the users.
+
+        Raises:
+            ArtifactError: the features are missing or damaged.
+            SchemaError: no user has an event in the test part.
+        """
+        artifact = open_artifact(features, kind="features", verify=False)
+        schema = DatasetSchema.model_validate_json((features / SCHEMA_FILE).read_bytes())
+        sequences = Sequences.open(features)
+        return cls(
+            features=features,
+            fingerprint=artifact.manifest.fingerprint,
+            schema=schema,
+            sequences=sequences,
+            items=load_items(features).combine_chunks(),
+            item_ids=Vocabulary.load(features / "vocabulary").item_ids,
+            held_out=held_out(sequences, schema, settings.max_users, settings.seed),
+        )
+
+    def rows_of(self, item_ids: pa.Array) -> Int32:
+        """``[n] int32``: the row of each id in the features' catalogue, -1 where that has no such item."""
+        return self._places.places(item_ids)
+
+    @functools.cached_property
+    def _places(self) -> ValueTable:
+        return ValueTable(self.item_ids)
+
+    @functools.cached_property
+    def past(self) -> Past:
+        """Every event before the test part."""
+        return Past.of(self.sequences, len(self.item_ids))
+
+    @functools.cached_property
+    def item_events(self) -> Float64:
+        """``[items] float64`` events of each item before the test part."""
+        return np.bincount(self.past.rows, minlength=len(self.item_ids)).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A version to be evaluated on the held-out users.
+
+    to_feature_row: ``[items of the version] int32`` row of each in the features' catalogue, -1 where that has none.
+    """
+
+    data: Heldout
+    retriever: Retriever
+    bundle: Bundle
+    to_feature_row: Int32
+
+    @classmethod
+    def open(cls, path: Path | str, data: Heldout, version: str | None = None) -> Subject:
+        """Opens a bundle or a registry's version.
+
+        Raises:
+            ArtifactError: missing or damaged, or the registry has no such version.
+            SchemaError: version and features have no item in common.
+        """
+        live = open_version(path, version, time.time, verify=True)
+        rows = data.rows_of(live.bundle.vocabulary.item_ids)
+        if not (rows >= 0).any():
+            raise SchemaError(
+                f"{path}: none of its {len(rows)} items is among the {len(data.item_ids)} of {data.features}: they are "
+                "of different catalogues. Evaluate a version on features of its own data set."
+            )
+        return cls(data, Retriever(live), live.bundle, rows)
+
+    @property
+    def version(self) -> str:
+        """Name of the version."""
+        return self.retriever.version
+
+    @functools.cached_property
+    def users(self) -> pa.Table:
+        """Held-out users as ``retrieve_by_id`` has them: features, history, moment of the request."""
+        data = self.data
+        return user_table(data.features, self.bundle.schema, data.item_ids, data.held_out.users)
+
+    def records(self, places: Int64) -> list[dict[str, Any]]:
+        """Raw records of some held-out users (``[n]`` places among them)."""
+        return records_of(self.users.take(pa.array(places)))
+
+    @functools.cached_property
+    def in_catalogue(self) -> Bools:
+        """``[items of the features] bool``: the version has the item."""
+        present = np.zeros(len(self.data.item_ids), np.bool_)
+        present[self.to_feature_row[self.to_feature_row >= 0]] = True
+        return present
