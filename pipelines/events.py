@@ -179,7 +179,7 @@ class EventChecker:
         split = self._schema.split
         if split.valid_from is not None and split.test_from is not None:
             bounds = np.array([moment(split.valid_from), moment(split.test_from)])
-            return ((times >= bounds[0]).astype(np.int8) + (times >= bounds[1])).astype(np.int8)
+            return np.searchsorted(bounds, times, side="right").astype(np.int8)
         if split.column is None:
             return np.full(len(raw), UNDECIDED, np.int8)
         converted = as_ids(raw[split.column], pa.string())
@@ -200,10 +200,8 @@ def _filled(ids: pa.Array) -> pa.Array:
 def _codes(texts: pa.Array, names: tuple[str, ...]) -> npt.NDArray[np.int8]:
     encoded = texts.dictionary_encode()
     places = {name: code for code, name in enumerate(names)}
-    codes: npt.NDArray[np.int8] = np.array(
-        [places.get(text, -1) for text in encoded.dictionary.to_pylist()] + [-1], np.int8
-    )
-    return codes[np.asarray(encoded.indices.fill_null(len(codes) - 1))]
+    known = np.array([places.get(text, -1) for text in encoded.dictionary.to_pylist()] + [-1], np.int8)
+    return np.take(known, np.asarray(encoded.indices.fill_null(len(known) - 1)))
 
 
 def _check_value(checks: Checks, converted: Converted, name: str) -> None:

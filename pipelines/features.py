@@ -19,13 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import apache_beam as beam
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from apache_beam.options.pipeline_options import PipelineOptions
 from tqdm import tqdm
 
 from pipelines.catalogue import Items, id_type, items_of_events, read_items, unified_schema
@@ -50,7 +48,7 @@ from pipelines.partitions import (
     write_json,
     write_parquet,
 )
-from pipelines.runner import new_pipeline, pipeline_options
+from pipelines.runner import beam, new_pipeline, pipeline_options
 from pipelines.schema import SPLITS, CountFeature, DatasetSchema
 from pipelines.sequences import encoded_table, part_name
 from pipelines.tables import Shard, SourceFile, arrow_schema, find_files, plan_shards, read_shard, require_columns
@@ -142,7 +140,7 @@ class _Run:
     inputs: Inputs
     out: Path
     work: Path
-    options: PipelineOptions
+    options: Any
     progress: bool
 
     def write(self, partitions: int | None) -> dict[str, Any]:

@@ -7,61 +7,78 @@ unchanged; with ``--runner=FlinkRunner`` (or Spark, or Dataflow) the same job ru
 
 from __future__ import annotations
 
+import importlib
+import logging
 import os
 from collections.abc import Sequence
-
-import apache_beam as beam
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, SetupOptions, StandardOptions
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-from apache_beam.runners.runner import PipelineRunner, create_runner
+from typing import Any
 
 from pipelines.errors import ConfigError
+
+
+def _import_beam() -> Any:
+    """Beam warns as it is imported where the clients of BigQuery, unused here, are absent: not a word of that."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        return importlib.import_module("apache_beam")
+    finally:
+        logging.disable(disabled)
+
+
+beam = _import_beam()
 
 _LOCAL = (None, "DirectRunner", "FnApiRunner", "direct", "SwitchingDirectRunner")
 
 
-def pipeline_options(beam_args: Sequence[str] = ()) -> PipelineOptions:
-    """Beam's options.
+def pipeline_options(beam_args: Sequence[str] = ()) -> Any:
+    """Beam's ``PipelineOptions``.
 
     ``--direct_num_workers=N`` without a running mode means N processes.
 
     Raises:
         ConfigError: Beam cannot read the arguments.
     """
+    known = importlib.import_module("apache_beam.options.pipeline_options")
     try:
-        options = PipelineOptions(list(beam_args))
-        direct = options.view_as(DirectOptions)
+        options = known.PipelineOptions(list(beam_args))
+        direct = options.view_as(known.DirectOptions)
     except SystemExit as err:
         raise ConfigError(f"Beam cannot read its arguments {' '.join(beam_args)!r}. See docs/scale.md.") from err
     if direct.direct_num_workers != 1 and direct.direct_running_mode == "in_memory":
         direct.direct_running_mode = "multi_processing"
-    options.view_as(SetupOptions).save_main_session = False
+    options.view_as(known.SetupOptions).save_main_session = False
     return options
 
 
-def local_workers(options: PipelineOptions) -> int | None:
+def _runner_name(options: Any) -> str | None:
+    name = options.get_all_options(drop_default=True).get("runner")
+    return None if name is None else str(name)
+
+
+def local_workers(options: Any) -> int | None:
     """How many workers a local run has; None where the job runs elsewhere."""
-    if options.view_as(StandardOptions).runner not in _LOCAL:
+    if _runner_name(options) not in _LOCAL:
         return None
-    workers = options.view_as(DirectOptions).direct_num_workers
+    workers = int(options.get_all_options()["direct_num_workers"])
     return workers if workers > 0 else os.cpu_count() or 1
 
 
-def runner_of(options: PipelineOptions) -> PipelineRunner:
+def runner_of(options: Any) -> Any:
     """The engine the options name; FnApiRunner where they name none.
 
     Raises:
         ConfigError: there is no such runner.
     """
     if local_workers(options) is not None:
-        return FnApiRunner()
-    name = options.view_as(StandardOptions).runner
+        return importlib.import_module("apache_beam.runners.portability.fn_api_runner").FnApiRunner()
+    name = _runner_name(options)
     try:
-        return create_runner(name)
+        return importlib.import_module("apache_beam.runners.runner").create_runner(name)
     except (ValueError, ImportError, AttributeError) as err:
         raise ConfigError(f"Beam has no runner {name!r}: {err}. See docs/scale.md for those that work.") from err
 
 
-def new_pipeline(options: PipelineOptions) -> beam.Pipeline:
-    """A pipeline that runs when its ``with`` block ends."""
+def new_pipeline(options: Any) -> Any:
+    """A ``beam.Pipeline`` that runs when its ``with`` block ends."""
     return beam.Pipeline(runner=runner_of(options), options=options)
