@@ -4,7 +4,7 @@
     python -m benchmarks.index_frontier --evenness 100 --key even_interests
     python -m benchmarks.index_frontier --items 10000000 --reorder int8 --queries 500 --key ten_million
 
-Items are unit vectors in clusters of very different sizes. Queries are user-like: the recency-weighted mean of a
+Items are unit vectors in 3,000 clusters of very different sizes, the clusters in 60 departments. Queries are user-like: the recency-weighted mean of a
 history of 20 items out of three clusters, moved a little and normalised; none is an item. How unevenly a user's events
 fall on the three is ``--evenness`` (Dirichlet): at .5 most users have one interest that leads, at 100 three equal ones,
 between which a single vector hangs far from every item: the hardest case. One half of the users tunes, the other is
@@ -51,11 +51,12 @@ class Data:
 
 
 def make_data(arguments: argparse.Namespace) -> Data:
-    """Clusters by a power law (3,000 of them), items at a spread of .6 around a center; users as said above. Items lie
-    in a file, so that ten million of them fit beside a build."""
+    """Cluster sizes by a power law, centers at a spread of .8 around their department's, items at .6 around a center;
+    users as said above. Items lie in a file, so that ten million of them fit beside a build."""
     items, dim = arguments.items, arguments.dim
     rng = np.random.default_rng(arguments.seed)
-    centers = _unit(rng.normal(size=(3000, dim)))
+    departments = _unit(rng.normal(size=(60, dim)))
+    centers = _around(departments[rng.integers(60, size=3000)], rng, 0.8)
     weights = np.arange(1, 3001) ** -0.7
     weights /= weights.sum()
     arguments.folder.mkdir(parents=True, exist_ok=True)
@@ -73,9 +74,8 @@ def make_data(arguments: argparse.Namespace) -> Data:
     return Data(vectors.view(np.ndarray), _unit(users))
 
 
-def _around(centers: Vectors, rng: np.random.Generator) -> Vectors:
-    spread = 0.6 / centers.shape[1] ** 0.5
-    return _unit(centers + spread * rng.normal(size=centers.shape).astype(np.float32))
+def _around(centers: Vectors, rng: np.random.Generator, spread: float = 0.6) -> Vectors:
+    return _unit(centers + spread / centers.shape[1] ** 0.5 * rng.normal(size=centers.shape).astype(np.float32))
 
 
 def _unit(vectors: np.ndarray) -> Vectors:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from index.bundle import (
     FORMAT_VERSION,
     ITEM_TOWER_DIR,
+    ITEM_TOWER_FILE,
     ITEMS_FILE,
     KIND,
     PROBES_DIR,
@@ -40,6 +41,7 @@ from index.capacity import check_budget
 from index.embed import describe
 from index.embedder import RecordEmbedder
 from index.exact import VECTORS_FILE, ExactSearcher, load_vectors
+from index.item_tower import convert
 from index.searcher import Neighbors, Vectors
 from index.settings import IndexSettings
 from index.tuning import Queries, Report, Tuned, silent, tune
@@ -47,13 +49,15 @@ from index.users import chosen_users, known_users, records_of, user_table
 from pipelines.errors import ArtifactError, ConfigError
 from pipelines.manifest import Artifact, open_artifact, write_artifact
 from pipelines.schema import DatasetSchema
-from pipelines.sequences import load_items
+from pipelines.sequences import load_encoded, load_items
 from pipelines.vocabulary import Vocabulary
 
 # Neighbors that a golden probe keeps.
 _PROBE_K = 20
 # With fewer users than this beside the probes, the same users tune, check and probe.
 _FEWEST_APART = 20
+# Items whose vectors the converted item tower must give again.
+_COMPARED_ITEMS = 1000
 _COPIED = (SCHEMA_FILE, TOWERS_FILE, QUERY_TOWER_FILE, VOCABULARY_DIR, ITEM_TOWER_DIR, USER_TOWER_DIR)
 
 
@@ -105,6 +109,7 @@ def run(
     ) as draft:
         started = time.perf_counter()
         _copy(sources, draft.dir)
+        _convert_item_tower(sources, draft.dir, report)
         pq.write_table(items, draft.dir / ITEMS_FILE)
         users = _users(sources, settings, draft.dir)
         tuned = tune(sources.vectors, users.tuning, users.check, settings, report)
@@ -170,6 +175,16 @@ def _copy(sources: _Sources, target: Path) -> None:
         elif name not in (ITEM_TOWER_DIR, USER_TOWER_DIR):
             raise ArtifactError(f"{source}: missing. Run `towerline train`.")
     shutil.copyfile(sources.embeddings.dir / VECTORS_FILE, target / VECTORS_FILE)
+
+
+def _convert_item_tower(sources: _Sources, target: Path, report: Report) -> None:
+    """Writes the item tower for LiteRT, compared with the first vectors, so that deltas need no TensorFlow."""
+    if not (target / ITEM_TOWER_DIR).exists():
+        report("the model has no item tower: this bundle will take no deltas")
+        return
+    first = min(len(sources.vectors), _COMPARED_ITEMS)
+    encoded = {name: values[:first] for name, values in load_encoded(sources.features.dir, "item").items()}
+    convert(target / ITEM_TOWER_DIR, target / ITEM_TOWER_FILE, encoded, sources.vectors[:first])
 
 
 @dataclass(frozen=True)

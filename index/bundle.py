@@ -39,6 +39,7 @@ SEARCHER_FILE = "searcher.json"
 VOCABULARY_DIR = "vocabulary"
 SCANN_DIR = "scann"
 ITEM_TOWER_DIR = "item_tower"
+ITEM_TOWER_FILE = "item_tower.tflite"
 USER_TOWER_DIR = "user_tower"
 PROBES_DIR = "probes"
 

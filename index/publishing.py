@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from index.bundle import Bundle
+from index.delta_writer import carry
 from index.gates import Verdict, judge
 from index.registry import Registry
 from index.settings import GatesSettings
 from index.tuning import Report, silent
 from pipelines.errors import ConfigError, GateError
+from pipelines.manifest import read_manifest
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,14 @@ class Options:
     """How to publish.
 
     dry_run: let the gates decide, publish nothing. force_reason: publish against failed gates, and say why.
-    keep: versions that stay; None is all.
+    keep: versions that stay; None is all. since: ISO time; deltas of the live version from then on are brought over;
+    None is when the features were written.
     """
 
     dry_run: bool = False
     force_reason: str | None = None
     keep: int | None = None
+    since: str | None = None
 
 
 def run(
@@ -73,7 +77,8 @@ def run(
     if chosen.force_reason is not None and not chosen.force_reason.strip():
         raise ConfigError("--force: expected a reason, got none. It is recorded in the published manifest.")
     opened = Registry(registry)
-    live = None if opened.current_or_none() is None else opened.open().bundle
+    live_name = opened.current_or_none()
+    live = None if live_name is None else opened.open(live_name).bundle
     verdicts = judge(Bundle.open(bundle), live, features, gates)
     for verdict in verdicts:
         report(verdict.line)
@@ -82,8 +87,37 @@ def run(
         return Publication(None, verdicts, forced=False)
     if failed and chosen.force_reason is None:
         raise GateError(_refusal(failed, opened))
-    version = opened.publish(bundle, facts=_facts(verdicts, failed, chosen, opened), keep=chosen.keep)
+    since = chosen.since if chosen.since is not None else read_manifest(features).created_at
+    version = opened.publish(
+        bundle,
+        facts=_facts(verdicts, failed, chosen, opened),
+        keep=chosen.keep,
+        before_live=lambda name: _bring_over(opened, name, since),
+    )
     return Publication(version, verdicts, forced=bool(failed))
+
+
+def _bring_over(registry: Registry, target: str, since: str | None) -> None:
+    live = registry.current_or_none()
+    if live is not None:
+        carry(registry, live, target, since)
+
+
+def rollback(registry: str | Path, version: str | None = None) -> str:
+    """Makes an older version live; pauses, and changes made to the version that is left, come along.
+
+    Args:
+        registry: a folder or an fsspec URL.
+        version: None is the newest one older than the live one.
+
+    Returns:
+        The version that is live now.
+
+    Raises:
+        ArtifactError: there is no such version, none older, or it is damaged; the live one stays.
+    """
+    opened = Registry(registry)
+    return opened.rollback(version, before_live=lambda target: _bring_over(opened, target, None))
 
 
 def _facts(

@@ -15,7 +15,7 @@ import datetime
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,13 +141,21 @@ class Registry:
             raise ArtifactError(f"{self.url}: expected version {name!r}, found {known}. Run `towerline versions`.")
         return Bundle.open(directory, verify=verify)
 
-    def publish(self, bundle: Path, *, facts: dict[str, Any] | None = None, keep: int | None = None) -> str:
+    def publish(
+        self,
+        bundle: Path,
+        *,
+        facts: dict[str, Any] | None = None,
+        keep: int | None = None,
+        before_live: Callable[[str], object] | None = None,
+    ) -> str:
         """Publishes a bundle and makes it live; returns the version's name.
 
         Args:
             bundle: the staged bundle; it stays where it is.
             facts: what goes into the published manifest besides the bundle's own (verdicts, a reason).
             keep: how many versions stay; None is all.
+            before_live: called with the version's name when it is in place and not yet live.
 
         Raises:
             ArtifactError: the bundle is damaged, or does not answer its golden probes.
@@ -156,6 +164,8 @@ class Registry:
             check_answers(Bundle.open(staged))
             name = self._new_name(read_manifest(staged))
             self._store.put(staged, f"{VERSIONS}/{name}")
+            if before_live is not None:
+                before_live(name)
             self._store.write_text(CURRENT, name + "\n")
             if keep is not None:
                 self._prune(keep)
@@ -170,11 +180,12 @@ class Registry:
             moment = last + datetime.timedelta(seconds=1)
         return f"{moment:%Y%m%dT%H%M%SZ}-{manifest.fingerprint[:8]}"
 
-    def rollback(self, version: str | None = None) -> str:
+    def rollback(self, version: str | None = None, *, before_live: Callable[[str], object] | None = None) -> str:
         """Makes an older version live; returns its name.
 
         Args:
             version: None is the newest one older than the live one.
+            before_live: called with the version's name before it is live.
 
         Raises:
             ArtifactError: there is no such version, none older, or it is damaged; the live one stays.
@@ -183,6 +194,8 @@ class Registry:
             live = self.current()
             target = version if version is not None else self._before(live)
             check_answers(self._open(target, verify=True))
+            if before_live is not None:
+                before_live(target)
             self._store.write_text(CURRENT, target + "\n")
         return target
 
@@ -213,8 +226,10 @@ def sealed_copy(bundle: Path, facts: dict[str, Any]) -> Iterator[Path]:
     """A view of the bundle whose manifest has more facts; the bundle itself stays as it is.
 
     The files are links to the bundle's own: only the manifest is written. What the fingerprint names (inputs,
-    configuration, files) is unchanged.
+    configuration, files) is unchanged. Call it with the registry's lock held: what killed publishers left is removed.
     """
+    for abandoned in bundle.parent.glob(f".{bundle.name}.publish.*"):
+        shutil.rmtree(abandoned, ignore_errors=True)
     manifest = read_manifest(bundle)
     fields = manifest.model_dump()
     fields["facts"] = json.loads(json.dumps({**manifest.facts, **facts}, default=str))

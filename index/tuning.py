@@ -365,23 +365,23 @@ def _sharded(items: Vectors, best: _Built, settings: IndexSettings) -> Searcher:
     tree = best.point.tree
     if settings.shards == 1 or tree is None:
         return best.searcher
-    return build_shards(items, tree, settings)
+    return build_shards(items, tree, settings.shards, settings.threads)
 
 
-def build_shards(items: Vectors, tree: TreeSettings, settings: IndexSettings) -> ShardedSearcher:
+def build_shards(items: Vectors, tree: TreeSettings, shards: int, threads: int | None) -> ShardedSearcher:
     """Builds each shard with its share of the leaves.
 
     Raises:
         ConfigError: a shard would have fewer items than leaves.
     """
-    bounds = shard_bounds(len(items), settings.shards)
-    if len(items) < settings.shards * 2:
+    bounds = shard_bounds(len(items), shards)
+    if len(items) < shards * 2:
         raise ConfigError(f"index.shards: expected at most {len(items) // 2} for {len(items)} items.")
-    leaves = max(1, -(-tree.leaves // settings.shards))
-    searched = max(1, -(-tree.leaves_to_search // settings.shards))
+    leaves = max(1, -(-tree.leaves // shards))
+    searched = max(1, -(-tree.leaves_to_search // shards))
     part = tree.model_copy(update={"leaves": leaves, "leaves_to_search": min(leaves, searched)})
     return ShardedSearcher(
-        [ScannSearcher.build(items[start:end], part, settings.threads) for start, end in itertools.pairwise(bounds)]
+        [ScannSearcher.build(items[start:end], part, threads) for start, end in itertools.pairwise(bounds)]
     )
 
 
