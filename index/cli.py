@@ -15,12 +15,15 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from index.config import Config, load_config
 from index.terminal import table_lines
 from pipelines.errors import ConfigError, TowerlineError
 from pipelines.manifest import MANIFEST_FILE
+
+if TYPE_CHECKING:
+    from index.publishing import Publication
 
 DESCRIPTION = """\
 Two-tower retrieval for shopping ads: raw tables to features, towers, a published index, and candidates.
@@ -122,9 +125,86 @@ def verb_build(call: Call) -> Answer:
 
     def run(config: Config, out: Path) -> None:
         work = config.work
-        build.run(work / "embeddings", work / "model", work / "features", config.index, out)
+        build.run(work / "embeddings", work / "model", work / "features", config.index, out, report=call.report)
 
     return stage(call, "bundle", run)
+
+
+def verb_publish(call: Call) -> Answer:
+    """A bundle to the registry, through the gates; CURRENT moves last."""
+    from index import publishing
+
+    config, arguments = call.config, call.arguments
+    options = publishing.Options(
+        dry_run=arguments.dry_run, force_reason=arguments.force, keep=config.refresh.keep_versions
+    )
+    work = config.work
+    done = publishing.run(
+        work / "bundle", work / "features", config.registry, config.gates, options, report=call.report
+    )
+    return publication_answer(config, done)
+
+
+def publication_answer(config: Config, done: Publication) -> Answer:
+    """What a publication came to."""
+    facts = {"version": done.version, "forced": done.forced, "gates": [one.as_fact() for one in done.verdicts]}
+    if done.version is None:
+        return Answer(lines=["dry run: nothing was published"], facts=facts, exit_code=1 if done.failed else 0)
+    manifest = Path(config.registry) / "versions" / done.version / MANIFEST_FILE
+    return Answer(lines=[f"live: {done.version}"], facts=facts, written=manifest)
+
+
+def verb_apply_delta(call: Call) -> Answer:
+    """New, changed, removed and paused ads into the live version, between two nights."""
+    from index import delta_writer
+
+    applied = delta_writer.apply(call.config.registry, call.arguments.items)
+    return Answer(lines=[f"version {applied.version}, delta {applied.sequence}"], facts=dataclasses.asdict(applied))
+
+
+def verb_candidates(call: Call) -> Answer:
+    """Candidates for all users, or for a file of them, as Parquet (Beam)."""
+    from index import candidates_job
+
+    config, arguments = call.config, call.arguments
+    out = config.work / "candidates"
+    candidates_job.run(config.registry, out, k=arguments.k, users=arguments.users, beam_args=call.beam_args)
+    return Answer(facts={"stage": "candidates"}, written=out / MANIFEST_FILE)
+
+
+def verb_evaluate(call: Call) -> Answer:
+    """The live version on held-out events, beside the baselines: report.json and report.html."""
+    from index import evaluation
+
+    config, arguments = call.config, call.arguments
+    path = evaluation.run(
+        config.registry,
+        config.work / "features",
+        config.evaluation,
+        config.work,
+        version=arguments.version,
+        progress=call.progress,
+    )
+    report = json.loads(path.read_text())
+    return Answer(lines=recall_lines(report), facts=report, written=path.with_suffix(".html"))
+
+
+def recall_lines(report: dict[str, Any]) -> list[str]:
+    """Recall of the version and of each baseline, side by side."""
+    kinds = [(kind, k) for kind in ("all", "novel", "repeat") for k in ("20", "100") if kind in report["recall"]]
+    header = ["recall", *(f"{kind}@{k}" for kind, k in kinds)]
+    rows = [["towerline", *(share(report["recall"], kind, k) for kind, k in kinds)]]
+    for name, measured in report["baselines"].items():
+        rows.append([name.replace("_", " "), *(share(measured["recall"], kind, k) for kind, k in kinds)])
+    counts = report["counts"]
+    told = f"{counts['users_evaluated']:,} users with held-out events, {counts['items']:,} items, no sampling"
+    return [*table_lines(header, rows), told]
+
+
+def share(recall: dict[str, Any], kind: str, k: str) -> str:
+    """One cell: recall at k, or nothing where it was not measured."""
+    value = recall.get(kind, {}).get(k)
+    return "" if value is None else f"{value:.4f}"
 
 
 def verb_doctor(call: Call) -> Answer:
@@ -156,9 +236,9 @@ def verb_versions(call: Call) -> Answer:
 
 def verb_rollback(call: Call) -> Answer:
     """Makes an older version live again."""
-    from index.registry import Registry
+    from index import publishing
 
-    version = Registry(call.config.registry).rollback(call.arguments.version)
+    version = publishing.rollback(call.config.registry, call.arguments.version)
     return Answer(lines=[f"live: {version}"], facts={"version": version})
 
 
@@ -263,6 +343,24 @@ def add_publish_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="let the gates decide, and publish nothing")
 
 
+def add_delta_options(parser: argparse.ArgumentParser) -> None:
+    """Options of ``apply-delta``."""
+    parser.add_argument(
+        "items", type=Path, help="Parquet like the items table; a column `change` may say remove, pause or resume"
+    )
+
+
+def add_candidates_options(parser: argparse.ArgumentParser) -> None:
+    """Options of ``candidates``."""
+    parser.add_argument("--k", type=int, default=100, help="candidates a user (default: 100)")
+    parser.add_argument("--users", type=Path, metavar="FILE", help="Parquet of raw records (default: all users)")
+
+
+def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
+    """Options of ``evaluate``."""
+    parser.add_argument("--version", help="another version than the live one")
+
+
 def add_version_option(parser: argparse.ArgumentParser) -> None:
     """Options of ``rollback``."""
     parser.add_argument("version", nargs="?", help="default: the newest one older than the live one")
@@ -288,7 +386,11 @@ VERBS: dict[str, tuple[Verb, Callable[[argparse.ArgumentParser], None]]] = {
     "train": (verb_train, add_no_options),
     "embed": (verb_embed, add_no_options),
     "build": (verb_build, add_no_options),
+    "publish": (verb_publish, add_publish_options),
     "retrieve": (verb_retrieve, add_retrieve_options),
+    "candidates": (verb_candidates, add_candidates_options),
+    "evaluate": (verb_evaluate, add_evaluate_options),
+    "apply-delta": (verb_apply_delta, add_delta_options),
     "versions": (verb_versions, add_no_options),
     "rollback": (verb_rollback, add_version_option),
     "doctor": (verb_doctor, add_no_options),
@@ -333,7 +435,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     split = words.index("--") if "--" in words else len(words)
     arguments = parser().parse_args(words[:split])
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if not arguments.debug:  # Beam and TensorFlow tell of optional parts that are not installed.
         logging.getLogger().setLevel(logging.ERROR)
     try:
