@@ -4,8 +4,9 @@
     python -m benchmarks.index_frontier --evenness 100 --key even_interests
     python -m benchmarks.index_frontier --items 10000000 --reorder int8 --queries 500 --key ten_million
 
-Items are unit vectors in 3,000 clusters of very different sizes, the clusters in 60 departments. Queries are user-like: the recency-weighted mean of a
-history of 20 items out of three clusters, moved a little and normalised; none is an item. How unevenly a user's events
+Items are unit vectors in 3,000 clusters of very different sizes, the clusters in 60 departments. Queries are
+user-like: the recency-weighted mean of a history of 20 items out of three clusters, moved a little and normalised;
+none is an item. How unevenly a user's events
 fall on the three is ``--evenness`` (Dirichlet): at .5 most users have one interest that leads, at 100 three equal ones,
 between which a single vector hangs far from every item: the hardest case. One half of the users tunes, the other is
 measured.

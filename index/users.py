@@ -29,6 +29,10 @@ def load_users(features: Path, schema: DatasetSchema) -> pa.Table:
     """The users table of the features: ``user_id`` and the raw columns that user features read, in sequence order."""
     table = stored.load_users(features).combine_chunks()
     wanted = {column for feature in schema.side("user") for column in source_columns(feature)}
+    id_column = schema.id_column("user")
+    if id_column in wanted and id_column not in table.column_names:
+        # A feature may read the user's own id under the name that the tables have for it.
+        table = table.append_column(id_column, table["user_id"])
     names = [name for name in table.column_names if name == "user_id" or name in wanted]
     return table.select(names)
 
