@@ -1,0 +1,311 @@
+"""Throughput of the features job against a row-at-a-time Beam pipeline and single-process Polars.
+
+Makes synthetic events (20 a user, Zipf-like items, 60 days, uniform times), then runs each contender as a process of
+its own and notes its seconds and peak memory. All do the same: read Parquet, check every column, look items up in
+the catalogue, group by user in canonical order, write sequences. The features job also counts frequencies, fits the
+vocabulary, encodes and seals its artifact; that is in its time. Side by side in one run, contenders alternating;
+medians with all runs.
+
+    python benchmarks/feature_throughput.py --work DIR [--events 20_000_000] [--scaling 5_000_000 80_000_000]
+
+Writes benchmarks/results/feature_throughput.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+ITEMS = 200_000
+EVENTS_PER_USER = 20
+DAYS = 60
+START_SECONDS = 1_735_689_600  # 2025-01-01
+ROWS_PER_GROUP = 1_000_000
+# A row-at-a-time pipeline is measured on so many events: its rate does not depend on their number.
+ROWWISE_EVENTS = 500_000
+RESULT = Path(__file__).parent / "results" / "feature_throughput.json"
+
+
+def write_tables(folder: Path, events: int, *, by_day: bool = False) -> None:
+    """Writes events.parquet (or one file a day below events/) and items.parquet, unless they are there."""
+    if (folder / "items.parquet").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(17)
+    shares = 1 / np.arange(1, ITEMS + 1) ** 0.8
+    cumulative = np.cumsum(shares / shares.sum())
+    if by_day:
+        (folder / "events").mkdir(exist_ok=True)
+        for day in range(DAYS + 1):
+            table = _events(rng, events // DAYS, events // EVENTS_PER_USER, cumulative, day, day + 1)
+            pq.write_table(table, folder / "events" / f"day-{day:03d}.parquet", row_group_size=ROWS_PER_GROUP)
+    else:
+        with pq.ParquetWriter(folder / "events.parquet", _events(rng, 1, 1, cumulative, 0, DAYS).schema) as writer:
+            for start in range(0, events, ROWS_PER_GROUP):
+                rows = min(ROWS_PER_GROUP, events - start)
+                writer.write_table(_events(rng, rows, events // EVENTS_PER_USER, cumulative, 0, DAYS))
+    ids = np.arange(ITEMS) * 3 + 11
+    items = {
+        "item_id": ids,
+        "category": [f"c{place % 100}" for place in range(ITEMS)],
+        "price": rng.lognormal(3, 1, ITEMS),
+    }
+    pq.write_table(pa.table(items), folder / "items.parquet")
+
+
+def _events(rng: np.random.Generator, rows: int, users: int, cumulative: Any, first: int, last: int) -> pa.Table:
+    seconds = rng.integers(first * 86_400, last * 86_400, rows) + START_SECONDS
+    actions = pa.array((rng.random(rows) < 0.1).astype(np.int8))
+    return pa.table(
+        {
+            "user_id": rng.integers(0, users, rows) * 7 + 3,
+            "item_id": np.searchsorted(cumulative, rng.random(rows)).clip(max=ITEMS - 1) * 3 + 11,
+            "time": pa.array(seconds * 1_000_000, pa.timestamp("us", tz="UTC")),
+            "action": pa.DictionaryArray.from_arrays(actions, pa.array(["click", "purchase"])),
+            "value": rng.lognormal(2, 1, rows).astype(np.float32),
+        }
+    )
+
+
+def schema_for(folder: Path) -> Any:
+    """The schema of the synthetic tables, with a rule on a column besides the checks every column gets."""
+    from pipelines.schema import parse_schema
+
+    events = folder / "events" / "day-*.parquet" if (folder / "events").is_dir() else folder / "events.parquet"
+    columns = {"user_id": "user_id", "item_id": "item_id", "time": "time", "action": "action", "value": "value"}
+    return parse_schema(
+        {
+            "dataset": {"name": "synthetic"},
+            "tables": {
+                "events": {"path": str(events), **columns},
+                "items": {"path": str(folder / "items.parquet"), "item_id": "item_id"},
+            },
+            "actions": {"click": 1.0, "purchase": 3.0},
+            "features": {
+                "item": [
+                    {"name": "item_id", "kind": "id"},
+                    {"name": "category", "kind": "categorical"},
+                    {"name": "price", "kind": "numeric", "scale": "log"},
+                ]
+            },
+            "split": {"valid_from": "2025-02-16", "test_from": "2025-02-23"},
+            "validation": {"columns": {"events": {"value": {"nullable": False, "min": 0, "max": 1e6}}}},
+        },
+        "benchmark",
+    )
+
+
+def contend_towerline(folder: Path, out: Path) -> None:
+    """The features job on its default local runner."""
+    from pipelines import features
+
+    features.run(schema_for(folder), out / "features", progress=False)
+
+
+def contend_polars(folder: Path, out: Path) -> None:
+    """One Polars process on all cores, the whole table in memory."""
+    import polars as pl
+
+    bounds = [np.datetime64("2025-02-16"), np.datetime64("2025-02-23")]
+    items = pl.read_parquet(folder / "items.parquet").sort("item_id").with_row_index("row").select("item_id", "row")
+    events = pl.read_parquet(folder / "events.parquet").with_columns(pl.col("action").cast(pl.String))
+    checked = events.join(items, on="item_id", how="left").filter(
+        pl.col("user_id").is_not_null()
+        & pl.col("row").is_not_null()
+        & pl.col("time").is_between(pl.datetime(1970, 1, 1, time_zone="UTC"), pl.datetime(2200, 1, 1, time_zone="UTC"))
+        & pl.col("action").is_in(["click", "purchase"])
+        & pl.col("value").is_finite()
+        & pl.col("value").is_between(0, 1e6)
+    )
+    if len(checked) < 0.99 * len(events):
+        raise SystemExit("too many rejects")
+    day = pl.col("time").dt.replace_time_zone(None)
+    coded = checked.select(
+        "user_id",
+        pl.col("row").cast(pl.Int32),
+        pl.col("time").dt.epoch("us"),
+        (pl.col("action") == "purchase").cast(pl.Int8).alias("action"),
+        "value",
+        ((day >= bounds[0]).cast(pl.Int8) + (day >= bounds[1]).cast(pl.Int8)).alias("split"),
+    )
+    grouped = (
+        coded.sort("user_id", "time", "row", "action", "value").group_by("user_id", maintain_order=True).agg(pl.all())
+    )
+    grouped.write_parquet(out / "sequences.parquet", compression="lz4")
+
+
+def contend_rowwise(folder: Path, out: Path) -> None:
+    """The same on Beam with one element an event, as the transforms of Beam's own guide do it."""
+    import datetime
+
+    import apache_beam as beam
+    from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+    rows = {item: row for row, item in enumerate(pq.read_table(folder / "items.parquet")["item_id"].to_pylist())}
+    first, last = (datetime.datetime(year, 1, 1, tzinfo=datetime.UTC) for year in (1970, 2200))
+    bounds = [datetime.datetime(2025, 2, day, tzinfo=datetime.UTC) for day in (16, 23)]
+
+    def check(event: dict[str, Any]) -> Any:
+        row, moment, value = rows.get(event["item_id"]), event["time"], event["value"]
+        if event["user_id"] is None or row is None or event["action"] not in ("click", "purchase"):
+            return
+        if not first <= moment < last or value is None or not 0 <= value <= 1e6:
+            return
+        split = (moment >= bounds[0]) + (moment >= bounds[1])
+        microseconds = (moment - first) // datetime.timedelta(microseconds=1)
+        yield event["user_id"], (microseconds, row, int(event["action"] == "purchase"), value, split)
+
+    def sequence(pair: Any) -> dict[str, Any]:
+        columns = zip(*sorted(pair[1]), strict=True)
+        return {
+            "user_id": pair[0],
+            **dict(zip(("times", "rows", "actions", "values", "splits"), map(list, columns), strict=True)),
+        }
+
+    lists = {"times": pa.int64(), "rows": pa.int32(), "actions": pa.int8(), "values": pa.float32(), "splits": pa.int8()}
+    layout = pa.schema([("user_id", pa.int64()), *((name, pa.list_(kind)) for name, kind in lists.items())])
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        (
+            pipeline
+            | beam.io.ReadFromParquet(str(folder / "events.parquet"))
+            | beam.FlatMap(check)
+            | beam.GroupByKey()
+            | beam.Map(sequence)
+            | beam.io.WriteToParquet(str(out / "sequences"), layout)
+        )
+
+
+CONTENDERS = {"towerline": contend_towerline, "polars": contend_polars, "rowwise": contend_rowwise}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run of one contender: wall seconds within the process, its peak memory, start-up left out."""
+
+    seconds: float
+    peak_rss_mb: float
+
+
+def measure(contender: str, folder: Path, out: Path) -> Measured:
+    """Runs a contender in a process of its own."""
+    out.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, __file__, "--contend", contender, "--work", str(folder), "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout is not None
+    text = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{contender} failed on {folder}")
+    return Measured(float(text.strip().splitlines()[-1]), usage.ru_maxrss / 1024)
+
+
+def contend(contender: str, folder: Path, out: Path) -> None:
+    """What the child process does: its imports first, then the timed work."""
+    import apache_beam  # noqa: F401
+    import polars  # noqa: F401
+
+    from pipelines import features  # noqa: F401
+
+    started = time.perf_counter()
+    CONTENDERS[contender](folder, out)
+    print(time.perf_counter() - started)
+
+
+def compare(work: Path, events: int, runs: int) -> dict[str, Any]:
+    """All contenders, alternating."""
+    write_tables(work / str(events), events)
+    write_tables(work / str(ROWWISE_EVENTS), ROWWISE_EVENTS)
+    found: dict[str, list[Measured]] = {name: [] for name in CONTENDERS}
+    for _ in range(runs):
+        for name, measured in found.items():
+            size = ROWWISE_EVENTS if name == "rowwise" else events
+            measured.append(measure(name, work / str(size), work / "out" / name))
+            print(name, size, measured[-1])
+    seconds = {name: statistics.median(run.seconds for run in measured) for name, measured in found.items()}
+    rowwise_rate = ROWWISE_EVENTS / seconds["rowwise"]
+    return {
+        "events": events,
+        "events_per_second": round(events / seconds["towerline"]),
+        "peak_rss_mb": round(max(run.peak_rss_mb for run in found["towerline"])),
+        "speedup_over_rowwise": round(events / seconds["towerline"] / rowwise_rate, 2),
+        "time_ratio_to_polars": round(seconds["towerline"] / seconds["polars"], 2),
+        "polars_peak_rss_mb": round(max(run.peak_rss_mb for run in found["polars"])),
+        "rowwise_events": ROWWISE_EVENTS,
+        "seconds": {name: [round(run.seconds, 2) for run in measured] for name, measured in found.items()},
+    }
+
+
+def scale(work: Path, sizes: list[int]) -> list[dict[str, Any]]:
+    """The features job on tables of several sizes."""
+    found = []
+    for events in sizes:
+        write_tables(work / str(events), events)
+        run = measure("towerline", work / str(events), work / "out" / "scaling")
+        found.append(
+            {
+                "events": events,
+                "seconds": round(run.seconds, 2),
+                "events_per_second": round(events / run.seconds),
+                "peak_rss_mb": round(run.peak_rss_mb),
+            }
+        )
+        print(found[-1])
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Where this ran."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    model = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        "",
+    )
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "commit": commit,
+        "load": os.getloadavg(),
+    }
+
+
+def main() -> None:
+    """Measures and writes the result, keeping the keys of an earlier one that this run did not measure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--events", type=int, default=20_000_000)
+    parser.add_argument("--scaling", type=int, nargs="*", default=[5_000_000, 20_000_000, 80_000_000])
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--contend", choices=sorted(CONTENDERS))
+    parser.add_argument("--out", type=Path)
+    asked = parser.parse_args()
+    if asked.contend:
+        contend(asked.contend, asked.work, asked.out)
+        return
+    result = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    if asked.runs:
+        result |= compare(asked.work, asked.events, asked.runs)
+    if asked.scaling:
+        result["scaling"] = scale(asked.work, asked.scaling)
+    result["machine"] = machine()
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
