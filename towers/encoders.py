@@ -102,7 +102,7 @@ class FeatureSum(tf_keras.layers.Layer):
             scale = 1.0 if feature.kind == "id" else settings.content_scale
             rest = None
             if feature.kind == "id" and width > dim and feature.name in frequencies:
-                rest = log_counts(table_sizes[feature.name], frequencies[feature.name])
+                rest = log_counts(table_sizes[feature.name], frequencies[feature.name]) * settings.bias_start
             initializer = RowNorm(scale, dim, seed * 1009 + place, rest)
             if feature.kind in ("id", "categorical", "list", "text"):
                 shape = (table_sizes[feature.name], width)
@@ -162,7 +162,8 @@ def token_weights(size: int, frequencies: npt.NDArray[np.int64] | None) -> npt.N
 
 
 class ItemTower(tf_keras.Model):
-    """Encoded item features to ``[batch, embedding_dim]``: a unit vector and, with an item bias, its last dimension.
+    """Encoded item features to ``[batch, embedding_dim]``: the vector (of length 1, or free: ``item_norm``) and,
+    with an item bias, its last dimension.
 
     The bias is learned in logits and exported in units of the score: times the temperature.
     """
@@ -173,13 +174,14 @@ class ItemTower(tf_keras.Model):
         self.temperature = temperature
         self.dim = settings.vector_dim
         self.item_bias = settings.item_bias
+        self.normalise = unit if settings.item_norm == "unit" else tf.identity
 
     def call(self, inputs: dict[str, Any], training: bool = False) -> Any:
         """The vectors."""
         raw = self.body(inputs, training=training)
         if not self.item_bias:
-            return unit(raw)
-        return tf.concat([unit(raw[:, : self.dim]), raw[:, self.dim :] * self.temperature], 1)
+            return self.normalise(raw)
+        return tf.concat([self.normalise(raw[:, : self.dim]), raw[:, self.dim :] * self.temperature], 1)
 
 
 class PooledHistory(tf_keras.layers.Layer):

@@ -5,7 +5,7 @@ Imports no TensorFlow, so that a configuration is checked before anything heavy 
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -21,7 +21,8 @@ class TowersSettings(Section):
     ``protocol`` says what a training example is. ``windows`` (data with time): a user at a sampled moment, the
     history before it, and as positives all items of the ``window_days`` after it. ``positions`` (data with order):
     a position of a sequence, its history, and the next item. ``sets`` (data without order): a user and all train
-    items at once. ``auto`` takes windows for a split by time, sets for unordered events, positions else.
+    items at once. ``auto`` takes windows for events with a time (but leave-last-out), sets for unordered events,
+    positions else.
     """
 
     protocol: Literal["auto"] | Protocol = "auto"
@@ -29,6 +30,9 @@ class TowersSettings(Section):
     # The towers.
     embedding_dim: int = Field(default=128, ge=2)  # of the exported vectors, the item bias counted in
     item_bias: bool = True
+    # unit: cosine. free: an item that says more of a user has a longer vector, in histories and in the ranking.
+    item_norm: Literal["auto", "unit", "free"] = "auto"
+    bias_start: float = Field(default=1.0, ge=0.0, le=1.0)  # an item's bias starts at this times the log of its count
     history_encoder: Literal["auto"] | HistoryEncoder = "auto"
     decay_days: tuple[float, ...] = (0.0, 365.0, 60.0, 14.0)  # one pooling head each, starting values; 0: no decay
     layers: int = Field(default=2, ge=1)
@@ -56,6 +60,7 @@ class TowersSettings(Section):
     min_steps: int = Field(default=40, ge=1)  # windows: steps of an epoch at least; users come again at another moment
     learning_rate: float = Field(default=0.01, gt=0.0)
     schedule: Literal["constant", "cosine"] = "cosine"
+    epsilon: float = Field(default=1e-7, gt=0.0)  # Adam's; rows with gradients below it move less than the others
     clip_norm: float | None = Field(default=None, gt=0.0)
     l2: float = Field(default=0.0, ge=0.0)
     patience: int = Field(default=5, ge=1)  # epochs without a better validation recall
@@ -85,22 +90,60 @@ class TowersSettings(Section):
         return self.embedding_dim - int(self.item_bias)
 
     def resolved(self, schema: DatasetSchema) -> TowersSettings:
-        """These settings with each ``auto`` replaced by what the schema asks for."""
-        protocol = self.protocol
-        if protocol == "auto":
-            events = schema.tables.events
-            by_time = schema.split.valid_from is not None and events.time is not None
-            protocol = "windows" if by_time else "sets" if events.unordered else "positions"
-        knows_users = any(feature.kind == "id" for feature in schema.features.user)
+        """These settings with each ``auto`` replaced by what the schema asks for.
+
+        A key that was not given takes the value of the protocol's recipe (``RECIPES``).
+        """
+        protocol = self._protocol(schema)
         encoder = self.history_encoder
         if encoder == "auto":
-            pooled: HistoryEncoder = "none" if knows_users else "mean"
-            encoder = {"windows": "recency", "positions": "transformer", "sets": pooled}[protocol]  # type: ignore[assignment]
-        select = self.select
-        if select == "auto":
-            select = "both" if protocol == "windows" else "novel"
-        initializer = self.initializer
-        if initializer == "auto":
-            initializer = "svd" if protocol == "sets" and encoder == "none" else "random"
-        update = {"protocol": protocol, "history_encoder": encoder, "select": select, "initializer": initializer}
+            knows_users = any(feature.kind == "id" for feature in schema.features.user)
+            of_sets: HistoryEncoder = "none" if knows_users else "mean"
+            encoder = {"windows": "recency", "positions": "transformer", "sets": of_sets}[protocol]  # type: ignore[assignment]
+        chosen: dict[str, Any] = {
+            "select": "both" if protocol == "windows" else "novel",
+            "initializer": "random" if protocol == "positions" else "svd",
+            "item_norm": "free" if protocol == "windows" else "unit",
+        }
+        chosen = {name: value for name, value in chosen.items() if getattr(self, name) == "auto"}
+        recipe = {name: value for name, value in RECIPES[protocol].items() if name not in self.model_fields_set}
+        update = {"protocol": protocol, "history_encoder": encoder, **chosen, **recipe}
         return TowersSettings.model_validate({**self.model_dump(), **update})
+
+    def _protocol(self, schema: DatasetSchema) -> Protocol:
+        if self.protocol != "auto":
+            return self.protocol
+        events = schema.tables.events
+        by_time = events.time is not None and not schema.split.leave_last_out
+        return "windows" if by_time else "sets" if events.unordered else "positions"
+
+
+# What serves a kind of data best, by measurement on the public data sets (benchmarks/published_tables.py).
+RECIPES: dict[Protocol, dict[str, Any]] = {
+    "windows": {
+        "embedding_dim": 256,
+        "temperature": 0.03,
+        "learning_rate": 3e-4,
+        "epsilon": 1e-5,
+        "bias_start": 0.2,
+        "content_scale": 0.01,
+        "id_dropout": 0.02,
+        "epochs": 12,
+    },
+    "positions": {
+        "embedding_dim": 129,
+        "temperature": 0.07,
+        "learning_rate": 1e-3,
+        "epochs": 60,
+        "select_k": (10,),
+    },
+    "sets": {
+        "embedding_dim": 256,
+        "temperature": 0.1,
+        "learning_rate": 0.02,
+        "bias_start": 0.0,
+        "id_dropout": 0.0,
+        "epochs": 30,
+        "select_k": (20,),
+    },
+}

@@ -158,7 +158,7 @@ class _Phase:
         self.model = TwoTowers(data, settings, seed)
         if settings.initializer == "svd":
             start_from_svd(self.model, data, events)
-        self.optimizer = LazyAdam(self._rate(), clipnorm=settings.clip_norm)
+        self.optimizer = LazyAdam(self._rate(), epsilon=self.settings.epsilon, clipnorm=settings.clip_norm)
         self.model.compile(optimizer=self.optimizer)
         self.step = self._step_function()
 
@@ -209,7 +209,8 @@ class _Phase:
     def _epoch(self, number: int, bar: Any) -> Epoch:
         generator = np.random.default_rng([self.seed, number])
         self.model.chance.reset(self.seed * 100_003 + number)
-        started, losses, examples = time.monotonic(), [], 0
+        started, examples = time.monotonic(), 0
+        losses: list[float] = []
         for batch in prefetched(self.sampler.epoch(generator)):
             loss = float(self.step(tensors_of(batch)))
             if not np.isfinite(loss):
@@ -227,7 +228,7 @@ class _Phase:
 
     def _validated(self, epoch: Epoch) -> Epoch:
         ks = self.settings.select_k
-        figures = evaluate(self.model, self.data, self.settings, _VALID, ks, self.settings.max_valid_users)
+        figures = evaluate(self.model, self.data, _VALID, ks, self.settings.max_valid_users)
         valid = selection(figures, self.settings)
         if valid > self.best.valid:
             self.best = checkpoints.Best(epoch.epoch, valid, self.model.get_weights())
@@ -257,8 +258,8 @@ class _Phase:
                 tables[f"{side} feature {name!r}"] = float(np.abs(weights.numpy()).max())
         worst = max(tables, key=lambda name: tables[name] if np.isfinite(tables[name]) else np.inf)
         return (
-            f"{self.name}, epoch {number}, step {step}: expected a finite loss, got {loss}. The largest weights are those "
-            f"of {worst} ({tables[worst]:.3g}). Lower towers.learning_rate, set towers.clip_norm, or look at its column."
+            f"{self.name}, epoch {number}, step {step}: expected a finite loss, got {loss}. The largest weights are "
+            f"those of {worst} ({tables[worst]:.3g}). Lower towers.learning_rate, set clip_norm, or mend the column."
         )
 
 

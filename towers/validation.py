@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -16,12 +17,17 @@ from towers.sampling import Histories, request_histories
 from towers.settings import TowersSettings
 
 
-def split_start_us(schema: DatasetSchema, split: int) -> int | None:
-    """The moment ``split`` begins, where the schema splits by time."""
+def split_start_us(schema: DatasetSchema, events: Events, split: int) -> int | None:
+    """The moment ``split`` begins: what the schema says, or the first held-out event where all earlier splits' events
+    precede it. None where there is no such moment: then each user's own last event stands for it.
+    """
     bound = {"valid": schema.split.valid_from, "test": schema.split.test_from}.get(SPLITS[split])
-    if not isinstance(bound, datetime.datetime):
+    if isinstance(bound, datetime.datetime):
+        return int(bound.timestamp() * 1_000_000)
+    held, known = events.times[events.splits == split], events.times[events.splits < split]
+    if schema.tables.events.time is None or not len(held) or (len(known) and known.max() >= held.min()):
         return None
-    return int(bound.timestamp() * 1_000_000)
+    return int(held.min())
 
 
 def truth_of(events: Events, split: int) -> Truth:
@@ -47,6 +53,14 @@ def truth_of(events: Events, split: int) -> Truth:
     )
 
 
+@dataclass(frozen=True)
+class Vectors:
+    """``items [items, embedding_dim]`` and ``users [users, embedding_dim] float32``."""
+
+    items: npt.NDArray[np.float32]
+    users: npt.NDArray[np.float32]
+
+
 def user_vectors(
     model: TwoTowers, item_vectors: npt.NDArray[np.float32], users: Int32, known: Histories, block: int = 256
 ) -> npt.NDArray[np.float32]:
@@ -65,10 +79,18 @@ def user_vectors(
     return np.concatenate(parts) if parts else np.zeros((0, item_vectors.shape[1]), np.float32)
 
 
+def all_vectors(model: TwoTowers, data: TrainingData, users: Int32, split: int) -> Vectors:
+    """Vectors of the catalogue, and of ``users`` as they are known when ``split`` begins."""
+    timed = data.schema.tables.events.time is not None
+    start = split_start_us(data.schema, data.events, split)
+    known = request_histories(data.events, users, split, start, data.schema.history.max_length, timed=timed)
+    items = all_item_vectors(model, data.num_items)
+    return Vectors(items, user_vectors(model, items, users, known))
+
+
 def evaluate(
     model: TwoTowers,
     data: TrainingData,
-    settings: TowersSettings,
     split: int,
     ks: tuple[int, ...],
     max_users: int | None = None,
@@ -76,15 +98,11 @@ def evaluate(
     """Figures of ``split`` by name: ``all`` ranks everything; ``novel`` leaves out what the user had before, in the
     ranking and in the truth.
     """
-    schema = data.schema
     truth = truth_of(data.events, split)
-    if max_users is not None and len(truth.users) > max_users:
+    if max_users is not None:
         truth = truth.first(max_users)
-    timed = schema.tables.events.time is not None
-    items = all_item_vectors(model, data.num_items)
-    start = split_start_us(schema, split)
-    known = request_histories(data.events, truth.users, split, start, schema.history.max_length, timed=timed)
-    users = user_vectors(model, items, truth.users, known)
+    vectors = all_vectors(model, data, truth.users, split)
+    items, users = vectors.items, vectors.users
     novel = truth.without_seen()
     kept = np.isin(truth.users, novel.users)
     return {

@@ -1,0 +1,265 @@
+"""Recall on public data sets, through the product's own functions: features, train, exact evaluation.
+
+Reads folders of ``interactions.parquet`` (user_id, item_id, split; perhaps timestamp or pos) and ``items.parquet``;
+writes ``benchmarks/results/published_tables.json``, one entry a data set and seed as soon as it is known. Runs that
+the file already has are not made again. The protocol comes from the columns; nothing depends on a folder's name.
+
+    python -m benchmarks.published_tables --data ../shared/data --only amazon_beauty --seeds 1 2 3
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipelines import features as features_job
+from pipelines.manifest import git_commit
+from pipelines.schema import DatasetSchema, parse_schema
+from towers import training
+from towers.inputs import load
+from towers.recall import Figures, Truth, recall_at
+from towers.serving import SavedTowers
+from towers.settings import TowersSettings
+from towers.validation import truth_of
+
+RESULTS = Path(__file__).parent / "results" / "published_tables.json"
+# Share of a random split's train events that choose the epoch.
+VALID_FRACTION = 0.1
+TEST = 2
+
+
+def schema_of(folder: Path, overrides: dict[str, Any]) -> DatasetSchema:
+    """The schema of a benchmark folder, from its columns and their types alone."""
+    events = pq.read_schema(folder / "interactions.parquet")
+    table: dict[str, Any] = {
+        "path": str(folder / "interactions.parquet"),
+        "user_id": "user_id",
+        "item_id": "item_id",
+    }
+    split: dict[str, Any] = {"column": "split"}
+    names = set(pq.read_table(folder / "interactions.parquet", columns=["split"])["split"].unique().to_pylist())
+    if "valid" not in names:
+        split["valid_fraction"] = VALID_FRACTION
+    if "timestamp" in events.names and pa.types.is_timestamp(events.field("timestamp").type):
+        table["time"] = "timestamp"
+    elif "timestamp" in events.names or "pos" in events.names:
+        table["order"] = "timestamp" if "timestamp" in events.names else "pos"
+    else:
+        table["unordered"] = True
+    raw: dict[str, Any] = {"dataset": {"name": folder.name}, "tables": {"events": table}, "split": split}
+    if "behavior" in events.names:
+        table["action"] = "behavior"
+        behaviors = pq.read_table(folder / "interactions.parquet", columns=["behavior"])["behavior"]
+        raw["actions"] = dict.fromkeys(sorted(behaviors.unique().to_pylist()), 1.0)
+    raw["features"] = {"item": [{"name": "item_id", "kind": "id"}], "user": []}
+    if (folder / "items.parquet").exists():
+        raw["tables"]["items"] = {"path": str(folder / "items.parquet"), "item_id": "item_id"}
+        raw["features"]["item"] += _content(pq.read_table(folder / "items.parquet"))
+    if table.get("unordered"):
+        raw["features"]["user"] = [{"name": "user_id", "kind": "id"}]
+    # As many events as the models of the tables see; a pooled history takes more.
+    raw["history"] = {"max_length": 200 if "time" in table else 50}
+    raw["validation"] = {"max_reject_rate": 0.05}
+    return parse_schema({**raw, **overrides}, str(folder))
+
+
+def _content(items: pa.Table) -> list[dict[str, Any]]:
+    """A feature for each column that describes an item: words, lists, real numbers.
+
+    Left out: whole numbers (other ids and counts over the whole period), times, and texts of one word a row.
+    """
+    features: list[dict[str, Any]] = []
+    for field in items.schema:
+        column = items[field.name]
+        if pa.types.is_list(field.type):
+            features.append({"name": field.name, "kind": "list", "max_length": 24})
+        elif pa.types.is_floating(field.type):
+            features.append({"name": field.name, "kind": "numeric", "scale": "quantile"})
+        elif pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
+            spaced = pc.mean(pc.cast(pc.fill_null(pc.match_substring(column, " "), False), pa.float64())).as_py()
+            if spaced > 0.5:
+                features.append({"name": field.name, "kind": "text", "max_length": 24})
+    return features
+
+
+def cutoffs(schema: DatasetSchema) -> tuple[int, ...]:
+    """The tables' k: 20 for random splits, 10 for leave-last-out, 20 and 100 for a split by time."""
+    events = schema.tables.events
+    return (20,) if events.unordered else (20, 100) if events.time is not None else (10,)
+
+
+def measure(model: Path, features: Path, ks: tuple[int, ...]) -> dict[str, Figures]:
+    """Exact figures on the test part, from the written artifacts: ``all``, ``removed`` (the user's earlier items are
+    left out of the ranking), and ``novel`` (left out of the truth as well).
+    """
+    data = load(features)
+    truth = truth_of(data.events, TEST)
+    vectors = SavedTowers(model).vectors(data, truth.users, TEST)
+    items, users = vectors.items, vectors.users
+    novel = truth.without_seen()
+    kept = np.isin(truth.users, novel.users)
+    return {
+        "all": recall_at(users, items, truth, ks, remove_seen=False),
+        "removed": recall_at(users, items, truth, ks, remove_seen=True),
+        "novel": recall_at(users[kept], items, novel, ks, remove_seen=True),
+    }
+
+
+def baselines(features: Path, ks: tuple[int, ...]) -> dict[str, dict[str, Any]]:
+    """Popularity, item-kNN and ALS (the library ``implicit``), fitted on train and valid, on the same test part."""
+    import scipy.sparse
+    from implicit.als import AlternatingLeastSquares
+    from implicit.nearest_neighbours import CosineRecommender
+
+    data = load(features)
+    truth = truth_of(data.events, TEST)
+    known = data.events.before(TEST)
+    ones = np.ones(len(known.rows), np.float32)
+    counts = scipy.sparse.csr_matrix((ones, (known.user_of_event(), known.rows)), (known.users, data.num_items))
+    counts.sum_duplicates()
+    als = AlternatingLeastSquares(factors=64, iterations=15, random_state=1, num_threads=2)
+    als.fit(counts, show_progress=False)
+    knn = CosineRecommender(K=100)
+    knn.fit(counts, show_progress=False)
+    popular = np.asarray(counts.sum(0), np.float32).T
+    pairs = {
+        "popularity": (np.ones((len(truth.users), 1), np.float32), popular),
+        "als": (als.user_factors[truth.users], als.item_factors),
+        # A user's scores are counts times similarities: as a dot product, of sparse rows made dense in blocks.
+        "item_knn": (counts[truth.users], knn.similarity.T.tocsr()),
+    }
+    return {name: _baseline(users, items, truth, ks) for name, (users, items) in pairs.items()}
+
+
+def _baseline(users: Any, items: Any, truth: Truth, ks: tuple[int, ...]) -> dict[str, Any]:
+    if not isinstance(users, np.ndarray):
+        users, items = (users @ items.T).toarray().astype(np.float32), np.eye(items.shape[0], dtype=np.float32)
+    novel = truth.without_seen()
+    kept = np.isin(truth.users, novel.users)
+    return {
+        "all": plain(recall_at(users, items, truth, ks, remove_seen=False)),
+        "removed": plain(recall_at(users, items, truth, ks, remove_seen=True)),
+        "novel": plain(recall_at(users[kept], items, novel, ks, remove_seen=True)),
+    }
+
+
+def plain(figures: Figures) -> dict[str, Any]:
+    """Figures as JSON."""
+    return {
+        "recall": {str(k): round(value, 5) for k, value in figures.recall.items()},
+        "capped_recall": {str(k): round(value, 5) for k, value in figures.capped_recall.items()},
+        "ndcg": {str(k): round(value, 5) for k, value in figures.ndcg.items()},
+        "users": figures.users,
+    }
+
+
+def run_one(folder: Path, work: Path, settings: TowersSettings, seed: int, overrides: dict[str, Any]) -> dict[str, Any]:
+    """Features, train, evaluate; returns the run's entry."""
+    started = time.monotonic()
+    schema = schema_of(folder, overrides)
+    features = work / folder.name / "features"
+    features_job.run(schema, features, progress=False)
+    resolved = settings.resolved(schema)
+    model = work / folder.name / f"model-{resolved.embedding_dim}-{seed}"
+    training.run(features, settings, model, seed=seed, progress=True)
+    ks = cutoffs(schema)
+    figures = measure(model, features, ks)
+    headline = figures["all" if resolved.protocol == "windows" else "removed"]
+    record = json.loads((model / "training.json").read_text())
+    return {
+        "dataset": folder.name,
+        "protocol": {"windows": "time split", "positions": "leave last out", "sets": "random split"}[
+            str(resolved.protocol)
+        ],
+        "seed": seed,
+        "k": ks[0],
+        "recall": headline.recall[ks[0]],
+        "ndcg": headline.ndcg[ks[0]],
+        "figures": {name: plain(figure) for name, figure in figures.items()},
+        "valid": max((epoch["valid"] for epoch in record["epochs"] if epoch["valid"] is not None), default=None),
+        "best_epoch": record["best_epoch"],
+        "dim": resolved.embedding_dim,
+        "config": resolved.model_dump(mode="json"),
+        "seconds": round(time.monotonic() - started, 1),
+        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "machine": f"{platform.processor() or platform.machine()}, {platform.python_version()}",
+        "commit": git_commit(),
+    }
+
+
+def summary(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mean and spread over the seeds of each data set and dimension."""
+    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for run in runs:
+        groups.setdefault((run["dataset"], run["dim"]), []).append(run)
+    lines = []
+    for (dataset, dim), members in sorted(groups.items()):
+        line: dict[str, Any] = {"dataset": dataset, "dim": dim, "k": members[0]["k"], "seeds": len(members)}
+        for metric in ("recall", "ndcg", "seconds"):
+            values = [member[metric] for member in members]
+            line[metric] = round(statistics.mean(values), 5)
+            line[f"{metric}_spread"] = round(statistics.stdev(values), 5) if len(values) > 1 else None
+        lines.append(line)
+    return lines
+
+
+def main() -> None:
+    """Runs what is not in the results yet."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--data", type=Path, required=True, help="folder with one folder a data set")
+    parser.add_argument(
+        "--only", nargs="*", help="names of the folders to run; all that have interactions.parquet else"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--dim", type=int, help="exported dimension, the item bias counted in")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=JSON", help="settings of [towers]")
+    parser.add_argument("--work", type=Path, default=Path("runs/published_tables"))
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    given = {key: json.loads(value) for key, value in (pair.split("=", 1) for pair in arguments.set)}
+    if arguments.dim is not None:
+        given["embedding_dim"] = arguments.dim
+    settings = TowersSettings.model_validate(given)
+    folders = sorted(path.parent for path in arguments.data.glob("*/interactions.parquet"))
+    for folder in folders:
+        if arguments.only and folder.name not in arguments.only:
+            continue
+        for seed in arguments.seeds:
+            _run_and_store(folder, settings, seed, arguments)
+
+
+def _run_and_store(folder: Path, settings: TowersSettings, seed: int, arguments: argparse.Namespace) -> None:
+    stored: dict[str, Any] = {"runs": [], "baselines": {}}
+    if arguments.results.exists():
+        stored = json.loads(arguments.results.read_text())
+    schema = schema_of(folder, {})
+    wanted = settings.resolved(schema).model_dump(mode="json")
+    for run in stored["runs"]:
+        if run["dataset"] == folder.name and run["seed"] == seed and run["config"] == wanted:
+            print(f"{folder.name} seed {seed}: stands in {arguments.results}")
+            return
+    entry = run_one(folder, arguments.work, settings, seed, {})
+    stored["runs"].append(entry)
+    if schema.tables.events.time is not None and folder.name not in stored["baselines"]:
+        features = arguments.work / folder.name / "features"
+        stored["baselines"][folder.name] = baselines(features, cutoffs(schema))
+    stored["summary"] = summary(stored["runs"])
+    arguments.results.parent.mkdir(parents=True, exist_ok=True)
+    arguments.results.write_text(json.dumps(stored, indent=1))
+    print(f"{folder.name} seed {seed}: recall@{entry['k']} {entry['recall']:.4f} ndcg {entry['ndcg']:.4f}, "
+          f"{entry['seconds']:.0f} s")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
