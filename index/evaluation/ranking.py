@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from tqdm import tqdm
 
 from index.evaluation.metrics import without
@@ -51,9 +49,9 @@ def rank(subject: Subject, k: int, *, progress: bool = True) -> Rankings:
     for places in blocks(held_out.num_users):
         seen = held_out.seen.of_users(places)
         records = subject.records(places)
-        served[places] = answered_rows(subject, records, k)
+        served[places] = subject.rows_of_answers(subject.answers(records, k), k)
         deeper = k + int(seen.counts.max(initial=0))
-        novel[places] = without(answered_rows(subject, records, deeper), seen, k)
+        novel[places] = without(subject.rows_of_answers(subject.answers(records, deeper), deeper), seen, k)
         bar.update(len(places))
     bar.close()
     return Rankings(served, novel)
@@ -63,17 +61,6 @@ def blocks(users: int) -> Iterator[Int64]:
     """Places of users, block by block."""
     for start in range(0, users, _USERS_AT_ONCE):
         yield np.arange(start, min(start + _USERS_AT_ONCE, users), dtype=np.int64)
-
-
-def answered_rows(subject: Subject, records: list[dict[str, Any]], k: int) -> Int32:
-    """``[records, k] int32``: the features' rows of the retriever's answers; -1 for an item the features do not have,
-    and where an answer has ended."""
-    answers = subject.retriever.retrieve_batch(records, k)
-    rows = np.full((len(answers), k), -1, np.int32)
-    lengths = np.array([len(answer) for answer in answers], np.int64)
-    ids = pa.array(np.concatenate([answer.item_ids for answer in answers]))
-    rows[np.arange(k) < lengths[:, None]] = subject.data.rows_of(ids)
-    return rows
 
 
 def novel_truth(held_out: HeldOut) -> Pairs:

@@ -15,10 +15,12 @@ import numpy as np
 import pyarrow as pa
 
 from index.bundle import Bundle
+from index.candidates import Candidates
 from index.evaluation.past import Past
 from index.evaluation.settings import EvaluationSettings
 from index.evaluation.truth import Bools, Float64, HeldOut, Int32, Int64, held_out
 from index.retriever import Retriever, open_version
+from index.searcher import Neighbors, Vectors
 from index.users import records_of, user_table
 from pipelines.errors import SchemaError
 from pipelines.manifest import open_artifact
@@ -85,6 +87,14 @@ class Heldout:
 
 
 @dataclass(frozen=True)
+class Searches:
+    """Those of some answers that came from a search. searched: ``[answers] bool``; vectors: ``[searched, dim]``."""
+
+    searched: Bools
+    vectors: Vectors
+
+
+@dataclass(frozen=True)
 class Subject:
     """A version to be evaluated on the held-out users.
 
@@ -127,6 +137,37 @@ class Subject:
     def records(self, places: Int64) -> list[dict[str, Any]]:
         """Raw records of some held-out users (``[n]`` places among them)."""
         return records_of(self.users.take(pa.array(places)))
+
+    def answers(self, records: list[dict[str, Any]], k: int, **rules: Any) -> list[Candidates]:
+        """The retriever's answers, with rules as ``Retriever.retrieve`` takes them."""
+        if not rules:
+            return self.retriever.retrieve_batch(records, k)
+        return [self.retriever.retrieve(record, k, **rules) for record in records]
+
+    def rows_of_answers(self, answers: list[Candidates], k: int) -> Int32:
+        """``[answers, k] int32`` rows in the features' catalogue; -1 for an item that the features do not have, and
+        where an answer has ended."""
+        rows = np.full((len(answers), k), -1, np.int32)
+        lengths = np.array([len(answer) for answer in answers], np.int64)
+        ids = [answer.item_ids for answer in answers]
+        rows[np.arange(k) < lengths[:, None]] = self.data.rows_of(pa.array(np.concatenate(ids)))
+        return rows
+
+    def searches(self, records: list[dict[str, Any]], answers: list[Candidates]) -> Searches:
+        """The vectors of the records whose answers came from a search, not from popularity."""
+        searched = np.array([answer.cold_start != "popularity" for answer in answers], np.bool_)
+        vectors = [self.retriever.embed(record) for record, kept in zip(records, searched, strict=True) if kept]
+        stacked = np.stack(vectors) if vectors else np.zeros((0, self.bundle.dim), np.float32)
+        return Searches(searched, stacked.astype(np.float32))
+
+    def with_searched(self, answers: list[Candidates], searched: Bools, found: Neighbors) -> Int32:
+        """``[answers, k] int32``: the answers' rows, those that were searched replaced by ``found``."""
+        k = answers[0].k
+        rows = self.rows_of_answers(answers, k)
+        padded = np.append(self.to_feature_row, np.int32(-1))[found.rows]
+        rows[searched] = -1
+        rows[np.ix_(searched, np.arange(padded.shape[1]))] = padded
+        return rows
 
     @functools.cached_property
     def in_catalogue(self) -> Bools:

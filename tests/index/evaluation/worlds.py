@@ -54,22 +54,23 @@ def schema() -> DatasetSchema:
 
 
 def make_world(items: int = 2000, users: int = 200, seed: int = 0) -> World:
-    """Users like one center each and meet its items, the frequent ones most; 60 days of it, the last 7 are test."""
+    """Users like what is near a point of theirs, the frequent items most; 60 days of it, the last 7 are test."""
     rng = np.random.default_rng(seed)
     centers = rng.normal(size=(CENTERS, DIM))
     center = rng.integers(0, CENTERS, items)
     vectors = centers[center] + 0.7 * rng.normal(size=(items, DIM))
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-    weight = rng.pareto(1.5, items) + 0.05
+    weight = rng.pareto(3.0, items) + 0.1
     taste = rng.integers(0, CENTERS, users)
+    points = vectors[[rng.choice(np.flatnonzero(center == value)) for value in taste]]
+    chances = np.exp(14.0 * points @ vectors.T) * weight
     counts = rng.integers(3, 60, users)
     counts[: users // 20] = 0
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     rows = np.zeros(offsets[-1], np.int32)
     times = TEST_FROM_US + rng.integers(-53 * DAY_US, 7 * DAY_US, offsets[-1])
     for user, (start, end) in enumerate(itertools.pairwise(offsets)):
-        own = np.flatnonzero(center == taste[user])
-        rows[start:end] = rng.choice(own, end - start, p=weight[own] / weight[own].sum())
+        rows[start:end] = rng.choice(items, end - start, p=chances[user] / chances[user].sum())
         times[start:end].sort()
     splits = np.where(times >= TEST_FROM_US, 2, np.where(times >= TEST_FROM_US - 7 * DAY_US, 1, 0)).astype(np.int8)
     user_ids = pa.array([f"u{user:05d}" for user in range(users)])
