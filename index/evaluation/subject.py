@@ -6,7 +6,6 @@ Reads a bundle (or a registry's version) and a features artifact; writes nothing
 from __future__ import annotations
 
 import functools
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,12 @@ from index.candidates import Candidates
 from index.evaluation.past import Past
 from index.evaluation.settings import EvaluationSettings
 from index.evaluation.truth import Bools, Float64, HeldOut, Int32, Int64, held_out
-from index.retriever import Retriever, open_version
+from index.registry import Registry
+from index.retriever import Retriever
 from index.searcher import Neighbors, Vectors
 from index.users import records_of, user_table
 from pipelines.errors import SchemaError
-from pipelines.manifest import open_artifact
+from pipelines.manifest import MANIFEST_FILE, open_artifact
 from pipelines.schema import DatasetSchema
 from pipelines.sequences import Sequences, load_items
 from pipelines.vocabulary import ValueTable, Vocabulary
@@ -86,6 +86,13 @@ class Heldout:
         return np.bincount(self.past.rows, minlength=len(self.item_ids)).astype(np.float64)
 
 
+def _bundle(path: Path | str, version: str) -> Bundle:
+    """The bundle behind a retriever that was opened and verified."""
+    if (Path(path) / MANIFEST_FILE).is_file():
+        return Bundle.open(Path(path), verify=False)
+    return Registry(path).open(version, verify=False).bundle
+
+
 @dataclass(frozen=True)
 class Searches:
     """Those of some answers that came from a search. searched: ``[answers] bool``; vectors: ``[searched, dim]``."""
@@ -114,14 +121,15 @@ class Subject:
             ArtifactError: missing or damaged, or the registry has no such version.
             SchemaError: version and features have no item in common.
         """
-        live = open_version(path, version, time.time, verify=True)
-        rows = data.rows_of(live.bundle.vocabulary.item_ids)
+        retriever = Retriever.open(path, version)
+        bundle = _bundle(path, retriever.version)
+        rows = data.rows_of(bundle.vocabulary.item_ids)
         if not (rows >= 0).any():
             raise SchemaError(
                 f"{path}: none of its {len(rows)} items is among the {len(data.item_ids)} of {data.features}: they are "
                 "of different catalogues. Evaluate a version on features of its own data set."
             )
-        return cls(data, Retriever(live), live.bundle, rows)
+        return cls(data, retriever, bundle, rows)
 
     @property
     def version(self) -> str:
