@@ -23,6 +23,8 @@ from pipelines.sequences import Sequences
 # The panel's own seed: the same users night after night, others than the tuner's.
 _SEED = 1789
 K = 100
+# A search is timed so often, the fastest counts: what else the machine does only adds.
+_TIMINGS = 3
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Answers:
     """What a bundle answers to the panel.
 
     vectors: ``[panel, dim] float32``. found, exact: ``[panel, k] int32`` rows of its own catalogue, by its searcher and
-    by exact search. latencies_us: ``[panel] float64``, one search each, in one thread.
+    by exact search. latencies_us: ``[panel] float64``, one search each in one thread, the fastest of three.
     """
 
     vectors: Vectors
@@ -77,14 +79,17 @@ class Answers:
         k = min(K, bundle.num_items)
         found = np.full((len(vectors), k), -1, np.int32)
         latencies = np.empty(len(vectors))
-        for vector in vectors[:20]:
-            bundle.searcher.search(vector, k)
         for line, vector in enumerate(vectors):
-            start = time.perf_counter_ns()
             rows = bundle.searcher.search(vector, k).rows
-            latencies[line] = (time.perf_counter_ns() - start) / 1e3
             found[line, : len(rows)] = rows
+            latencies[line] = min(_search_us(bundle, vector, k) for _ in range(_TIMINGS))
         return cls(vectors, found, bundle.exact.search_batch(vectors, k).rows, latencies)
+
+
+def _search_us(bundle: Bundle, vector: Vectors, k: int) -> float:
+    start = time.perf_counter_ns()
+    bundle.searcher.search(vector, k)
+    return (time.perf_counter_ns() - start) / 1e3
 
 
 def in_catalogue_of(bundle: Bundle, rows: Rows, other: Bundle) -> Rows:

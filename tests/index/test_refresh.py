@@ -1,0 +1,219 @@
+"""The nightly job: runs what changed, skips what did not, one at a time, and goes on where it was stopped."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from index import build, embed, refresh
+from index.config import Config
+from index.publishing import rollback
+from index.registry import Registry
+from pipelines import features as features_stage
+from pipelines.errors import GateError, TowerlineError
+from pipelines.manifest import read_manifest
+from pipelines.schema import DatasetSchema
+from tests.index.serving_bundles import SCHEMA
+from tests.index.stage_artifacts import write_features, write_model
+from towers import training
+from towers.settings import TowersSettings
+
+ITEMS, DIM = 200, 16
+
+
+@dataclass
+class Tables:
+    """Stands for the first two stages: ``night`` is what the tables hold. ``ran`` counts the calls of each stage."""
+
+    night: int = 0
+    ran: list[str] = field(default_factory=list)
+    fail_at: str | None = None
+
+    def called(self, stage: str) -> None:
+        self.ran.append(stage)
+        if self.fail_at == stage:
+            raise TowerlineError(f"{stage} was stopped")
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Features and models of three nights, made once."""
+    root = tmp_path_factory.mktemp("nights")
+    for night in range(3):
+        write_features(root / f"features-{night}", items=ITEMS + night, users=40, dim=DIM, seed=night)
+        write_model(root / f"model-{night}", root / f"features-{night}", dim=DIM, seed=night)
+    return root
+
+
+@pytest.fixture
+def tables(stored: Path, monkeypatch: pytest.MonkeyPatch) -> Tables:
+    told = Tables()
+
+    class Inputs:
+        @classmethod
+        def find(cls, schema: DatasetSchema) -> type[Inputs]:
+            return cls
+
+        @staticmethod
+        def fingerprints() -> dict[str, str]:
+            return dict(read_manifest(stored / f"features-{told.night}").inputs)
+
+    def write(schema: DatasetSchema, out: Path, *rest: Any) -> None:
+        told.called("features")
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(stored / f"features-{told.night}", out)
+
+    def train(features: Path, settings: TowersSettings, out: Path, **rest: Any) -> None:
+        told.called("model")
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(stored / f"model-{told.night}", out)
+
+    kept_embed, kept_build = embed.run, build.run
+
+    def counted_embed(*rest: Any, **named: Any) -> Path:
+        told.called("embeddings")
+        return kept_embed(*rest, **named)
+
+    def counted_build(*rest: Any, **named: Any) -> Path:
+        told.called("bundle")
+        return kept_build(*rest, **named)
+
+    monkeypatch.setattr(features_stage, "Inputs", Inputs)
+    monkeypatch.setattr(features_stage, "run", write)
+    monkeypatch.setattr(training, "run", train)
+    monkeypatch.setattr(embed, "run", counted_embed)
+    monkeypatch.setattr(build, "run", counted_build)
+    # What an artifact was made with is the stage's own business: here it is always the stored one's.
+    kept = refresh.is_current
+
+    def current(path: Path, **wanted: Any) -> bool:
+        if wanted["kind"] in ("features", "model") and path.exists():
+            wanted["config"] = read_manifest(path).config
+        return kept(path, **wanted)
+
+    monkeypatch.setattr(refresh, "is_current", current)
+    return told
+
+
+def config(work: Path, **changes: Any) -> Config:
+    gates = {"churn": None, "recall_drop": None, "latency_p99_us": None}
+    sections = {"index": {"tuning_queries": 10}, "gates": gates, "paths": {"work": str(work)}}
+    return Config.model_validate({**SCHEMA, **sections, **changes})
+
+
+def test_the_first_refresh_runs_all_and_the_second_nothing(tables: Tables, tmp_path: Path) -> None:
+    lines: list[str] = []
+    first = refresh.run(config(tmp_path), progress=False, report=lines.append)
+    assert tables.ran == ["features", "model", "embeddings", "bundle"]
+    assert [stage.outcome for stage in first.stages] == ["ran"] * 4
+    assert first.published
+    assert first.version == Registry(tmp_path / "registry").current()
+    tables.ran.clear()
+    second = refresh.run(config(tmp_path), progress=False, report=lines.append)
+    assert tables.ran == []
+    assert [stage.outcome for stage in second.stages] == ["reused"] * 4
+    assert (second.published, second.version) == (False, first.version)
+    assert lines[-1] == f"publish: up to date, {first.version} is live"
+    assert (tmp_path / "refresh.json").exists()
+
+
+def test_new_tables_make_a_new_version(tables: Tables, tmp_path: Path) -> None:
+    first = refresh.run(config(tmp_path), progress=False)
+    tables.night = 1
+    second = refresh.run(config(tmp_path, refresh={"keep_versions": 1}), progress=False)
+    assert second.published
+    assert Registry(tmp_path / "registry").version_names() == [second.version]
+    assert second.version != first.version
+    assert Registry(tmp_path / "registry").open().bundle.num_items == ITEMS + 1
+
+
+def test_another_index_section_builds_again_but_does_not_train(tables: Tables, tmp_path: Path) -> None:
+    refresh.run(config(tmp_path), progress=False)
+    tables.ran.clear()
+    refresh.run(config(tmp_path, index={"tuning_queries": 12}), progress=False)
+    assert tables.ran == ["bundle"]
+
+
+def test_a_stopped_refresh_goes_on_from_the_last_good_stage(tables: Tables, tmp_path: Path) -> None:
+    """One night, stopped in every stage in turn: each later try begins where the last one ended."""
+    first = refresh.run(config(tmp_path), progress=False)
+    tables.night = 1
+    for stage in ("features", "model", "embeddings", "bundle"):
+        tables.ran.clear()
+        tables.fail_at = stage
+        with pytest.raises(TowerlineError, match=f"{stage} was stopped"):
+            refresh.run(config(tmp_path), progress=False)
+        assert tables.ran == (["features"] if stage == "features" else [_before(stage), stage])
+        assert Registry(tmp_path / "registry").current() == first.version
+    tables.ran.clear()
+    tables.fail_at = None
+    assert refresh.run(config(tmp_path), progress=False).published
+    assert tables.ran == ["bundle"]
+
+
+def _before(stage: str) -> str:
+    order = ["features", "model", "embeddings", "bundle"]
+    return order[order.index(stage) - 1]
+
+
+def test_a_failed_gate_stops_the_night_and_a_later_force_goes_on(tables: Tables, tmp_path: Path) -> None:
+    first = refresh.run(config(tmp_path), progress=False)
+    tables.night = 1
+    strict = {"items": 10_000}
+    with pytest.raises(GateError, match="at fault: features"):
+        refresh.run(config(tmp_path, gates=strict), progress=False)
+    assert Registry(tmp_path / "registry").current() == first.version
+    tables.ran.clear()
+    forced = refresh.run(config(tmp_path, gates=strict), progress=False, force_reason="small on purpose")
+    assert tables.ran == []
+    assert forced.published
+
+
+def test_what_was_rolled_back_is_not_put_back_by_an_unchanged_night(tables: Tables, tmp_path: Path) -> None:
+    first = refresh.run(config(tmp_path), progress=False)
+    tables.night = 1
+    refresh.run(config(tmp_path), progress=False)
+    registry = tmp_path / "registry"
+    assert rollback(registry) == first.version
+    lines: list[str] = []
+    again = refresh.run(config(tmp_path), progress=False, report=lines.append)
+    assert (again.published, again.version) == (False, first.version)
+    assert "somebody rolled it back" in lines[-1]
+
+
+def test_a_dry_run_publishes_nothing(tables: Tables, tmp_path: Path) -> None:
+    done = refresh.run(config(tmp_path), progress=False, dry_run=True)
+    assert (done.published, done.version) == (False, None)
+    assert len(done.verdicts) > 3
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+with file_lock(Path(sys.argv[1]), 0):
+    print("held", flush=True)
+    time.sleep(1.0)
+"""
+
+
+@pytest.mark.parametrize("lock", ["refuse", "wait"])
+def test_of_two_refreshes_one_waits_or_refuses(tables: Tables, tmp_path: Path, lock: str) -> None:
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / ".refresh.lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        settings = config(tmp_path, refresh={"lock": lock, "lock_wait_minutes": 1.0})
+        if lock == "refuse":
+            with pytest.raises(TowerlineError, match=rf"held by process {holder.pid} .*refresh.lock"):
+                refresh.run(settings, progress=False)
+            assert tables.ran == []
+        else:
+            tables.fail_at = "features"  # that it gets so far is all that is asked
+            with pytest.raises(TowerlineError, match="features was stopped"):
+                refresh.run(settings, progress=False)
