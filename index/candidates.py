@@ -6,12 +6,15 @@ Reads and writes nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from index.searcher import Rows, Scores
+
+if TYPE_CHECKING:
+    from index.explain import Explanation
 
 ColdStart = Literal["profile", "popularity"]
 Method = Literal["search", "fetch", "leaves", "exact", "popularity", "empty"]
@@ -51,6 +54,7 @@ class Candidates:
     or "popularity". version: the bundle that answered; space: of its vectors. fill: n / k. cold_start: None where the
     user's history or id was known; "profile" where only features were; "popularity" where nothing was, and then
     scores are log1p of the items' train events. unknown_history: history ids that the catalogue does not have.
+    explanation: with ``explain=True``.
     """
 
     item_ids: npt.NDArray[Any]
@@ -63,6 +67,7 @@ class Candidates:
     plan: Plan
     cold_start: ColdStart | None = None
     unknown_history: int = 0
+    explanation: Explanation | None = None
 
     @property
     def fill(self) -> float:

@@ -7,6 +7,7 @@ each call that ever ran at the same moment, and go with the tower.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,31 +16,45 @@ from ai_edge_litert.interpreter import Interpreter
 
 from index.request import Request
 from index.searcher import Vectors
-from pipelines.encode import encode_record
+from pipelines.encode import input_dtype, input_shape
 from pipelines.errors import ArtifactError, SchemaError
+from pipelines.record_encoder import RecordEncoder
 from pipelines.schema import HISTORY_INPUTS, DatasetSchema, Feature
 from pipelines.vocabulary import OUT_OF_VOCABULARY, Fitted
 
+# Gives the memory of an input or output; what it gives must not be kept over an invocation.
+Tensor = Callable[[], npt.NDArray[Any]]
+# Writes one history input ``[history, ..]``.
+Filler = Callable[[npt.NDArray[Any], Request], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """Inputs in the order they are filled."""
+
+    features: tuple[str, ...]
+    history: tuple[str, ...]
+
 
 class _Runner:
-    """One interpreter with its inputs by name."""
+    """One interpreter with its inputs in the order they are filled."""
 
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, content: bytes, names: _Names | None) -> None:
         self.interpreter = Interpreter(model_content=content, num_threads=1)
         self.interpreter.allocate_tensors()
-        names = self.interpreter.get_signature_list()
-        if "serving_default" not in names:
-            raise ArtifactError(f"query tower: expected the signature serving_default, found {sorted(names)}")
+        signatures = self.interpreter.get_signature_list()
+        if "serving_default" not in signatures:
+            raise ArtifactError(f"query tower: expected the signature serving_default, found {sorted(signatures)}")
         signature = self.interpreter.get_signature_runner("serving_default")
         self.details = signature.get_input_details()
         tensor = self.interpreter.tensor
-        self.inputs: dict[str, Callable[[], npt.NDArray[Any]]] = {
-            name: tensor(detail["index"]) for name, detail in self.details.items()
-        }
+        inputs: dict[str, Tensor] = {name: tensor(detail["index"]) for name, detail in self.details.items()}
+        self.features = () if names is None else tuple(inputs[name] for name in names.features)
+        self.history = () if names is None else tuple(inputs[name] for name in names.history)
         outputs = signature.get_output_details()
         if "vector" not in outputs:
             raise ArtifactError(f"query tower: expected an output named vector, found {sorted(outputs)}")
-        self.output: Callable[[], npt.NDArray[np.float32]] = tensor(outputs["vector"]["index"])
+        self.output: Tensor = tensor(outputs["vector"]["index"])
 
 
 class QueryTower:
@@ -61,14 +76,22 @@ class QueryTower:
         """
         self._content = content
         self._item_vectors = item_vectors
-        self._fitted = fitted
         try:
-            first = _Runner(content)
+            first = _Runner(content, None)
         except (ValueError, RuntimeError) as err:
             raise ArtifactError(f"query tower: not a LiteRT model ({err}). Export the model again.") from err
-        self._pool = [first]
         self._features = _used_features(first.details, schema)
-        self._history_inputs = tuple(name for name in HISTORY_INPUTS if name in first.details)
+        self._encoder = RecordEncoder(self._features, fitted)
+        fillers = {
+            "history": self._fill_vectors,
+            "history_mask": _fill_mask,
+            "history_age_days": _fill_ages,
+            "history_action": _fill_actions,
+        }
+        history = tuple(name for name in HISTORY_INPUTS if name in first.details)
+        self._fillers: tuple[Filler, ...] = tuple(fillers[name] for name in history)
+        self._names = _Names(tuple(feature.name for feature in self._features), history)
+        self._pool = [_Runner(content, self._names)]
         self.history_length, self.dim = _shapes(first)
         width = item_vectors.shape[1]
         if "history" in first.details and int(first.details["history"]["shape"][2]) != width:
@@ -88,47 +111,74 @@ class QueryTower:
         Raises:
             SchemaError: a feature's value has a wrong type, or the vector is not finite.
         """
-        encoded = encode_record(self._features, self._fitted, record, as_of_us=request.now_us)
+        vector = np.empty(self.dim, np.float32)
+        self.embed_into(vector, request, record)
+        return vector
+
+    def embed_into(self, vector: Vectors, request: Request, record: Mapping[str, Any]) -> None:
+        """Writes the user's vector to ``vector [dim] float32``. Otherwise as ``embed``."""
         try:
             runner = self._pool.pop()
         except IndexError:
-            runner = _Runner(self._content)
+            runner = _Runner(self._content, self._names)
         try:
-            inputs = runner.inputs
-            for name, values in encoded.items():
-                inputs[name]()[...] = values
-            for name in self._history_inputs:
-                self._fill_history(name, inputs[name]()[0], request)
+            now_us = request.now_us
+            for write, tensor in zip(self._encoder.writers, runner.features, strict=True):
+                write(tensor(), record, now_us)
+            for fill, tensor in zip(self._fillers, runner.history, strict=True):
+                fill(tensor()[0], request)
             runner.interpreter.invoke()
-            vector: Vectors = runner.output()[0].copy()
+            vector[:] = runner.output()[0]
         finally:
             self._pool.append(runner)
         if not np.isfinite(np.dot(vector, vector)):
             raise SchemaError("the query tower gave a vector with NaN or infinity. Check the record's numbers.")
-        return vector
 
-    def _fill_history(self, name: str, target: npt.NDArray[Any], request: Request) -> None:
+    def _fill_vectors(self, target: npt.NDArray[Any], request: Request) -> None:
         n = len(request.rows)
-        if name == "history":
-            target[:n] = self._item_vectors[request.rows]
-        elif name == "history_mask":
-            target[:n] = 1.0
-        elif name == "history_age_days":
-            target[:n] = 0.0 if request.ages_days is None else request.ages_days
-        else:
-            target[:n] = 0 if request.actions is None else request.actions
-        target[n:] = 0
+        target[:n] = self._item_vectors[request.rows]
+        target[n:] = 0.0
 
-    def knows(self, request: Request, record: Mapping[str, Any]) -> tuple[bool, bool]:
-        """Whether the record names a user the tower learned (an id in the vocabulary), and whether any feature is
-        known."""
-        encoded = encode_record(self._features, self._fitted, record, as_of_us=request.now_us)
+    def knows(self, request: Request, record: Mapping[str, Any]) -> Known:
+        """What the record's features tell of the user.
+
+        Raises:
+            SchemaError: a feature's value has a wrong type.
+        """
         known_id = known_any = False
-        for feature in self._features:
-            known = _is_known(feature, encoded[feature.name])
+        for feature, write in zip(self._features, self._encoder.writers, strict=True):
+            target = np.zeros((1, *input_shape(feature)), input_dtype(feature))
+            write(target, record, request.now_us)
+            known = _is_known(feature, target)
             known_any = known_any or known
             known_id = known_id or (known and feature.kind == "id")
-        return known_id, known_any
+        return Known(known_id, known_any)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """user_id: the record names a user that the tower learned. anything: some feature is known."""
+
+    user_id: bool
+    anything: bool
+
+
+def _fill_mask(target: npt.NDArray[Any], request: Request) -> None:
+    n = len(request.rows)
+    target[:n] = 1.0
+    target[n:] = 0.0
+
+
+def _fill_ages(target: npt.NDArray[Any], request: Request) -> None:
+    n = len(request.rows)
+    target[:n] = 0.0 if request.ages_days is None else request.ages_days
+    target[n:] = 0.0
+
+
+def _fill_actions(target: npt.NDArray[Any], request: Request) -> None:
+    n = len(request.rows)
+    target[:n] = 0 if request.actions is None else request.actions
+    target[n:] = 0
 
 
 def _is_known(feature: Feature, encoded: npt.NDArray[Any]) -> bool:

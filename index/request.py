@@ -23,6 +23,7 @@ from pipelines.schema import RECORD_KEYS, DatasetSchema
 
 Clock = Callable[[], float]
 _SEQUENCES = (list, tuple, np.ndarray)
+_NO_ROWS = np.zeros(0, np.int32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +33,16 @@ class Request:
     rows: ``[n] int32`` known history items, oldest first, at most the tower's history length (the latest ones).
     ages_days: ``[n] float32`` days from event to request; None where the record does not tell the times.
     actions: ``[n] int32`` codes; None where it does not tell the actions.
-    now_us: the moment of the request. unknown: history ids that the catalogue does not have.
+    all_rows, all_ages_days, all_actions: the same, of the whole known history. now_us: the moment of the request.
+    unknown: history ids that the catalogue does not have.
     """
 
     rows: Rows
     ages_days: npt.NDArray[np.float32] | None
     actions: npt.NDArray[np.int32] | None
+    all_rows: Rows
+    all_ages_days: npt.NDArray[np.float32] | None
+    all_actions: npt.NDArray[np.int32] | None
     now_us: int
     unknown: int
 
@@ -70,7 +75,7 @@ class RecordReader:
         now_us = int(self._clock() * 1e6) if moment is None else time_us(moment)
         history = record.get("history")
         if history is None:
-            return Request(np.zeros(0, np.int32), None, None, now_us, 0)
+            return Request(_NO_ROWS, None, None, _NO_ROWS, None, None, now_us, 0)
         if not isinstance(history, _SEQUENCES):
             raise SchemaError(f"history: expected a list of item ids, oldest first, got {history!r:.80}")
         rows = self._items.rows(history, "history")
@@ -92,11 +97,12 @@ class RecordReader:
             rows = rows[known]
             ages = None if ages is None else ages[known]
             actions = None if actions is None else actions[known]
-        if len(rows) > self._length:
-            rows = rows[len(rows) - self._length :]
-            ages = None if ages is None else ages[len(ages) - self._length :]
-            actions = None if actions is None else actions[len(actions) - self._length :]
-        return Request(rows, ages, actions, now_us, unknown)
+        start = len(rows) - self._length
+        if start <= 0:
+            return Request(rows, ages, actions, rows, ages, actions, now_us, unknown)
+        late_ages = None if ages is None else ages[start:]
+        late_actions = None if actions is None else actions[start:]
+        return Request(rows[start:], late_ages, late_actions, rows, ages, actions, now_us, unknown)
 
     def _refuse_unknown(self, record: Mapping[str, Any]) -> None:
         key = sorted(map(str, record.keys() - self._known_keys))[0]

@@ -8,37 +8,51 @@ from __future__ import annotations
 import operator
 import time
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+from prometheus_client import CollectorRegistry
 
-from index.bundle import Bundle
-from index.candidates import POPULARITY, TOWERS, Candidates, ColdStart, Plan, SourceLabels
-from index.registry import Registry
-from index.request import Clock, Request
+from index.answering import NO_RULES, answer, answer_record, cold_start, unfiltered
+from index.candidates import Candidates
+from index.metrics import RetrieverMetrics
+from index.reload import Source, Watcher
+from index.request import Clock
+from index.retriever_settings import RetrieverSettings
 from index.searcher import Neighbors, Vectors, check_query
+from index.selection import Rules
 from index.serving import ServingVersion
-from pipelines.errors import ArtifactError, SchemaError
-from pipelines.manifest import MANIFEST_FILE
+from pipelines.errors import ArtifactError, SchemaError, TowerlineError
 
-# How often opening starts anew when the version being read is removed under its hands.
-_OPEN_ATTEMPTS = 5
+_NO_EXCLUSION: tuple[Any, ...] = ()
 
 
 class Retriever:
     """Answers from one version at a time. Safe to call from many threads."""
 
-    def __init__(self, live: ServingVersion, clock: Clock = time.time) -> None:
+    def __init__(self, source: Source, live: ServingVersion, metrics: RetrieverMetrics) -> None:
         """Takes an opened version; ``open`` is how one is made."""
+        self._source = source
         self._live = live
-        self._clock = clock
-        self._labels = SourceLabels()
+        self._watcher: Watcher | None = None
+        self._live_since = time.monotonic()
+        self.metrics = metrics
+        metrics.went_live(live.version, time.time(), swapped=False)
 
     @classmethod
     def open(
-        cls, path: str | Path, version: str | None = None, *, verify: bool = True, clock: Clock = time.time
+        cls,
+        path: str | Path,
+        version: str | None = None,
+        *,
+        verify: bool = True,
+        settings: RetrieverSettings | None = None,
+        metrics: CollectorRegistry | None = None,
+        clock: Clock = time.time,
     ) -> Retriever:
         """Opens a registry's CURRENT version (or the named one), or a bundle's own directory.
 
@@ -46,12 +60,15 @@ class Retriever:
             path: a registry (a folder or an fsspec URL) or a bundle's directory.
             version: of a registry: another one than CURRENT.
             verify: compare all checksums before anything is used.
+            settings: None is what the bundle was built with, or the defaults.
+            metrics: the Prometheus registry to count in; None makes one (``retriever.metrics.registry``).
             clock: seconds since the epoch, for records that do not tell their time.
 
         Raises:
             ArtifactError: there is no such registry, version or bundle, or it is damaged.
         """
-        return cls(open_version(path, version, clock, verify=verify), clock)
+        source = Source(path, clock, settings, verify=verify)
+        return cls(source, source.open(version), RetrieverMetrics(metrics))
 
     @property
     def version(self) -> str:
@@ -63,6 +80,21 @@ class Retriever:
         """Names the vector space of the version that answers now."""
         return self._live.space
 
+    @property
+    def num_items(self) -> int:
+        """Items in the catalogue of the version that answers now."""
+        return self._live.num_items
+
+    @property
+    def age_seconds(self) -> float:
+        """How long the version has been live in this process."""
+        return time.monotonic() - self._live_since
+
+    @property
+    def last_error(self) -> Exception | None:
+        """Why the watcher's latest attempt to move failed; None where it did not."""
+        return None if self._watcher is None else self._watcher.last_error
+
     def embed(self, record: Mapping[str, Any]) -> Vectors:
         """Returns the user's vector, ``[dim] float32``.
 
@@ -72,70 +104,124 @@ class Retriever:
         live = self._live
         return live.tower.embed(live.reader.read(record), record)
 
-    def retrieve(self, record: Mapping[str, Any], k: int = 100) -> Candidates:
+    def retrieve(
+        self,
+        record: Mapping[str, Any],
+        k: int = 100,
+        *,
+        where: str | None = None,
+        exclude: Sequence[Any] | AbstractSet[Any] = _NO_EXCLUSION,
+        max_per: Mapping[str, int] | None = None,
+        value_weight: float = 0.0,
+        diversity: float = 0.0,
+        explain: bool = False,
+    ) -> Candidates:
         """Returns the k best candidates for a raw user record.
 
-        Raises:
-            SchemaError: the record does not fit the schema, or k is below 1.
-        """
-        live = self._live
-        k = _whole_number(k)
-        request = live.reader.read(record)
-        cold = cold_start(live, request, record)
-        if cold == "popularity":
-            return self._popular(live, k, request)
-        found = live.searcher.search(live.tower.embed(request, record), k)
-        return self._answer(live, found, k, cold, request.unknown)
+        Args:
+            record: ``history`` (item ids, oldest first), ``history_time``, ``history_action``, ``time``, ``user_id``,
+                and the schema's user features by column.
+            k: how many; more than may be shown gives all that may.
+            where: only items that pass; see ``index.rules``.
+            exclude: item ids that must not come back; unknown ones are ignored.
+            max_per: at most so many of each value of an attribute, ``{"advertiser_id": 2}``.
+            value_weight: rank by score + value_weight · log value.
+            diversity: 0 ranks by score alone, 1 by difference from what stands before alone.
+            explain: keep what ``candidates.explanation.of(item_id)`` needs.
 
-    def retrieve_by_id(self, user_id: object, k: int = 100) -> Candidates:
+        Raises:
+            SchemaError: the record or a rule does not fit the schema, or k is below 1.
+        """
+        started = time.perf_counter()
+        try:
+            plain = where is None and max_per is None and value_weight == 0.0 and diversity == 0.0
+            if plain and exclude is _NO_EXCLUSION:
+                rules = NO_RULES
+            else:
+                rules = Rules(where, exclude, max_per, value_weight, diversity)
+            candidates = answer_record(self._live, record, _whole_number(k), rules, explain=explain)
+        except TowerlineError:
+            self.metrics.refused()
+            raise
+        self.metrics.answered(candidates, time.perf_counter() - started)
+        return candidates
+
+    def retrieve_by_id(self, user_id: object, k: int = 100, **rules: Any) -> Candidates:
         """Returns the k best candidates for a user of the bundle's own table; an unknown one starts cold.
+
+        Args:
+            user_id: as in the users table.
+            k: how many.
+            rules: as ``retrieve``.
 
         Raises:
             ArtifactError: the bundle was built without users.
-            SchemaError: k is below 1.
+            SchemaError: as ``retrieve``.
         """
-        return self.retrieve(self._live.user_record(user_id), k)
+        return self.retrieve(self._live.user_record(user_id), k, **rules)
 
-    def retrieve_batch(self, records: Sequence[Mapping[str, Any]], k: int = 100) -> list[Candidates]:
-        """Returns the k best candidates for each record, as ``retrieve`` does, at a higher rate.
+    def retrieve_batch(self, records: Sequence[Mapping[str, Any]], k: int = 100, **rules: Any) -> list[Candidates]:
+        """Returns the k best candidates for each record, as ``retrieve`` does; without rules at a higher rate.
 
         Raises:
             SchemaError: as ``retrieve``; the message says which record.
         """
         live = self._live
         k = _whole_number(k)
-        requests, colds, vectors = [], [], []
+        if rules or live.settings.own_items_share > 0:
+            return self._one_by_one(live, records, k, **rules)
+        queries = np.zeros((len(records), live.tower.dim), np.float32)
+        requests, colds = [], []
         for place, record in enumerate(records):
             try:
                 request = live.reader.read(record)
                 cold = cold_start(live, request, record)
-                vectors.append(
-                    np.zeros(live.tower.dim, np.float32) if cold == "popularity" else live.tower.embed(request, record)
-                )
+                if cold != "popularity":
+                    live.tower.embed_into(queries[place], request, record)
             except SchemaError as err:
                 raise SchemaError(f"records[{place}]: {err}") from err
             requests.append(request)
             colds.append(cold)
-        if not vectors:
+        if not requests:
             return []
-        found = live.searcher.search_batch(np.stack(vectors), k)
+        found = live.searcher.search_batch(queries, k)
+        full = bool((found.rows[:, -1] >= 0).all())
         return [
-            self._popular(live, k, request)
+            answer(live, None, k, NO_RULES, cold=cold, request=request)
             if cold == "popularity"
-            else self._answer(live, _unpadded(rows, scores), k, cold, request.unknown)
+            else unfiltered(
+                live, Neighbors(rows, scores) if full else _unpadded(rows, scores), k, cold, request.unknown
+            )
             for request, cold, rows, scores in zip(requests, colds, found.rows, found.scores, strict=True)
         ]
 
-    def retrieve_vector(self, vector: npt.ArrayLike, space: str, k: int = 100) -> Candidates:
+    def _one_by_one(
+        self, live: ServingVersion, records: Sequence[Mapping[str, Any]], k: int, **rules: Any
+    ) -> list[Candidates]:
+        explain = bool(rules.pop("explain", False))
+        try:
+            read = Rules(**rules)
+        except TypeError as err:
+            raise SchemaError(f"retrieve_batch: {err}") from err
+        answers = []
+        for place, record in enumerate(records):
+            try:
+                answers.append(answer_record(live, record, k, read, explain=explain))
+            except SchemaError as err:
+                raise SchemaError(f"records[{place}]: {err}") from err
+        return answers
+
+    def retrieve_vector(self, vector: npt.ArrayLike, space: str, k: int = 100, **rules: Any) -> Candidates:
         """Returns the k best candidates for a user vector made elsewhere.
 
         Args:
             vector: ``[dim] float32``.
             space: the vector space it belongs to: ``towers.json`` of the model that made it.
             k: how many.
+            rules: as ``retrieve``.
 
         Raises:
-            SchemaError: another space than this version's, another length, NaN, or k below 1.
+            SchemaError: another space than this version's, another length, NaN, or as ``retrieve``.
         """
         live = self._live
         if space != live.space:
@@ -143,68 +229,65 @@ class Retriever:
                 f"vector: expected one of space {live.space!r} (version {live.version}), got one of {space!r}. "
                 "Embed the user with the model of this version."
             )
+        started = time.perf_counter()
         k = _whole_number(k)
-        found = live.searcher.search(check_query(_numbers(vector), live.tower.dim), k)
-        return self._answer(live, found, k, None, 0)
-
-    def _answer(
-        self, live: ServingVersion, found: Neighbors, k: int, cold: ColdStart | None, unknown: int
-    ) -> Candidates:
-        n = len(found.rows)
-        plan = Plan("search", live.num_items, n, 1, n < k)
-        sources = self._labels.of(TOWERS, n)
-        return Candidates(
-            live.items.of(found.rows),
-            found.scores,
-            found.rows,
-            sources,
-            live.version,
-            live.space,
-            k,
-            plan,
-            cold,
-            unknown,
-        )
-
-    def _popular(self, live: ServingVersion, k: int, request: Request) -> Candidates:
-        rows = live.popularity_order[:k]
-        n = len(rows)
-        plan = Plan("popularity", live.num_items, n, 1, n < k)
-        sources = self._labels.of(POPULARITY, n)
-        scores = live.popularity_scores[rows]
-        ids = live.items.of(rows)
-        return Candidates(ids, scores, rows, sources, live.version, live.space, k, plan, "popularity", request.unknown)
-
-
-def open_version(path: str | Path, version: str | None, clock: Clock, *, verify: bool) -> ServingVersion:
-    """Opens a registry's version, or a bundle's own directory. See ``Retriever.open``."""
-    directory = Path(path)
-    if (directory / MANIFEST_FILE).is_file():
-        if version is not None:
-            raise ArtifactError(f"{path}: a bundle, not a registry: it has no version {version!r}. Leave version out.")
-        bundle = Bundle.open(directory, verify=verify)
-        return ServingVersion.open(bundle, bundle.manifest.fingerprint, clock)
-    registry = Registry(path)
-    for attempt in range(_OPEN_ATTEMPTS):
-        opened = registry.open(version, verify=verify)
+        query = check_query(_numbers(vector), live.tower.dim)
+        explain = bool(rules.pop("explain", False))
         try:
-            return ServingVersion.open(opened.bundle, opened.version, clock)
-        except (ArtifactError, OSError):
-            # Retention may remove a version while it is read; then there is a newer one.
-            moved = version is None and registry.current() != opened.version
-            if not moved or attempt == _OPEN_ATTEMPTS - 1:
-                raise
-    raise AssertionError
+            read = Rules(**rules)
+        except TypeError as err:
+            raise SchemaError(f"retrieve_vector: {err}") from err
+        candidates = answer(live, query, k, read, explain=explain)
+        self.metrics.answered(candidates, time.perf_counter() - started)
+        return candidates
 
+    def describe(self, candidates: Candidates) -> pa.Table:
+        """Returns what the catalogue says of each candidate, in their order: title, advertiser, attributes.
 
-def cold_start(live: ServingVersion, request: Request, record: Mapping[str, Any]) -> ColdStart | None:
-    """Whether anything is known of the user: None where a history or a learned id is."""
-    if len(request.rows):
-        return None
-    known_id, known_any = live.tower.knows(request, record)
-    if known_id:
-        return None
-    return "profile" if known_any else "popularity"
+        Raises:
+            ArtifactError: another version answered than the one that is live now.
+        """
+        live = self._live
+        if candidates.version != live.version:
+            raise ArtifactError(
+                f"candidates of version {candidates.version}, but {live.version} is live. Retrieve again, or open that "
+                "version."
+            )
+        return live.describe(candidates.rows)
+
+    def watch(self, interval_seconds: float = 10.0) -> Watcher:
+        """Starts to follow CURRENT: a new version is opened, verified and warmed aside, then answers.
+
+        Calls go on meanwhile and never wait. A version that cannot be opened is counted and logged, and the live one
+        stays. Returns the watcher; a second call returns the same.
+
+        Raises:
+            ArtifactError: the retriever was opened on a bundle, which has no CURRENT.
+        """
+        if self._watcher is None:
+            self._watcher = Watcher(
+                self._source, self._move, lambda: self._live.version, self.metrics, interval_seconds
+            )
+            self._watcher.start()
+        return self._watcher
+
+    def _move(self, live: ServingVersion) -> ServingVersion:
+        old, self._live = self._live, live
+        self._live_since = time.monotonic()
+        self.metrics.went_live(live.version, time.time(), swapped=True)
+        return old
+
+    def close(self) -> None:
+        """Stops watching. The live version goes on answering."""
+        if self._watcher is not None:
+            self._watcher.stop()
+            self._watcher = None
+
+    def __enter__(self) -> Retriever:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def _unpadded(rows: npt.NDArray[np.int32], scores: npt.NDArray[np.float32]) -> Neighbors:
@@ -213,12 +296,14 @@ def _unpadded(rows: npt.NDArray[np.int32], scores: npt.NDArray[np.float32]) -> N
 
 
 def _whole_number(k: object) -> int:
+    if type(k) is int and k > 0:
+        return k
     try:
         number = operator.index(k)  # type: ignore[arg-type]
     except TypeError as err:
         raise SchemaError(f"k: expected a whole number of 1 or more, got {k!r:.80}") from err
     if isinstance(k, bool) or number < 1:
-        raise SchemaError(f"k: expected 1 or more, got {k!r}. Ask for at least one item.")
+        raise SchemaError(f"k: expected 1 or more, got {k!r:.80}. Ask for at least one item.")
     return number
 
 

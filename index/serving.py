@@ -12,14 +12,25 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+from pydantic import ValidationError
 
+from index.attributes import Attributes, Mask
 from index.bundle import Bundle
+from index.eligible import Eligible, EligibleCache
 from index.item_ids import ItemIds
+from index.planner import Planner
 from index.query import QueryTower
 from index.request import Clock, RecordReader
+from index.retriever_settings import RetrieverSettings
+from index.rules import mask_of
 from index.searcher import Rows, Scores, Searcher, Vectors
+from index.value import load_value
 from pipelines.errors import ArtifactError, SchemaError
 from pipelines.vocabulary import ValueTable
+
+RETRIEVER_FILE = "retriever.json"
+_MIB = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -36,10 +47,22 @@ class ServingVersion:
     searcher: Searcher
     reader: RecordReader
     tower: QueryTower
+    planner: Planner
+    attributes: Attributes
+    settings: RetrieverSettings
+    eligibles: EligibleCache
 
     @classmethod
-    def open(cls, bundle: Bundle, version: str, clock: Clock) -> ServingVersion:
+    def open(
+        cls, bundle: Bundle, version: str, clock: Clock, settings: RetrieverSettings | None = None
+    ) -> ServingVersion:
         """Loads and warms a bundle that was opened.
+
+        Args:
+            bundle: the bundle.
+            version: its name.
+            clock: for records that do not tell their time.
+            settings: None is what the bundle was built with, or the defaults.
 
         Raises:
             ArtifactError: the bundle's parts cannot be read or do not fit each other.
@@ -50,6 +73,8 @@ class ServingVersion:
                 f"{bundle.dir}: {len(items)} item ids, but {bundle.num_items} vectors. Build the bundle again."
             )
         tower = QueryTower(bundle.query_tower.read_bytes(), bundle.schema, bundle.vocabulary.user, bundle.vectors)
+        value = load_value(bundle.dir)
+        chosen = settings_of(bundle) if settings is None else settings
         opened = cls(
             version=version,
             bundle=bundle,
@@ -58,6 +83,10 @@ class ServingVersion:
             searcher=bundle.searcher,
             reader=RecordReader(bundle.schema, items, tower.history_length, clock),
             tower=tower,
+            planner=Planner.of(bundle.searcher, bundle.vectors, None if value is None else value.log_values),
+            attributes=Attributes(bundle.items),
+            settings=chosen,
+            eligibles=EligibleCache(int(chosen.rule_cache_mib * _MIB)),
         )
         opened.warm()
         return opened
@@ -71,6 +100,38 @@ class ServingVersion:
     def num_items(self) -> int:
         """Items in the catalogue."""
         return len(self.items)
+
+    def eligible(self, where: str) -> Eligible:
+        """What a rule leaves; kept for the next call with the same text.
+
+        Raises:
+            SchemaError: the rule cannot be read or does not fit the attributes.
+        """
+        if not isinstance(where, str):
+            raise SchemaError(f"where: expected text such as 'price < 10', got {where!r:.80}")
+        return self.eligibles.get(where, lambda: self.lay_out(mask_of(where, self.attributes)))
+
+    def lay_out(self, mask: Mask, *, gather: bool = True) -> Eligible:
+        """Lays out the rows where ``mask [items] bool`` is true."""
+        room = int(self.settings.rule_vectors_mib * _MIB) if gather else 0
+        return Eligible.of(mask, self.planner.leaves, self.vectors, self.planner.log_values, gather_bytes=room)
+
+    def group_shares(self, attribute: str) -> npt.NDArray[np.float64]:
+        """Share of the items without a value of the attribute, then of each of its values."""
+        shares = self._shares.get(attribute)
+        if shares is None:
+            counts = np.bincount(self.attributes.groups(attribute) + 1, minlength=1)
+            shares = self._shares[attribute] = counts / max(1, self.num_items)
+        return shares
+
+    @functools.cached_property
+    def _shares(self) -> dict[str, npt.NDArray[np.float64]]:
+        return {}
+
+    @functools.cached_property
+    def action_weights(self) -> npt.NDArray[np.float64]:
+        """``[actions] float64`` by action code."""
+        return np.array(list(self.bundle.schema.actions.values()) or [1.0])
 
     @functools.cached_property
     def popularity_scores(self) -> Scores:
@@ -109,6 +170,10 @@ class ServingVersion:
         record = users.slice(place, 1).to_pylist()[0]
         return {key: value for key, value in record.items() if value is not None}
 
+    def describe(self, rows: Rows) -> pa.Table:
+        """The item table's lines for ``[n] int32`` rows, in their order."""
+        return self.bundle.items.take(pa.array(rows))
+
     def warm(self) -> None:
         """Touches what the first requests would otherwise wait for."""
         request = self.reader.read({})
@@ -117,3 +182,18 @@ class ServingVersion:
         self.popularity_order  # noqa: B018
         self.popularity_scores  # noqa: B018
         self._user_places  # noqa: B018
+
+
+def settings_of(bundle: Bundle) -> RetrieverSettings:
+    """The bundle's own ``retriever.json``, or the defaults where it has none.
+
+    Raises:
+        ArtifactError: the file cannot be read.
+    """
+    file = bundle.dir / RETRIEVER_FILE
+    if not file.exists():
+        return RetrieverSettings()
+    try:
+        return RetrieverSettings.model_validate_json(file.read_bytes())
+    except ValidationError as err:
+        raise ArtifactError(f"{file}: expected a retriever's settings ({err}). Build the bundle again.") from err

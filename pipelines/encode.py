@@ -44,6 +44,8 @@ from pipelines.vocabulary import Fitted, FittedCodes, FittedNumbers, as_array
 
 US_PER_DAY = 86_400_000_000
 
+MAX_FLOAT32 = float(np.finfo(np.float32).max)
+
 Encoded = dict[str, npt.NDArray[Any]]
 
 
@@ -89,7 +91,10 @@ def encode_table(
 
 def _encode_column(feature: Feature, fitted: Fitted | None, table: pa.Table, as_of_us: int) -> npt.NDArray[Any]:
     if isinstance(feature, CountFeature):
-        return _encode_counts(feature, _numbers(feature, fitted), table)
+        try:
+            return _encode_counts(feature, _numbers(feature, fitted), table)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as err:
+            raise SchemaError(f"feature {feature.name!r}: expected counts: {err}. Correct the columns.") from err
     column = pa.nulls(len(table)) if feature.source not in table.column_names else table[feature.source]
     column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     try:
@@ -124,7 +129,7 @@ def _numbers(feature: Feature, fitted: Fitted | None) -> FittedNumbers:
 
 
 def words(texts: pa.Array) -> pa.Array:
-    """Text -> list of words: NFKD, lower case, split at whatever is neither a letter, its mark, nor a digit; null stays null."""
+    """Text -> list of words: NFKD, lower case, split at whatever is neither a letter, its mark, nor a digit; null stays."""
     texts = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
     plain = pc.utf8_lower(pc.utf8_normalize(texts.cast(pa.string()), form="NFKD"))
     spaced = pc.utf8_trim(pc.replace_substring_regex(plain, pattern=r"[^\p{L}\p{M}\p{N}]+", replacement=" "), " ")
@@ -166,7 +171,8 @@ def _floats(column: pa.Array) -> npt.NDArray[np.float64]:
 
 def _with_presence(fitted: FittedNumbers, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
     present = ~np.isnan(values)
-    scaled = fitted.scaled(np.where(present, values, 0.0))
+    # What float32 cannot hold is brought to its largest number: still finite, still extreme.
+    scaled = np.clip(fitted.scaled(np.where(present, values, 0.0)), -MAX_FLOAT32, MAX_FLOAT32)
     return np.stack([np.where(present, scaled, 0.0), present], axis=1).astype(np.float32)
 
 
@@ -182,6 +188,8 @@ def days_since(column: pa.Array, as_of_us: int) -> npt.NDArray[np.float64]:
 def _microseconds(column: pa.Array) -> pa.Array:
     if pa.types.is_date(column.type):
         column = column.cast(pa.timestamp("us"))
+    if not pa.types.is_timestamp(column.type):
+        raise pa.ArrowTypeError(f"expected times, got {column.type}")
     return column.cast(pa.timestamp("us", tz="UTC") if column.type.tz else pa.timestamp("us"), safe=False).cast(
         pa.int64()
     )
@@ -201,7 +209,7 @@ def _encode_counts(feature: CountFeature, fitted: FittedNumbers, table: pa.Table
             if name not in table.column_names
             else np.nan_to_num(_floats(table[name].combine_chunks()))
         )
-        columns.append(fitted.scaled(raw))
+        columns.append(np.clip(fitted.scaled(raw), -MAX_FLOAT32, MAX_FLOAT32))
     return np.stack(columns, axis=1).astype(np.float32)
 
 

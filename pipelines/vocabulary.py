@@ -113,7 +113,7 @@ def as_array(values: Sequence[Any]) -> pa.Array:
     """
     try:
         return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as err:
+    except (pa.ArrowException, OverflowError, TypeError, ValueError) as err:
         raise SchemaError(f"expected values of one plain type, got {values!r:.80}: {err}") from err
 
 

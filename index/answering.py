@@ -1,0 +1,125 @@
+"""One call answered by one version: record or vector in, candidates out.
+
+Reads and writes nothing. Nothing here outlives the call: whoever holds the version may swap it meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from index.blending import interleaved, own_items, own_places
+from index.candidates import OWN_ITEMS, POPULARITY, TOWERS, Candidates, ColdStart, Plan, SourceLabels
+from index.crowding import within_limits
+from index.explain import Explanation
+from index.request import Request
+from index.searcher import Neighbors, Rows, Scores, Vectors
+from index.selection import ReadRules, Rules, read_rules, select
+from index.serving import ServingVersion
+
+NO_RULES = Rules()
+_LABELS = SourceLabels()
+_NO_ROWS = np.zeros(0, np.int32)
+
+
+def answer_record(
+    live: ServingVersion, record: Mapping[str, Any], k: int, rules: Rules = NO_RULES, *, explain: bool = False
+) -> Candidates:
+    """Answers a raw record. See ``Retriever.retrieve``."""
+    request = live.reader.read(record)
+    cold = cold_start(live, request, record)
+    query = None if cold == "popularity" else live.tower.embed(request, record)
+    if rules is NO_RULES and not explain and query is not None and live.settings.own_items_share == 0.0:
+        return unfiltered(live, live.searcher.search(query, k), k, cold, request.unknown)
+    return answer(live, query, k, rules, explain=explain, cold=cold, request=request)
+
+
+def unfiltered(
+    live: ServingVersion, found: Neighbors, k: int, cold: ColdStart | None = None, unknown: int = 0
+) -> Candidates:
+    """The searcher's own answer as candidates."""
+    rows = found.rows
+    n = len(rows)
+    plan = Plan("search", live.num_items, n, 1, n < k)
+    ids, sources = live.items.of(rows), _LABELS.of(TOWERS, n)
+    return Candidates(ids, found.scores, rows, sources, live.version, live.space, k, plan, cold, unknown)
+
+
+def answer(
+    live: ServingVersion,
+    query: Vectors | None,
+    k: int,
+    rules: Rules,
+    *,
+    explain: bool = False,
+    cold: ColdStart | None = None,
+    request: Request | None = None,
+) -> Candidates:
+    """Answers a vector, or popularity where there is none, under rules."""
+    read = read_rules(live, rules)
+    own = _own(live, k, read, request) if query is not None and request is not None else _NO_ROWS
+    selected = select(live, query, k + len(own), read)
+    found = selected.neighbors
+    sources = _LABELS.of(POPULARITY if query is None else TOWERS, len(found.rows))
+    if len(own) and query is not None:
+        found, sources = _blended(live, query, k, read, found, own)
+    explanation = Explanation(live, query, rules, read, k, found.rows) if explain else None
+    return Candidates(
+        live.items.of(found.rows),
+        found.scores,
+        found.rows,
+        sources,
+        live.version,
+        live.space,
+        k,
+        selected.plan,
+        cold,
+        0 if request is None else request.unknown,
+        explanation,
+    )
+
+
+def _own(live: ServingVersion, k: int, read: ReadRules, request: Request) -> Rows:
+    """The user's own items that the rules allow, as many as have places."""
+    places = own_places(k, live.settings.own_items_share)
+    if places == 0 or len(request.all_rows) == 0:
+        return _NO_ROWS
+    return _allowed(own_items(request, live.action_weights, live.settings.own_items_half_life_days), read)[:places]
+
+
+def _blended(
+    live: ServingVersion, query: Vectors, k: int, read: ReadRules, tower: Neighbors, own: Rows
+) -> tuple[Neighbors, npt.NDArray[np.str_]]:
+    """The towers' candidates and the user's own items in one order; the limits hold for both together."""
+    other = np.isin(tower.rows, own, invert=True)
+    order = interleaved(tower.rows[other], own, k)
+    rows = np.concatenate([tower.rows[other], own])[order]
+    scores = np.concatenate([tower.scores[other], _scores(live, query, own, read.weight)])[order]
+    sources = np.concatenate([_LABELS.of(TOWERS, int(other.sum())), _LABELS.of(OWN_ITEMS, len(own))])[order]
+    places = within_limits(rows, read.limits)[:k] if read.limits else slice(k)
+    return Neighbors(rows[places], scores[places]), sources[places]
+
+
+def _allowed(rows: Rows, read: ReadRules) -> Rows:
+    if read.eligible is not None:
+        rows = rows[read.eligible.mask[rows]]
+    return rows[np.isin(rows, read.excluded, invert=True)] if len(read.excluded) else rows
+
+
+def _scores(live: ServingVersion, query: Vectors, rows: Rows, weight: float) -> Scores:
+    scores: Scores = live.vectors[rows] @ query
+    values = live.planner.log_values
+    return scores if weight == 0.0 or values is None else scores + np.float32(weight) * values[rows]
+
+
+def cold_start(live: ServingVersion, request: Request, record: Mapping[str, Any]) -> ColdStart | None:
+    """Whether anything is known of the user: None where a history or a learned id is."""
+    if len(request.rows):
+        return None
+    known = live.tower.knows(request, record)
+    if known.user_id:
+        return None
+    return "profile" if known.anything else "popularity"

@@ -1,0 +1,27 @@
+"""The section ``[retriever]`` of the TOML: how requests are answered where a call does not say.
+
+Reads and writes nothing.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from pipelines.schema import Section
+
+
+class RetrieverSettings(Section):
+    """``[retriever]``.
+
+    own_items_share: share of the k places for the user's own earlier items (0: the towers alone; their answer to such
+        an item is not changed, it may come from the towers all the same).
+    own_items_half_life_days: after which an event counts half.
+    rule_cache_mib: memory for what rules leave; a rule over a million items takes 1 to 5 MiB, and up to
+        ``rule_vectors_mib`` more for the vectors of its items.
+    rule_vectors_mib: a rule that leaves more vectors than this is answered without a copy of them.
+    """
+
+    own_items_share: float = Field(default=0.0, ge=0.0, le=1.0)
+    own_items_half_life_days: float = Field(default=30.0, gt=0.0)
+    rule_cache_mib: float = Field(default=256.0, ge=0.0)
+    rule_vectors_mib: float = Field(default=64.0, ge=0.0)
