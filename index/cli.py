@@ -145,6 +145,27 @@ def verb_publish(call: Call) -> Answer:
     return publication_answer(config, done)
 
 
+def verb_refresh(call: Call) -> Answer:
+    """The nightly job: features to publish, gated and resumable; what is up to date is skipped."""
+    from index import refresh
+
+    config, arguments = call.config, call.arguments
+    done = refresh.run(
+        config,
+        beam_args=call.beam_args,
+        progress=call.progress,
+        force_reason=arguments.force,
+        dry_run=arguments.dry_run,
+        report=call.report,
+    )
+    state = "published" if done.published else "nothing new to publish"
+    return Answer(
+        lines=[f"live: {done.version} ({state})"],
+        facts={"version": done.version, "published": done.published, "stages": [vars(one) for one in done.stages]},
+        written=done.report,
+    )
+
+
 def publication_answer(config: Config, done: Publication) -> Answer:
     """What a publication came to."""
     facts = {"version": done.version, "forced": done.forced, "gates": [one.as_fact() for one in done.verdicts]}
@@ -387,6 +408,7 @@ VERBS: dict[str, tuple[Verb, Callable[[argparse.ArgumentParser], None]]] = {
     "embed": (verb_embed, add_no_options),
     "build": (verb_build, add_no_options),
     "publish": (verb_publish, add_publish_options),
+    "refresh": (verb_refresh, add_publish_options),
     "retrieve": (verb_retrieve, add_retrieve_options),
     "candidates": (verb_candidates, add_candidates_options),
     "evaluate": (verb_evaluate, add_evaluate_options),
