@@ -16,6 +16,7 @@ def run(
     out: Path,
     *,
     version: str | None = None,
+    previous: Path | None = None,
     progress: bool = True,
 ) -> Path:
     """Evaluates a version and writes ``report.json`` and ``report.html``; see ``index.evaluation.evaluate``.
@@ -24,4 +25,4 @@ def run(
     """
     from index.evaluation.evaluate import evaluate
 
-    return evaluate(bundle, features, settings, out, version=version, progress=progress)
+    return evaluate(bundle, features, settings, out, version=version, previous=previous, progress=progress)

@@ -14,13 +14,22 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from index.bundle import Bundle
 from index.evaluation.baselines import check_implicit, rank_baseline
+from index.evaluation.catalogue import Catalogue
+from index.evaluation.gaps import find_gaps
+from index.evaluation.health import measure_health
+from index.evaluation.plots import pictures
 from index.evaluation.quality import Quality, measure_quality
 from index.evaluation.ranking import Rankings, rank
-from index.evaluation.report import write_html
+from index.evaluation.report import tables, write_html
+from index.evaluation.sections import embedding_map, frontier, lorenz_curves, training_curves, value_frontier
 from index.evaluation.settings import EvaluationSettings
+from index.evaluation.slices import measure_slices
 from index.evaluation.subject import Heldout, Subject
-from pipelines.manifest import write_durably
+from index.evaluation.waterfall import measure_waterfall
+from index.registry import Registry
+from pipelines.manifest import MANIFEST_FILE, write_durably
 
 REPORT_JSON = "report.json"
 REPORT_HTML = "report.html"
@@ -33,6 +42,7 @@ def evaluate(
     out: Path,
     *,
     version: str | None = None,
+    previous: Path | None = None,
     progress: bool = True,
 ) -> Path:
     """Writes the report and returns the path of ``report.json``.
@@ -43,29 +53,73 @@ def evaluate(
         settings: cut-offs, baselines, slices.
         out: the folder of the report.
         version: of a registry: another one than CURRENT.
+        previous: the bundle of the version before, for trends.
         progress: show bars.
 
     Raises:
-        ArtifactError: bundle or features are missing or damaged.
+        ArtifactError: bundle or features are missing or damaged, or the registry has no such version.
         SchemaError: no held-out event, or bundle and features are of different catalogues.
-        ConfigError: a baseline needs a library that is not installed.
+        ConfigError: a baseline needs a library that is not installed, or the settings name an unknown column.
     """
     if {"item_knn", "als"} & set(settings.baselines):
         check_implicit()
-    started = time.perf_counter()
     data = Heldout.open(features, settings)
     subject = Subject.open(bundle, data, version)
-    rankings = rank(subject, settings.k[-1], progress=progress)
-    report = {
-        **facts_of(subject),
-        **measured(subject.data, rankings, settings).plain(),
-        "baselines": measure_baselines(data, settings, progress=progress),
-    }
-    report["seconds"] = round(time.perf_counter() - started, 1)
+    before = version_before(bundle, subject.version) if previous is None else Bundle.open(previous)
+    report = make_report(subject, settings, previous=before, progress=progress)
     out.mkdir(parents=True, exist_ok=True)
     write_durably(out / REPORT_JSON, json.dumps(report, indent=2, allow_nan=False).encode())
-    write_durably(out / REPORT_HTML, write_html(report, ()).encode())
+    page = write_html(report, pictures(report), tables(report))
+    write_durably(out / REPORT_HTML, page.encode())
     return out / REPORT_JSON
+
+
+def make_report(
+    subject: Subject, settings: EvaluationSettings, *, previous: Bundle | None = None, progress: bool = True
+) -> dict[str, Any]:
+    """All sections of ``report.json``.
+
+    Args:
+        subject: the version and the held-out users.
+        settings: what to measure.
+        previous: the version before, for trends.
+        progress: show bars.
+
+    Raises:
+        ConfigError: the settings name an unknown column.
+        SchemaError: a rule of the settings does not fit the version.
+    """
+    started = time.perf_counter()
+    data = subject.data
+    catalogue = Catalogue.of(data, settings)
+    rankings = rank(subject, settings.k[-1], progress=progress)
+    shown = rankings.novel if settings.remove_seen else rankings.served
+    health = measure_health(shown, subject, catalogue, settings)
+    gaps = find_gaps(shown, subject, catalogue, settings, previous)
+    return {
+        **facts_of(subject),
+        **measured(data, rankings, settings).plain(),
+        "baselines": measure_baselines(data, settings, progress=progress),
+        "waterfall": measure_waterfall(subject, settings, progress=progress).plain(),
+        "slices": [one.plain() for one in measure_slices(shown, data, catalogue, settings)],
+        "health": health.plain(),
+        "lorenz": lorenz_curves(health, catalogue),
+        "gaps": gaps.plain(),
+        "map": embedding_map(subject, catalogue, gaps, settings),
+        "frontier": frontier(subject.bundle),
+        "value_frontier": value_frontier(subject, settings),
+        "training": training_curves(data.features.parent / "model"),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+
+
+def version_before(bundle: Path | str, version: str) -> Bundle | None:
+    """The bundle published before a registry's version; None for a bundle, and where there is no earlier one."""
+    if (Path(bundle) / MANIFEST_FILE).is_file():
+        return None
+    registry = Registry(bundle)
+    earlier = [name for name in sorted(registry.version_names()) if name < version]
+    return registry.open(earlier[-1], verify=False).bundle if earlier else None
 
 
 def measured(data: Heldout, rankings: Rankings, settings: EvaluationSettings) -> Quality:

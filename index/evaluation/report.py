@@ -31,6 +31,10 @@ class Picture:
     png: bytes
     caption: str
 
+    def _repr_png_(self) -> bytes:
+        """How a notebook shows it."""
+        return self.png
+
 
 @dataclass(frozen=True)
 class Table:
@@ -41,6 +45,10 @@ class Table:
     lines: tuple[tuple[str, ...], ...]
     note: str = ""
     own: int | None = None
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        return table_html(self)
 
 
 def write_html(report: dict[str, Any], pictures: Sequence[Picture], tables: Sequence[Table] = ()) -> str:
@@ -86,6 +94,110 @@ def metrics_table(report: dict[str, Any]) -> Table:
         note="|top k ∩ truth| / min(k, |truth|), mean over users. Novel: without what the user had met, on both sides. "
         "Repeat: the part of the truth that the user had met.",
         own=0,
+    )
+
+
+def tables(report: dict[str, Any]) -> list[Table]:
+    """The tables beside the pictures: further metrics, health, gaps."""
+    told = [further_metrics(report)]
+    if report.get("health"):
+        told.append(health_table(report["health"]))
+    if report.get("gaps"):
+        told.append(gaps_table(report["gaps"]))
+    return told
+
+
+def further_metrics(report: dict[str, Any]) -> Table:
+    """The version's own metrics at each cut-off, with intervals."""
+    cuts = list(report["recall"]["all"])
+    wanted = [
+        ("recall", "all"),
+        ("recall", "novel"),
+        ("recall", "repeat"),
+        ("ndcg", "all"),
+        ("mrr", "all"),
+        ("hit_rate", "all"),
+        ("value_recall", "all"),
+        ("debiased_recall", "all"),
+    ]
+    lines: list[tuple[str, ...]] = []
+    for metric, part in wanted:
+        values = report.get(metric, {}).get(part)
+        if values is None:
+            continue
+        bounds = report["intervals"][metric][part]
+        cells = (f"{share(values[k])} [{share(bounds[k][0])}, {share(bounds[k][1])}]" for k in cuts)
+        lines.append((f"{metric.replace('_', ' ')}, {part}", *cells))
+    for action, own in report.get("by_action", {}).items():
+        lines.append((f"recall, {action}", *(share(own["recall"]["all"][k]) for k in cuts)))
+    return Table(
+        title="All metrics, with intervals",
+        header=("metric", *(f"@{k}" for k in cuts)),
+        lines=tuple(lines),
+        note="Debiased recall weighs a pair by 1 / propensity, clipped; "
+        f"{report.get('effective_sample', 0):,.0f} pairs of equal weight would say as much.",
+    )
+
+
+def health_table(health: dict[str, Any]) -> Table:
+    """What is shown beside what was met before."""
+
+    def spread(name: str, figure: str) -> tuple[str, str]:
+        return share(health[name][figure]), share(health[f"past_{name}"][figure])
+
+    lines: list[tuple[str, ...]] = []
+    for name in ("ads", "advertisers"):
+        if name in health:
+            things = f"{health[name]['things']:,}"
+            lines.append((f"{name} shown at all, share of {things}", *spread(name, "coverage")))
+            lines.append((f"Gini of {name}", *spread(name, "gini")))
+            numbers = (health[name]["effective_number"], health[f"past_{name}"]["effective_number"])
+            lines.append((f"effective number of {name}", *("–" if one is None else f"{one:,.0f}" for one in numbers)))
+    if health["fresh_share"] is not None:
+        note = f"share of fresh ads ({share(health['fresh_share_of_catalogue'])} of the catalogue)"
+        lines.append((note, share(health["fresh_share"]), share(health["fresh_share_of_past"])))
+    lines.append(("novelty, bits", share(health["novelty_bits"]["mean"]), share(health["past_novelty_bits"]["mean"])))
+    lines.append(("divergence of categories from the past, nats", share(health["category_calibration"]["mean"]), "0"))
+    lines.append(("diversity within a list, 1 - cosine", share(health["intra_list_diversity"]["mean"]), "–"))
+    return Table(f"Health of the marketplace, top {health['k']}", ("figure", "shown", "met before"), tuple(lines))
+
+
+def gaps_table(gaps: dict[str, Any]) -> Table:
+    """The largest content gaps."""
+    lines: list[tuple[str, ...]] = []
+    for number, gap in enumerate(gaps["found"], start=1):
+        before = "–" if gap["supply_before"] is None else f"{gap['ads'] - gap['supply_before']:+,}"
+        price = "–" if gap["median_price"] is None else f"{gap['median_price']:,.2f}"
+        lines.append(
+            (
+                f"{number}. {', '.join(gap['categories'])}",
+                f"{gap['demand']:,.0f}",
+                f"{gap['supply']:,}",
+                f"{gap['good']:,}",
+                f"{gap['pressure']:.1f}",
+                price,
+                before,
+                ", ".join(gap["tokens"]),
+                "; ".join(gap["nearest"][:2]),
+            )
+        )
+    kind = "leaves of the index" if gaps["regions_of_the_tree"] else "k-means regions (the version searches exactly)"
+    return Table(
+        title="Content gaps: many users, few good ads",
+        header=(
+            "region",
+            "users",
+            "eligible ads",
+            "good ads",
+            "pressure",
+            "median price",
+            "trend",
+            "words",
+            "nearest ads",
+        ),
+        lines=tuple(lines),
+        note=f"Of {gaps['regions']:,} {kind}. Good ads stand in somebody's top list; pressure is users per good ad, "
+        "relative to the whole marketplace; trend is the change in ads since the previous version.",
     )
 
 

@@ -153,7 +153,7 @@ def ad_cuts(data: Heldout, catalogue: Catalogue, settings: EvaluationSettings) -
         yield from _quantiles("price", catalogue.price, 4)
     if catalogue.advertiser is not None:
         sizes = np.bincount(catalogue.advertiser)[catalogue.advertiser].astype(np.float64)
-        for value, chosen in bands(sizes, (2, 10, 100, 1000), "ads"):
+        for value, chosen in bands(sizes, (2, 10, 100, 1000), "ads", first=1):
             yield Cut("ads", "advertiser size", value, chosen)
     yield from _popularity_deciles(data.item_events)
     if catalogue.age_days is not None:
@@ -164,9 +164,9 @@ def ad_cuts(data: Heldout, catalogue: Catalogue, settings: EvaluationSettings) -
             yield from _columns("ads", column, data.items[column])
 
 
-def bands(values: Float64, bounds: tuple[int, ...], unit: str) -> Iterator[tuple[str, Bools]]:
-    """Half-open bands between the bounds, the first from 0, and those without a value where there are any."""
-    edges = [0, *bounds]
+def bands(values: Float64, bounds: tuple[int, ...], unit: str, first: int = 0) -> Iterator[tuple[str, Bools]]:
+    """Half-open bands between the bounds, beginning with ``first``, and those without a value where there are any."""
+    edges = [first, *bounds]
     for low, high in zip(edges, [*edges[1:], None], strict=True):
         inside = (values >= low) if high is None else (values >= low) & (values < high)
         last = None if high is None else high - 1

@@ -178,6 +178,14 @@ class Subject:
         return rows
 
     @functools.cached_property
+    def user_vectors(self) -> Vectors:
+        """``[n, dim] float32``: vectors of the held-out users of whom anything is known, in their order."""
+        blocks = range(0, self.data.held_out.num_users, 512)
+        records = (self.records(np.arange(b, min(b + 512, self.data.held_out.num_users))) for b in blocks)
+        vectors = [self.retriever.embed(one) for block in records for one in block if one.get("history")]
+        return np.stack(vectors) if vectors else np.zeros((0, self.bundle.dim), np.float32)
+
+    @functools.cached_property
     def in_catalogue(self) -> Bools:
         """``[items of the features] bool``: the version has the item."""
         present = np.zeros(len(self.data.item_ids), np.bool_)

@@ -1,0 +1,135 @@
+"""The report's smaller sections: frontiers, the map of the space, Lorenz curves, training curves.
+
+Reads ``training.json`` of a model; writes nothing. Every function gives plain JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from index.bundle import Bundle, Measured
+from index.evaluation.bootstrap import bootstrap
+from index.evaluation.catalogue import Catalogue
+from index.evaluation.gaps import Gaps
+from index.evaluation.health import Health, lorenz
+from index.evaluation.metrics import user_metrics
+from index.evaluation.quality import number
+from index.evaluation.settings import EvaluationSettings
+from index.evaluation.subject import Subject
+from index.evaluation.truth import Float64
+from index.value import load_value
+
+TRAINING_FILE = "training.json"
+_MAP_ADS = 3000
+_MAP_CATEGORIES = 8
+# Users asked once a weight.
+_VALUE_USERS = 300
+
+
+def frontier(bundle: Bundle) -> dict[str, Any] | None:
+    """What the tuner measured; None where nothing was tuned."""
+    spec = bundle.spec
+    if not spec.frontier:
+        return None
+    return {
+        "measured": [_point(one) for one in spec.frontier],
+        "chosen": None if spec.chosen is None else _point(spec.chosen),
+        "target": spec.target,
+        "engine": spec.engine,
+    }
+
+
+def _point(measured: Measured) -> dict[str, Any]:
+    return {
+        "kind": "exact" if measured.tree is None else "tree",
+        "ann_recall": measured.ann_recall_at_100,
+        "p50_us": measured.p50_us,
+        "p99_us": measured.p99_us,
+    }
+
+
+def value_frontier(subject: Subject, settings: EvaluationSettings) -> dict[str, Any] | None:
+    """Recall and mean value of the top ``waterfall_k`` at each weight; None where the version has no value.
+
+    The first users stand for all: they are in the order of their ids, which says nothing of their taste.
+    """
+    value = load_value(subject.bundle.dir)
+    if value is None:
+        return None
+    k, held_out = settings.waterfall_k, subject.data.held_out
+    places = np.arange(min(_VALUE_USERS, held_out.num_users), dtype=np.int64)
+    records, truth = subject.records(places), held_out.truth.of_users(places)
+    values = np.zeros(len(subject.data.item_ids))
+    known = subject.to_feature_row >= 0
+    values[subject.to_feature_row[known]] = np.exp(value.log_values.astype(np.float64))[known]
+    points = []
+    for weight in settings.value_weights:
+        answers = subject.answers(records, k, value_weight=weight) if weight else subject.answers(records, k)
+        rows = subject.rows_of_answers(answers, k)
+        recalls = user_metrics(rows, truth, (k,)).at("recall", k)
+        interval = bootstrap(recalls, resamples=settings.resamples, confidence=settings.confidence)[0]
+        points.append(
+            {
+                "weight": weight,
+                "recall": number(interval.mean),
+                "interval": [number(interval.low), number(interval.high)],
+                "value": float(values[rows[rows >= 0]].mean()),
+            }
+        )
+    return {"attribute": value.spec.attribute, "users": len(places), "points": points}
+
+
+def lorenz_curves(health: Health, catalogue: Catalogue) -> dict[str, list[list[float]]]:
+    """Points of the curves: ads and advertisers, shown and met before."""
+    curves: dict[str, Float64] = {"ads": health.ad_exposures, "past_ads": health.past_exposures}
+    if health.advertiser_exposures is not None and catalogue.advertiser is not None:
+        curves["advertisers"] = health.advertiser_exposures
+        curves["past_advertisers"] = np.bincount(catalogue.advertiser, health.past_exposures).astype(np.float64)
+    return {name: np.round(lorenz(exposures), 5).tolist() for name, exposures in curves.items()}
+
+
+def embedding_map(subject: Subject, catalogue: Catalogue, gaps: Gaps, settings: EvaluationSettings) -> dict[str, Any]:
+    """A sample of the ads, and the middles of the gaps, on the two main directions of the space."""
+    vectors = subject.bundle.vectors
+    rng = np.random.default_rng(settings.seed)
+    chosen = np.sort(rng.choice(len(vectors), min(_MAP_ADS, len(vectors)), replace=False))
+    sample = vectors[chosen].astype(np.float64)
+    middle = sample.mean(axis=0)
+    _, strengths, directions = np.linalg.svd(sample - middle, full_matrices=False)
+    plane = directions[:2].T
+    rows = subject.to_feature_row[chosen]
+    codes = np.where(rows >= 0, catalogue.category_code[rows], len(catalogue.categories) - 1)
+    counted = np.bincount(catalogue.category_code, minlength=len(catalogue.categories))
+    largest = np.argsort(-counted, kind="stable")[:_MAP_CATEGORIES].tolist()
+    place = np.full(len(catalogue.categories), len(largest))
+    place[largest] = np.arange(len(largest))
+    middles = gaps.regions.middles[[gap.region for gap in gaps.found]].astype(np.float64)
+    variance = strengths**2 / max(float((strengths**2).sum()), 1e-300)
+    return {
+        "points": np.round((sample - middle) @ plane, 4).tolist(),
+        "category": place[codes].tolist(),
+        "categories": [*(catalogue.categories[code] for code in largest), "(others)"],
+        "gaps": np.round((middles - middle) @ plane, 4).tolist(),
+        "explained": variance[:2].tolist(),
+    }
+
+
+def training_curves(model: Path) -> dict[str, Any] | None:
+    """Loss and validation recall by epoch, of the search for the best epoch; None where there is no such file."""
+    file = model / TRAINING_FILE
+    if not file.is_file():
+        return None
+    told = json.loads(file.read_bytes())
+    epochs = [epoch for epoch in told.get("epochs", []) if epoch.get("phase", "search") == "search"]
+    names = sorted({name for epoch in epochs for name in epoch.get("recall") or {}})
+    if not epochs:
+        return None
+    return {
+        "epoch": [epoch["epoch"] for epoch in epochs],
+        "loss": [epoch["loss"] for epoch in epochs],
+        "recall": {name: [(epoch.get("recall") or {}).get(name) for epoch in epochs] for name in names},
+    }
