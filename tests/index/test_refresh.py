@@ -196,6 +196,7 @@ def test_a_dry_run_publishes_nothing(tables: Tables, tmp_path: Path) -> None:
 HOLDER = """
 import sys, time
 from pathlib import Path
+from index.store import file_lock
 with file_lock(Path(sys.argv[1]), 0):
     print("held", flush=True)
     time.sleep(1.0)

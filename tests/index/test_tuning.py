@@ -1,0 +1,145 @@
+"""Tuning: what is chosen meets the target on users it never saw, and nothing cheaper that was measured does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from index.bundle import Measured
+from index.capacity import GIB, check_budget, forecast
+from index.exact import ExactSearcher
+from index.searcher import Vectors
+from index.settings import IndexSettings, TreeSettings
+from index.shards import ShardedSearcher, shard_bounds
+from index.tree import ScannSearcher
+from index.tuning import Queries, fastest_effort, frontier, measure, recall, tune
+from pipelines.errors import ConfigError
+
+ITEMS, DIM = 6000, 16
+
+
+@pytest.fixture(scope="module")
+def items() -> Vectors:
+    rng = np.random.default_rng(0)
+    centers = rng.normal(size=(40, DIM))
+    found = centers[rng.integers(40, size=ITEMS)] + 0.5 * rng.normal(size=(ITEMS, DIM))
+    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+
+
+def users(items: Vectors, n: int, seed: int) -> Queries:
+    rng = np.random.default_rng(seed)
+    made = items[rng.integers(ITEMS, size=n)] + 0.1 * rng.normal(size=(n, DIM)).astype(np.float32)
+    return Queries.of(made.astype(np.float32), items)
+
+
+def point(p50: float, found: float) -> Measured:
+    return Measured(tree=None, ann_recall_at_100=found, p50_us=p50, p99_us=p50, build_seconds=0.0, queries=1)
+
+
+def test_recall_by_hand() -> None:
+    """Line 1 finds 2 of 3, line 2 finds 1 of 3 (its -1 is nothing): (2/3 + 1/3) / 2."""
+    found = np.array([[5, 1, 9], [7, -1, -1]], np.int32)
+    truth = np.array([[1, 2, 5], [6, 7, 8]], np.int32)
+    assert recall(found, truth) == pytest.approx(0.5)
+
+
+def test_the_truth_of_queries_is_sorting_by_hand(items: Vectors) -> None:
+    queries = users(items, 3, 1)
+    for vector, truth in zip(queries.vectors, queries.truth, strict=True):
+        assert truth.tolist() == sorted(np.argsort(-(items @ vector), kind="stable")[:100].tolist())
+
+
+def test_the_frontier_keeps_what_nothing_beats() -> None:
+    points = (point(10, 0.5), point(20, 0.4), point(15, 0.7), point(15, 0.6), point(30, 0.7), point(40, 0.9))
+    assert [(kept.p50_us, kept.ann_recall_at_100) for kept in frontier(points)] == [(10, 0.5), (15, 0.7), (40, 0.9)]
+
+
+def test_the_target_is_met_on_users_never_used(items: Vectors) -> None:
+    settings = IndexSettings(engine="scann", ann_recall_at_100=0.95, recall_margin=0.01, tuning_seconds=15)
+    tuned = tune(items, users(items, 150, 1), users(items, 150, 2), settings)
+    assert isinstance(tuned.searcher, ScannSearcher)
+    assert tuned.spec.chosen is not None
+    assert tuned.spec.check is not None
+    assert tuned.spec.chosen.ann_recall_at_100 >= 0.96
+    assert tuned.spec.check.ann_recall_at_100 >= 0.95
+    assert tuned.spec.points > 10
+    again = measure(tuned.searcher, users(items, 150, 2), None, 0.0)
+    assert again.ann_recall_at_100 == pytest.approx(tuned.spec.check.ann_recall_at_100)
+
+
+def test_a_small_catalogue_gets_exact_search(items: Vectors) -> None:
+    queries = users(items, 30, 1)
+    few = items[:500]
+    tuned = tune(few, Queries.of(queries.vectors, few), Queries.of(queries.vectors, few), IndexSettings())
+    assert isinstance(tuned.searcher, ExactSearcher)
+    assert (tuned.spec.engine, tuned.spec.tree) == ("exact", None)
+
+
+def test_exact_search_is_taken_where_it_is_fast_enough(items: Vectors) -> None:
+    settings = IndexSettings(exact_below_us=1e9)
+    assert tune(items, users(items, 20, 1), users(items, 20, 2), settings).spec.engine == "exact"
+
+
+def test_exact_search_serves_what_no_tree_reaches(items: Vectors, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A target of 1 with a margin is above what any tree can promise: then exact search is what meets it."""
+    monkeypatch.setattr("index.tuning._REORDER_STEPS", (1.0,))
+    monkeypatch.setattr("index.tuning._LEAVES_STEPS", (1,))
+    settings = IndexSettings(engine="scann", ann_recall_at_100=1.0, tuning_seconds=1, reorder_types=("int8",))
+    tuned = tune(items, users(items, 40, 1), users(items, 40, 2), settings)
+    assert tuned.spec.engine == "exact"
+    assert tuned.spec.check is not None
+    assert tuned.spec.check.ann_recall_at_100 == 1.0
+
+
+def test_a_tree_by_hand_is_built_as_given(items: Vectors) -> None:
+    tree = TreeSettings(leaves=30, leaves_to_search=7, reorder=220, soar_lambda=1.5, training_sample=ITEMS)
+    tuned = tune(items, users(items, 20, 1), users(items, 20, 2), IndexSettings(tree=tree))
+    assert tuned.spec.tree == tree
+    assert tuned.spec.points == 1
+
+
+def test_the_fastest_effort_meets_its_goal(items: Vectors) -> None:
+    tree = TreeSettings(leaves=60, leaves_to_search=60, reorder=1200, training_sample=ITEMS)
+    queries = users(items, 100, 1)
+    searcher = ScannSearcher.build(items, tree)
+    aimed = fastest_effort(searcher, queries, 0.9)
+    assert measure(aimed, queries, None, 0.0).ann_recall_at_100 >= 0.9
+    assert aimed.effort.leaves < 60
+
+
+def test_shards_are_of_equal_size() -> None:
+    assert shard_bounds(10, 3) == [0, 3, 6, 10]
+    assert shard_bounds(4, 1) == [0, 4]
+
+
+def test_more_shards_than_pairs_of_items_are_refused(items: Vectors) -> None:
+    settings = IndexSettings(tree=TreeSettings(leaves=2, leaves_to_search=1, reorder=10), shards=4)
+    queries = Queries.of(items[:10], items[:6])
+    with pytest.raises(ConfigError, match="expected at most 3 for 6 items"):
+        tune(items[:6], queries, queries, settings)
+
+
+def test_tuned_shards_search_as_one(items: Vectors) -> None:
+    tree = TreeSettings(leaves=30, leaves_to_search=10, reorder=300, training_sample=ITEMS)
+    tuned = tune(items, users(items, 20, 1), users(items, 20, 2), IndexSettings(tree=tree, shards=3))
+    assert isinstance(tuned.searcher, ShardedSearcher)
+    assert [part.num_items for part in tuned.searcher.parts] == [2000, 2000, 2000]
+    assert tuned.spec.shards == 3
+
+
+def test_the_forecast_counts_what_is_held() -> None:
+    """1 M × 64 float32 by hand: vectors .24 GiB; a tree stores them again, with 2 · 32 bytes of codes and 8 of leaves."""
+    settings = IndexSettings(reorder_types=("float32",))
+    predicted = forecast(1_000_000, 64, settings)
+    tree = 256e6 + 2 * 16 * 1e6 + 8e6
+    assert predicted.disk_bytes == pytest.approx(256e6 + tree, rel=0.01)
+    int8 = forecast(1_000_000, 64, IndexSettings(reorder_types=("int8",)))
+    assert predicted.memory_bytes - int8.memory_bytes == pytest.approx(2 * 192e6, rel=0.01)
+    assert predicted.build_seconds > 0
+
+
+def test_a_budget_that_fits_is_told_and_kept() -> None:
+    lines: list[str] = []
+    predicted = check_budget(10_000, 16, IndexSettings(memory_gib=4.0), lines.append)
+    assert predicted.memory_bytes < 4 * GIB
+    assert lines[0].startswith("plan: 10,000 items × 16: ")
