@@ -35,6 +35,8 @@ ASSETS_FILE = "scann_assets.pbtxt"
 _TOKENS_FILE = "datapoint_to_token.npy"
 # How ScaNN's builder calls what we call.
 _REORDER_NAMES = {"float32": "FLOAT32", "bf16": "BFLOAT16", "int8": "INT8"}
+# The 16 values of a 4-bit code are trained on as many vectors at least.
+LEAST_ITEMS = 16
 # Batches of this size are handed to ScaNN's threads.
 _PARALLEL_BATCH = 64
 
@@ -64,9 +66,11 @@ class ScannSearcher:
 
         Raises:
             ArtifactError: the vectors hold NaN or infinity, or have no rows.
-            ConfigError: more leaves than items, or ScaNN is not installed.
+            ConfigError: more leaves than items, fewer than 16 items, or ScaNN is not installed.
         """
         checked = check_vectors(vectors, "vectors")
+        if len(checked) < LEAST_ITEMS:
+            raise ConfigError(f"a tree takes {LEAST_ITEMS} items or more, got {len(checked)}. Use exact search.")
         if settings.leaves > len(checked):
             raise ConfigError(
                 f"tree.leaves: expected at most the {len(checked)} items, got {settings.leaves}. Ask for fewer leaves."

@@ -22,7 +22,7 @@ from index.scann_binding import scann_available
 from index.searcher import Effort, Rows, Searcher, Vectors
 from index.settings import IndexSettings, TreeSettings
 from index.shards import ShardedSearcher, shard_bounds
-from index.tree import ScannSearcher
+from index.tree import LEAST_ITEMS, ScannSearcher
 from pipelines.errors import ConfigError
 
 Report = Callable[[str], None]
@@ -375,9 +375,11 @@ def build_shards(items: Vectors, tree: TreeSettings, shards: int, threads: int |
         ConfigError: a shard would have fewer items than leaves.
     """
     bounds = shard_bounds(len(items), shards)
-    if len(items) < shards * 2:
-        raise ConfigError(f"index.shards: expected at most {len(items) // 2} for {len(items)} items.")
-    leaves = max(1, -(-tree.leaves // shards))
+    if len(items) < shards * LEAST_ITEMS:
+        raise ConfigError(
+            f"index.shards: expected at most {len(items) // LEAST_ITEMS} for {len(items)} items, got {shards}."
+        )
+    leaves = min(len(items) // shards, max(1, -(-tree.leaves // shards)))
     searched = max(1, -(-tree.leaves_to_search // shards))
     part = tree.model_copy(update={"leaves": leaves, "leaves_to_search": min(leaves, searched)})
     return ShardedSearcher(

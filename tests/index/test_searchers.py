@@ -166,8 +166,13 @@ def test_a_vector_that_is_not_finite_is_refused_before_scann_sees_it(vectors: Ve
 
 
 def test_more_leaves_than_items_are_refused(vectors: Vectors) -> None:
-    with pytest.raises(ConfigError, match="at most the 10 items, got 20"):
-        ScannSearcher.build(vectors[:10], tree())
+    with pytest.raises(ConfigError, match="at most the 18 items, got 20"):
+        ScannSearcher.build(vectors[:18], tree())
+
+
+def test_fewer_items_than_a_code_has_values_are_refused(vectors: Vectors) -> None:
+    with pytest.raises(ConfigError, match="takes 16 items or more, got 15"):
+        ScannSearcher.build(vectors[:15], tree(leaves=2, leaves_to_search=1))
 
 
 def test_settings_refuse_a_search_beyond_the_tree() -> None:

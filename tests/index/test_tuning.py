@@ -95,7 +95,7 @@ def test_a_tree_by_hand_is_built_as_given(items: Vectors) -> None:
     tree = TreeSettings(leaves=30, leaves_to_search=7, reorder=220, soar_lambda=1.5, training_sample=ITEMS)
     tuned = tune(items, users(items, 20, 1), users(items, 20, 2), IndexSettings(tree=tree))
     assert tuned.spec.tree == tree
-    assert tuned.spec.points == 1
+    assert tuned.spec.points == 2  # the tree, and exact search beside it
 
 
 def test_the_fastest_effort_meets_its_goal(items: Vectors) -> None:
@@ -114,9 +114,9 @@ def test_shards_are_of_equal_size() -> None:
 
 def test_more_shards_than_pairs_of_items_are_refused(items: Vectors) -> None:
     settings = IndexSettings(tree=TreeSettings(leaves=2, leaves_to_search=1, reorder=10), shards=4)
-    queries = Queries.of(items[:10], items[:6])
-    with pytest.raises(ConfigError, match="expected at most 3 for 6 items"):
-        tune(items[:6], queries, queries, settings)
+    queries = Queries.of(items[:10], items[:60])
+    with pytest.raises(ConfigError, match="expected at most 3 for 60 items, got 4"):
+        tune(items[:60], queries, queries, settings)
 
 
 def test_tuned_shards_search_as_one(items: Vectors) -> None:
@@ -128,7 +128,7 @@ def test_tuned_shards_search_as_one(items: Vectors) -> None:
 
 
 def test_the_forecast_counts_what_is_held() -> None:
-    """1 M × 64 float32 by hand: vectors .24 GiB; a tree stores them again, with 2 · 32 bytes of codes and 8 of leaves."""
+    """1 M × 64 float32 by hand: the vectors, a tree that stores them again, 2 · 16 bytes of codes, 8 of leaves."""
     settings = IndexSettings(reorder_types=("float32",))
     predicted = forecast(1_000_000, 64, settings)
     tree = 256e6 + 2 * 16 * 1e6 + 8e6
