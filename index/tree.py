@@ -37,6 +37,9 @@ _TOKENS_FILE = "datapoint_to_token.npy"
 _REORDER_NAMES = {"float32": "FLOAT32", "bf16": "BFLOAT16", "int8": "INT8"}
 # The 16 values of a 4-bit code are trained on as many vectors at least.
 LEAST_ITEMS = 16
+# With int8, one in so many is fetched on top: 64 numbers rounded to 1/127 of their span err by about as much as the
+# scores of so many neighbors differ.
+_INT8_SURPLUS = 3
 # Batches of this size are handed to ScaNN's threads.
 _PARALLEL_BATCH = 64
 
@@ -137,7 +140,7 @@ class ScannSearcher:
 
     def _search(self, query: Vectors, k: int, effort: Effort) -> Neighbors:
         # One more than asked shows whether a tie crosses the end; then more are fetched, so that the lower rows stay.
-        fetch = min(k + 1, self.num_items)
+        fetch = min(k + self._surplus(k), self.num_items)
         while True:
             reorder = effort.reorder if effort.reorder > fetch else fetch
             found, scores = self._searcher.search(query, fetch, reorder, min(effort.leaves, self._settings.leaves))
@@ -145,6 +148,10 @@ class ScannSearcher:
                 break
             fetch = min(2 * fetch, self.num_items)
         return self._finish(found, scores, query, k)
+
+    def _surplus(self, k: int) -> int:
+        """Neighbors beyond k that are fetched: int8 scores swap places near the cut, exact ones put them right."""
+        return 1 + k // _INT8_SURPLUS if self._settings.reorder_type == "int8" else 1
 
     def _finish(
         self, found: npt.NDArray[np.uint32], scores: npt.NDArray[np.float32], query: Vectors, k: int
@@ -162,11 +169,11 @@ class ScannSearcher:
         width = min(k, self.num_items)
         if len(checked) == 0:
             return Neighbors(np.zeros((0, width), np.int32), np.zeros((0, width), np.float32))
-        chosen = effort or self._effort_for(width)
+        chosen, surplus = effort or self._effort_for(width), self._surplus(width)
         found, scores = self._searcher.search_batched(
             checked,
-            width + 1,
-            max(chosen.reorder, width + 1),
+            width + surplus,
+            max(chosen.reorder, width + surplus),
             min(chosen.leaves, self._settings.leaves),
             True,
             _PARALLEL_BATCH,
