@@ -280,8 +280,10 @@ class CausalTransformer(tf_keras.layers.Layer):
 
     def call(self, vectors: Any, mask: Any, training: bool = False) -> Any:
         """The states; those at padding mean nothing."""
-        states = self.chance.drop((vectors + self.positions[None]) * self.scale, self.dropout, training)
-        allowed = self.causal * mask[:, None, None, :]
+        length = vectors.shape[1] if vectors.shape[1] is not None else tf.shape(vectors)[1]
+        placed = vectors + self.positions[None, :length]
+        states = self.chance.drop(placed * self.scale, self.dropout, training)
+        allowed = self.causal[:, :, :length, :length] * mask[:, None, None, :]
         for block in self.blocks:
             states = block(states, allowed, training=training)
         return self.norm(states)

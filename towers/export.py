@@ -44,7 +44,7 @@ def write_towers(
     _save(model.user_tower, user_inputs, "vector", directory / "user_tower")
     (directory / "query_tower.tflite").write_bytes(_convert(model.user_tower, single))
     facts: dict[str, Any] = {
-        "settings": settings.model_dump(mode="json"),
+        "settings": settings.model_dump(mode="json", exclude={"tune"}),
         "dim": settings.embedding_dim,
         "item_bias": settings.item_bias,
         "temperature": float(model.temperature),

@@ -134,7 +134,7 @@ class Sampler:
         """The batches of one pass over the users, in random order."""
         done = 0
         while done < self.steps:
-            order = generator.permutation(self.users)
+            order = self._order(generator)
             for start in range(0, len(order), self.settings.batch_users):
                 if done == self.steps:
                     return
@@ -143,6 +143,20 @@ class Sampler:
                 batch = self._batch(np.sort(chosen), generator)
                 if batch is not None:
                     yield batch
+
+    def _order(self, generator: np.random.Generator) -> Int32:
+        """Users in random order; where a batch is as wide as its longest history, like lengths stand together."""
+        order = generator.permutation(self.users)
+        if self.settings.protocol != "positions":
+            return order
+        size, counts = self.settings.batch_users, np.diff(self.events.offsets)
+        # Sorted within pools of some batches: a batch's users still differ from epoch to epoch.
+        pools = [order[start : start + 16 * size] for start in range(0, len(order), 16 * size)]
+        ordered = np.concatenate([pool[np.argsort(counts[pool], kind="stable")] for pool in pools])
+        batches = [ordered[start : start + size] for start in range(0, len(ordered), size)]
+        # The last batch is the smaller one wherever it stands: full batches are shuffled before it.
+        mixed = [batches[place] for place in generator.permutation(len(batches) - 1)]
+        return np.concatenate([*mixed, batches[-1]])
 
     def _batch(self, users: Int32, generator: np.random.Generator) -> Batch | None:
         if self.settings.protocol == "windows":
@@ -170,8 +184,8 @@ class Sampler:
     def _positions(self, users: Int32, generator: np.random.Generator) -> Batch:
         stops = self.events.offsets[users + 1]
         starts = np.maximum(self.events.offsets[users], stops - self.length - 1)
-        known = histories(self.events, starts, stops - 1, None, self.length)
         lengths = stops - 1 - starts
+        known = histories(self.events, starts, stops - 1, None, int(lengths.max()))
         query_users = np.repeat(np.arange(len(users), dtype=np.int32), lengths)
         query_positions = (ranges(np.zeros_like(lengths), lengths)).astype(np.int32)
         following = self.events.rows[ranges(starts + 1, stops)]

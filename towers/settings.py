@@ -15,6 +15,26 @@ Protocol = Literal["windows", "positions", "sets"]
 HistoryEncoder = Literal["none", "mean", "recency", "attention", "transformer"]
 
 
+class TuningRange(Section):
+    """Where ``towerline tune`` looks for a key's value: between ``low`` and ``high``, or among ``choices``."""
+
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    choices: tuple[float | int | str | bool, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        bounded = self.low is not None and self.high is not None
+        if bounded == bool(self.choices) or (self.low is None) != (self.high is None):
+            raise ValueError("give either low and high, or choices")
+        if self.low is not None and self.high is not None and not self.low < self.high:
+            raise ValueError(f"expected low < high, got {self.low} and {self.high}")
+        if self.log and self.low is not None and self.low <= 0:
+            raise ValueError(f"log = true needs low > 0, got {self.low}")
+        return self
+
+
 class TowersSettings(Section):
     """Shape and training of the two towers; the defaults depend on the kind of data, never on its name.
 
@@ -73,6 +93,9 @@ class TowersSettings(Section):
     mixed_precision: bool = False
     threads: int | None = Field(default=None, ge=1)
 
+    # What `towerline tune` varies: [towers.tune] with a range a key.
+    tune: dict[str, TuningRange] = {}
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.history_encoder == "transformer" and self.vector_dim % self.heads:
@@ -80,6 +103,9 @@ class TowersSettings(Section):
                 f"heads: expected a divisor of the unit vector's {self.vector_dim} dimensions "
                 f"(embedding_dim, less one with item_bias), got {self.heads}"
             )
+        unknown = sorted(set(self.tune) - (set(type(self).model_fields) - {"tune"}))
+        if unknown:
+            raise ValueError(f"tune: expected keys of [towers], got {', '.join(unknown)}")
         if not self.select_k or min(self.select_k) < 1:
             raise ValueError(f"select_k: expected at least one k, all of them 1 or more, got {self.select_k}")
         return self

@@ -88,7 +88,7 @@ def run(
     artifact = open_artifact(features, kind="features", verify=False)
     data = load(features)
     settings = settings.resolved(data.schema)
-    config = {"towers": settings.model_dump(mode="json"), "seed": seed}
+    config = {"towers": settings.model_dump(mode="json", exclude={"tune"}), "seed": seed}
     inputs = {"features": artifact.manifest.fingerprint}
     place = checkpoints.Place(
         out.parent / f".{out.name}.checkpoint", fingerprint_of([inputs, config]), settings.checkpoint_minutes, resume
