@@ -62,7 +62,9 @@ def recall_curve(report: _Report) -> Picture:
         axes.set_xlabel("k (ads ranked for a user)")
         axes.set_ylabel("recall@k (mean over users)")
         axes.set_title(f"{part} items")
-    figure.axes[0].legend(fontsize=8, frameon=False, loc="upper left")
+    figure.legend(
+        *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8, frameon=False
+    )
     return _picture(
         figure,
         "Recall against k",
@@ -299,6 +301,28 @@ def training(report: _Report) -> Picture:
     axes.set_ylim(bottom=0)
     axes.legend(fontsize=8, frameon=False, loc="lower right")
     return _picture(figure, "Training", "Validation recall is exact and over the whole corpus.")
+
+
+def comparison(told: _Report) -> Picture:
+    """Differences of two versions with their intervals, relative to the first."""
+    shown = [one for one in told["metrics"] if one["difference"] is not None and one["first"]]
+    figure = _figure(8.6, 1.6 + 0.26 * len(shown))
+    axes = _axes(figure)
+    for place, one in enumerate(shown):
+        color = _VERDICTS[one["verdict"]]
+        low, high = (100 * bound / one["first"] for bound in one["interval"])
+        axes.plot([low, high], [place, place], color=color, linewidth=1.6)
+        axes.plot(100 * one["difference"] / one["first"], place, "o", color=color, markersize=5)
+    axes.axvline(0, color="#1b1f24", linewidth=1)
+    labels = [f"{one['metric'].replace('_', ' ')}, {one['part']} @{one['k']}" for one in shown]
+    axes.set_yticks(range(len(shown)), labels, fontsize=8)
+    axes.set_ylim(len(shown) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("change of the mean, percent of the first version's, with its interval")
+    for verdict in ("worse", "better", "same"):
+        axes.plot([], [], "o", color=_VERDICTS[verdict], label=verdict)
+    axes.legend(fontsize=8, frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0))
+    return _picture(figure, "Quality, second version against the first", "Paired bootstrap over the same users.")
 
 
 _PICTURES: tuple[tuple[str, Callable[[_Report], Picture]], ...] = (

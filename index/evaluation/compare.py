@@ -1,0 +1,286 @@
+"""Compares two versions on the same users: ``towerline compare A B``, the release notes of an index.
+
+Reads two bundles (or two versions of a registry) and the features with the held-out events; writes ``compare.json``
+and ``compare.html``. Each difference is paired: the second version's number less the first's, user by user. The
+verdicts are those of the gates, as a refresh would speak them with the first version live.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from index.bundle import Bundle
+from index.evaluation.bootstrap import Difference, bootstrap, paired_bootstrap
+from index.evaluation.catalogue import Catalogue
+from index.evaluation.evaluate import facts_of, measured
+from index.evaluation.plots import comparison
+from index.evaluation.quality import ALL, NOVEL, REPEAT, Quality, number
+from index.evaluation.ranking import Rankings, rank
+from index.evaluation.release_notes import write_notes
+from index.evaluation.settings import EvaluationSettings
+from index.evaluation.slices import Found, ad_cuts, user_cuts
+from index.evaluation.subject import Heldout, Subject
+from index.evaluation.truth import Float64, Int32
+from index.gates import judge
+from index.settings import GatesSettings
+from pipelines.errors import SchemaError
+from pipelines.manifest import write_durably
+
+COMPARE_JSON = "compare.json"
+COMPARE_HTML = "compare.html"
+_METRICS = ("recall", "ndcg", "mrr", "hit_rate", "value_recall", "debiased_recall")
+_CUTS = (20, 100)
+_MOVERS = 8
+# Single searches timed on each side, turn by turn, so that both see the same machine.
+_TIMED_SEARCHES = 300
+
+
+@dataclass(frozen=True)
+class Side:
+    """One version with its rankings of the held-out users."""
+
+    subject: Subject
+    rankings: Rankings
+    quality: Quality
+
+    @property
+    def bundle(self) -> Bundle:
+        """The version's bundle."""
+        return self.subject.bundle
+
+
+def run(
+    first: str | Path,
+    second: str | Path,
+    features: Path,
+    settings: EvaluationSettings,
+    gates: GatesSettings,
+    out: Path,
+    *,
+    registry: str | Path | None = None,
+    progress: bool = True,
+) -> Path:
+    """Compares two versions and returns the path of ``compare.json``.
+
+    Args:
+        first: the version before: its name in the registry, or a bundle's directory.
+        second: the version after.
+        features: the features with the held-out events.
+        settings: as for ``evaluate``.
+        gates: thresholds of the verdicts.
+        out: the folder of the report.
+        registry: where the versions are; None takes ``first`` and ``second`` as directories.
+        progress: show bars.
+
+    Raises:
+        ArtifactError: a version does not exist or is damaged.
+        SchemaError: the versions have no item in common, or none with the features.
+    """
+    data = Heldout.open(features, settings)
+    sides = [_open(version, data, registry) for version in (first, second)]
+    check_same_catalogue(sides[0], sides[1])
+    before, after = (_side(subject, settings, progress=progress) for subject in sides)
+    told = compare_sides(before, after, settings)
+    # The gates ask a version about the features it was built from; of another catalogue's they can say nothing.
+    ours = after.bundle.vocabulary.item_ids.equals(data.item_ids)
+    verdicts = judge(after.bundle, before.bundle, features, gates) if ours else ()
+    told["verdicts"] = [verdict.as_fact() for verdict in verdicts]
+    told["verdict_lines"] = [verdict.line for verdict in verdicts] or [
+        f"skip all gates: {after.subject.version} has another catalogue than {features}, which it was not built from"
+    ]
+    out.mkdir(parents=True, exist_ok=True)
+    write_durably(out / COMPARE_JSON, json.dumps(told, indent=2, allow_nan=False).encode())
+    write_durably(out / COMPARE_HTML, write_notes(told, (comparison(told),)).encode())
+    return out / COMPARE_JSON
+
+
+def _open(version: str | Path, data: Heldout, registry: str | Path | None) -> Subject:
+    if registry is None:
+        return Subject.open(version, data)
+    return Subject.open(registry, data, str(version))
+
+
+def _side(subject: Subject, settings: EvaluationSettings, *, progress: bool) -> Side:
+    rankings = rank(subject, settings.k[-1], progress=progress)
+    return Side(subject, rankings, measured(subject.data, rankings, settings))
+
+
+def check_same_catalogue(first: Subject, second: Subject) -> None:
+    """Refuses two versions without a common item.
+
+    Raises:
+        SchemaError: they are of different catalogues.
+    """
+    if not (first.in_catalogue & second.in_catalogue).any():
+        raise SchemaError(
+            f"versions {first.version} ({first.bundle.num_items} items) and {second.version} "
+            f"({second.bundle.num_items} items) have no item in common: they are of different catalogues. Compare "
+            "versions of one registry."
+        )
+
+
+def compare_sides(before: Side, after: Side, settings: EvaluationSettings) -> dict[str, Any]:
+    """All sections but the verdicts, as JSON."""
+    data = before.subject.data
+    catalogue = Catalogue.of(data, settings)
+    k = settings.waterfall_k
+    shown = [side.rankings.novel if settings.remove_seen else side.rankings.served for side in (before, after)]
+    return {
+        "dataset": data.schema.dataset.name,
+        "first": facts_of(before.subject) | cost_of(before.bundle),
+        "second": facts_of(after.subject) | cost_of(after.bundle),
+        "k": k,
+        "confidence": settings.confidence,
+        "items": {
+            "in_both": int((before.subject.in_catalogue & after.subject.in_catalogue).sum()),
+            "only_first": int((before.subject.in_catalogue & ~after.subject.in_catalogue).sum()),
+            "only_second": int((~before.subject.in_catalogue & after.subject.in_catalogue).sum()),
+        },
+        "metrics": metric_differences(before.quality, after.quality, settings),
+        "slices": slice_differences(shown[0], shown[1], data, catalogue, settings),
+        "churn": churn(shown[0][:, :k], shown[1][:, :k], settings),
+        "advertisers": movers(shown, catalogue.advertiser, catalogue.advertisers, k),
+        "categories": movers(shown, catalogue.category_code, catalogue.categories, k),
+        "latency": time_searches(before, after),
+    }
+
+
+def metric_differences(first: Quality, second: Quality, settings: EvaluationSettings) -> list[dict[str, Any]]:
+    """Paired differences of every metric and part at 20 and 100."""
+    told = []
+    for metric in _METRICS:
+        for part in (ALL, NOVEL, REPEAT):
+            for k in (cut for cut in _CUTS if cut in settings.k):
+                if not any((one.metric, one.part) == (metric, part) for one in first.measures):
+                    continue
+                values = [quality.find(metric, part, k).values for quality in (first, second)]
+                told.append({"metric": metric, "part": part, "k": k, **plain(_paired(*values, settings=settings))})
+    return told
+
+
+def _paired(first: Float64, second: Float64, *, settings: EvaluationSettings) -> Difference:
+    return paired_bootstrap(
+        first, second, resamples=settings.resamples, confidence=settings.confidence, seed=settings.seed
+    )
+
+
+def plain(difference: Difference) -> dict[str, Any]:
+    """As JSON, with the verdict in one word."""
+    verdict = "same" if not difference.is_certain else "better" if difference.difference > 0 else "worse"
+    return {
+        "first": number(difference.first),
+        "second": number(difference.second),
+        "difference": number(difference.difference),
+        "interval": [number(difference.low), number(difference.high)],
+        "relative": number(difference.relative),
+        "users": difference.users,
+        "verdict": verdict,
+    }
+
+
+def slice_differences(
+    first: Int32, second: Int32, data: Heldout, catalogue: Catalogue, settings: EvaluationSettings
+) -> list[dict[str, Any]]:
+    """Paired differences of recall by slice; a paired t-test each, corrected together; few users: never different."""
+    truth, k = data.held_out.truth, settings.waterfall_k
+    found = [Found.of(ranked, truth, k) for ranked in (first, second)]
+    told: list[dict[str, Any]] = []
+    p_values: list[float] = []
+    tested: list[int] = []
+    for cut in [*user_cuts(data, settings), *ad_cuts(data, catalogue, settings)]:
+        inside = cut.chosen[truth.owners] if cut.side == "users" else cut.chosen[truth.rows]
+        values = [one.recall(inside) for one in found]
+        difference = _paired(*values, settings=settings)
+        line = {"side": cut.side, "name": cut.name, "value": cut.value, **plain(difference), "p_adjusted": None}
+        if difference.users < settings.min_slice_users:
+            line["verdict"] = "empty" if difference.users == 0 else "small"
+        else:
+            change = (values[1] - values[0])[np.isfinite(values[0])]
+            tested.append(len(told))
+            p_values.append(float(stats.ttest_1samp(change, 0.0).pvalue) if change.std() > 0 else float(change[0] == 0))
+        told.append(line)
+    if tested:
+        for place, adjusted in zip(tested, stats.false_discovery_control(p_values).tolist(), strict=True):
+            told[place]["p_adjusted"] = adjusted
+            if adjusted >= 1.0 - settings.confidence:
+                told[place]["verdict"] = "same"
+    return told
+
+
+def churn(first: Int32, second: Int32, settings: EvaluationSettings) -> dict[str, Any]:
+    """Share of each user's top k of the second version that the first did not have there."""
+    changed = np.full(len(first), np.nan)
+    for user, (old, new) in enumerate(zip(first, second, strict=True)):
+        shown = new[new >= 0]
+        if len(shown):
+            changed[user] = 1.0 - np.isin(shown, old).mean()
+    interval = bootstrap(changed, resamples=settings.resamples, confidence=settings.confidence, seed=settings.seed)[0]
+    return {
+        "mean": number(interval.mean),
+        "interval": [number(interval.low), number(interval.high)],
+        "users": interval.users,
+    }
+
+
+def movers(shown: list[Int32], group: Int32 | None, names: tuple[str, ...], k: int) -> list[dict[str, Any]]:
+    """Advertisers or categories whose share of the exposures moved most, gains first.
+
+    Args:
+        shown: ``[users, depth] int32`` of both versions.
+        group: ``[items] int32`` place in ``names``; None where the data set does not tell.
+        names: of the groups.
+        k: how many places of a ranking are exposures.
+    """
+    if group is None:
+        return []
+    shares = []
+    for ranked in shown:
+        top = ranked[:, :k]
+        counts = np.bincount(group[top[top >= 0]], minlength=len(names)).astype(np.float64)
+        shares.append(counts / max(counts.sum(), 1.0))
+    change = shares[1] - shares[0]
+    largest = np.argsort(-np.abs(change), kind="stable")[:_MOVERS]
+    moved = [place for place in largest[np.argsort(-change[largest], kind="stable")].tolist() if change[place] != 0.0]
+    return [
+        {
+            "name": names[place],
+            "first": float(shares[0][place]),
+            "second": float(shares[1][place]),
+            "change": float(change[place]),
+        }
+        for place in moved
+    ]
+
+
+def cost_of(bundle: Bundle) -> dict[str, Any]:
+    """What a version weighs."""
+    return {
+        "size_bytes": sum(entry.bytes for entry in bundle.manifest.files.values()),
+        "dim": bundle.dim,
+        "engine": bundle.spec.engine,
+        "space": bundle.space,
+        "created_at": bundle.manifest.created_at,
+    }
+
+
+def time_searches(before: Side, after: Side) -> dict[str, Any]:
+    """Median and p99 of one search for the top 100, microseconds, both sides taking turns in one thread."""
+    times: tuple[list[float], list[float]] = ([], [])
+    queries = [side.subject.user_vectors[:_TIMED_SEARCHES] for side in (before, after)]
+    for place in range(min(len(part) for part in queries)):
+        for side, part, taken in zip((before, after), queries, times, strict=True):
+            started = time.perf_counter()
+            side.bundle.searcher.search(part[place], 100)
+            taken.append((time.perf_counter() - started) * 1e6)
+    return {
+        name: {"p50_us": float(np.median(taken)), "p99_us": float(np.quantile(taken, 0.99)), "searches": len(taken)}
+        for name, taken in zip(("first", "second"), times, strict=True)
+        if taken
+    }
