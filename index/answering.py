@@ -94,11 +94,10 @@ def _blended(
     live: ServingVersion, query: Vectors, k: int, read: ReadRules, tower: Neighbors, own: Rows
 ) -> tuple[Neighbors, npt.NDArray[np.str_]]:
     """The towers' candidates and the user's own items in one order; the limits hold for both together."""
-    other = np.isin(tower.rows, own, invert=True)
-    order = interleaved(tower.rows[other], own, k)
-    rows = np.concatenate([tower.rows[other], own])[order]
-    scores = np.concatenate([tower.scores[other], _scores(live, query, own, read.weight)])[order]
-    sources = np.concatenate([_LABELS.of(TOWERS, int(other.sum())), _LABELS.of(OWN_ITEMS, len(own))])[order]
+    order = interleaved(tower.rows, own, live.settings.own_items_share)
+    rows = np.concatenate([tower.rows, own])[order]
+    scores = np.concatenate([tower.scores, _scores(live, query, own, read.weight)])[order]
+    sources = np.concatenate([_LABELS.of(TOWERS, len(tower.rows)), _LABELS.of(OWN_ITEMS, len(own))])[order]
     places = within_limits(rows, read.limits)[:k] if read.limits else slice(k)
     return Neighbors(rows[places], scores[places]), sources[places]
 

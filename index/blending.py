@@ -1,11 +1,13 @@
 """Two sources in one answer: the towers' candidates, and the user's own items, which people come back to.
 
 Reads and writes nothing. An own item's strength is its recency-weighted frequency in the record's history,
-``sum of action weight · 2^(-age / half-life)``. Own items take at most the configured share of the k places, spread
-evenly over the answer; a rule that forbids an item forbids it in both sources.
+``sum of action weight · 2^(-age / half-life)``. Own items take the configured share of the places, evenly spread, for
+as long as there are any; a rule that forbids an item forbids it in both sources.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import numpy.typing as npt
@@ -35,23 +37,27 @@ def own_items(request: Request, action_weights: npt.NDArray[np.float64], half_li
     return distinct[np.lexsort((-latest, -strength))].astype(np.int32)
 
 
-def interleaved(tower: Rows, own: Rows, k: int) -> npt.NDArray[np.int64]:
+def interleaved(tower: Rows, own: Rows, share: float) -> npt.NDArray[np.int64]:
     """Returns the order of a blended answer, as places: 0.. in ``tower``, and ``len(tower)``.. in ``own``.
 
-    The own items are spread evenly over the first k places; what the towers have beyond follows.
+    Of every stretch of the answer the own items take ``share`` while they last. An item of both sources stands where
+    it comes first. The order does not depend on how many candidates are asked for: a longer answer begins with the
+    shorter one.
 
     Args:
-        tower: ``[n] int32`` the towers' candidates without the own items, best first.
-        own: ``[m] int32`` own items that may be shown, best first, at most k.
-        k: places.
+        tower: ``[n] int32`` the towers' candidates, best first.
+        own: ``[m] int32`` own items that may be shown, best first.
+        share: of own items, above 0.
     """
-    # At equal places the towers come first.
-    where_tower = (np.arange(len(tower)) + 0.5) / max(k - len(own), 1)
-    where_own = (np.arange(len(own)) + 0.5) / max(len(own), 1)
-    order: npt.NDArray[np.int64] = np.argsort(np.concatenate([where_tower, where_own]), kind="stable")
-    return order
+    # At equal places the own items come first.
+    where_own = (np.arange(len(own)) + 0.5) / share
+    where_tower = (np.arange(len(tower)) + 0.5) / max(1.0 - share, 1e-9)
+    order = np.lexsort((np.arange(len(tower) + len(own)) < len(tower), np.concatenate([where_tower, where_own])))
+    _, first = np.unique(np.concatenate([tower, own])[order], return_index=True)
+    kept: npt.NDArray[np.int64] = order[np.sort(first)]
+    return kept
 
 
 def own_places(k: int, share: float) -> int:
-    """How many of k places own items may take."""
-    return int(share * k + 0.5)
+    """How many own items the first k places of a blended answer can hold."""
+    return math.ceil(share * k)

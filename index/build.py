@@ -42,6 +42,7 @@ from index.embed import describe
 from index.embedder import RecordEmbedder
 from index.exact import VECTORS_FILE, ExactSearcher, load_vectors
 from index.item_tower import convert
+from index.retriever_settings import RETRIEVER_FILE, RetrieverSettings
 from index.searcher import Neighbors, Vectors
 from index.settings import IndexSettings
 from index.tuning import Queries, Report, Tuned, silent, tune
@@ -81,7 +82,14 @@ class _Sources:
 
 
 def run(
-    embeddings: Path, model: Path, features: Path, settings: IndexSettings, out: Path, *, report: Report = silent
+    embeddings: Path,
+    model: Path,
+    features: Path,
+    settings: IndexSettings,
+    out: Path,
+    *,
+    retriever: RetrieverSettings | None = None,
+    report: Report = silent,
 ) -> Path:
     """Builds the bundle and returns ``out``.
 
@@ -91,6 +99,7 @@ def run(
         features: the features the model was trained on.
         settings: target, engine, attributes, budgets.
         out: where the bundle goes.
+        retriever: how the bundle is to be asked where a call does not say; None is the defaults.
         report: is told what is predicted and measured.
 
     Raises:
@@ -105,10 +114,11 @@ def run(
         kind=KIND,
         format_version=FORMAT_VERSION,
         inputs=sources.fingerprints,
-        config=settings.model_dump(mode="json"),
+        config=config_of(settings, retriever),
     ) as draft:
         started = time.perf_counter()
         _copy(sources, draft.dir)
+        (draft.dir / RETRIEVER_FILE).write_text((retriever or RetrieverSettings()).model_dump_json())
         _convert_item_tower(sources, draft.dir, report)
         pq.write_table(items, draft.dir / ITEMS_FILE)
         users = _users(sources, settings, draft.dir)
@@ -117,6 +127,11 @@ def run(
         save_probes(users.probes, draft.dir / PROBES_DIR)
         draft.facts.update(facts_of(sources, tuned.spec), seconds=time.perf_counter() - started)
     return out
+
+
+def config_of(settings: IndexSettings, retriever: RetrieverSettings | None) -> dict[str, Any]:
+    """What a bundle's manifest keeps of the configuration, and what a refresh compares."""
+    return {**settings.model_dump(mode="json"), "retriever": (retriever or RetrieverSettings()).model_dump(mode="json")}
 
 
 def _open(embeddings: Path, model: Path, features: Path) -> _Sources:

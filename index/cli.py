@@ -125,7 +125,8 @@ def verb_build(call: Call) -> Answer:
 
     def run(config: Config, out: Path) -> None:
         work = config.work
-        build.run(work / "embeddings", work / "model", work / "features", config.index, out, report=call.report)
+        inputs = work / "embeddings", work / "model", work / "features"
+        build.run(*inputs, config.index, out, retriever=config.retriever, report=call.report)
 
     return stage(call, "bundle", run)
 

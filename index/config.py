@@ -1,7 +1,7 @@
 """The whole configuration: one TOML with the data set's schema and a section for each later stage.
 
-``pipelines.schema`` defines what describes the data; ``[towers]``, ``[index]``, ``[gates]``, ``[refresh]`` and
-``[evaluation]`` are defined by the packages that read them. This module puts them together, so that a
+``pipelines.schema`` defines what describes the data; ``[towers]``, ``[index]``, ``[retriever]``, ``[gates]``,
+``[refresh]`` and ``[evaluation]`` are defined by the packages that read them. This module puts them together, so that a
 mistake in any section is found by every verb before work begins. Imports neither Beam, TensorFlow nor ScaNN.
 """
 
@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from index.evaluation.settings import EvaluationSettings
+from index.retriever_settings import RetrieverSettings
 from index.settings import GatesSettings, IndexSettings, RefreshSettings
 from pipelines.errors import ConfigError
 from pipelines.schema import DatasetSchema, Section, describe, resolve_paths
@@ -36,6 +37,7 @@ class Config(DatasetSchema):
     paths: Paths = Paths()
     towers: TowersSettings = TowersSettings()
     index: IndexSettings = IndexSettings()
+    retriever: RetrieverSettings = RetrieverSettings()
     gates: GatesSettings = GatesSettings()
     refresh: RefreshSettings = RefreshSettings()
     evaluation: EvaluationSettings = EvaluationSettings()

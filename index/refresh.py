@@ -179,10 +179,15 @@ def _build(config: Config, call: Call, report: Report) -> Stage:  # noqa: ARG001
 
     path = config.work / BUNDLE
     inputs = {name: read_manifest(config.work / name).fingerprint for name in (EMBEDDINGS, MODEL, FEATURES)}
-    settings = config.index.model_dump(mode="json")
+    settings = build.config_of(config.index, config.retriever)
     current = is_current(path, kind=KIND, format_version=FORMAT_VERSION, inputs=inputs, config=settings)
     parts = (config.work / EMBEDDINGS, config.work / MODEL, config.work / FEATURES)
-    return _stage(BUNDLE, path, current=current, work=lambda: build.run(*parts, config.index, path, report=report))
+    return _stage(
+        BUNDLE,
+        path,
+        current=current,
+        work=lambda: build.run(*parts, config.index, path, retriever=config.retriever, report=report),
+    )
 
 
 def _publish(config: Config, call: Call, since: str, report: Report) -> Publication:

@@ -9,6 +9,9 @@ from pydantic import Field
 
 from pipelines.schema import Section
 
+# Where a bundle keeps them.
+RETRIEVER_FILE = "retriever.json"
+
 
 class RetrieverSettings(Section):
     """``[retriever]``.

@@ -22,14 +22,13 @@ from index.item_ids import ItemIds
 from index.planner import Planner
 from index.query import QueryTower
 from index.request import Clock, RecordReader
-from index.retriever_settings import RetrieverSettings
+from index.retriever_settings import RETRIEVER_FILE, RetrieverSettings
 from index.rules import mask_of
 from index.searcher import Rows, Scores, Searcher, Vectors
 from index.value import load_value
 from pipelines.errors import ArtifactError, SchemaError
 from pipelines.vocabulary import ValueTable
 
-RETRIEVER_FILE = "retriever.json"
 _MIB = 1 << 20
 
 
