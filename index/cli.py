@@ -244,6 +244,43 @@ def verb_doctor(call: Call) -> Answer:
     )
 
 
+def verb_compare(call: Call) -> Answer:
+    """Two versions side by side: recall by slice, churn, exposure, latency; compare.json and compare.html."""
+    from index.evaluation import compare
+    from index.evaluation.release_notes import headline
+
+    config, arguments = call.config, call.arguments
+    path = compare.run(
+        arguments.first,
+        arguments.second,
+        config.work / "features",
+        config.evaluation,
+        config.gates,
+        config.work,
+        registry=config.registry,
+        progress=call.progress,
+    )
+    told = json.loads(path.read_text())
+    return Answer(lines=[*told["verdict_lines"], headline(told)], facts=told, written=path.with_suffix(".html"))
+
+
+def verb_tune(call: Call) -> Answer:
+    """Searches the ranges of [towers.tune] on validation recall (Optuna); resumable; writes the best as a TOML."""
+    from towers import tuning
+
+    config = call.config
+    out = config.work / "tuned.toml"
+    tuning.run(
+        config.work / "features",
+        config.towers,
+        out,
+        trials=call.arguments.trials,
+        seed=config.seed,
+        progress=call.progress,
+    )
+    return Answer(lines=[out.read_text().rstrip()], facts={"stage": "tune"}, written=out)
+
+
 def verb_versions(call: Call) -> Answer:
     """The registry's versions, the live one marked."""
     from index.registry import Registry
@@ -383,6 +420,17 @@ def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--version", help="another version than the live one")
 
 
+def add_compare_options(parser: argparse.ArgumentParser) -> None:
+    """Options of ``compare``."""
+    parser.add_argument("first", help="the version before")
+    parser.add_argument("second", help="the version after")
+
+
+def add_tune_options(parser: argparse.ArgumentParser) -> None:
+    """Options of ``tune``."""
+    parser.add_argument("--trials", type=int, default=20, help="settings tried in all (default: 20)")
+
+
 def add_version_option(parser: argparse.ArgumentParser) -> None:
     """Options of ``rollback``."""
     parser.add_argument("version", nargs="?", help="default: the newest one older than the live one")
@@ -413,6 +461,9 @@ VERBS: dict[str, tuple[Verb, Callable[[argparse.ArgumentParser], None]]] = {
     "retrieve": (verb_retrieve, add_retrieve_options),
     "candidates": (verb_candidates, add_candidates_options),
     "evaluate": (verb_evaluate, add_evaluate_options),
+    "compare": (verb_compare, add_compare_options),
+    "tune": (verb_tune, add_tune_options),
+    "compact": (verb_compact, add_no_options),
     "apply-delta": (verb_apply_delta, add_delta_options),
     "versions": (verb_versions, add_no_options),
     "rollback": (verb_rollback, add_version_option),
