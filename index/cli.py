@@ -181,7 +181,21 @@ def verb_apply_delta(call: Call) -> Answer:
     from index import delta_writer
 
     applied = delta_writer.apply(call.config.registry, call.arguments.items)
-    return Answer(lines=[f"version {applied.version}, delta {applied.sequence}"], facts=dataclasses.asdict(applied))
+    counts = ("upserted", "removed", "paused", "resumed")
+    told = ", ".join(f"{getattr(applied, name)} {name}" for name in counts)
+    lines = [f"version {applied.version}, delta {applied.sequence}: {told} in {applied.seconds:.1f} s"]
+    if applied.rebuild is not None:
+        lines.append(f"the index should be built anew ({applied.rebuild}): run `towerline compact`")
+    return Answer(lines=lines, facts=dataclasses.asdict(applied))
+
+
+def verb_compact(call: Call) -> Answer:
+    """Folds the deltas of the live version into a new one, its index built anew."""
+    from index import compaction
+
+    config = call.config
+    version = compaction.run(config.registry, config.work / "compacted", keep=config.refresh.keep_versions)
+    return Answer(lines=[f"live: {version}"], facts={"version": version})
 
 
 def verb_candidates(call: Call) -> Answer:
