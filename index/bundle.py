@@ -22,6 +22,7 @@ from index.searcher import Neighbors, Searcher, Vectors
 from index.settings import Engine, TreeSettings
 from index.shards import ShardedSearcher, shard_bounds, shard_name
 from index.tree import ScannSearcher
+from index.value import load_value, load_value_searcher
 from pipelines.errors import ArtifactError
 from pipelines.manifest import Artifact, Manifest, open_artifact
 from pipelines.schema import DatasetSchema, Section
@@ -206,6 +207,9 @@ def load_searcher(directory: Path, spec: SearcherSpec, vectors: Vectors) -> Sear
     """
     if spec.engine == "exact":
         return ExactSearcher(vectors, checked=True)
+    value = load_value(directory)
+    if value is not None:
+        return load_value_searcher(value, directory / SCANN_DIR, spec.shards)
     if spec.shards == 1:
         return ScannSearcher.load(directory / SCANN_DIR, vectors)
     bounds = shard_bounds(len(vectors), spec.shards)

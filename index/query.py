@@ -136,7 +136,9 @@ class QueryTower:
 
     def _fill_vectors(self, target: npt.NDArray[Any], request: Request) -> None:
         n = len(request.rows)
-        target[:n] = self._item_vectors[request.rows]
+        if n:
+            # The rows are known to be in range; clipping spares the copy that checking would make.
+            np.take(self._item_vectors, request.rows, axis=0, out=target[:n], mode="clip")
         target[n:] = 0.0
 
     def knows(self, request: Request, record: Mapping[str, Any]) -> Known:
