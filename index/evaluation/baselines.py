@@ -6,6 +6,7 @@ Reads ``sequences/`` through ``Sequences``; writes nothing. Item-kNN and ALS are
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import warnings
 from collections.abc import Callable
@@ -96,23 +97,25 @@ def _own_frequency(task: _Task) -> Rankings:
 
 
 def _item_knn(task: _Task) -> Rankings:
-    check_implicit()
-    from implicit.nearest_neighbours import CosineRecommender
-
-    return _implicit(task, lambda: CosineRecommender(K=task.settings.knn_neighbors))
+    make = _library("nearest_neighbours").CosineRecommender
+    return _implicit(task, lambda: make(K=task.settings.knn_neighbors))
 
 
 def _als(task: _Task) -> Rankings:
-    check_implicit()
-    from implicit.als import AlternatingLeastSquares
-
-    settings = task.settings
+    make, settings = _library("als").AlternatingLeastSquares, task.settings
     return _implicit(
         task,
-        lambda: AlternatingLeastSquares(
-            factors=settings.als_factors, iterations=settings.als_iterations, random_state=settings.seed
-        ),
+        lambda: make(factors=settings.als_factors, iterations=settings.als_iterations, random_state=settings.seed),
     )
+
+
+def _library(module: str) -> Any:
+    """A module of ``implicit``."""
+    check_implicit()
+    with warnings.catch_warnings():
+        # Its progress bars look for a notebook's widgets; ours are not needed.
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        return importlib.import_module(f"implicit.{module}")
 
 
 def _implicit(task: _Task, make: Callable[[], Any]) -> Rankings:

@@ -29,7 +29,7 @@ from index.evaluation.slices import measure_slices
 from index.evaluation.subject import Heldout, Subject
 from index.evaluation.waterfall import measure_waterfall
 from index.registry import Registry
-from pipelines.manifest import MANIFEST_FILE, write_durably
+from pipelines.manifest import MANIFEST_FILE, open_artifact, write_durably
 
 REPORT_JSON = "report.json"
 REPORT_HTML = "report.html"
@@ -98,6 +98,7 @@ def make_report(
     gaps = find_gaps(shown, subject, catalogue, settings, previous)
     return {
         **facts_of(subject),
+        "settings": settings.model_dump(mode="json"),
         **measured(data, rankings, settings).plain(),
         "baselines": measure_baselines(data, settings, progress=progress),
         "waterfall": measure_waterfall(subject, settings, progress=progress).plain(),
@@ -111,6 +112,33 @@ def make_report(
         "training": training_curves(data.features.parent / "model"),
         "seconds": round(time.perf_counter() - started, 1),
     }
+
+
+def current_report(
+    bundle: Path | str, features: Path, settings: EvaluationSettings, out: Path, *, progress: bool = True
+) -> dict[str, Any]:
+    """The report of a bundle or a registry's live version: the one below ``out`` if it is still true, else a new one.
+
+    Raises:
+        ArtifactError, SchemaError, ConfigError: as ``evaluate``.
+    """
+    written = out / REPORT_JSON
+    version = bundle_version(bundle)
+    fingerprint = open_artifact(features, kind="features", verify=False).manifest.fingerprint
+    wanted = {"version": version, "features": fingerprint, "settings": settings.model_dump(mode="json")}
+    if written.is_file():
+        told: dict[str, Any] = json.loads(written.read_bytes())
+        if all(told.get(name) == value for name, value in wanted.items()):
+            return told
+    made: dict[str, Any] = json.loads(evaluate(bundle, features, settings, out, progress=progress).read_bytes())
+    return made
+
+
+def bundle_version(bundle: Path | str) -> str:
+    """Name of a registry's live version; a bundle's own is its fingerprint."""
+    if (Path(bundle) / MANIFEST_FILE).is_file():
+        return open_artifact(Path(bundle), kind="bundle", verify=False).manifest.fingerprint
+    return Registry(bundle).current()
 
 
 def version_before(bundle: Path | str, version: str) -> Bundle | None:

@@ -337,6 +337,10 @@ _PICTURES: tuple[tuple[str, Callable[[_Report], Picture]], ...] = (
 )
 
 
+# Pictures of what not every version has: a tuned tree, a value, curves of its training.
+OPTIONAL = ("Recall and latency of the index", "Recall and value", "Training")
+
+
 def pictures(report: _Report) -> list[Picture]:
     """Every picture that the report has the figures for."""
     return [draw(report) for section, draw in _PICTURES if report.get(section)]

@@ -186,3 +186,59 @@ def write_bundle(
         save_probes(Probes(({}, {}), probes, ExactSearcher(matrix).search_batch(probes, 10)), draft.dir / "probes")
         draft.facts.update(facts or {})
     return path
+
+
+# The world's schema as a TOML; its tables are never read again.
+SCHEMA_TOML = """
+[dataset]
+name = "served"
+[tables.events]
+path = "e.parquet"
+user_id = "user_id"
+item_id = "item_id"
+time = "t"
+action = "action"
+value = "value"
+[tables.items]
+path = "i.parquet"
+item_id = "item_id"
+advertiser_id = "advertiser_id"
+title = "title"
+[tables.users]
+path = "u.parquet"
+user_id = "user_id"
+[actions]
+click = 1.0
+purchase = 3.0
+[[features.item]]
+name = "item_id"
+kind = "id"
+[[features.item]]
+name = "category"
+kind = "categorical"
+[[features.user]]
+name = "country"
+kind = "categorical"
+[[features.user]]
+name = "age"
+kind = "numeric"
+[[features.user]]
+name = "interests"
+kind = "list"
+max_length = 4
+[history]
+max_length = 12
+[split]
+valid_from = 2025-02-16
+test_from = 2025-02-23
+[evaluation]
+category = "category"
+price = "price"
+first_seen = "first_seen"
+slices = ["country", "in_stock"]
+eligible = "in_stock"
+max_per = {advertiser_id = 10}
+resamples = 200
+[gates]
+panel = 50
+"""
