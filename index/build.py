@@ -43,7 +43,7 @@ from index.embedder import RecordEmbedder
 from index.exact import VECTORS_FILE, ExactSearcher, load_vectors
 from index.item_tower import convert
 from index.retriever_settings import RETRIEVER_FILE, RetrieverSettings
-from index.searcher import Neighbors, Vectors
+from index.searcher import Neighbors, Vectors, check_vectors
 from index.settings import IndexSettings
 from index.tuning import Queries, Report, Tuned, silent, tune
 from index.users import chosen_users, known_users, records_of, user_table
@@ -155,6 +155,7 @@ def _open(embeddings: Path, model: Path, features: Path) -> _Sources:
             f"{embeddings}: expected {len(opened.vocabulary.item_ids)} vectors, one an item of {model}, found "
             f"{len(opened.vectors)}. Run `towerline embed`."
         )
+    check_vectors(opened.vectors, str(embeddings))
     return opened
 
 
