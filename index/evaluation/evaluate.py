@@ -100,6 +100,7 @@ def make_report(
         **facts_of(subject),
         "settings": settings.model_dump(mode="json"),
         **measured(data, rankings, settings).plain(),
+        "examples": examples(subject, rankings),
         "baselines": measure_baselines(data, settings, progress=progress),
         "waterfall": measure_waterfall(subject, settings, progress=progress).plain(),
         "slices": [one.plain() for one in measure_slices(shown, data, catalogue, settings)],
@@ -148,6 +149,16 @@ def version_before(bundle: Path | str, version: str) -> Bundle | None:
     registry = Registry(bundle)
     earlier = [name for name in sorted(registry.version_names()) if name < version]
     return registry.open(earlier[-1], verify=False).bundle if earlier else None
+
+
+def examples(subject: Subject, rankings: Rankings, users: int = 3, k: int = 10) -> list[dict[str, Any]]:
+    """The first answers as they are: what ``retrieve_by_id`` gives for the same user."""
+    user_ids = subject.users["user_id"].slice(0, users).to_pylist()
+    rows = (answer[answer >= 0][:k] for answer in rankings.served)
+    return [
+        {"user_id": user_id, "item_ids": subject.data.item_ids.take(found).to_pylist()}
+        for user_id, found in zip(user_ids, rows, strict=False)
+    ]
 
 
 def measured(data: Heldout, rankings: Rankings, settings: EvaluationSettings) -> Quality:

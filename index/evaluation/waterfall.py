@@ -23,6 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from index.bundle import Bundle
+from index.evaluation.blocks import exact_top_k
 from index.evaluation.bootstrap import Interval, bootstrap
 from index.evaluation.metrics import user_metrics
 from index.evaluation.quality import number
@@ -144,7 +145,7 @@ def search_stages(bundle: Bundle, vectors: Vectors, k: int) -> dict[str, Neighbo
         vectors: ``[users, dim] float32``.
         k: neighbors.
     """
-    exact = bundle.exact.search_batch(vectors, k)
+    exact = exact_top_k(vectors, bundle.vectors, k)
     tree = bundle.spec.tree
     if bundle.spec.engine == "exact" or tree is None:
         return {"exact": exact, "pruning": exact, "quantisation": exact}

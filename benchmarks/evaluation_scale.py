@@ -1,0 +1,116 @@
+"""Evaluates 100,000 users against 1,000,000 items at k = 500, exactly, and says how long it took and how much it held.
+
+Writes ``benchmarks/results/evaluation_scale.json``. Vectors and truths are made up: 64 dimensions around centers, each
+user's truth drawn near the user. What is timed is what ``towerline evaluate`` does once the users' vectors are there:
+exact search of every user over the whole corpus, and every metric at every cut-off with bootstrap intervals, for all,
+novel and repeated items.
+
+    python benchmarks/evaluation_scale.py [--users N] [--items N] [--k K]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from index.evaluation.blocks import exact_top_k
+from index.evaluation.metrics import without
+from index.evaluation.quality import measure_quality
+from index.evaluation.ranking import Rankings
+from index.evaluation.settings import EvaluationSettings
+from index.evaluation.truth import HeldOut, Pairs
+from pipelines.manifest import git_commit
+
+RESULT = Path(__file__).parent / "results" / "evaluation_scale.json"
+DIM = 64
+SEEN = 40
+TRUTH = 8
+
+
+def world(users: int, items: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors of users and items, ``[n, DIM] float32``, around the same 500 centers."""
+    centers = rng.normal(size=(500, DIM)).astype(np.float32)
+    sides = []
+    for n in (users, items):
+        vectors = centers[rng.integers(0, len(centers), n)] + rng.normal(size=(n, DIM)).astype(np.float32)
+        sides.append(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+    return sides[0], sides[1]
+
+
+def held_out(ranked: np.ndarray, items: int, rng: np.random.Generator) -> HeldOut:
+    """Users whose past and truth stand partly among their best items, partly anywhere."""
+    users, depth = ranked.shape
+
+    def drawn(each: int) -> np.ndarray:
+        near = np.take_along_axis(ranked, rng.integers(0, depth, (users, each)), axis=1)
+        return np.where(rng.random((users, each)) < 0.5, near, rng.integers(0, items, (users, each))).astype(np.int32)
+
+    def pairs(rows: np.ndarray) -> Pairs:
+        owners = np.repeat(np.arange(users), rows.shape[1])
+        return Pairs.of(owners, rows.ravel(), users, rng.lognormal(2, 1, rows.size))
+
+    seen, fresh = drawn(SEEN), drawn(TRUTH)
+    truth = pairs(np.concatenate([fresh, seen[:, :4]], axis=1))
+    return HeldOut(
+        users=np.arange(users),
+        user_ids=pa.array(np.arange(users)),
+        truth=truth,
+        truth_of_action=(truth,),
+        seen=pairs(seen),
+        history_events=np.full(users, SEEN),
+        without_truth=0,
+        total_users=users,
+    )
+
+
+def main() -> None:
+    """Runs and writes the result."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--users", type=int, default=100_000)
+    parser.add_argument("--items", type=int, default=1_000_000)
+    parser.add_argument("--k", type=int, default=500)
+    options = parser.parse_args()
+    rng = np.random.default_rng(17)
+    users, items = world(options.users, options.items, rng)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    started = time.perf_counter()
+    ranked = exact_top_k(users, items, options.k + SEEN).rows
+    searched = time.perf_counter()
+    data = held_out(ranked, options.items, rng)
+    made = time.perf_counter()
+    settings = EvaluationSettings(k=tuple(k for k in (1, 5, 10, 20, 50, 100, 500) if k <= options.k), waterfall_k=10)
+    rankings = Rankings(ranked[:, : options.k], without(ranked, data.seen, options.k))
+    item_events = np.bincount(data.seen.rows, minlength=options.items).astype(np.float64)
+    quality = measure_quality(rankings, data, item_events, ("event",), settings)
+    ended = time.perf_counter()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    told = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end",
+        "commit": git_commit(),
+        "users": options.users,
+        "items": options.items,
+        "k": options.k,
+        "depth_searched": options.k + SEEN,
+        "dim": DIM,
+        "search_seconds": round(searched - started, 1),
+        "metrics_seconds": round(ended - made, 1),
+        "total_seconds": round(searched - started + ended - made, 1),
+        "peak_gib": round(peak, 2),
+        "gib_of_the_vectors": round(before, 2),
+        "measures": len(quality.measures),
+        "recall": quality.plain()["recall"],
+    }
+    RESULT.write_text(json.dumps(told, indent=2) + "\n")
+    print(json.dumps(told, indent=2))
+
+
+if __name__ == "__main__":
+    main()
