@@ -371,7 +371,7 @@ def cell(value: object) -> str:
     """One value as a person reads it."""
     if value is None:
         return ""
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def typed(text: str) -> str | int:
