@@ -54,7 +54,7 @@ class RecordReader:
         """Takes the clock for records that do not tell their ``time``."""
         self._items = items
         self._length = history_length
-        self._clock = clock
+        self.clock = clock
         self._timed = schema.tables.events.time is not None
         self._action_code = {name: code for code, name in enumerate(schema.action_names)}
         columns = {column for feature in schema.side("user") for column in source_columns(feature)}
@@ -72,7 +72,7 @@ class RecordReader:
         if not record.keys() <= self._known_keys:
             self._refuse_unknown(record)
         moment = record.get("time")
-        now_us = int(self._clock() * 1e6) if moment is None else time_us(moment)
+        now_us = int(self.clock() * 1e6) if moment is None else time_us(moment)
         history = record.get("history")
         if history is None:
             return Request(_NO_ROWS, None, None, _NO_ROWS, None, None, now_us, 0)

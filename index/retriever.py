@@ -19,6 +19,8 @@ from prometheus_client import CollectorRegistry
 
 from index.answering import NO_RULES, answer, answer_record, cold_start, unfiltered
 from index.candidates import Candidates
+from index.delta import DeltaLog
+from index.live_delta import DeltaFollower
 from index.metrics import RetrieverMetrics
 from index.reload import Source, Watcher
 from index.request import Clock
@@ -38,6 +40,7 @@ class Retriever:
         """Takes an opened version; ``open`` is how one is made."""
         self._source = source
         self._live = live
+        self._follower = self._followed(live)
         self._watcher: Watcher | None = None
         self._live_since = time.monotonic()
         self.metrics = metrics
@@ -83,7 +86,7 @@ class Retriever:
     @property
     def num_items(self) -> int:
         """Items in the catalogue of the version that answers now."""
-        return self._live.num_items
+        return self._serving().num_items
 
     @property
     def age_seconds(self) -> float:
@@ -101,7 +104,7 @@ class Retriever:
         Raises:
             SchemaError: the record does not fit the schema.
         """
-        live = self._live
+        live = self._serving()
         return live.tower.embed(live.reader.read(record), record)
 
     def retrieve(
@@ -139,7 +142,7 @@ class Retriever:
                 rules = NO_RULES
             else:
                 rules = Rules(where, exclude, max_per, value_weight, diversity)
-            candidates = answer_record(self._live, record, _whole_number(k), rules, explain=explain)
+            candidates = answer_record(self._serving(), record, _whole_number(k), rules, explain=explain)
         except TowerlineError:
             self.metrics.refused()
             raise
@@ -158,7 +161,7 @@ class Retriever:
             ArtifactError: the bundle was built without users.
             SchemaError: as ``retrieve``.
         """
-        return self.retrieve(self._live.user_record(user_id), k, **rules)
+        return self.retrieve(self._serving().user_record(user_id), k, **rules)
 
     def retrieve_batch(self, records: Sequence[Mapping[str, Any]], k: int = 100, **rules: Any) -> list[Candidates]:
         """Returns the k best candidates for each record, as ``retrieve`` does; without rules at a higher rate.
@@ -166,7 +169,7 @@ class Retriever:
         Raises:
             SchemaError: as ``retrieve``; the message says which record.
         """
-        live = self._live
+        live = self._serving()
         k = _whole_number(k)
         if rules or live.settings.own_items_share > 0:
             return self._one_by_one(live, records, k, **rules)
@@ -223,7 +226,7 @@ class Retriever:
         Raises:
             SchemaError: another space than this version's, another length, NaN, or as ``retrieve``.
         """
-        live = self._live
+        live = self._serving()
         if space != live.space:
             raise SchemaError(
                 f"vector: expected one of space {live.space!r} (version {live.version}), got one of {space!r}. "
@@ -247,7 +250,7 @@ class Retriever:
         Raises:
             ArtifactError: another version answered than the one that is live now.
         """
-        live = self._live
+        live = self._serving()
         if candidates.version != live.version:
             raise ArtifactError(
                 f"candidates of version {candidates.version}, but {live.version} is live. Retrieve again, or open that "
@@ -271,8 +274,27 @@ class Retriever:
             self._watcher.start()
         return self._watcher
 
+    @property
+    def delta_sequence(self) -> int:
+        """The last delta applied to the version that answers now; 0 for none."""
+        return self._serving().delta_sequence
+
+    def _serving(self) -> ServingVersion:
+        """The version to answer a call with, new deltas taken in."""
+        return self._live if self._follower is None else self._follower.poll()
+
+    def _followed(self, live: ServingVersion) -> DeltaFollower | None:
+        """What keeps a registry's version up to date with its deltas, those there are applied; None for a bundle."""
+        registry = self._source.registry
+        if registry is None:
+            return None
+        follower = DeltaFollower(live, DeltaLog(registry.store, live.version))
+        follower.catch_up()
+        return follower
+
     def _move(self, live: ServingVersion) -> ServingVersion:
-        old, self._live = self._live, live
+        follower, old = self._followed(live), self._live
+        self._live, self._follower = live, follower
         self._live_since = time.monotonic()
         self.metrics.went_live(live.version, time.time(), swapped=True)
         return old

@@ -75,7 +75,7 @@ def read_rules(live: ServingVersion, rules: Rules) -> ReadRules:
             f"value_weight: version {live.version} was built without a value. Name an attribute with [index] value."
         )
     diversity = _number(rules.diversity, "diversity", 0.0, 1.0)
-    eligible = None if rules.where is None else live.eligible(rules.where)
+    eligible = live.alive if rules.where is None else live.eligible(rules.where)
     excluded = _excluded(live, rules.exclude)
     if len(excluded) > _FEW_EXCLUDED:
         eligible, excluded = _without(live, eligible, excluded), excluded[:0]

@@ -25,18 +25,21 @@ from index.request import Clock, RecordReader
 from index.retriever_settings import RETRIEVER_FILE, RetrieverSettings
 from index.rules import mask_of
 from index.searcher import Rows, Scores, Searcher, Vectors
-from index.value import load_value
+from index.shards import ShardedSearcher
+from index.tree import ScannSearcher
+from index.value import ValueSearcher, load_value
 from pipelines.errors import ArtifactError, SchemaError
 from pipelines.vocabulary import ValueTable
 
-_MIB = 1 << 20
+MIB = 1 << 20
 
 
 @dataclass(frozen=True)
 class ServingVersion:
     """A bundle opened for serving. Safe to use from many threads.
 
-    version: its name. vectors: ``[items, dim] float32`` in memory, in row order.
+    version: its name. vectors: ``[items, dim] float32`` in memory, in row order. alive: rows that deltas leave, None is
+    all; catalogue: the items table with fresh ads, None is the bundle's; delta_sequence: of the last delta applied.
     """
 
     version: str
@@ -50,6 +53,9 @@ class ServingVersion:
     attributes: Attributes
     settings: RetrieverSettings
     eligibles: EligibleCache
+    alive: Eligible | None = None
+    catalogue: pa.Table | None = None
+    delta_sequence: int = 0
 
     @classmethod
     def open(
@@ -85,7 +91,7 @@ class ServingVersion:
             planner=Planner.of(bundle.searcher, bundle.vectors, None if value is None else value.log_values),
             attributes=Attributes(bundle.items),
             settings=chosen,
-            eligibles=EligibleCache(int(chosen.rule_cache_mib * _MIB)),
+            eligibles=EligibleCache(int(chosen.rule_cache_mib * MIB)),
         )
         opened.warm()
         return opened
@@ -111,8 +117,9 @@ class ServingVersion:
         return self.eligibles.get(where, lambda: self.lay_out(mask_of(where, self.attributes)))
 
     def lay_out(self, mask: Mask, *, gather: bool = True) -> Eligible:
-        """Lays out the rows where ``mask [items] bool`` is true."""
-        room = int(self.settings.rule_vectors_mib * _MIB) if gather else 0
+        """Lays out the rows where ``mask [items] bool`` is true and that deltas leave."""
+        mask = mask if self.alive is None else mask & self.alive.mask
+        room = int(self.settings.rule_vectors_mib * MIB) if gather else 0
         return Eligible.of(mask, self.planner.leaves, self.vectors, self.planner.log_values, gather_bytes=room)
 
     def group_shares(self, attribute: str) -> npt.NDArray[np.float64]:
@@ -135,13 +142,18 @@ class ServingVersion:
     @functools.cached_property
     def popularity_scores(self) -> Scores:
         """``[items] float32`` log1p of the train events of each item."""
-        return np.log1p(self.bundle.vocabulary.item_frequency).astype(np.float32)
+        return np.log1p(self._frequency).astype(np.float32)
+
+    @functools.cached_property
+    def _frequency(self) -> npt.NDArray[np.int64]:
+        """``[items] int64`` train events; 0 for fresh ads."""
+        known = self.bundle.vocabulary.item_frequency
+        return np.concatenate([known, np.zeros(self.num_items - len(known), np.int64)])
 
     @functools.cached_property
     def popularity_order(self) -> Rows:
         """``[items] int32`` rows, the most frequent first, equal ones by row."""
-        frequency: npt.NDArray[np.int64] = self.bundle.vocabulary.item_frequency
-        return np.argsort(-frequency, kind="stable").astype(np.int32)
+        return np.argsort(-self._frequency, kind="stable").astype(np.int32)
 
     @functools.cached_property
     def _user_places(self) -> ValueTable | None:
@@ -171,13 +183,22 @@ class ServingVersion:
 
     def describe(self, rows: Rows) -> pa.Table:
         """The item table's lines for ``[n] int32`` rows, in their order."""
-        return self.bundle.items.take(pa.array(rows))
+        return (self.bundle.items if self.catalogue is None else self.catalogue).take(pa.array(rows))
+
+    def release(self) -> None:
+        """Frees the tree, the largest part; the version must not be asked any more."""
+        searcher = self.searcher.inner if isinstance(self.searcher, ValueSearcher) else self.searcher
+        for part in searcher.parts if isinstance(searcher, ShardedSearcher) else (searcher,):
+            if isinstance(part, ScannSearcher):
+                part.release()
 
     def warm(self) -> None:
         """Touches what the first requests would otherwise wait for."""
         request = self.reader.read({})
         vector = self.tower.embed(request, {})
         self.searcher.search(vector, min(100, self.num_items))
+        if isinstance(self.searcher, ValueSearcher):
+            self.searcher.warm()
         self.popularity_order  # noqa: B018
         self.popularity_scores  # noqa: B018
         self._user_places  # noqa: B018

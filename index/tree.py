@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from index.scann_binding import builder, compiled
+from index.scann_loading import CONFIG_FILE, config_of, release
+from index.scann_loading import load as load_assets
 from index.searcher import (
     PAD_ROW,
     PAD_SCORE,
@@ -31,7 +33,6 @@ from index.settings import TreeSettings
 from pipelines.errors import ArtifactError, ConfigError
 
 SETTINGS_FILE = "settings.json"
-ASSETS_FILE = "scann_assets.pbtxt"
 _TOKENS_FILE = "datapoint_to_token.npy"
 # How ScaNN's builder calls what we call.
 _REORDER_NAMES = {"float32": "FLOAT32", "bf16": "BFLOAT16", "int8": "INT8"}
@@ -217,10 +218,15 @@ class ScannSearcher:
     def _full(self) -> Effort:
         return Effort(self._settings.leaves, self.num_items)
 
+    def release(self) -> None:
+        """Frees the tree now, without stopping other threads. The searcher must not be asked any more."""
+        release(self._searcher)
+
     def save(self, directory: Path) -> None:
         """Writes ScaNN's assets and the settings below ``directory``, which must exist. The vectors are not written
         a second time where reordering is not float32: ``load`` is given them."""
         self._searcher.serialize(str(directory), True)
+        (directory / CONFIG_FILE).write_text(config_of(self._searcher))
         (directory / SETTINGS_FILE).write_text(self._settings.model_dump_json(indent=2))
 
     @classmethod
@@ -236,16 +242,16 @@ class ScannSearcher:
         """
         try:
             settings = TreeSettings.model_validate_json((directory / SETTINGS_FILE).read_bytes())
-            assets = (directory / ASSETS_FILE).read_text()
             tokens = np.load(directory / _TOKENS_FILE, allow_pickle=False)
-            searcher = compiled().ScannNumpy(str(directory.absolute()), assets)
+            searcher = load_assets(directory)
         except (OSError, ValueError, RuntimeError) as err:
             raise ArtifactError(f"{directory}: ScaNN cannot read its assets ({err}). Build the bundle again.") from err
         if searcher.size() != len(vectors):
             raise ArtifactError(
                 f"{directory}: expected {len(vectors)} items, found {searcher.size()}. Build the bundle again."
             )
-        leaves = tokens if len(tokens) == len(vectors) else tokens.reshape(2, -1)
+        # With SOAR a row's two leaves stand one after the other.
+        leaves = tokens if len(tokens) == len(vectors) else np.ascontiguousarray(tokens.reshape(-1, 2).T)
         return cls(searcher, settings, vectors, leaves)
 
 

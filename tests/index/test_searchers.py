@@ -195,6 +195,23 @@ def test_what_is_saved_and_loaded_answers_the_same(
     leaves = loaded.leaf_of_row
     assert leaves.shape == ((2, ITEMS) if name == "scann-soar" else (ITEMS,))
     assert leaves.max() < 20
+    if name == "scann-soar":
+        assert leaves[0].min() >= 0
+
+
+def test_rows_of_a_leaf_lie_together(tmp_path: Path) -> None:
+    """Twenty tight clusters, twenty leaves: most rows of a cluster have one leaf as their first, SOAR or not."""
+    rng = np.random.default_rng(0)
+    clusters = np.repeat(np.arange(20), 50)
+    vectors = (rng.normal(size=(20, DIM))[clusters] + 0.01 * rng.normal(size=(1000, DIM))).astype(np.float32)
+    for soar in (None, 1.5):
+        place = tmp_path / str(soar)
+        place.mkdir()
+        ScannSearcher.build(vectors, tree(soar_lambda=soar, training_sample=1000)).save(place)
+        leaves = ScannSearcher.load(place, vectors).leaf_of_row
+        first = leaves if leaves.ndim == 1 else leaves[0]
+        most = [np.bincount(first[clusters == cluster]).max() / 50 for cluster in range(20)]
+        assert np.mean(most) > 0.8
 
 
 def test_exact_search_is_saved_and_loaded(vectors: Vectors, queries: Vectors, tmp_path: Path) -> None:
