@@ -194,7 +194,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--target", type=float, default=0.99)
     parser.add_argument("--queries", type=int, default=1000, help="users that tune, and as many that are measured")
-    parser.add_argument("--reorder", nargs="+", default=["float32", "bf16", "int8"])
+    parser.add_argument("--reorder", nargs="+", default=["float32", "int8", "bf16"])
     parser.add_argument("--tuning-seconds", type=float, default=130.0)
     parser.add_argument("--autopilot", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--evenness", type=float, default=0.5, help="how evenly a user's events fall on interests")

@@ -72,7 +72,7 @@ class IndexSettings(Section):
     tree: TreeSettings | None = None
     tuning_queries: int = Field(default=1000, ge=10)
     tuning_seconds: float = Field(default=120.0, gt=0.0)
-    reorder_types: tuple[ReorderType, ...] = Field(default=("float32", "bf16", "int8"), min_length=1)
+    reorder_types: tuple[ReorderType, ...] = Field(default=("float32", "int8", "bf16"), min_length=1)
     shards: int = Field(default=1, ge=1)
     memory_gib: float | None = Field(default=None, gt=0.0)
     disk_gib: float | None = Field(default=None, gt=0.0)
