@@ -89,8 +89,8 @@ class ItemIds:
             return self._any_type(item_ids, what)
         if self._row_of_number is not None:
             # Ids below the first wrap round to beyond the last as unsigned: one comparison for both ends.
-            places = (numbers - self._first).view(np.uint64)
-            return self._row_of_number[np.minimum(places, len(self._row_of_number) - 1)]
+            offsets = (numbers - self._first).view(np.uint64)
+            return self._row_of_number[np.minimum(offsets, len(self._row_of_number) - 1)]
         if len(self._sorted) == 0:
             return np.full(len(numbers), -1, np.int32)
         if self._buckets is None:
@@ -157,4 +157,5 @@ class _Buckets:
         last = len(ordered) - 1
         for _ in range(self.most - 1):
             places = places + (ordered[np.minimum(places, last)] < numbers)
-        return np.minimum(places, last).astype(np.int32)
+        clipped: npt.NDArray[np.int32] = np.minimum(places, last).astype(np.int32)
+        return clipped

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +27,8 @@ _LOG = logging.getLogger("towerline.retriever")
 _OPEN_ATTEMPTS = 5
 # How long an old version may still be in use before the watcher lets go of it all the same.
 _RETIRE_SECONDS = 5.0
+# References to a version nobody uses: the two functions that let go of it, and the question itself.
+_OWN_REFERENCES = 3
 
 
 class Source:
@@ -136,11 +139,13 @@ class Watcher:
         _LOG.error("version %s cannot be opened, the live one stays: %s", version, err)
 
     def _retire(self, old: ServingVersion) -> None:
-        """Waits until no call uses the old version, then frees it here."""
-        waited = 0.0
-        # This function's own name, its caller's, and the argument of getrefcount.
-        while sys.getrefcount(old) > _OWN_REFERENCES and waited < _RETIRE_SECONDS and not self._stopped.wait(0.01):
-            waited += 0.01
+        """Waits until no call uses the old version, then frees it here.
 
-
-_OWN_REFERENCES = 3
+        Once it is not live, nobody can begin to use it: references only go away. Where some stay (an explanation that
+        was kept), it is freed with the last of them.
+        """
+        until = time.monotonic() + _RETIRE_SECONDS
+        while sys.getrefcount(old) > _OWN_REFERENCES and time.monotonic() < until:
+            time.sleep(0.01)
+        if sys.getrefcount(old) <= _OWN_REFERENCES:
+            old.release()
