@@ -26,16 +26,23 @@ def unit(vectors: Any) -> Any:
 
 
 class RowNorm(tf_keras.initializers.Initializer):
-    """Rows of about the norm ``scale`` in the first ``dim`` columns, ``rest`` (``[rows]``, or 0) in the others."""
+    """Rows of about the norm ``scale`` in the first ``dim`` columns, ``rest`` (``[rows]``, or 0) in the others.
 
-    def __init__(self, scale: float, dim: int, seed: int, rest: npt.NDArray[np.float32] | None = None) -> None:
+    The first ``empty`` rows start at 0: an unknown id says nothing until it has learned to.
+    """
+
+    def __init__(
+        self, scale: float, dim: int, seed: int, rest: npt.NDArray[np.float32] | None = None, empty: int = 0
+    ) -> None:
         self.scale, self.dim, self.seed, self.rest = scale, dim, seed, rest
+        self.empty = empty
 
     def __call__(self, shape: Any, dtype: Any = None, **_: Any) -> Any:
         """The initial table of ``shape``."""
         generator = np.random.default_rng(self.seed)
         table = np.zeros(tuple(shape), np.float32)
         table[:, : self.dim] = generator.normal(0.0, self.scale / np.sqrt(self.dim), (shape[0], self.dim))
+        table[: self.empty] = 0.0
         if self.rest is not None:
             table[:, self.dim :] = self.rest[:, None]
         return tf.constant(table, dtype=dtype)
@@ -103,7 +110,7 @@ class FeatureSum(tf_keras.layers.Layer):
             rest = None
             if feature.kind == "id" and width > dim and feature.name in frequencies:
                 rest = log_counts(table_sizes[feature.name], frequencies[feature.name]) * settings.bias_start
-            initializer = RowNorm(scale, dim, seed * 1009 + place, rest)
+            initializer = RowNorm(scale, dim, seed * 1009 + place, rest, 2 * (feature.kind == "id"))
             if feature.kind in ("id", "categorical", "list", "text"):
                 shape = (table_sizes[feature.name], width)
                 self.tables[feature.name] = self.add_weight(f"{feature.name}_table", shape, initializer=initializer)
@@ -149,7 +156,8 @@ def log_counts(size: int, frequencies: npt.NDArray[np.int64]) -> npt.NDArray[np.
     """
     logs = np.zeros(size, np.float32)
     logs[2 : 2 + len(frequencies)] = np.log1p(frequencies)
-    return logs - logs.mean()
+    centred: npt.NDArray[np.float32] = logs - logs.mean(dtype=np.float32)
+    return centred
 
 
 def token_weights(size: int, frequencies: npt.NDArray[np.int64] | None) -> npt.NDArray[np.float32]:

@@ -93,7 +93,7 @@ def _function(tower: Any, specs: dict[str, Any], output: str) -> Any:
     return tf.function(call).get_concrete_function(**specs)
 
 
-class _Served(tf.Module):  # type: ignore[misc]
+class _Served(tf.Module):
     """What a SavedModel holds: a tower's weights and its one function."""
 
     def __init__(self, tower: Any, specs: dict[str, Any], output: str) -> None:

@@ -40,7 +40,8 @@ def log_inclusion(
     absent = np.exp(draws * np.log1p(-np.minimum(share, 1 - 1e-12)))
     inclusion = 1.0 - absent * (1.0 - min(uniform / len(frequency), 1.0))
     # An item can be here without any chance in the formula only where uniform = 0 and it has no train event.
-    return np.log(np.maximum(inclusion, 1e-12)).astype(np.float32)
+    logs: npt.NDArray[np.float32] = np.log(np.maximum(inclusion, 1e-12)).astype(np.float32)
+    return logs
 
 
 def sampled_softmax(logits: Any, log_inclusion: Any, positives: Pairs, excluded: Any) -> Any:

@@ -60,7 +60,8 @@ def ranges(starts: Int64, stops: Int64) -> Int64:
     counts = stops - starts
     owners = np.repeat(np.arange(len(starts)), counts)
     before = np.cumsum(counts) - counts
-    return np.arange(int(counts.sum()), dtype=np.int64) - before[owners] + starts[owners]
+    places: Int64 = np.arange(int(counts.sum()), dtype=np.int64) - before[owners] + starts[owners]
+    return places
 
 
 def histories(events: Events, starts: Int64, stops: Int64, now: Int64 | None, length: int) -> Histories:

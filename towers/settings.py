@@ -54,7 +54,7 @@ class TowersSettings(Section):
     item_norm: Literal["auto", "unit", "free"] = "auto"
     bias_start: float = Field(default=1.0, ge=0.0, le=1.0)  # an item's bias starts at this times the log of its count
     history_encoder: Literal["auto"] | HistoryEncoder = "auto"
-    decay_days: tuple[float, ...] = (0.0, 365.0, 60.0, 14.0)  # one pooling head each, starting values; 0: no decay
+    decay_days: tuple[float, ...] = (0.0, 60.0, 14.0)  # one pooling head each, starting values; 0: no decay
     layers: int = Field(default=2, ge=1)
     heads: int = Field(default=2, ge=1)
     dropout: float = Field(default=0.2, ge=0.0, lt=1.0)
@@ -94,7 +94,7 @@ class TowersSettings(Section):
     threads: int | None = Field(default=None, ge=1)
 
     # What `towerline tune` varies: [towers.tune] with a range a key.
-    tune: dict[str, TuningRange] = {}
+    tune: dict[str, TuningRange] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -147,12 +147,12 @@ class TowersSettings(Section):
 # What serves a kind of data best, by measurement on the public data sets (benchmarks/published_tables.py).
 RECIPES: dict[Protocol, dict[str, Any]] = {
     "windows": {
-        "embedding_dim": 256,
-        "temperature": 0.03,
-        "learning_rate": 3e-4,
+        "embedding_dim": 512,
+        "temperature": 0.04,
+        "learning_rate": 5e-5,
         "epsilon": 1e-5,
-        "bias_start": 0.2,
-        "content_scale": 0.01,
+        "bias_start": 0.0,
+        "content_scale": 0.001,
         "id_dropout": 0.02,
         "epochs": 12,
     },

@@ -1,0 +1,299 @@
+"""Train pairs a second: the two towers beside stock TFRS, and the wall time to the same validation recall.
+
+Reads ``gowalla_m1/interactions.parquet`` below ``--data``; writes ``benchmarks/results/training_throughput.json``. All
+are timed in one run on the same machine, one after the other, several rounds; medians are reported with all rounds.
+
+Stock TFRS is its own ``Retrieval`` task with ``remove_accidental_hits`` and the log-q correction, Adagrad, in-batch
+negatives, at batch 1024 and 4096, whichever is faster for it. A train pair is a (user, item) event that was learned
+from.
+
+    python -m benchmarks.training_throughput --data ../shared/data
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+
+from pipelines.manifest import git_commit
+from pipelines.schema import parse_schema
+from towers.inputs import Events, TrainingData
+from towers.model import TwoTowers, signature, tensors_of
+from towers.optimizers import LazyAdam
+from towers.prefetching import prefetched
+from towers.recall import Truth, recall_at
+from towers.runtime import tf, tf_keras, tfrs
+from towers.sampling import Sampler
+from towers.settings import TowersSettings
+from towers.validation import evaluate, truth_of
+
+RESULTS = Path(__file__).parent / "results" / "training_throughput.json"
+DIM = 64
+WARM_STEPS = 3
+
+
+def data_of(users: npt.NDArray[Any], items: npt.NDArray[Any], splits: npt.NDArray[Any]) -> TrainingData:
+    """Pairs as the towers see an unordered data set with user and item ids."""
+    order = np.lexsort((items, users))
+    users, items, splits = users[order], items[order], splits[order]
+    num_users, num_items = int(users.max()) + 1, int(items.max()) + 1
+    offsets = np.searchsorted(users, np.arange(num_users + 1)).astype(np.int64)
+    frequency = np.bincount(items[splits == 0], minlength=num_items).astype(np.int64)
+    events = {"path": "-", "user_id": "user_id", "item_id": "item_id", "unordered": True}
+    raw = {
+        "dataset": {"name": "throughput"},
+        "tables": {"events": events},
+        "features": {"user": [{"name": "user_id", "kind": "id"}], "item": [{"name": "item_id", "kind": "id"}]},
+        "split": {"column": "split"},
+    }
+    zeros = np.zeros(len(items), np.int8)
+    return TrainingData(
+        schema=parse_schema(raw, "throughput"),
+        items={"item_id": np.arange(2, num_items + 2, dtype=np.int32)},
+        users={"user_id": np.arange(2, num_users + 2, dtype=np.int32)},
+        events=Events(offsets, items.astype(np.int32), np.zeros(len(items), np.int64), zeros, splits.astype(np.int8)),
+        item_frequency=frequency,
+        table_sizes={"item": {"item_id": num_items + 2}, "user": {"user_id": num_users + 2}},
+        frequencies={"item_id": frequency},
+    )
+
+
+def gowalla(data: Path) -> TrainingData:
+    """The train part of gowalla_m1; a tenth of it, by position, is held out as validation."""
+    table = pq.read_table(data / "gowalla_m1" / "interactions.parquet")
+    train = np.asarray(table["split"].cast("string").to_numpy(zero_copy_only=False)) == "train"
+    users, items = (np.asarray(table[name])[train] for name in ("user_id", "item_id"))
+    held = np.random.default_rng(17).random(len(users)) < 0.1
+    return data_of(users, items, held.astype(np.int8))
+
+
+def synthetic(users: int, items: int, pairs: int) -> TrainingData:
+    """Zipf-like items, users with about equally many."""
+    rng = np.random.default_rng(1)
+    who = np.concatenate([np.arange(users), rng.integers(0, users, pairs - users)])
+    what = (items * rng.random(pairs) ** 3).astype(np.int64)
+    what[:items] = rng.permutation(items)[: min(items, pairs)]
+    return data_of(who, what, np.zeros(pairs, np.int8))
+
+
+class Ours:
+    """The product's model and batches, with its recipe for data without order."""
+
+    name = "towerline"
+
+    def __init__(self, data: TrainingData, epochs: int) -> None:
+        given: dict[str, Any] = {"embedding_dim": DIM, "initializer": "random", "epochs": epochs}
+        self.settings = TowersSettings.model_validate(given).resolved(data.schema)
+        self.data = data
+        events = data.events.before(1)
+        self.sampler = Sampler(events, data.item_frequency, self.settings, 1, timed=False)
+        tf.keras.utils.set_random_seed(1)
+        self.model = TwoTowers(data, self.settings, 1)
+        steps = max(self.sampler.steps * epochs, 1)
+        optimizer = LazyAdam(tf_keras.optimizers.schedules.CosineDecay(self.settings.learning_rate, steps, alpha=0.02))
+
+        @tf.function(input_signature=[signature()])
+        def step(batch: dict[str, Any]) -> Any:
+            with tf.GradientTape() as tape:
+                loss = self.model.compute_loss(batch, training=True)
+            variables = self.model.trainable_variables
+            optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+            return loss
+
+        self.step = step
+
+    def steps(self, generator: np.random.Generator) -> Iterator[int]:
+        """Learns from the batches of one epoch; gives the pairs of each."""
+        for batch in prefetched(self.sampler.epoch(generator)):
+            float(self.step(tensors_of(batch)))
+            yield len(batch.positives)
+
+    def recall(self) -> float:
+        """Validation recall@20, train items removed from the ranking."""
+        return evaluate(self.model, self.data, 1, (20,), 5000)["novel"].recall[20]
+
+
+class _Stock(tfrs.Model):  # type: ignore[misc]
+    """Two id towers and TFRS's own task, as its tutorials have them."""
+
+    def __init__(self, users: int, items: int) -> None:
+        super().__init__()
+        self.user_table = tf_keras.layers.Embedding(users, DIM)
+        self.item_table = tf_keras.layers.Embedding(items, DIM)
+        self.task = tfrs.tasks.Retrieval(remove_accidental_hits=True)
+
+    def compute_loss(self, inputs: dict[str, Any], training: bool = False) -> Any:
+        """TFRS's sampled softmax over the batch."""
+        return self.task(
+            self.user_table(inputs["user"]),
+            self.item_table(inputs["item"]),
+            candidate_sampling_probability=inputs["probability"],
+            candidate_ids=inputs["item"],
+            compute_metrics=not training,
+        )
+
+
+class Stock:
+    """Stock TFRS at one batch size."""
+
+    def __init__(self, data: TrainingData, batch: int, learning_rate: float = 0.1) -> None:
+        self.name, self.batch, self.data = f"tfrs batch {batch}", batch, data
+        events = data.events.before(1)
+        self.users, self.items = events.user_of_event(), events.rows
+        self.probability = (data.item_frequency / data.item_frequency.sum()).astype(np.float32)
+        tf.keras.utils.set_random_seed(1)
+        self.model = _Stock(data.events.users, data.num_items)
+        self.model.compile(optimizer=tf_keras.optimizers.Adagrad(learning_rate))
+        self.step = tf.function(self.model.train_step, reduce_retracing=True)
+
+    def steps(self, generator: np.random.Generator) -> Iterator[int]:
+        """One epoch; gives the pairs of each batch (the last, smaller one is left out)."""
+        order = generator.permutation(len(self.items))
+        for start in range(0, len(order) - self.batch + 1, self.batch):
+            chosen = order[start : start + self.batch]
+            rows = self.items[chosen]
+            inputs = {"user": self.users[chosen], "item": rows, "probability": self.probability[rows]}
+            result = self.step({name: tf.constant(value) for name, value in inputs.items()})
+            float(result["loss"])
+            yield len(chosen)
+
+    def recall(self) -> float:
+        """Validation recall@20, train items removed from the ranking."""
+        truth = _first(truth_of(self.data.events, 1)).without_seen()
+        users, items = (table.embeddings.numpy() for table in (self.model.user_table, self.model.item_table))
+        return recall_at(users[truth.users], items, truth, (20,), remove_seen=True).recall[20]
+
+
+def _first(truth: Truth) -> Truth:
+    return truth.first(5000)
+
+
+def pairs_per_second(make: Callable[[], Ours | Stock], seconds: float, rounds: int) -> list[float]:
+    """The speed of each round of at least ``seconds``, after a few steps that are not timed."""
+    contender = make()
+    generator = np.random.default_rng(2)
+    source = _endless(contender, generator)
+    for _ in range(WARM_STEPS):
+        next(source)
+    speeds = []
+    for _ in range(rounds):
+        started, pairs = time.perf_counter(), 0
+        while time.perf_counter() - started < seconds:
+            pairs += next(source)
+        speeds.append(pairs / (time.perf_counter() - started))
+    return speeds
+
+
+def _endless(contender: Ours | Stock, generator: np.random.Generator) -> Iterator[int]:
+    while True:
+        yield from contender.steps(generator)
+
+
+def time_to(contender: Ours | Stock, goal: float, epochs: int, limit: float) -> dict[str, Any]:
+    """Training seconds (validation not counted) until the recall is ``goal``, and the best recall seen."""
+    generator, spent, best, curve = np.random.default_rng(3), 0.0, 0.0, []
+    for epoch in range(1, epochs + 1):
+        started = time.perf_counter()
+        for _ in contender.steps(generator):
+            pass
+        spent += time.perf_counter() - started
+        best = max(best, contender.recall())
+        curve.append({"epoch": epoch, "seconds": round(spent, 1), "recall": round(best, 5)})
+        if best >= goal or spent > limit:
+            break
+    return {"reached": best >= goal, "best": best, "seconds": spent, "curve": curve}
+
+
+def implicit_speeds(data: TrainingData) -> dict[str, float]:
+    """Pairs a second of ``implicit``'s BPR and ALS, epochs over the same pairs."""
+    import scipy.sparse
+    from implicit.als import AlternatingLeastSquares
+    from implicit.bpr import BayesianPersonalizedRanking
+
+    events = data.events.before(1)
+    shape = (events.users, data.num_items)
+    ones = np.ones(len(events.rows), np.float32)
+    matrix = scipy.sparse.csr_matrix((ones, (events.user_of_event(), events.rows)), shape)
+    speeds = {}
+    threads = os.cpu_count() or 1
+    for name, kind in (("implicit BPR", BayesianPersonalizedRanking), ("implicit ALS", AlternatingLeastSquares)):
+        started = time.perf_counter()
+        kind(factors=DIM, iterations=3, num_threads=threads).fit(matrix, show_progress=False)
+        speeds[name] = 3 * matrix.nnz / (time.perf_counter() - started)
+    return speeds
+
+
+def compare(name: str, data: TrainingData, seconds: float, rounds: int) -> dict[str, Any]:
+    """One pair of tables: all contenders' speeds."""
+    speeds = {"towerline": pairs_per_second(lambda: Ours(data, 30), seconds, rounds)}
+    for batch in (1024, 4096):
+        speeds[f"tfrs batch {batch}"] = pairs_per_second(lambda batch=batch: Stock(data, batch), seconds, rounds)  # type: ignore[misc]
+    medians = {contender: statistics.median(values) for contender, values in speeds.items()}
+    stock = max(value for contender, value in medians.items() if contender.startswith("tfrs"))
+    return {
+        "tables": name,
+        "dim": DIM,
+        "batch": {"towerline": "256 users with all their items", "tfrs": [1024, 4096]},
+        "examples_per_second": medians["towerline"],
+        "speedup_over_stock_tfrs": medians["towerline"] / stock,
+        "peers": {**{k: v for k, v in medians.items() if k != "towerline"}, **implicit_speeds(data)},
+        "rounds": speeds,
+        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+
+
+def main() -> None:
+    """Measures and writes."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, default=8.0, help="of a round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tables", nargs="+", default=["gowalla", "million", "time"], help="parts to measure")
+    parser.add_argument("--limit", type=float, default=600.0, help="seconds of stock TFRS's search for its best recall")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    stored: dict[str, Any] = json.loads(arguments.results.read_text()) if arguments.results.exists() else {}
+    stored |= {"machine": f"{platform.machine()}, {os.cpu_count()} cores", "commit": git_commit()}
+    runs = {run["tables"]: run for run in stored.get("runs", [])}
+    small = gowalla(arguments.data)
+    if "gowalla" in arguments.tables:
+        runs["30k x 41k"] = compare("30k x 41k", small, arguments.seconds, arguments.rounds)
+    if "million" in arguments.tables:
+        million = synthetic(1_000_000, 1_000_000, 12_000_000)
+        runs["1M x 1M"] = compare("1M x 1M", million, arguments.seconds, arguments.rounds)
+    stored["runs"] = list(runs.values())
+    if "time" in arguments.tables:
+        best = max(
+            stored["runs"][0]["peers"], key=lambda name: stored["runs"][0]["peers"].get(name, 0) * ("tfrs" in name)
+        )
+        stock = time_to(Stock(small, int(best.rsplit(" ", 1)[1])), 1.0, 100, arguments.limit)
+        ours = time_to(Ours(small, 30), stock["best"], 30, arguments.limit)
+        at_best = next(point["seconds"] for point in stock["curve"] if point["recall"] >= round(stock["best"], 5))
+        stored["time_to_recall"] = {
+            "goal": stock["best"],
+            "tfrs": stock,
+            "towerline": ours,
+            "ratio": ours["seconds"] / at_best if ours["reached"] else None,
+        }
+    arguments.results.parent.mkdir(parents=True, exist_ok=True)
+    arguments.results.write_text(json.dumps(stored, indent=1))
+    for run in stored["runs"]:
+        print(
+            f"{run['tables']}: {run['examples_per_second']:,.0f} pairs/s, {run['speedup_over_stock_tfrs']:.1f} x TFRS"
+        )
+
+
+if __name__ == "__main__":
+    main()
