@@ -1,6 +1,7 @@
 """Kills writers at random moments while a reader retrieves. Run as a process of its own: it forks.
 
     python -m tests.index.kill_driver REGISTRY SCENARIO KILLS SEED BUNDLE ..
+    python -m tests.index.kill_driver REGISTRY refresh KILLS SEED NIGHTS
 
 Prints one JSON object: kills that hit a running writer, reads, and what went wrong (nothing should).
 """
@@ -27,6 +28,7 @@ from index.retriever import Retriever
 
 RECORD = {"history": [1000, 1003, 1006, 1009], "country": "US", "age": 30}
 K = 10
+NIGHTS = 3
 
 
 class Writers:
@@ -49,6 +51,15 @@ class Writers:
         change = self.chance.choice(["pause", "resume"])
         delta_writer.apply(self.registry, pa.table({"item_id": [item_id], "change": [change]}))
 
+    def refresh(self) -> None:
+        """The nightly job of a random night; ``bundles`` has the folder with the nights."""
+        from index import refresh
+        from tests.index.nights import config, tables_of
+
+        night = self.chance.randrange(NIGHTS)
+        with tables_of(self.bundles[0], lambda: night):
+            refresh.run(config(self.registry.parent, refresh={"keep_versions": 3}), progress=False)
+
     def mixed(self) -> None:
         self.chance.choice([self.publish, self.rollback, self.delta])()
 
@@ -63,14 +74,16 @@ def expected_answers(bundles: list[Path]) -> dict[str, list[int]]:
 
 
 def read_until(stop: Path, log: Path, registry: Path, expected: dict[str, list[int]]) -> None:
-    """Opens and retrieves until the file ``stop`` is there; every answer must be that of the version it names."""
+    """Opens and retrieves until the file ``stop`` is there; every answer must be that of the version it names: of the
+    bundle, where it was made beforehand, else the same at every read."""
     reads, wrong = 0, []
     while not stop.exists():
         try:
             found = Retriever.open(registry).retrieve(RECORD, K)
             reads += 1
-            if found.item_ids.tolist() != expected[found.version.split("-")[1]]:
-                wrong.append(f"{found.version}: {found.item_ids.tolist()}")
+            answer = found.item_ids.tolist()
+            if answer != expected.setdefault(found.version.split("-")[1], answer):
+                wrong.append(f"{found.version}: {answer}")
         except Exception:
             wrong.append(traceback.format_exc())
     log.write_text(json.dumps({"reads": reads, "wrong": wrong}))
@@ -121,12 +134,20 @@ def check(registry: Path) -> list[str]:
 def main(registry: Path, scenario: str, kills: int, seed: int, bundles: list[Path]) -> dict[str, object]:
     """Kills ``kills`` writers; see the module."""
     chance = random.Random(seed)
-    Registry(registry).publish(bundles[0])
-    expected = expected_answers(bundles)
-    stop, log = registry.parent / "stop", registry.parent / "reader.json"
-    reader = forked(lambda: read_until(stop, log, registry, expected))
     writers = Writers(registry, bundles, chance)
     work = getattr(writers, scenario)
+    if scenario == "refresh":
+        # Once for all children: they only load and run, which is safe after a fork.
+        from index import build, embed  # noqa: F401
+        from tests.index import nights  # noqa: F401
+
+        expected: dict[str, list[int]] = {}
+        os.waitpid(forked(work), 0)
+    else:
+        Registry(registry).publish(bundles[0])
+        expected = expected_answers(bundles)
+    stop, log = registry.parent / "stop", registry.parent / "reader.json"
+    reader = forked(lambda: read_until(stop, log, registry, expected))
     slowest, hit, wrong = 0.02, 0, []
     while hit < kills and not wrong:
         chance.random()  # the children start from where the parent's chance stands: move on

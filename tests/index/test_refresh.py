@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,12 @@ from typing import Any
 import pytest
 
 from index import build, embed, refresh
-from index.config import Config
 from index.publishing import rollback
 from index.registry import Registry
 from pipelines import features as features_stage
 from pipelines.errors import GateError, TowerlineError
-from pipelines.manifest import read_manifest
-from pipelines.schema import DatasetSchema
-from tests.index.serving_bundles import SCHEMA
-from tests.index.stage_artifacts import write_features, write_model
+from tests.index.nights import ITEMS, config, tables_of, write_nights
 from towers import training
-from towers.settings import TowersSettings
-
-ITEMS, DIM = 200, 16
 
 
 @dataclass
@@ -43,68 +36,28 @@ class Tables:
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Features and models of three nights, made once."""
     root = tmp_path_factory.mktemp("nights")
-    for night in range(3):
-        write_features(root / f"features-{night}", items=ITEMS + night, users=40, dim=DIM, seed=night)
-        write_model(root / f"model-{night}", root / f"features-{night}", dim=DIM, seed=night)
+    write_nights(root, 2)
     return root
 
 
 @pytest.fixture
-def tables(stored: Path, monkeypatch: pytest.MonkeyPatch) -> Tables:
+def tables(stored: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tables]:
     told = Tables()
 
-    class Inputs:
-        @classmethod
-        def find(cls, schema: DatasetSchema) -> type[Inputs]:
-            return cls
+    def counted(stage: str, run: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any, **named: Any) -> Any:
+            told.called(stage)
+            return run(*arguments, **named)
 
-        @staticmethod
-        def fingerprints() -> dict[str, str]:
-            return dict(read_manifest(stored / f"features-{told.night}").inputs)
+        return wrapped
 
-    def write(schema: DatasetSchema, out: Path, *rest: Any) -> None:
-        told.called("features")
-        shutil.rmtree(out, ignore_errors=True)
-        shutil.copytree(stored / f"features-{told.night}", out)
-
-    def train(features: Path, settings: TowersSettings, out: Path, **rest: Any) -> None:
-        told.called("model")
-        shutil.rmtree(out, ignore_errors=True)
-        shutil.copytree(stored / f"model-{told.night}", out)
-
-    kept_embed, kept_build = embed.run, build.run
-
-    def counted_embed(*rest: Any, **named: Any) -> Path:
-        told.called("embeddings")
-        return kept_embed(*rest, **named)
-
-    def counted_build(*rest: Any, **named: Any) -> Path:
-        told.called("bundle")
-        return kept_build(*rest, **named)
-
-    monkeypatch.setattr(features_stage, "Inputs", Inputs)
-    monkeypatch.setattr(features_stage, "run", write)
-    monkeypatch.setattr(training, "run", train)
-    monkeypatch.setattr(embed, "run", counted_embed)
-    monkeypatch.setattr(build, "run", counted_build)
-    # What an artifact was made with is the stage's own business: here it is always the stored one's.
-    kept = refresh.is_current
-
-    def current(path: Path, **wanted: Any) -> bool:
-        if wanted["kind"] in ("features", "model") and path.exists():
-            wanted["config"] = read_manifest(path).config
-        return kept(path, **wanted)
-
-    monkeypatch.setattr(refresh, "is_current", current)
-    return told
-
-
-def config(work: Path, **changes: Any) -> Config:
-    gates = {"churn": None, "recall_drop": None, "latency_p99_us": None}
-    sections = {"index": {"tuning_queries": 10}, "gates": gates, "paths": {"work": str(work)}}
-    return Config.model_validate({**SCHEMA, **sections, **changes})
+    modules = {"features": features_stage, "model": training, "embeddings": embed, "bundle": build}
+    with tables_of(stored, lambda: told.night):
+        for stage, module in modules.items():
+            monkeypatch.setattr(module, "run", counted(stage, module.run))
+        yield told
+        monkeypatch.undo()
 
 
 def test_the_first_refresh_runs_all_and_the_second_nothing(tables: Tables, tmp_path: Path) -> None:

@@ -1,0 +1,81 @@
+"""Nights for the refresh: features and models made beforehand, handed out as the first two stages would write them."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from index import refresh
+from index.config import Config
+from pipelines import features as features_stage
+from pipelines.manifest import read_manifest
+from pipelines.schema import DatasetSchema
+from tests.index.serving_bundles import SCHEMA
+from tests.index.stage_artifacts import write_features, write_model
+from towers import training
+from towers.settings import TowersSettings
+
+ITEMS, DIM = 200, 16
+
+
+def write_nights(root: Path, nights: int) -> None:
+    """Writes ``features-N`` and ``model-N`` below ``root``."""
+    for night in range(nights):
+        write_features(root / f"features-{night}", items=ITEMS + night, users=40, dim=DIM, seed=night)
+        write_model(root / f"model-{night}", root / f"features-{night}", dim=DIM, seed=night)
+
+
+def put(source: Path, out: Path) -> None:
+    """Puts a copy in place by one rename, as a stage does."""
+    aside = out.parent / f".{out.name}.copy"
+    shutil.rmtree(aside, ignore_errors=True)
+    shutil.copytree(source, aside)
+    shutil.rmtree(out, ignore_errors=True)
+    aside.rename(out)
+
+
+@contextlib.contextmanager
+def tables_of(stored: Path, night: Callable[[], int]) -> Iterator[None]:
+    """Within it, the tables are those of a night, and the stages that read them write what was made beforehand."""
+
+    class Inputs:
+        @classmethod
+        def find(cls, schema: DatasetSchema) -> type[Inputs]:
+            return cls
+
+        @staticmethod
+        def fingerprints() -> dict[str, str]:
+            return dict(read_manifest(stored / f"features-{night()}").inputs)
+
+    def write(schema: DatasetSchema, out: Path, *rest: Any) -> None:
+        put(stored / f"features-{night()}", out)
+
+    def train(features: Path, settings: TowersSettings, out: Path, **rest: Any) -> None:
+        put(stored / f"model-{night()}", out)
+
+    kept = refresh.is_current
+
+    def current(path: Path, **wanted: Any) -> bool:
+        # What the first two were made with is the real stages' business.
+        if wanted["kind"] in ("features", "model") and (path / "manifest.json").exists():
+            wanted["config"] = read_manifest(path).config
+        return kept(path, **wanted)
+
+    with (
+        mock.patch.object(features_stage, "Inputs", Inputs),
+        mock.patch.object(features_stage, "run", write),
+        mock.patch.object(training, "run", train),
+        mock.patch.object(refresh, "is_current", current),
+    ):
+        yield
+
+
+def config(work: Path, **changes: Any) -> Config:
+    """A configuration whose gates let every night pass."""
+    gates = {"churn": None, "recall_drop": None, "latency_p99_us": None}
+    sections = {"index": {"tuning_queries": 10}, "gates": gates, "paths": {"work": str(work)}}
+    return Config.model_validate({**SCHEMA, **sections, **changes})
