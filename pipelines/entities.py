@@ -72,12 +72,21 @@ class EntityChecker:
         side: item or user.
         id_type: int64 or string.
         arrow_schema: the table's columns and types, unified over its files.
+        forgotten: ids of which no trace may stay: their rows are neither accepted nor rejected.
 
     Raises:
         SchemaError: a column's type cannot serve its feature.
     """
 
-    def __init__(self, schema: DatasetSchema, side: Side, id_type: pa.DataType, arrow_schema: pa.Schema) -> None:
+    def __init__(
+        self,
+        schema: DatasetSchema,
+        side: Side,
+        id_type: pa.DataType,
+        arrow_schema: pa.Schema,
+        forgotten: pa.Array | None = None,
+    ) -> None:
+        self._forgotten = forgotten
         self._schema = schema
         self._side = side
         self._id_type = id_type
@@ -116,6 +125,8 @@ class EntityChecker:
             ids.values if field.name == name else self._column(raw, field, checks) for field in self._arrow_schema
         ]
         check_columns(checks, raw, self._schema.validation.columns.get(f"{self._side}s", {}))  # type: ignore[call-overload]
+        if self._forgotten is not None:
+            checks.hide(np.asarray(pc.is_in(ids.values, value_set=self._forgotten), dtype=bool))
         kept = pa.array(checks.accepted)
         table = pa.Table.from_arrays(columns, schema=self.layout).filter(kept)
         rejects = checks.rejects(raw, f"{self._side}s", batch.file, batch.first_row)

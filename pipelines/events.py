@@ -98,16 +98,23 @@ class EventChecker:
         user_type: int64 or string, the type of all user ids.
         catalogue: items to rows.
         late_before_us: events before this moment are rejected as late; None where none are.
+        forgotten: users of whom no trace may stay: their events are neither accepted nor rejected.
     """
 
     def __init__(
-        self, schema: DatasetSchema, user_type: pa.DataType, catalogue: Catalogue, late_before_us: int | None = None
+        self,
+        schema: DatasetSchema,
+        user_type: pa.DataType,
+        catalogue: Catalogue,
+        late_before_us: int | None = None,
+        forgotten: pa.Array | None = None,
     ) -> None:
         self._schema = schema
         self._table = schema.tables.events
         self._user_type = user_type
         self._catalogue = catalogue
         self._late_before_us = late_before_us
+        self._forgotten = forgotten
 
     def check(self, batch: Batch) -> Checked:
         """Checks one batch; the accepted events stand in the batch's order."""
@@ -124,6 +131,8 @@ class EventChecker:
         values = self._values(raw, checks)
         check_columns(checks, raw, self._schema.validation.columns.get("events", {}))
         splits = self._splits(raw, checks, users, items, times)
+        if self._forgotten is not None:
+            checks.hide(np.asarray(pc.is_in(users.values, value_set=self._forgotten), dtype=bool))
         kept = checks.accepted
         dropped = 0
         if self._schema.split.test_until is not None:

@@ -10,6 +10,7 @@ spilled next to the output: a worker's memory holds one batch or one partition.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import shutil
 import threading
@@ -27,15 +28,18 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from pipelines.catalogue import Items, id_type, items_of_events, read_items, unified_schema
-from pipelines.conversion import as_times
+from pipelines.conversion import as_ids, as_times
 from pipelines.encode import count_column, encode_table
 from pipelines.entities import entity_columns
 from pipelines.errors import ArtifactError, ConfigError, SchemaError, TowerlineError
 from pipelines.events import columns_of, moment
 from pipelines.fitting import fit, summarise
+from pipelines.increment import MAX_GROWTH, Decision, Previous, decide, kept_rejects, remap
 from pipelines.manifest import fingerprint_of, write_artifact
 from pipelines.partitions import (
     CATALOGUE_FILE,
+    FORGOTTEN_FILE,
+    REMAP_FILE,
     USERS_SCHEMA_FILE,
     Job,
     PartitionFacts,
@@ -53,7 +57,7 @@ from pipelines.schema import SPLITS, CountFeature, DatasetSchema
 from pipelines.sequences import encoded_table, part_name
 from pipelines.tables import Shard, SourceFile, arrow_schema, find_files, plan_shards, read_shard, require_columns
 from pipelines.validation import TableCounts, enforce_thresholds
-from pipelines.vocabulary import Vocabulary
+from pipelines.vocabulary import Vocabulary, as_array
 
 KIND = "features"
 FORMAT_VERSION = 1
@@ -105,6 +109,8 @@ def run(
     progress: bool = True,
     *,
     partitions: int | None = None,
+    previous: Path | None = None,
+    forget: Sequence[int | str] = (),
 ) -> Path:
     """Writes the features of a data set to ``out`` and returns it.
 
@@ -114,6 +120,10 @@ def run(
         beam_args: for Beam, unchanged.
         progress: show a bar on standard error.
         partitions: number of user partitions; from the input's size where None.
+        previous: an earlier run's artifact (it may be ``out`` itself): only files of events that it has not read are
+            read, and the result is what a full run would give; the manifest says under ``increment`` whether it
+            could be used, and else why not. Events older than ``validation.late_days`` before its newest are rejected.
+        forget: ids of users of whom nothing may stay: no event, no row, no count, no value, no reject.
 
     Raises:
         SchemaError: a table cannot be read or lacks a column, a column has a wrong type, an item id stands twice, too
@@ -128,7 +138,7 @@ def run(
     ) as draft:
         work = draft.dir / _WORK
         work.mkdir()
-        run = _Run(schema, inputs, draft.dir, work, options, progress)
+        run = _Run(schema, inputs, draft.dir, work, options, progress, previous, tuple(forget))
         draft.facts.update(run.write(partitions))
         shutil.rmtree(work)
     return out
@@ -142,10 +152,15 @@ class _Run:
     work: Path
     options: Any
     progress: bool
+    previous: Path | None
+    forget: tuple[int | str, ...]
 
     def write(self, partitions: int | None) -> dict[str, Any]:
         shards, user_type, items = self._plan()
         write_arrow(pa.table({"item_id": items.ids}), self.work / CATALOGUE_FILE)
+        forgotten = as_ids(as_array([str(user) for user in self.forget]), user_type).values if self.forget else None
+        if forgotten is not None:
+            write_arrow(pa.table({"user_id": forgotten.drop_null()}), self.work / FORGOTTEN_FILE)
         job = Job(
             schema_json=self.schema.model_dump_json(),
             out=str(self.out),
@@ -154,8 +169,13 @@ class _Run:
             user_type=str(user_type),
             as_of_us=self._as_of(shards),
         )
+        decision = self._decide(job, items, partitions)
+        if decision.previous is not None:
+            job, shards = self._upon(decision.previous, job, shards, items, forgotten)
         self._build(job, shards)
         ingested = _Ingested.read(self.work, items)
+        if decision.previous is not None:
+            ingested = ingested.after(decision.previous.facts, self._count_kept(forgotten))
         ingested.require_fit(self.schema)
         parts = [PartitionFacts.read(self.work / "facts" / f"{part:05d}") for part in range(job.partitions)]
         events = [sum(part.events[split] for part in parts) for split in range(len(SPLITS))]
@@ -177,6 +197,10 @@ class _Run:
             "last_time": ingested.last,
             "as_of_us": job.as_of_us,
             "partitions": job.partitions,
+            "user_type": job.user_type,
+            "shards": job.first_shard + len(shards),
+            "event_files": [file.fingerprint for file in self.inputs.events],
+            "increment": {"used": decision.previous is not None, "reason": decision.reason},
             "split": self.schema.split.model_dump(mode="json"),
         }
 
@@ -199,6 +223,47 @@ class _Run:
         item_type = id_type([kind.field(table.item_id).type for kind in kinds], table.item_id)
         own = [shard for shard in shards if shard.table == "events"]
         return shards, user_type, items_of_events(self.schema, own, item_type)
+
+    def _decide(self, job: Job, items: Items, partitions: int | None) -> Decision:
+        """Whether to build upon the previous run; the sizes of its partitions and the type of its ids must fit too."""
+        decision = decide(self.previous, self.schema, self.inputs.events, items.ids)
+        if decision.previous is None:
+            return decision
+        if partitions is not None and partitions != decision.previous.partitions:
+            return Decision(None, f"{partitions} partitions are asked for, it has {decision.previous.partitions}")
+        if job.partitions > MAX_GROWTH * decision.previous.partitions:
+            return Decision(None, f"its {decision.previous.partitions} partitions have become too large")
+        if job.user_type != decision.previous.facts["user_type"]:
+            return Decision(None, "the user ids have another type")
+        return decision
+
+    def _upon(
+        self, previous: Previous, job: Job, shards: list[Shard], items: Items, forgotten: pa.Array | None
+    ) -> tuple[Job, list[Shard]]:
+        """The job and the shards of a run that builds upon a previous one."""
+        new = {file.fingerprint for file in previous.new_files}
+        rows = remap(previous.vocabulary.item_ids, items.ids)
+        if rows is not None:
+            write_arrow(pa.table({"row": rows}), self.work / REMAP_FILE)
+        rejects = kept_rejects(previous.dir, forgotten, self.schema.tables.events.user_id)
+        if len(rejects):
+            write_parquet(rejects, self.out / "rejects" / "events-000000.parquet")
+        job = dataclasses.replace(
+            job,
+            partitions=previous.partitions,
+            first_shard=int(previous.facts["shards"]) + 1,
+            late_before_us=previous.late_before(self.schema),
+            previous=str(previous.dir),
+            bounds_moved=previous.bounds_moved,
+        )
+        return job, [shard for shard in shards if shard.table != "events" or shard.file.fingerprint in new]
+
+    def _count_kept(self, forgotten: pa.Array | None) -> dict[str, int] | None:
+        """The kept rejects by reason where some were forgotten; None where the previous counts hold."""
+        if forgotten is None:
+            return None
+        path = self.out / "rejects" / "events-000000.parquet"
+        return dict(Counter(pq.ParquetFile(path).read()["reason"].to_pylist())) if path.exists() else {}
 
     def _as_of(self, shards: Sequence[Shard]) -> int:
         """The moment features look back from: the end of the train window, else the moment after the last event."""
@@ -287,6 +352,17 @@ class _Ingested:
         last = [fact["last"] for fact in facts if fact["last"] is not None]
         dropped = sum(fact["dropped"] for fact in facts)
         return cls(counts, dropped, min(first, default=None), max(last, default=None))
+
+    def after(self, facts: dict[str, Any], kept: dict[str, int] | None) -> _Ingested:
+        """What a full run would have found: the previous run's counts and this one's together."""
+        before = facts["tables"]["events"]
+        now = self.counts.get("events", TableCounts(0, {}))
+        reasons = Counter(before["rejects"] if kept is None else kept) + Counter(now.rejects)
+        counts = {**self.counts, "events": TableCounts(before["rows"] + now.rows, dict(sorted(reasons.items())))}
+        first = [time for time in (self.first, facts["first_time"]) if time is not None]
+        last = [time for time in (self.last, facts["last_time"]) if time is not None]
+        dropped = self.dropped + facts["dropped_after_test_until"]
+        return _Ingested(counts, dropped, min(first, default=None), max(last, default=None))
 
     def require_fit(self, schema: DatasetSchema) -> None:
         if self.counts["events"].rows == 0:

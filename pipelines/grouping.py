@@ -6,12 +6,15 @@ so that any partitioning, any order of the input and any runner give the same se
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.hashing import as_sorted
 
@@ -85,6 +88,94 @@ def _as_ordered(values: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
     """Integers in the order of the floats (IEEE 754: negative ones run backwards)."""
     bits = values.view(np.int32)
     return np.where(bits < 0, np.int32(-(2**31)) - bits - 1, bits).astype(np.int32)
+
+
+def merge(base: Grouped, new: Grouped) -> Grouped:
+    """Both together, in canonical order: what grouping all their events at once would give.
+
+    Meant for a ``new`` much smaller than ``base``: a copy of the base's columns, and a sort of only those users of
+    whom an old and a new event share one moment.
+    """
+    user_ids, base_places, new_places = _union(base.user_ids, new.user_ids)
+    owners = new_places[new.owners]
+    starts = np.zeros(len(user_ids) + 1, np.int64)
+    np.add.at(starts, base_places + 1, np.diff(base.offsets))
+    starts = np.cumsum(starts)
+    after = _bisect(base.times, starts[owners], starts[owners + 1], new.times)
+    places = after + np.arange(len(owners))
+    is_new = np.zeros(len(base.rows) + len(new.rows), bool)
+    is_new[places] = True
+    columns = [_interleaved(is_new, *pair) for pair in zip(_columns(base), _columns(new), strict=True)]
+    counts = np.diff(starts) + np.bincount(owners, minlength=len(user_ids))
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    # ``after`` stands behind every old event of the same moment: a tie, if any, is with the one right before.
+    before = np.maximum(after - 1, 0)
+    tied = (after > starts[owners]) & (base.times[before] == new.times) if len(base.times) else np.zeros(0, bool)
+    return _resorted(Grouped(user_ids, offsets, *columns), np.unique(owners[tied]))
+
+
+def _columns(grouped: Grouped) -> list[npt.NDArray[Any]]:
+    return [grouped.rows, grouped.times, grouped.actions, grouped.values, grouped.splits]
+
+
+def _interleaved(is_new: npt.NDArray[np.bool_], base: npt.NDArray[Any], new: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    merged = np.empty(len(is_new), base.dtype)
+    merged[is_new] = new
+    merged[~is_new] = base
+    return merged
+
+
+def _union(one: pa.Array, other: pa.Array) -> tuple[pa.Array, Int64, Int64]:
+    """All ids ascending, and the places of either side's ids among them."""
+    added = other.filter(pc.invert(pc.is_in(other, value_set=one)))
+    merged = pa.concat_arrays([one, added])
+    order = as_sorted(merged)
+    places = np.empty(len(order), np.int64)
+    places[order] = np.arange(len(order))
+    merged = merged.take(pa.array(order))
+    return merged, places[: len(one)], np.asarray(pc.index_in(other, value_set=merged), np.int64)
+
+
+def _bisect(times: Int64, low: Int64, high: Int64, wanted: Int64) -> Int64:
+    """``[n] int64``: for each wanted time the first place in ``times[low:high]`` (ascending) that is later."""
+    low, high = low.copy(), high.copy()
+    while (open_ := np.flatnonzero(low < high)).size:
+        middle = (low[open_] + high[open_]) // 2
+        right = times[middle] <= wanted[open_]
+        low[open_] = np.where(right, middle + 1, low[open_])
+        high[open_] = np.where(right, high[open_], middle)
+    return low
+
+
+def _resorted(grouped: Grouped, users: Int64) -> Grouped:
+    """The same with the events of some users sorted again."""
+    if len(users) == 0:
+        return grouped
+    counts = np.diff(grouped.offsets)[users]
+    owners = np.repeat(np.arange(len(users)), counts)
+    ends = np.cumsum(counts)
+    places = np.repeat(grouped.offsets[users] - (ends - counts), counts) + np.arange(int(ends[-1]))
+    columns = [column.copy() for column in _columns(grouped)]
+    rows, times, actions, values, splits = (column[places] for column in columns)
+    order = order_by(owners, len(users), (times, rows, actions, _as_ordered(values), splits))
+    for column in columns:
+        column[places] = column[places[order]]
+    return Grouped(grouped.user_ids, grouped.offsets, *columns)
+
+
+def keep_users(grouped: Grouped, kept: npt.NDArray[np.bool_]) -> Grouped:
+    """The same without the users where ``kept`` (``[users] bool``) is false."""
+    if kept.all():
+        return grouped
+    events = kept[grouped.owners]
+    counts = np.diff(grouped.offsets)[kept]
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    return Grouped(grouped.user_ids.filter(pa.array(kept)), offsets, *(column[events] for column in _columns(grouped)))
+
+
+def with_last_out(grouped: Grouped) -> Grouped:
+    """The same with each user's last event in test, the one before in valid, the rest in train."""
+    return dataclasses.replace(grouped, splits=_last_out(grouped.offsets))
 
 
 def group_events(events: pa.Table, more_users: pa.Array, *, leave_last_out: bool) -> Grouped:

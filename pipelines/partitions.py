@@ -8,9 +8,11 @@ content decides: a retried or doubled task writes the same again.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
+import shutil
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -28,17 +31,19 @@ from pipelines.counting import window_counts
 from pipelines.encode import count_column
 from pipelines.entities import EntityChecker
 from pipelines.errors import SchemaError
-from pipelines.events import Catalogue, EventChecker, checked_schema, columns_of
+from pipelines.events import Catalogue, EventChecker, checked_schema, columns_of, moment
 from pipelines.fitting import Moments, SideSummary, Summary, summarise
-from pipelines.grouping import Grouped, group_events
+from pipelines.grouping import Grouped, group_events, keep_users, merge, with_last_out
 from pipelines.hashing import partition_of
 from pipelines.schema import CountFeature, DatasetSchema
-from pipelines.sequences import part_name, write_part
+from pipelines.sequences import part_name, read_part, write_part
 from pipelines.tables import Batch, Shard, read_shard
 from pipelines.validation import REJECTS, malformed_rejects
 
 CATALOGUE_FILE = "catalogue.arrow"
 USERS_SCHEMA_FILE = "users_schema.arrow"
+FORGOTTEN_FILE = "forgotten.arrow"
+REMAP_FILE = "remap.arrow"
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,8 @@ class Job:
     """What every worker is told. ``out`` and ``work`` must be on a file system that all workers see.
 
     ``as_of_us`` is the moment from which ``time_since`` and ``count`` features look back; ``user_type`` is int64 or
-    string.
+    string; ``previous`` the artifact of an earlier run whose sequences are merged in, ``bounds_moved`` whether their
+    splits must be coded anew; ``first_shard`` the number of the first shard, above those of the earlier run.
     """
 
     schema_json: str
@@ -55,7 +61,10 @@ class Job:
     partitions: int
     user_type: str
     as_of_us: int
+    first_shard: int = 0
     late_before_us: int | None = None
+    previous: str | None = None
+    bounds_moved: bool = False
 
     @property
     def schema(self) -> DatasetSchema:
@@ -71,6 +80,18 @@ class Job:
     def catalogue(self) -> Catalogue:
         """The item ids in row order."""
         return _catalogue(str(Path(self.work) / CATALOGUE_FILE))
+
+    @functools.cached_property
+    def forgotten(self) -> pa.Array | None:
+        """Ids of users to forget, in the type of the user ids; None where there are none."""
+        path = Path(self.work) / FORGOTTEN_FILE
+        return _one(read_arrow(path)["user_id"]) if path.exists() else None
+
+    @functools.cached_property
+    def remap(self) -> npt.NDArray[np.int32] | None:
+        """Each row of the previous run's catalogue in this one's; None where the two are the same."""
+        path = Path(self.work) / REMAP_FILE
+        return np.asarray(read_arrow(path)["row"], np.int32) if path.exists() else None
 
     @functools.cached_property
     def users_schema(self) -> pa.Schema | None:
@@ -149,7 +170,7 @@ class Spilled:
 
 def ingest_events(job: Job, number: int, shard: Shard) -> Iterator[tuple[int, Spilled]]:
     """Checks a shard of events and spills it; yields (partition, reference) for each batch that is not empty."""
-    checker = EventChecker(job.schema, job.id_type, job.catalogue, job.late_before_us)
+    checker = EventChecker(job.schema, job.id_type, job.catalogue, job.late_before_us, job.forgotten)
     names = columns_of(job.schema)
     types = _text_columns(names)
     facts = _ShardFacts("events")
@@ -165,7 +186,7 @@ def ingest_events(job: Job, number: int, shard: Shard) -> Iterator[tuple[int, Sp
 def ingest_users(job: Job, number: int, shard: Shard) -> Iterator[tuple[int, Spilled]]:
     """Checks a shard of users and spills it, like ``ingest_events``."""
     assert job.users_schema is not None
-    checker = EntityChecker(job.schema, "user", job.id_type, job.users_schema)
+    checker = EntityChecker(job.schema, "user", job.id_type, job.users_schema, job.forgotten)
     facts = _ShardFacts("users")
     for place, batch in enumerate(read_shard(shard, job.users_schema.names, {})):
         accepted = checker.check(batch)
@@ -222,7 +243,7 @@ class _ShardFacts:
     def write(self, job: Job, number: int) -> None:
         rejects = pa.concat_tables(self._rejects) if self._rejects else REJECTS.empty_table()
         if len(rejects):
-            write_parquet(rejects, Path(job.out) / "rejects" / f"{self._table}-{number:06d}.parquet")
+            write_parquet(rejects, Path(job.out) / "rejects" / f"{self._table}-{job.first_shard + number:06d}.parquet")
         facts = {
             "table": self._table,
             "rows": self._rows,
@@ -288,13 +309,21 @@ def build_partition(job: Job, part: int, spilled: Sequence[Spilled]) -> Partitio
     profiles = _read_spilled(spilled, "users", part, users_schema)
     _refuse_twice(profiles["user_id"], schema)
     grouped = group_events(events, _one(profiles["user_id"]), leave_last_out=schema.split.leave_last_out)
-    del events
-    write_aside(Path(job.out) / "sequences" / part_name(part, job.partitions), lambda aside: write_part(grouped, aside))
+    base = _previous_part(job, part)
+    if base is not None:
+        grouped = _merged(job, base, grouped, _one(profiles["user_id"]))
+    target = Path(job.out) / "sequences" / part_name(part, job.partitions)
+    untouched = job.remap is None and job.forgotten is None and not job.bounds_moved and len(events) == 0
+    if base is not None and untouched and base.user_ids.equals(grouped.user_ids):
+        write_aside(target, lambda aside: _link(Path(str(job.previous)) / "sequences" / target.name, aside))
+    else:
+        write_aside(target, lambda aside: write_part(grouped, aside))
+    del events, base
     trained = grouped.splits == 0
     frequency = np.bincount(grouped.owners[trained], minlength=len(grouped.user_ids))
     users = _users_table(job, grouped, profiles)
     write_parquet(users, Path(job.out) / "users" / part_name(part, job.partitions))
-    rows, counts = np.unique(grouped.rows[trained], return_counts=True)
+    rows, counts = _counted(grouped.rows[trained], len(job.catalogue.item_ids))
     return PartitionFacts(
         users=len(grouped.user_ids),
         events=[int(number) for number in np.bincount(grouped.splits, minlength=3)],
@@ -302,6 +331,48 @@ def build_partition(job: Job, part: int, spilled: Sequence[Spilled]) -> Partitio
         item_counts=_item_counts(job, grouped),
         summary=summarise(_fitted_features(schema), users, grouped.user_ids, frequency, job.as_of_us),
     )
+
+
+def _previous_part(job: Job, part: int) -> Grouped | None:
+    """The previous run's sequences of a partition, in this run's catalogue and split, without forgotten users."""
+    if job.previous is None:
+        return None
+    base = read_part(Path(job.previous) / "sequences" / part_name(part, job.partitions))
+    if job.forgotten is not None:
+        base = keep_users(base, ~np.asarray(pc.is_in(base.user_ids, value_set=job.forgotten), dtype=bool))
+    if job.remap is not None:
+        base = dataclasses.replace(base, rows=job.remap[base.rows])
+    split = job.schema.split
+    if job.bounds_moved and split.valid_from is not None and split.test_from is not None:
+        bounds = np.array([moment(split.valid_from), moment(split.test_from)])
+        base = dataclasses.replace(base, splits=np.searchsorted(bounds, base.times, side="right").astype(np.int8))
+    return base
+
+
+def _merged(job: Job, base: Grouped, new: Grouped, profiled: pa.Array) -> Grouped:
+    """Old and new events together; a user with neither events nor a profile any more leaves."""
+    merged = merge(base, new)
+    alive = (np.diff(merged.offsets) > 0) | np.asarray(pc.is_in(merged.user_ids, value_set=profiled), dtype=bool)
+    merged = keep_users(merged, alive)
+    return with_last_out(merged) if job.schema.split.leave_last_out else merged
+
+
+def _link(source: Path, target: Path) -> None:
+    """A second name for a file that nobody changes any more; a copy where the file system has no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _counted(rows: npt.NDArray[np.int32], items: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Distinct rows and how often each stands; by a table of all items unless that were much larger than the rows."""
+    if items > 4 * len(rows) + 1_000_000:
+        distinct, numbers = np.unique(rows, return_counts=True)
+        return distinct, numbers
+    table = np.bincount(rows, minlength=items)
+    seen = np.flatnonzero(table)
+    return seen.astype(np.int32), table[seen]
 
 
 def _fitted_features(schema: DatasetSchema) -> tuple[Any, ...]:

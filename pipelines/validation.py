@@ -34,6 +34,7 @@ RECORDS_PER_BATCH = 1_000
 _RECORD_CHARACTERS = 4_096
 # An id longer than this is a mistake of the table (a shifted column, a whole line read as one cell).
 MAX_ID_LENGTH = 1_024
+_HIDDEN = -1
 
 
 class Checks:
@@ -55,11 +56,15 @@ class Checks:
         """``[rows] bool``: rows that broke no rule."""
         return np.asarray(self._reasons == 0)
 
+    def hide(self, rows: Bool) -> None:
+        """Drops rows (``[rows] bool``) without a trace: neither accepted nor among the rejects."""
+        self._reasons = np.where(rows, _HIDDEN, self._reasons).astype(np.int16)
+
     def rejects(self, raw: pa.Table, table: str, file: str, first_row: int) -> pa.Table:
         """The marked rows as a table of ``REJECTS``, in the order of the file."""
         if not self._names:
             return REJECTS.empty_table()
-        rows = np.flatnonzero(self._reasons)
+        rows = np.flatnonzero(self._reasons > 0)
         names = pa.array(["", *self._names])
         return pa.table(
             {
