@@ -1,7 +1,7 @@
 """Content gaps: regions of the embedding space where users are many and good ads that may be shown are few.
 
 Reads nothing but its arguments; writes nothing. The regions are the leaves of the version's own tree; a version that
-searches exactly has none, and gets k-means regions of about 200 ads. A user stands in the three regions whose middles
+searches exactly has none, and gets k-means regions of 200 ads or more. A user stands in the three regions whose middles
 score best, with a third in each. A region's good ads are its eligible ads that stand in the top k of any evaluated
 user. A gap's size is users per good ad, beside the same over the whole marketplace.
 """
@@ -29,7 +29,8 @@ from index.searcher import Vectors
 
 _REGIONS_OF_USER = 3
 _ADS_OF_REGION = 200
-_KMEANS_SAMPLE = 20_000
+_KMEANS_SAMPLE = 8000
+_KMEANS_REGIONS = 250
 _TOKENS = 6
 _NEAREST = 5
 
@@ -62,14 +63,14 @@ class Regions:
     def _by_kmeans(cls, vectors: Vectors, seed: int) -> Regions:
         from scipy.cluster.vq import kmeans2
 
-        wanted = max(1, min(len(vectors) // _ADS_OF_REGION, 500))
+        wanted = max(1, min(len(vectors) // _ADS_OF_REGION, _KMEANS_REGIONS))
         rng = np.random.default_rng(seed)
         sample = vectors[np.sort(rng.choice(len(vectors), min(len(vectors), _KMEANS_SAMPLE), replace=False))]
         start = sample[rng.choice(len(sample), wanted, replace=False)].astype(np.float64)
         with warnings.catch_warnings():
             # An empty region keeps its middle; it is no gap, having no demand of its own.
             warnings.filterwarnings("ignore", message="One of the clusters is empty")
-            middles = kmeans2(sample.astype(np.float64), start, iter=10, minit="matrix")[0].astype(np.float32)
+            middles = kmeans2(sample.astype(np.float64), start, iter=6, minit="matrix")[0].astype(np.float32)
         return cls(nearest_middle(vectors, middles), middles, of_tree=False)
 
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from index.candidates import Candidates
+from index.evaluation.blocks import exact_top_k
 from index.evaluation.metrics import without
 from index.evaluation.subject import Subject
 from index.evaluation.truth import HeldOut, Int32, Int64, Pairs
@@ -52,12 +55,25 @@ def rank(subject: Subject, k: int, *, progress: bool = True) -> Rankings:
         places = order[block]
         seen = held_out.seen.of_users(places)
         records = subject.records(places)
-        served[places] = subject.rows_of_answers(subject.answers(records, k), k)
-        deeper = k + int(seen.counts.max(initial=0))
-        novel[places] = without(subject.rows_of_answers(subject.answers(records, deeper), deeper), seen, k)
+        answers = subject.answers(records, k)
+        served[places] = subject.rows_of_answers(answers, k)
+        novel[places] = without(_deeper(subject, records, answers, k + int(seen.counts.max(initial=0))), seen, k)
         bar.update(len(places))
     bar.close()
     return Rankings(served, novel)
+
+
+def _deeper(subject: Subject, records: list[dict[str, Any]], answers: list[Candidates], k: int) -> Int32:
+    """``[records, k] int32``: the answers, gone on with to a larger k.
+
+    Exact search that is asked for thousands of rows takes the way that is made for many users; what it finds is the
+    same. What the retriever mixes in beside the search is the user's own items, which are taken out of it again.
+    """
+    if subject.bundle.spec.engine != "exact" or any(answer.cold_start == "popularity" for answer in answers):
+        return subject.rows_of_answers(subject.answers(records, k), k)
+    searches = subject.searches(records, answers)
+    found = exact_top_k(searches.vectors, subject.bundle.vectors, k)
+    return np.append(subject.to_feature_row, np.int32(-1))[found.rows]
 
 
 def blocks(users: int) -> Iterator[Int64]:
