@@ -6,6 +6,7 @@ each call that ever ran at the same moment, and go with the tower.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -131,8 +132,10 @@ class QueryTower:
             vector[:] = runner.output()[0]
         finally:
             self._pool.append(runner)
-        if not np.isfinite(np.dot(vector, vector)):
-            raise SchemaError("the query tower gave a vector with NaN or infinity. Check the record's numbers.")
+        with np.errstate(over="ignore", invalid="ignore"):
+            length = np.dot(vector, vector)
+        if not math.isfinite(length):
+            raise SchemaError("the query tower gave a vector with NaN or without bounds. Check the record's numbers.")
 
     def _fill_vectors(self, target: npt.NDArray[Any], request: Request) -> None:
         n = len(request.rows)

@@ -24,6 +24,8 @@ from pipelines.schema import RECORD_KEYS, DatasetSchema
 Clock = Callable[[], float]
 _SEQUENCES = (list, tuple, np.ndarray)
 _NO_ROWS = np.zeros(0, np.int32)
+# What a count of microseconds may be: beyond the year 100,000.
+_LATEST_US = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ class RecordReader:
         if not record.keys() <= self._known_keys:
             self._refuse_unknown(record)
         moment = record.get("time")
-        now_us = int(self.clock() * 1e6) if moment is None else time_us(moment)
+        now_us = int(self.clock() * 1e6) if moment is None else _moment(moment)
         history = record.get("history")
         if history is None:
             return Request(_NO_ROWS, None, None, _NO_ROWS, None, None, now_us, 0)
@@ -114,13 +116,8 @@ class RecordReader:
         if times is None or not self._timed:
             return None
         _check_length("history_time", times, events)
-        if isinstance(times, np.ndarray) and times.dtype.kind == "M":
-            moments = times.astype("datetime64[us]").astype(np.int64)
-        else:
-            moments = np.asarray(times)
-            if moments.dtype != np.int64:
-                moments = np.array([time_us(moment) for moment in times], np.int64)
-        ages: npt.NDArray[np.float32] = np.maximum((now_us - moments) * (1.0 / US_PER_DAY), 0.0).astype(np.float32)
+        days = (now_us - _moments(times)) * (1.0 / US_PER_DAY)
+        ages: npt.NDArray[np.float32] = np.maximum(days, 0.0).astype(np.float32)
         return ages
 
     def _actions(self, actions: Any, events: int) -> npt.NDArray[np.int32] | None:
@@ -132,6 +129,26 @@ class RecordReader:
         except (KeyError, TypeError) as err:
             known = ", ".join(self._action_code)
             raise SchemaError(f"history_action: expected one of {known} for each event, got {err}") from err
+
+
+def _moments(times: Any) -> npt.NDArray[np.float64]:
+    """``[n] float64`` microseconds: exact to the microsecond until the year 2255."""
+    try:
+        moments = np.asarray(times)
+        if moments.ndim == 1 and moments.dtype == np.int64:
+            return moments.astype(np.float64)
+        if moments.ndim == 1 and moments.dtype.kind == "M" and not np.isnat(moments).any():
+            return moments.astype("datetime64[us]").astype(np.float64)
+        return np.array([float(time_us(moment)) for moment in times])
+    except (TypeError, ValueError, OverflowError) as err:
+        raise SchemaError(f"history_time: expected a time for each event, got {times!r:.80}") from err
+
+
+def _moment(value: Any) -> int:
+    moment = time_us(value)
+    if abs(moment) > _LATEST_US:
+        raise SchemaError(f"time: expected microseconds since the epoch, got {moment}")
+    return moment
 
 
 def _check_length(key: str, values: Any, events: int) -> None:

@@ -31,6 +31,7 @@ from index.serving import ServingVersion
 from pipelines.errors import ArtifactError, SchemaError, TowerlineError
 
 _NO_EXCLUSION: tuple[Any, ...] = ()
+_ZERO = 0.0
 
 
 class Retriever:
@@ -115,8 +116,8 @@ class Retriever:
         where: str | None = None,
         exclude: Sequence[Any] | AbstractSet[Any] = _NO_EXCLUSION,
         max_per: Mapping[str, int] | None = None,
-        value_weight: float = 0.0,
-        diversity: float = 0.0,
+        value_weight: float = _ZERO,
+        diversity: float = _ZERO,
         explain: bool = False,
     ) -> Candidates:
         """Returns the k best candidates for a raw user record.
@@ -137,7 +138,8 @@ class Retriever:
         """
         started = time.perf_counter()
         try:
-            plain = where is None and max_per is None and value_weight == 0.0 and diversity == 0.0
+            # The defaults themselves, not what equals them: an argument of any type may come here.
+            plain = where is None and max_per is None and value_weight is _ZERO and diversity is _ZERO
             if plain and exclude is _NO_EXCLUSION:
                 rules = NO_RULES
             else:

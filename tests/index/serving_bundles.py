@@ -13,8 +13,10 @@ import pyarrow.parquet as pq
 
 from index.bundle import Probes, SearcherSpec, save_probes
 from index.exact import ExactSearcher
+from index.retriever_settings import RetrieverSettings
 from index.settings import TreeSettings
 from index.tree import ScannSearcher
+from index.value import ValueSpec, augmented, log_values_of, save_value
 from pipelines.manifest import write_artifact
 from pipelines.schema import parse_schema
 from pipelines.vocabulary import FittedCodes, FittedNumbers, Vocabulary
@@ -117,8 +119,13 @@ def write_bundle(
     leaves: int | None = None,
     text_ids: bool = False,
     users: bool = True,
+    value_scale: float | None = None,
+    retriever: RetrieverSettings | None = None,
 ) -> Path:
-    """Writes a bundle; with ``leaves`` it is searched by ScaNN, else exactly. Item ids are 1000, 1003, 1006 ..."""
+    """Writes a bundle; with ``leaves`` it is searched by ScaNN, else exactly. Item ids are 1000, 1003, 1006 ...
+
+    With ``value_scale`` it has a value dimension over ``price``.
+    """
     vectors = clustered(items, dim, seed)
     ids = [f"ad{item:06d}" for item in range(items)] if text_ids else [1000 + 3 * item for item in range(items)]
     frequency = np.random.default_rng(seed + 2).zipf(1.5, items).clip(max=5000).astype(np.int64)
@@ -143,11 +150,19 @@ def write_bundle(
         pq.write_table(pa.table({"item_id": ids, **attributes(vectors, seed)}), draft.dir / "items.parquet")
         if users:
             pq.write_table(users_table(ids), draft.dir / "users.parquet")
+        built = vectors
+        if value_scale is not None:
+            logs = log_values_of(pa.chunked_array([pa.array(attributes(vectors, seed)["price"])]), "price")
+            value = ValueSpec(attribute="price", scale=value_scale, center=float(logs.mean()))
+            built = augmented(vectors, logs, value.scale, value.center)
+            save_value(draft.dir, value, logs, built)
+        if retriever is not None:
+            (draft.dir / "retriever.json").write_text(retriever.model_dump_json())
         spec = SearcherSpec(engine="exact")
         if leaves is not None:
-            tree = TreeSettings(leaves=leaves, leaves_to_search=max(1, leaves // 4), reorder=min(400, items))
+            tree = TreeSettings(leaves=leaves, leaves_to_search=max(1, leaves * 3 // 4), reorder=min(400, items))
             (draft.dir / "scann").mkdir()
-            ScannSearcher.build(vectors, tree, threads=2).save(draft.dir / "scann")
+            ScannSearcher.build(built, tree, threads=2).save(draft.dir / "scann")
             spec = SearcherSpec(engine="scann", tree=tree)
         (draft.dir / "searcher.json").write_text(spec.model_dump_json())
         probes = np.random.default_rng(seed).normal(size=(2, dim)).astype(np.float32)
