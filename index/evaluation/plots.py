@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter, ScalarFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter, ScalarFormatter
 
 from index.evaluation.report import Picture
 
@@ -51,7 +51,7 @@ def recall_curve(report: _Report) -> Picture:
     figure = _figure(5.2 * len(parts), 4.2)
     for number, part in enumerate(parts):
         axes = _axes(figure, 100 + 10 * len(parts) + number + 1)
-        _curve(axes, report, part, _OWN, "towers", width=2.4)
+        _curve(axes, report, part, _OWN, "towerline", width=2.4)
         for color, (name, told) in zip(_OTHERS, report["baselines"].items(), strict=False):
             _curve(axes, told, part, color, name.replace("_", " "), width=1.3)
         axes.set_xscale("log")
@@ -189,7 +189,7 @@ def value_frontier(report: _Report) -> Picture:
     axes = _axes(figure)
     values = [one["value"] for one in points]
     axes.plot(values, [one["recall"] for one in points], color=_OWN, linewidth=1.6)
-    for one in points:
+    for number, one in enumerate(points):
         low, high = one["interval"]
         axes.errorbar(
             one["value"],
@@ -200,10 +200,18 @@ def value_frontier(report: _Report) -> Picture:
             capsize=3,
             markersize=4,
         )
+        # Above and below in turn: small weights lie close together.
+        below = number % 2 == 1
         axes.annotate(
-            f"λ {one['weight']:g}", (one["value"], one["recall"]), xytext=(6, 6), textcoords="offset points", fontsize=8
+            f"λ {one['weight']:g}",
+            (one["value"], low if below else high),
+            xytext=(0, -4 if below else 4),
+            textcoords="offset points",
+            ha="center",
+            va="top" if below else "bottom",
+            fontsize=8,
         )
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.12 * max(one["interval"][1] for one in points))
     axes.set_xlabel(f"mean {report['value_frontier']['attribute']} of the ads shown")
     axes.set_ylabel(f"recall@{report['waterfall']['k']}")
     return _picture(
@@ -284,6 +292,7 @@ def training(report: _Report) -> Picture:
     epochs = told["epoch"]
     axes = _axes(figure, 121)
     axes.plot(epochs, told["loss"], color=_OWN, marker="o", markersize=3)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch")
     axes.set_ylabel("training loss (nats)")
     axes = _axes(figure, 122)
@@ -296,6 +305,7 @@ def training(report: _Report) -> Picture:
             markersize=3,
             label=name,
         )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch")
     axes.set_ylabel("validation recall")
     axes.set_ylim(bottom=0)

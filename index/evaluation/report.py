@@ -82,7 +82,7 @@ def write_html(report: dict[str, Any], pictures: Sequence[Picture], tables: Sequ
 def metrics_table(report: dict[str, Any]) -> Table:
     """Recall beside the baselines'."""
     cuts = [(part, k) for part, k in _TABLE_CUTS if str(k) in report["recall"].get(part, {})]
-    rows = {"towers": report, **report["baselines"]}
+    rows = {"towerline": report, **report["baselines"]}
     lines = [
         (name.replace("_", " "), *(share(told["recall"][part][str(k)]) for part, k in cuts))
         for name, told in rows.items()
