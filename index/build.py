@@ -7,6 +7,7 @@ users and golden probes to check it by.
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import time
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ from index.searcher import Neighbors, Vectors, check_vectors
 from index.settings import IndexSettings
 from index.tuning import Queries, Report, Tuned, silent, tune
 from index.users import chosen_users, known_users, records_of, user_table
+from index.value import add_value
 from pipelines.errors import ArtifactError, ConfigError
 from pipelines.manifest import Artifact, open_artifact, write_artifact
 from pipelines.schema import DatasetSchema
@@ -123,6 +125,10 @@ def run(
         pq.write_table(items, draft.dir / ITEMS_FILE)
         users = _users(sources, settings, draft.dir)
         tuned = tune(sources.vectors, users.tuning, users.check, settings, report)
+        if settings.value is not None:
+            column, queries = items[settings.value], users.tuning.vectors
+            searcher = add_value(draft.dir, tuned.searcher, sources.vectors, column, settings.value, queries)
+            tuned = dataclasses.replace(tuned, searcher=searcher)
         save_searcher(tuned, draft.dir)
         save_probes(users.probes, draft.dir / PROBES_DIR)
         draft.facts.update(facts_of(sources, tuned.spec), seconds=time.perf_counter() - started)

@@ -333,6 +333,8 @@ def _whole_number(k: object) -> int:
 
 def _numbers(vector: npt.ArrayLike) -> Vectors:
     try:
-        return np.asarray(vector, np.float32)
+        # What float32 cannot hold becomes infinite, and is refused as such.
+        with np.errstate(over="ignore"):
+            return np.asarray(vector, np.float32)
     except (TypeError, ValueError, OverflowError) as err:
         raise SchemaError(f"vector: expected numbers, got {vector!r:.80}") from err
