@@ -72,6 +72,11 @@ class TwoTowers(tfrs.Model):
             name=f"{side}_features",
         )
 
+    def own_rows(self) -> list[Any]:
+        """The tables in which each item or user has a row of its own."""
+        bodies = [body for body in (self.item_tower.body, self.user_tower.profile) if body is not None]
+        return [body.tables[f.name] for body in bodies for f in body.features if f.kind == "id"]
+
     def item_vectors(self, rows: Any, training: bool = False) -> Any:
         """``[rows] int32`` to ``[rows, embedding_dim]``."""
         return self.item_tower(self._columns["item"](rows), training=training)

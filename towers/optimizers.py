@@ -14,6 +14,8 @@ from towers.runtime import tf, tf_keras
 class LazyAdam(tf_keras.optimizers.Optimizer):
     """Adam (Kingma & Ba 2015, algorithm 1) with row-wise updates for sparse gradients.
 
+    ``name_to_scale`` multiplies the learning rate of the variables it names.
+
     Deviations: the moments of a row change only in the steps that have a gradient for it, and the bias correction
     counts all steps, not the row's own (as in TensorFlow Addons' LazyAdam).
     """
@@ -24,6 +26,7 @@ class LazyAdam(tf_keras.optimizers.Optimizer):
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
+        name_to_scale: dict[str, float] | None = None,
         name: str = "LazyAdam",
         **kwargs: Any,
     ) -> None:
@@ -32,6 +35,7 @@ class LazyAdam(tf_keras.optimizers.Optimizer):
         self.beta_1 = beta_1
         self.beta_2 = beta_2
         self.epsilon = epsilon
+        self.name_to_scale = dict(name_to_scale or {})
 
     def build(self, var_list: Any) -> None:
         """Makes the two moments of each variable."""
@@ -48,7 +52,8 @@ class LazyAdam(tf_keras.optimizers.Optimizer):
         m, v = self._momentums[place], self._velocities[place]
         step = tf.cast(self.iterations + 1, variable.dtype)
         rate = (
-            tf.cast(self.learning_rate, variable.dtype)
+            self.name_to_scale.get(variable.name, 1.0)
+            * tf.cast(self.learning_rate, variable.dtype)
             * tf.sqrt(1.0 - tf.pow(self.beta_2, step))
             / (1.0 - tf.pow(self.beta_1, step))
         )
@@ -73,4 +78,5 @@ class LazyAdam(tf_keras.optimizers.Optimizer):
             "beta_1": self.beta_1,
             "beta_2": self.beta_2,
             "epsilon": self.epsilon,
+            "name_to_scale": self.name_to_scale,
         }

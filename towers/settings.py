@@ -79,6 +79,9 @@ class TowersSettings(Section):
     epochs: int = Field(default=30, ge=0)
     min_steps: int = Field(default=40, ge=1)  # windows: steps of an epoch at least; users come again at another moment
     learning_rate: float = Field(default=0.01, gt=0.0)
+    # What many items or users share (mixing matrices, content and profile tables) learns at this times the rate: one
+    # of Adam's steps on a matrix of fan-in n moves an output n times as far as one on a row of its own.
+    shared_rate: float = Field(default=1.0, ge=0.0)
     schedule: Literal["constant", "cosine"] = "cosine"
     epsilon: float = Field(default=1e-7, gt=0.0)  # Adam's; rows with gradients below it move less than the others
     clip_norm: float | None = Field(default=None, gt=0.0)
@@ -149,8 +152,9 @@ RECIPES: dict[Protocol, dict[str, Any]] = {
     "windows": {
         "embedding_dim": 512,
         "temperature": 0.04,
-        "learning_rate": 5e-5,
-        "epsilon": 1e-5,
+        "learning_rate": 3e-4,
+        "epsilon": 1e-3,
+        "shared_rate": 0.01,
         "bias_start": 0.0,
         "content_scale": 0.001,
         "id_dropout": 0.02,

@@ -25,7 +25,7 @@ Float = npt.NDArray[Any]
 # Found on Complete Journey's validation weeks: windows of the ridge regression, its penalty an example, and the share
 # of the identity, without which what a household buys again ranks too low.
 _RIDGE_WINDOWS = 5
-_RIDGE = 3e-3
+_RIDGE = 1e-2
 _IDENTITY = 0.05
 _SHRINKAGE = 5.0
 
@@ -49,7 +49,8 @@ def start_from_svd(model: TwoTowers, data: TrainingData, events: Events) -> None
         _fill(profile.tables[user_id], data.users[user_id], _scaled(svd.left * root))
         _fill(model.item_tower.body.tables[item_id], data.items[item_id], _scaled(svd.right * root))
         return
-    svd = _svd(_root_counts(events, data.num_items), model.settings.vector_dim)
+    half_life = _middle(model.settings) if model.settings.protocol == "windows" else 0.0
+    svd = _svd(_root_counts(events, data.num_items, half_life), model.settings.vector_dim)
     factors = svd.right if model.settings.item_norm == "free" else _scaled(svd.right)
     rest = _explain(model.item_tower.body, data, item_id, factors)
     _fill(model.item_tower.body.tables[item_id], data.items[item_id], rest)
@@ -184,10 +185,19 @@ def _matrix(owner: Int32, rows: Int32, weights: Float | None, users: int, items:
     return matrix
 
 
-def _root_counts(events: Events, items: int) -> scipy.sparse.csr_matrix:
-    matrix = _matrix(events.user_of_event(), events.rows, None, events.users, items)
+def _root_counts(events: Events, items: int, decay_days: float) -> scipy.sparse.csr_matrix:
+    """Square roots of counts, unit rows; with a decay the newest events count most, the oldest a quarter as much."""
+    weights = np.ones(len(events.rows))
+    if decay_days > 0:
+        ages = (events.times.max() - events.times) / DAY_US
+        weights = 0.3 + np.exp(-ages / decay_days)
+    matrix = _matrix(events.user_of_event(), events.rows, weights, events.users, items)
     matrix.data = np.sqrt(matrix.data)
     return _unit_rows(matrix)
+
+
+def _middle(settings: TowersSettings) -> float:
+    return settings.decay_days[len(settings.decay_days) // 2]
 
 
 def _degree_normalised(events: Events, items: int) -> scipy.sparse.csr_matrix:

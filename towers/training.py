@@ -46,7 +46,10 @@ class TrainingError(TowerlineError):
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one pass over the users gave. ``valid`` is the number early stopping goes by, None where not measured."""
+    """What one pass over the users gave. ``valid`` is the number early stopping goes by, None where not measured.
+
+    Epoch 0 is the start itself, measured where it is a closed-form one: it may be the best.
+    """
 
     phase: str
     epoch: int
@@ -123,7 +126,7 @@ def train(
     """
     can_validate = len(truth_of(data.events, _VALID).users) > 0
     found = _Phase(data, settings, seed, "search", settings.epochs, can_validate, place, report).fit(progress)
-    if not (settings.refit and can_validate and found.best_epoch):
+    if not (settings.refit and can_validate):
         return found
     seen = np.bincount(data.events.rows[data.events.splits == _VALID], minlength=data.num_items)
     whole = replace(data, item_frequency=data.item_frequency + seen)
@@ -158,7 +161,9 @@ class _Phase:
         self.model = TwoTowers(data, settings, seed)
         if settings.initializer == "svd":
             start_from_svd(self.model, data, events)
-        self.optimizer = LazyAdam(self._rate(), epsilon=self.settings.epsilon, clipnorm=settings.clip_norm)
+        self.optimizer = LazyAdam(
+            self._rate(), epsilon=settings.epsilon, clipnorm=settings.clip_norm, name_to_scale=self._scales()
+        )
         self.model.compile(optimizer=self.optimizer)
         self.step = self._step_function()
 
@@ -167,6 +172,12 @@ class _Phase:
         if self.settings.schedule == "constant":
             return self.settings.learning_rate
         return tf_keras.optimizers.schedules.CosineDecay(self.settings.learning_rate, steps, alpha=0.02)
+
+    def _scales(self) -> dict[str, float]:
+        """The learning rate's scale for what is not one item's or one user's own row."""
+        own = {id(table) for table in self.model.own_rows()}
+        shared = [variable for variable in self.model.trainable_variables if id(variable) not in own]
+        return {variable.name: self.settings.shared_rate for variable in shared}
 
     def _step_function(self) -> Any:
         model, optimizer = self.model, self.optimizer
@@ -193,6 +204,8 @@ class _Phase:
             unit="step",
             disable=not progress,
         )
+        if first == 1 and self.validates and self.settings.initializer == "svd":
+            self.curves.append(self._validated(Epoch(self.name, 0, 0.0, 0.0, 0.0)))
         with bar:
             for number in range(first, self.epochs + 1):
                 epoch = self._epoch(number, bar)
