@@ -112,6 +112,10 @@ def evaluate(
 
 
 def selection(figures: dict[str, Figures], settings: TowersSettings) -> float:
-    """The one number early stopping goes by: the mean of the chosen capped recalls over ``select_k``."""
+    """The one number early stopping goes by: the geometric mean of the chosen capped recalls over ``select_k``.
+
+    Geometric, because recall of novel items is a fraction of that of all: a percent of either counts the same.
+    """
     names = ("all", "novel") if settings.select == "both" else (settings.select,)
-    return float(np.mean([figures[name].capped_recall[k] for name in names for k in settings.select_k]))
+    recalls = [figures[name].capped_recall[k] for name in names for k in settings.select_k]
+    return float(np.exp(np.mean(np.log(np.maximum(recalls, 1e-9)))))
