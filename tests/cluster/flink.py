@@ -1,0 +1,197 @@
+"""A Flink cluster on this machine: a JobManager, two TaskManagers, Beam's job server and a pool of Python workers.
+
+Each is a process of its own; no containers. Flink's jars come from the PyPI package ``apache-flink-libraries`` (its
+source archive, 1.19), Beam's job server from Maven by ``flink-job-server.xml``; both are kept in a cache folder.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import time
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+
+FLINK = "1.19.3"
+_POM = Path(__file__).parent / "flink-job-server.xml"
+# Java 17 hides what Flink 1.19 reaches into: the list of Flink's own default configuration.
+_PACKAGES = ("lang", "net", "io", "nio", "lang.reflect", "text", "time", "util", "util.concurrent")
+_PACKAGES += ("util.concurrent.atomic", "util.concurrent.locks")
+_OPENS = [f"--add-opens=java.base/java.{name}=ALL-UNNAMED" for name in _PACKAGES]
+_OPENS += ["--add-opens=java.base/sun.nio.ch=ALL-UNNAMED", "--add-exports=java.base/sun.net.util=ALL-UNNAMED"]
+_MEMORY = {
+    "task.heap.size": "384m",
+    "task.off-heap.size": "64m",
+    "framework.heap.size": "128m",
+    "framework.off-heap.size": "128m",
+    "managed.size": "192m",
+    "network.min": "64m",
+    "network.max": "64m",
+    "jvm-metaspace.size": "256m",
+    "jvm-overhead.min": "192m",
+    "jvm-overhead.max": "192m",
+}
+
+
+def fetch(cache: Path) -> None:
+    """Downloads Flink and the job server into the cache folder, once."""
+    cache.mkdir(parents=True, exist_ok=True)
+    if not (cache / "flink" / "lib").exists():
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "-q",
+            "--no-deps",
+        ]
+        subprocess.run([*command, "-d", str(cache), f"apache-flink-libraries=={FLINK}"], check=True)
+        archive = next(cache.glob(f"apache*flink*libraries-{FLINK}.tar.gz"))
+        with tarfile.open(archive) as packed:
+            packed.extractall(cache / "unpacked", filter="data")
+        shutil.move(next((cache / "unpacked").iterdir()) / "deps", cache / "flink")
+    if not (cache / "job-server").exists():
+        aside = cache / "job-server.part"
+        command = ["mvn", "-B", "-q", "-f", str(_POM), "dependency:copy-dependencies", "-DincludeScope=runtime"]
+        subprocess.run([*command, f"-DoutputDirectory={aside}"], check=True)
+        aside.rename(cache / "job-server")
+
+
+def free_port() -> int:
+    """A port nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Cluster:
+    """Running processes by name; ``beam_args`` sends a job there."""
+
+    folder: Path
+    cache: Path
+    ports: dict[str, int] = field(default_factory=dict)
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def __enter__(self) -> Cluster:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.ports = {name: free_port() for name in ("rpc", "rest", "job", "artifact", "pool")}
+        self._configure()
+        try:
+            self._java("jobmanager", "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint")
+            for number in (1, 2):
+                self.start_task_manager(number)
+            self._job_server()
+            self._worker_pool()
+            self._await_ready()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def beam_args(self) -> list[str]:
+        """What sends a Beam job to this cluster."""
+        return [
+            "--runner=PortableRunner",
+            f"--job_endpoint=localhost:{self.ports['job']}",
+            f"--artifact_endpoint=localhost:{self.ports['artifact']}",
+            "--environment_type=EXTERNAL",
+            f"--environment_config=localhost:{self.ports['pool']}",
+            "--parallelism=2",
+        ]
+
+    def start_task_manager(self, number: int) -> None:
+        """Starts a TaskManager; it joins the cluster by itself."""
+        self._java(f"taskmanager-{number}", "org.apache.flink.runtime.taskexecutor.TaskManagerRunner")
+
+    def python_workers(self) -> list[int]:
+        """Process ids of the Python workers of the pool."""
+        pool = self.processes["pool"].pid
+        children = Path(f"/proc/{pool}/task/{pool}/children").read_text().split()
+        found = {int(child) for child in children}
+        for task in Path(f"/proc/{pool}/task").iterdir():
+            found |= {int(child) for child in (task / "children").read_text().split()}
+        return sorted(found)
+
+    def stop(self) -> None:
+        """Ends every process of the cluster."""
+        for process in reversed(self.processes.values()):
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+        for process in self.processes.values():
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+    def _configure(self) -> None:
+        settings = {
+            "jobmanager.rpc.address": "localhost",
+            "jobmanager.rpc.port": self.ports["rpc"],
+            "jobmanager.memory.process.size": "1024m",
+            "rest.address": "localhost",
+            "rest.port": self.ports["rest"],
+            "taskmanager.numberOfTaskSlots": 1,
+            "taskmanager.cpu.cores": 1,
+            "heartbeat.timeout": 20_000,
+            "restart-strategy.type": "fixed-delay",
+            "restart-strategy.fixed-delay.attempts": 5,
+            "restart-strategy.fixed-delay.delay": "1 s",
+            **{f"taskmanager.memory.{name}": size for name, size in _MEMORY.items()},
+        }
+        text = "".join(f"{name}: {value}\n" for name, value in settings.items())
+        (self.folder / "flink-conf.yaml").write_text(text)
+
+    def _start(self, name: str, command: list[str], **environment: str) -> None:
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                command, stdout=log, stderr=log, start_new_session=True, env={**os.environ, **environment}
+            )
+
+    def _java(self, name: str, main: str) -> None:
+        options = ["-Xmx512m", "-XX:MaxDirectMemorySize=300m", *_OPENS, "-cp", f"{self.cache}/flink/lib/*"]
+        self._start(name, ["java", *options, main, "--configDir", str(self.folder)])
+
+    def _job_server(self) -> None:
+        ports = [f"--job-port={self.ports['job']}", f"--artifact-port={self.ports['artifact']}", "--expansion-port=0"]
+        where = [f"--flink-master=localhost:{self.ports['rest']}", f"--artifacts-dir={self.folder}/artifacts"]
+        main = "org.apache.beam.runners.flink.FlinkJobServerDriver"
+        self._start(
+            "job-server", ["java", "-Xmx512m", *_OPENS, "-cp", f"{self.cache}/job-server/*", main, *ports, *where]
+        )
+
+    def _worker_pool(self) -> None:
+        # The pool starts its workers as `python`: that of this environment must come first.
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        command = [sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main"]
+        self._start("pool", [*command, f"--service_port={self.ports['pool']}"], PATH=path, PYTHONPATH=os.getcwd())
+
+    def _await_ready(self, seconds: float = 90) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            if self._ready():
+                return
+            time.sleep(0.5)
+        raise TimeoutError(f"the cluster did not come up in {seconds} s; its logs are in {self.folder}")
+
+    def _ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://localhost:{self.ports['rest']}/overview", timeout=2) as answer:
+                if b'"taskmanagers":2' not in answer.read():
+                    return False
+            for name in ("job", "pool"):
+                socket.create_connection(("localhost", self.ports[name]), timeout=2).close()
+        except OSError:
+            return False
+        return True
