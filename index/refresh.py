@@ -141,7 +141,9 @@ def _features(config: Config, call: Call, report: Report) -> Stage:  # noqa: ARG
         FEATURES,
         path,
         current=current,
-        work=lambda: features.run(schema, path, call.beam_args, call.progress),
+        work=lambda: features.run(
+            schema, path, call.beam_args, call.progress, previous=path if path.is_dir() else None
+        ),
     )
 
 

@@ -51,7 +51,7 @@ def tables_of(stored: Path, night: Callable[[], int]) -> Iterator[None]:
         def fingerprints() -> dict[str, str]:
             return dict(read_manifest(stored / f"features-{night()}").inputs)
 
-    def write(schema: DatasetSchema, out: Path, *rest: Any) -> None:
+    def write(schema: DatasetSchema, out: Path, *rest: Any, **named: Any) -> None:
         put(stored / f"features-{night()}", out)
 
     def train(features: Path, settings: TowersSettings, out: Path, **rest: Any) -> None:
