@@ -207,7 +207,7 @@ class _Run:
     def _plan(self) -> tuple[list[Shard], pa.DataType, Items]:
         table = self.schema.tables.events
         names = columns_of(self.schema)
-        kinds = [_checked_schema(file, names, self.schema) for file in self.inputs.events]
+        kinds = [checked_columns(file, names, self.schema) for file in self.inputs.events]
         shards = plan_shards(self.inputs.events, "events")
         user_kinds = [kind.field(table.user_id).type for kind in kinds]
         if self.inputs.users is not None:
@@ -380,7 +380,7 @@ def _require_split(events: Sequence[int], ingested: _Ingested) -> None:
             )
 
 
-def _checked_schema(file: SourceFile, names: Sequence[str], schema: DatasetSchema) -> pa.Schema:
+def checked_columns(file: SourceFile, names: Sequence[str], schema: DatasetSchema) -> pa.Schema:
     """The file's columns, having checked that it has those the job reads and that the order column can be one."""
     found = arrow_schema(file, "events")
     require_columns(found, names, file, "events")

@@ -151,7 +151,8 @@ def arrow_schema(file: SourceFile, name: str) -> pa.Schema:
             schema = pacsv.open_csv(handle, parse_options=pacsv.ParseOptions(newlines_in_values=True)).schema
         else:
             schema = pajson.open_json(handle).schema
-    twice = sorted({column for column in schema.names if schema.names.count(column) > 1})
+        # Here, since a name that is no UTF-8 fails only when it is looked at.
+        twice = sorted({column for column in schema.names if schema.names.count(column) > 1})
     if twice:
         raise SchemaError(f"tables.{name}: {file.url} names a column twice: {', '.join(twice)}. Rename one.")
     return schema
