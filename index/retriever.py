@@ -17,7 +17,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from prometheus_client import CollectorRegistry
 
-from index.answering import NO_RULES, answer, answer_record, cold_start, unfiltered
+from index.answering import NO_RULES, answer, answer_record
+from index.batching import answer_batch
 from index.candidates import Candidates
 from index.delta import DeltaLog
 from index.live_delta import DeltaFollower
@@ -25,7 +26,7 @@ from index.metrics import RetrieverMetrics
 from index.reload import Source, Watcher
 from index.request import Clock
 from index.retriever_settings import RetrieverSettings
-from index.searcher import Neighbors, Vectors, check_query
+from index.searcher import Vectors, check_query
 from index.selection import Rules
 from index.serving import ServingVersion
 from pipelines.errors import ArtifactError, SchemaError, TowerlineError
@@ -175,30 +176,7 @@ class Retriever:
         k = _whole_number(k)
         if rules or live.settings.own_items_share > 0:
             return self._one_by_one(live, records, k, **rules)
-        queries = np.zeros((len(records), live.tower.dim), np.float32)
-        requests, colds = [], []
-        for place, record in enumerate(records):
-            try:
-                request = live.reader.read(record)
-                cold = cold_start(live, request, record)
-                if cold != "popularity":
-                    live.tower.embed_into(queries[place], request, record)
-            except SchemaError as err:
-                raise SchemaError(f"records[{place}]: {err}") from err
-            requests.append(request)
-            colds.append(cold)
-        if not requests:
-            return []
-        found = live.searcher.search_batch(queries, k)
-        full = bool((found.rows[:, -1] >= 0).all())
-        return [
-            answer(live, None, k, NO_RULES, cold=cold, request=request)
-            if cold == "popularity"
-            else unfiltered(
-                live, Neighbors(rows, scores) if full else _unpadded(rows, scores), k, cold, request.unknown
-            )
-            for request, cold, rows, scores in zip(requests, colds, found.rows, found.scores, strict=True)
-        ]
+        return answer_batch(live, records, k)
 
     def _one_by_one(
         self, live: ServingVersion, records: Sequence[Mapping[str, Any]], k: int, **rules: Any
@@ -312,11 +290,6 @@ class Retriever:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _unpadded(rows: npt.NDArray[np.int32], scores: npt.NDArray[np.float32]) -> Neighbors:
-    n = int(np.count_nonzero(rows >= 0))
-    return Neighbors(rows[:n], scores[:n])
 
 
 def _whole_number(k: object) -> int:

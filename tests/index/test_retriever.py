@@ -146,6 +146,17 @@ def test_a_batch_equals_single_calls(retriever: Retriever) -> None:
         retriever.retrieve_batch([{}, {"age": "old"}])
 
 
+def test_a_long_batch_equals_its_parts(retriever: Retriever) -> None:
+    records = [{"history": [1000 + 3 * number]} for number in range(1100)]
+    batch = retriever.retrieve_batch(records, 5)
+    assert [found.rows.tolist() for found in batch[::50]] == [
+        retriever.retrieve(record, 5).rows.tolist() for record in records[::50]
+    ]
+    records[777] = {"age": "old"}
+    with pytest.raises(SchemaError, match=r"records\[777\]: feature 'age'"):
+        retriever.retrieve_batch(records)
+
+
 def test_a_vector_of_another_space_is_refused_by_name(retriever: Retriever) -> None:
     vector = retriever.embed(RECORD)
     expected = retriever.retrieve(RECORD, 10).rows.tolist()
