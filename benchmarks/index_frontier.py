@@ -140,6 +140,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     tuned = tune(data.items, tuning, check, settings, print)
     if not isinstance(tuned.searcher, ScannSearcher):
         raise SystemExit("the tuner chose exact search: nothing to compare")
+    # The process's whole peak: vectors read from the file, trees, and the making of the data.
     peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
     searchers: dict[str, Searcher] = {"chosen": tuned.searcher}
     result: dict[str, Any] = {}
