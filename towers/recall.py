@@ -1,6 +1,6 @@
 """Exact recall over the whole corpus, in blocks of users: what training is steered by.
 
-Pure NumPy, outside the graph; nothing is sampled. Ties go to the lower row.
+Pure NumPy, outside the graph; nothing is sampled.
 """
 
 from __future__ import annotations
@@ -74,7 +74,11 @@ class Figures:
 
 
 def top_rows(scores: Float32, k: int) -> Int32:
-    """``[users, items] float32`` scores -> ``[users, k] int32`` best rows, best first; ties: lower row first."""
+    """``[users, items] float32`` scores -> ``[users, k] int32`` best rows, best first.
+
+    Of equal scores within the list the lower row comes first; which of several equal ones at its end are in the list
+    is not defined.
+    """
     k = min(k, scores.shape[1])
     if k == scores.shape[1]:
         return np.argsort(-scores, axis=1, kind="stable").astype(np.int32)

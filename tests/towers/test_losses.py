@@ -62,7 +62,7 @@ def mean_gradient(q: np.ndarray, told: np.ndarray, draws: int, repeats: int) -> 
 
 
 def test_the_bias_falls_as_the_negatives_grow() -> None:
-    """A ratio of means is biased by O(1 / negatives) (Bengio & Senécal 2008): 4 times the negatives, about a quarter."""
+    """A ratio of means is biased by O(1 / negatives) (Bengio & Senécal 2008): fewer negatives, more bias."""
     rng = np.random.default_rng(0)
     q = rng.dirichlet(np.ones(ITEMS)) * 0.7 + 0.3 / ITEMS
     truth = full_softmax_gradient(scores())
