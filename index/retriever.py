@@ -269,7 +269,12 @@ class Retriever:
         if registry is None:
             return None
         follower = DeltaFollower(live, DeltaLog(registry.store, live.version))
-        follower.catch_up()
+        try:
+            follower.catch_up()
+        except (TowerlineError, OSError):
+            # Retention may remove a version's log while it is read; then another version is live, and has its own.
+            if registry.current() == live.version:
+                raise
         return follower
 
     def _move(self, live: ServingVersion) -> ServingVersion:

@@ -193,7 +193,8 @@ class ServingVersion:
                 part.release()
 
     def warm(self) -> None:
-        """Touches what the first requests would otherwise wait for."""
+        """Touches what the first requests would otherwise wait for, or not find once retention removed the version."""
+        self.space  # noqa: B018
         request = self.reader.read({})
         vector = self.tower.embed(request, {})
         self.searcher.search(vector, min(100, self.num_items))

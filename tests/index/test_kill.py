@@ -35,7 +35,7 @@ def run(scenario: str, kills: int, bundles: list[str], tmp_path: Path, minutes: 
 
 def test_kills_at_random_moments_leave_the_registry_whole(bundles: list[str], tmp_path: Path) -> None:
     told = run("mixed", 15, bundles, tmp_path)
-    assert told["wrong"] == []
+    assert told["wrong"] == [], "\n".join(told["wrong"])
     assert told["kills"] >= 15
     assert told["reads"] > 0
 
@@ -44,7 +44,7 @@ def test_kills_at_random_moments_leave_the_registry_whole(bundles: list[str], tm
 def test_two_hundred_kills_of_the_nightly_job_leave_the_registry_whole(tmp_path: Path) -> None:
     write_nights(tmp_path / "nights", NIGHTS)
     told = run("refresh", 200, [str(tmp_path / "nights")], tmp_path, minutes=60.0)
-    assert told["wrong"] == []
+    assert told["wrong"] == [], "\n".join(told["wrong"])
     assert told["kills"] >= 200
     assert told["reads"] > 20
 
@@ -53,6 +53,6 @@ def test_two_hundred_kills_of_the_nightly_job_leave_the_registry_whole(tmp_path:
 @pytest.mark.parametrize("scenario", ["publish", "rollback", "delta", "mixed"])
 def test_two_hundred_kills_leave_the_registry_whole(scenario: str, bundles: list[str], tmp_path: Path) -> None:
     told = run(scenario, 200, bundles, tmp_path)
-    assert told["wrong"] == []
+    assert told["wrong"] == [], "\n".join(told["wrong"])
     assert told["kills"] >= 200
     assert told["reads"] > 20
