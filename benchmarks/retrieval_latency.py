@@ -37,6 +37,7 @@ ENVIRONMENT = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
 K = 100
+PEERS = ("tfrs_scann_layer", "faiss_ivfpq_fastscan", "faiss_hnsw", "hnswlib")
 LAMBDAS = (0.0, 0.05, 0.1, 0.2, 0.5)
 VALUE_SCALE = 0.3
 # Users whose answers are compared with exact search.
@@ -86,7 +87,9 @@ def best(scores: np.ndarray, k: int = K) -> np.ndarray:
     return np.argpartition(-scores, k - 1)[:k]
 
 
-def peers(vectors: np.ndarray, vector_of: Callable[[int], np.ndarray], truth: list[np.ndarray]) -> dict[str, Any]:
+def peers(
+    names: list[str], vectors: np.ndarray, vector_of: Callable[[int], np.ndarray], truth: list[np.ndarray]
+) -> dict[str, Any]:
     """Bare searches of other engines at the least effort that reaches a recall of .99; search call and recall each."""
     import faiss
     import hnswlib
@@ -95,16 +98,19 @@ def peers(vectors: np.ndarray, vector_of: Callable[[int], np.ndarray], truth: li
     items, dim = vectors.shape
     found: dict[str, Any] = {}
     fast = faiss.index_factory(dim, f"IVF{max(16, items // 250)},PQ{dim // 2}x4fs,RFlat", faiss.METRIC_INNER_PRODUCT)
-    fast.train(vectors[:: max(1, items // 200_000)])
-    fast.add(vectors)
     inner = faiss.downcast_index(fast.base_index)
     graph = faiss.IndexHNSWFlat(dim, 16, faiss.METRIC_INNER_PRODUCT)
-    graph.hnsw.efConstruction = 100
-    graph.add(vectors)
     hnsw = hnswlib.Index(space="ip", dim=dim)
-    hnsw.init_index(max_elements=items, M=16, ef_construction=100)
-    hnsw.add_items(vectors)
-    hnsw.set_num_threads(1)
+    if "faiss_ivfpq_fastscan" in names:
+        fast.train(vectors[:: max(1, items // 200_000)])
+        fast.add(vectors)
+    if "faiss_hnsw" in names:
+        graph.hnsw.efConstruction = 100
+        graph.add(vectors)
+    if "hnswlib" in names:
+        hnsw.init_index(max_elements=items, M=16, ef_construction=100)
+        hnsw.add_items(vectors)
+        hnsw.set_num_threads(1)
     faiss.omp_set_num_threads(1)
 
     def set_fast(step: tuple[int, int]) -> None:
@@ -133,7 +139,8 @@ def peers(vectors: np.ndarray, vector_of: Callable[[int], np.ndarray], truth: li
             lambda answer: answer[0][0],
         ),
     }
-    for name, (configure, steps, search, rows_of) in settings.items():
+    for name in [name for name in settings if name in names]:
+        configure, steps, search, rows_of = settings[name]
         for step in steps:
             configure(step)
             recall = recall_of(lambda place, search=search, rows_of=rows_of: rows_of(search(place)), truth)
@@ -378,7 +385,7 @@ def machine() -> dict[str, Any]:
     return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version(), "load_1m": os.getloadavg()[0]}
 
 
-def measure(items: int, dim: int, users: int, turns: int, folder: Path, with_peers: bool) -> dict[str, Any]:
+def measure(items: int, dim: int, users: int, turns: int, folder: Path, contestants: list[str]) -> dict[str, Any]:
     """Builds everything once and measures."""
     world = world_of.make_world(items, dim)
     tower = world_of.make_tower(dim)
@@ -397,7 +404,7 @@ def measure(items: int, dim: int, users: int, turns: int, folder: Path, with_pee
         "features": len(world_of.CATEGORICAL) + len(world_of.NUMERIC),
         "tree": tree.model_dump(),
     }
-    report |= one_version(bundle, world, tower, records, turns, with_peers)
+    report |= one_version(bundle, world, tower, records, turns, contestants)
     valued = world_of.write_bundle(folder / "value", world, tree, tower=lite, value_scale=VALUE_SCALE, tag="value")
     report["value_weight"] = values(valued, report["ann_recall_at_100"], world, records)
     other = world_of.make_world(items, dim, seed=7)
@@ -407,7 +414,7 @@ def measure(items: int, dim: int, users: int, turns: int, folder: Path, with_pee
 
 
 def one_version(
-    bundle: Path, world: world_of.World, tower: Any, records: list[Any], turns: int, with_peers: bool
+    bundle: Path, world: world_of.World, tower: Any, records: list[Any], turns: int, contestants: list[str]
 ) -> dict[str, Any]:
     """The call and its rules, and the peers' searches over the same vectors."""
     retriever = Retriever.open(bundle)
@@ -415,8 +422,8 @@ def one_version(
     scores = queries @ world.vectors.T
     truth = [best(line) for line in scores]
     recall = recall_of(lambda place: retriever.retrieve(records[place], K).rows, truth)
-    others = peers(world.vectors, lambda place: queries[place % len(queries)], truth) if with_peers else {}
-    if with_peers:
+    others = peers(contestants, world.vectors, lambda place: queries[place % len(queries)], truth)
+    if "tfrs_scann_layer" in contestants:
         others["tfrs_scann_layer"] = tfrs_peer(tower, world.vectors, records[:JUDGED], truth)
 
     def ask(place: int) -> Any:
@@ -445,7 +452,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--users", type=int, default=3000)
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--peers", default=",".join(PEERS), help="which, with commas between; empty for none")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "retrieval_latency.json")
     arguments = parser.parse_args()
     if not ENVIRONMENT.items() <= os.environ.items():
@@ -453,7 +460,7 @@ def main() -> None:
         os.execve(sys.executable, command, {**os.environ, **ENVIRONMENT})
     with tempfile.TemporaryDirectory() as folder:
         report = measure(
-            arguments.items, arguments.dim, arguments.users, arguments.turns, Path(folder), not arguments.no_peers
+            arguments.items, arguments.dim, arguments.users, arguments.turns, Path(folder), arguments.peers.split(",")
         )
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(report, indent=1) + "\n")
