@@ -114,15 +114,6 @@ class Cluster:
         """Starts a TaskManager; it joins the cluster by itself."""
         self._java(f"taskmanager-{number}", "org.apache.flink.runtime.taskexecutor.TaskManagerRunner")
 
-    def python_workers(self) -> list[int]:
-        """Process ids of the Python workers of the pool."""
-        pool = self.processes["pool"].pid
-        children = Path(f"/proc/{pool}/task/{pool}/children").read_text().split()
-        found = {int(child) for child in children}
-        for task in Path(f"/proc/{pool}/task").iterdir():
-            found |= {int(child) for child in (task / "children").read_text().split()}
-        return sorted(found)
-
     def stop(self) -> None:
         """Ends every process of the cluster."""
         for process in reversed(self.processes.values()):
