@@ -129,7 +129,7 @@ def _numbers(feature: Feature, fitted: Fitted | None) -> FittedNumbers:
 
 
 def words(texts: pa.Array) -> pa.Array:
-    """Text -> list of words: NFKD, lower case, split at whatever is neither a letter, mark, nor digit; null stays null."""
+    """Text -> words: NFKD, lower case, split at whatever is neither letter, mark nor digit; null stays null."""
     texts = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
     plain = pc.utf8_lower(pc.utf8_normalize(texts.cast(pa.string()), form="NFKD"))
     spaced = pc.utf8_trim(pc.replace_substring_regex(plain, pattern=r"[^\p{L}\p{M}\p{N}]+", replacement=" "), " ")
