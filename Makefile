@@ -46,7 +46,7 @@ test: lint
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/pytest -m "slow and not cluster" --durations=10
 
-test-cluster: $(VENV)/.installed-dev,cluster
+test-cluster: $(VENV)/.installed-dev
 	$(BIN)/pytest -m cluster --durations=10
 
 lock: | $(VENV)/bin/python
