@@ -118,13 +118,11 @@ class GatesSettings(Section):
 class RefreshSettings(Section):
     """``[refresh]``: the nightly job.
 
-    start: "warm" trains on from the live model's weights, "full" from nothing.
     lock: what a second refresh does: wait (at most ``lock_wait_minutes``) or refuse at once.
     keep_versions: published versions that stay for a rollback, the live one counted in.
     evaluate: write the report of the live version at the end, as ``towerline evaluate`` does.
     """
 
-    start: Literal["full", "warm"] = "full"
     lock: Literal["wait", "refuse"] = "refuse"
     lock_wait_minutes: float = Field(default=60.0, gt=0.0)
     keep_versions: int = Field(default=5, ge=1)

@@ -85,7 +85,6 @@ class TowersSettings(Section):
     schedule: Literal["constant", "cosine"] = "cosine"
     epsilon: float = Field(default=1e-7, gt=0.0)  # Adam's; rows with gradients below it move less than the others
     clip_norm: float | None = Field(default=None, gt=0.0)
-    l2: float = Field(default=0.0, ge=0.0)
     patience: int = Field(default=5, ge=1)  # epochs without a better validation recall
     evaluate_every: int = Field(default=1, ge=1)  # epochs
     select_k: tuple[int, ...] = (20, 100)
@@ -93,8 +92,6 @@ class TowersSettings(Section):
     max_valid_users: int = Field(default=5000, ge=1)
     refit: bool = True  # train again on train and valid for the epochs found best
     checkpoint_minutes: float = Field(default=2.0, ge=0.0)  # least time between two checkpoints
-    mixed_precision: bool = False
-    threads: int | None = Field(default=None, ge=1)
 
     # What `towerline tune` varies: [towers.tune] with a range a key.
     tune: dict[str, TuningRange] = Field(default_factory=dict)
@@ -147,7 +144,8 @@ class TowersSettings(Section):
         return "windows" if by_time else "sets" if events.unordered else "positions"
 
 
-# What serves a kind of data best, by measurement on the public data sets (benchmarks/published_tables.py).
+# Starting points for a kind of data: windows was settled on the validation weeks of Complete Journey; positions and
+# sets follow published settings (SASRec with sampled softmax; the trials behind users-as-batch) and are not tuned yet.
 RECIPES: dict[Protocol, dict[str, Any]] = {
     "windows": {
         "embedding_dim": 512,
