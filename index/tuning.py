@@ -40,7 +40,7 @@ _LEAVES_STEPS = (
     *(128, 160, 200, 256, 320, 400, 512, 640, 800, 1024),
 )
 # Depths of reordering that are tried, as multiples of the neighbors wanted.
-_REORDER_STEPS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0)
+_REORDER_STEPS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 16.0, 24.0, 32.0, 48.0)
 # A tree takes more than this many vectors a leaf to be trained on; below, exact search is as fast anyway.
 _LEAST_ITEMS_FOR_A_TREE = 1000
 # Looking stops when this many steps in leaves in a row were no faster than the best.
