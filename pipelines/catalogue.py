@@ -108,10 +108,12 @@ def _sorted(table: pa.Table, name: str, rows: int) -> pa.Table:
     return table
 
 
-def items_of_events(schema: DatasetSchema, shards: Sequence[Shard], kind: pa.DataType) -> Items:
-    """The catalogue of a data set without an items table: one column, the ids that events name."""
+def items_of_events(
+    schema: DatasetSchema, shards: Sequence[Shard], kind: pa.DataType, known: pa.Array | None = None
+) -> Items:
+    """The catalogue of a data set without an items table: one column, the ids that events name, and those known."""
     name = schema.tables.events.item_id
-    found = pa.array([], kind)
+    found = pa.array([], kind) if known is None else known
     for shard in shards:
         for batch in read_shard(shard, [name], {name: pa.string()}):
             ids = as_ids(batch.table[name], kind).values

@@ -155,14 +155,21 @@ def _weighted_counts(values: pa.Array, weights: Int64, hash_buckets: int | None)
     if pa.types.is_null(values.type) or hash_buckets is not None:
         values, weights = pa.array([], pa.string()), np.zeros(0, np.int64)
     table = pa.table({"value": canonical(values), "count": weights})
-    return _merged_counts([table.filter(table["value"].is_valid())])
+    return _summed(table.filter(table["value"].is_valid()))
 
 
 def _merged_counts(tables: Sequence[pa.Table]) -> pa.Table:
+    """The counts of several tables together, each of which has a value once."""
+    if len(tables) == 1:
+        return tables[0]
     types = {table["value"].type for table in tables}
     if len(types) > 1:  # An empty partition's column reads as text.
         tables = [table.set_column(0, "value", table["value"].cast(pa.string())) for table in tables]
-    merged = pa.concat_tables(tables).group_by("value").aggregate([("count", "sum")])
+    return _summed(pa.concat_tables(tables))
+
+
+def _summed(table: pa.Table) -> pa.Table:
+    merged = table.group_by("value").aggregate([("count", "sum")])
     return merged.rename_columns({"count_sum": "count"}).select(["value", "count"])
 
 

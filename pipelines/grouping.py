@@ -125,15 +125,40 @@ def _interleaved(is_new: npt.NDArray[np.bool_], base: npt.NDArray[Any], new: npt
     return merged
 
 
+def with_time_splits(grouped: Grouped, bounds: Sequence[int]) -> Grouped:
+    """The same with splits coded by time: ``bounds`` are the first moments of valid and of test."""
+    splits = np.searchsorted(np.asarray(bounds, np.int64), grouped.times, side="right").astype(np.int8)
+    return dataclasses.replace(grouped, splits=splits)
+
+
+def union_ids(pieces: Sequence[pa.Array]) -> pa.Array:
+    """All ids of pieces each ascending and unique, ascending and unique again."""
+    whole = max(pieces, key=len)
+    for piece in pieces:
+        if piece is whole or len(piece) == 0:
+            continue
+        unknown = places_of(piece, whole) < 0
+        if unknown.any():
+            whole = pa.concat_arrays([whole, piece.filter(pa.array(unknown))])
+            whole = whole.take(pa.array(as_sorted(whole)))
+    return whole
+
+
+def places_of(ids: pa.Array, among: pa.Array) -> Int64:
+    """``[n] int64``: the place of each id among ids that are ascending and unique; -1 where it is not there."""
+    if not pa.types.is_int64(ids.type):
+        return np.asarray(pc.fill_null(pc.index_in(ids, value_set=among), -1), np.int64)
+    wanted, known = np.asarray(ids, np.int64), np.asarray(among, np.int64)
+    if len(known) == 0:
+        return np.full(len(wanted), -1, np.int64)
+    places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+    return np.where(known[places] == wanted, places, -1)
+
+
 def _union(one: pa.Array, other: pa.Array) -> tuple[pa.Array, Int64, Int64]:
     """All ids ascending, and the places of either side's ids among them."""
-    added = other.filter(pc.invert(pc.is_in(other, value_set=one)))
-    merged = pa.concat_arrays([one, added])
-    order = as_sorted(merged)
-    places = np.empty(len(order), np.int64)
-    places[order] = np.arange(len(order))
-    merged = merged.take(pa.array(order))
-    return merged, places[: len(one)], np.asarray(pc.index_in(other, value_set=merged), np.int64)
+    merged = union_ids([one, other])
+    return merged, places_of(one, merged), places_of(other, merged)
 
 
 def _bisect(times: Int64, low: Int64, high: Int64, wanted: Int64) -> Int64:
@@ -163,6 +188,16 @@ def _resorted(grouped: Grouped, users: Int64) -> Grouped:
     return Grouped(grouped.user_ids, grouped.offsets, *columns)
 
 
+def with_more_users(grouped: Grouped, user_ids: pa.Array) -> Grouped:
+    """The same with further users that have no events."""
+    if len(user_ids) == 0:
+        return grouped
+    ids, places, _ = _union(grouped.user_ids, user_ids)
+    counts = np.zeros(len(ids), np.int64)
+    counts[places] = np.diff(grouped.offsets)
+    return dataclasses.replace(grouped, user_ids=ids, offsets=np.concatenate([[0], np.cumsum(counts)]))
+
+
 def keep_users(grouped: Grouped, kept: npt.NDArray[np.bool_]) -> Grouped:
     """The same without the users where ``kept`` (``[users] bool``) is false."""
     if kept.all():
@@ -171,6 +206,54 @@ def keep_users(grouped: Grouped, kept: npt.NDArray[np.bool_]) -> Grouped:
     counts = np.diff(grouped.offsets)[kept]
     offsets = np.concatenate([[0], np.cumsum(counts)])
     return Grouped(grouped.user_ids.filter(pa.array(kept)), offsets, *(column[events] for column in _columns(grouped)))
+
+
+def keep_events(grouped: Grouped, kept: npt.NDArray[np.bool_]) -> Grouped:
+    """The same without the events where ``kept`` (``[events] bool``) is false; users stay, if need be without any."""
+    if kept.all():
+        return grouped
+    counts = np.bincount(grouped.owners[kept], minlength=len(grouped.user_ids))
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    return Grouped(grouped.user_ids, offsets, *(column[kept] for column in _columns(grouped)))
+
+
+def repeats(grouped: Grouped, *, by_split: bool) -> npt.NDArray[np.bool_]:
+    """``[events] bool``: exact duplicates of the event before them, beside which the canonical order puts them.
+
+    ``by_split`` says that events of two splits differ, where a column of the table holds the split.
+    """
+    found = np.zeros(len(grouped.rows), bool)
+    owners = grouped.owners
+    after = np.flatnonzero((grouped.times[1:] == grouped.times[:-1]) & (owners[1:] == owners[:-1])) + 1
+    for column in _identity(grouped, by_split):
+        after = after[column[after] == column[after - 1]]
+    found[after] = True
+    return found
+
+
+def known_already(base: Grouped, new: Grouped, *, by_split: bool) -> npt.NDArray[np.bool_]:
+    """``[events] bool`` for ``new``: whether an exact duplicate stands in ``base``; ``by_split`` as in ``repeats``."""
+    places = places_of(new.user_ids, base.user_ids)[new.owners]
+    known = np.flatnonzero(places >= 0)
+    low, high = base.offsets[places[known]], base.offsets[places[known] + 1]
+    at = _bisect(base.times, low, high, new.times[known] - 1)  # The first event of the moment.
+    found = np.zeros(len(new.rows), bool)
+    while len(known):
+        inside = at < high
+        known, at, high = known[inside], at[inside], high[inside]
+        same_time = base.times[at] == new.times[known]
+        known, at, high = known[same_time], at[same_time], high[same_time]
+        equal = np.ones(len(known), bool)
+        for old, column in zip(_identity(base, by_split), _identity(new, by_split), strict=True):
+            equal &= old[at] == column[known]
+        found[known[equal]] = True
+        known, at, high = known[~equal], at[~equal] + 1, high[~equal]
+    return found
+
+
+def _identity(grouped: Grouped, by_split: bool) -> list[npt.NDArray[Any]]:
+    columns: list[npt.NDArray[Any]] = [grouped.rows, grouped.actions, grouped.values]
+    return [*columns, grouped.splits] if by_split else columns
 
 
 def with_last_out(grouped: Grouped) -> Grouped:
@@ -188,21 +271,28 @@ def group_events(events: pa.Table, more_users: pa.Array, *, leave_last_out: bool
     """
     ids = events["user_id"].combine_chunks() if events["user_id"].num_chunks != 1 else events["user_id"].chunk(0)
     user_ids, owners = _users(ids, more_users)
-    columns = {name: np.asarray(events[name]) for name in ("row", "time", "action", "value", "split")}
-    keys = (columns["time"], columns["row"], columns["action"], _as_ordered(columns["value"]), columns["split"])
-    order = order_by(owners, len(user_ids), keys)
-    counts = np.bincount(owners, minlength=len(user_ids))
-    offsets = np.concatenate([[0], np.cumsum(counts)])
-    splits = _last_out(offsets) if leave_last_out else columns["split"][order]
-    return Grouped(
-        user_ids,
-        offsets,
-        columns["row"][order],
-        columns["time"][order],
-        columns["action"][order],
-        columns["value"][order],
-        splits,
-    )
+    columns = [np.asarray(events[name]) for name in ("row", "time", "action", "value", "split")]
+    grouped = _sorted(user_ids, owners, columns)
+    return with_last_out(grouped) if leave_last_out else grouped
+
+
+def gather(pieces: Sequence[Grouped]) -> Grouped:
+    """Several pieces of one partition together, in canonical order; a user may stand in any number of them."""
+    if len(pieces) == 1:
+        return pieces[0]
+    ids = pa.concat_arrays([piece.user_ids for piece in pieces])
+    user_ids, places = _users(ids, ids.slice(0, 0))
+    owners = np.repeat(places, np.concatenate([np.diff(piece.offsets) for piece in pieces]))
+    columns = [np.concatenate(parts) for parts in zip(*(_columns(piece) for piece in pieces), strict=True)]
+    return _sorted(user_ids, owners, columns)
+
+
+def _sorted(user_ids: pa.Array, owners: Int64, columns: Sequence[npt.NDArray[Any]]) -> Grouped:
+    """Sequences of unsorted events: ``owners`` [events] are places in ``user_ids``."""
+    rows, times, actions, values, splits = columns
+    order = order_by(owners, len(user_ids), (times, rows, actions, _as_ordered(values), splits))
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(owners, minlength=len(user_ids)))])
+    return Grouped(user_ids, offsets, *(column[order] for column in columns))
 
 
 def _users(ids: pa.Array, more_users: pa.Array) -> tuple[pa.Array, Int64]:

@@ -1,7 +1,8 @@
 """Increment: what of a previous run can be kept, so that a nightly run reads only the new files of events.
 
 Reads a previous features artifact; decides, and says why not where it cannot be built upon. The result of a run that
-builds upon it equals that of a full run row for row: sequences are merged, everything fitted is fitted anew.
+builds upon it equals that of a full run row for row: new events are appended to the sequences, counts are added up,
+everything fitted is fitted anew.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import pyarrow.parquet as pq
 
 from pipelines.errors import ArtifactError
 from pipelines.events import Catalogue
-from pipelines.manifest import open_artifact
+from pipelines.manifest import FileEntry, open_artifact
 from pipelines.schema import DatasetSchema
 from pipelines.tables import SourceFile
 from pipelines.validation import REJECTS
@@ -31,6 +32,7 @@ from pipelines.vocabulary import Vocabulary
 MAX_GROWTH = 2.0
 # Parts of the configuration that decide which events there are and what is stored of them.
 _BINDING = ("actions", "seed")
+_RULES = ("earliest", "latest", "duplicates")
 _SPLIT_BINDING = ("column", "valid_fraction", "leave_last_out", "test_until")
 
 
@@ -38,15 +40,19 @@ _SPLIT_BINDING = ("column", "valid_fraction", "leave_last_out", "test_until")
 class Previous:
     """A previous run to build upon.
 
-    ``facts`` are its manifest's; ``vocabulary`` holds its catalogue; ``new_files`` are the files it has not read;
-    ``bounds_moved`` says that splits must be coded anew.
+    ``facts`` are its manifest's and ``files`` that one's entries; ``vocabulary`` holds its catalogue; ``new_files`` are
+    the files it has not read; ``bounds_moved`` says that splits must be coded anew, ``same_features`` that what it
+    counted still serves; ``had_users`` that it had a users table.
     """
 
     dir: Path
     facts: dict[str, Any]
+    files: dict[str, FileEntry]
     vocabulary: Vocabulary
     new_files: tuple[SourceFile, ...]
     bounds_moved: bool
+    same_features: bool
+    had_users: bool
 
     @property
     def partitions(self) -> int:
@@ -67,14 +73,13 @@ class Decision:
     reason: str
 
 
-def decide(directory: Path | None, schema: DatasetSchema, files: Sequence[SourceFile], item_ids: pa.Array) -> Decision:
-    """Decides whether a run can build upon the artifact at ``directory``.
+def decide(directory: Path | None, schema: DatasetSchema, files: Sequence[SourceFile]) -> Decision:
+    """Decides whether a run can build upon the artifact at ``directory``; ``unfit`` then compares what was read.
 
     Args:
         directory: the previous run's artifact; None where there is none.
         schema: of this run.
         files: all files of the events table.
-        item_ids: this run's catalogue, in row order.
     """
     if directory is None:
         return Decision(None, "no previous run given")
@@ -83,36 +88,73 @@ def decide(directory: Path | None, schema: DatasetSchema, files: Sequence[Source
         vocabulary = Vocabulary.load(directory / "vocabulary")
     except ArtifactError as err:
         return Decision(None, f"the previous run cannot be read: {err}")
-    facts, before = artifact.manifest.facts, artifact.manifest.config
-    known = Counter(facts.get("event_files", []))
+    facts, before, now = artifact.manifest.facts, artifact.manifest.config, schema.model_dump(mode="json")
+    reason = _changed_files(facts, files) or _changed_config(before, now)
+    if reason is not None:
+        return Decision(None, reason)
+    known = set(facts["event_files"])
+    previous = Previous(
+        dir=directory,
+        facts=facts,
+        files=artifact.manifest.files,
+        vocabulary=vocabulary,
+        new_files=tuple(file for file in files if file.fingerprint not in known),
+        bounds_moved=before["split"] != now["split"],
+        same_features=before["features"] == now["features"],
+        had_users=before["tables"]["users"] is not None,
+    )
+    return Decision(previous, f"built upon {directory.name}")
+
+
+def _changed_files(facts: dict[str, Any], files: Sequence[SourceFile]) -> str | None:
+    """What of the files that were read stands in the way; None where they are all there."""
+    if "event_files" not in facts or "duplicates" not in facts:
+        return "the previous run was written by an older version"
+    known = Counter(facts["event_files"])
     found = Counter(file.fingerprint for file in files)
     gone = known - found
-    new = tuple(file for file in files if file.fingerprint not in known)
-    now = schema.model_dump(mode="json")
-    if "event_files" not in facts:
-        reason = "the previous run does not list its files"
-    elif gone:
-        reason = f"{gone.total()} of the files it read have changed or are gone"
-    elif any(found[name] > count for name, count in known.items()):
-        reason = "a new file has the content of one already read"
-    elif any(before.get(name) != now[name] for name in _BINDING) or _roles(before) != _roles(now):
-        reason = "tables or actions are configured differently"
-    elif any(before["split"][name] != now["split"][name] for name in _SPLIT_BINDING):
-        reason = "the split is configured differently"
-    elif before["validation"]["columns"].get("events") != now["validation"]["columns"].get("events") or any(
-        before["validation"][name] != now["validation"][name] for name in ("earliest", "latest")
-    ):
-        reason = "the events are validated by other rules"
-    elif item_ids.type != vocabulary.item_ids.type:
-        reason = "the item ids have another type"
-    elif len(vocabulary.item_ids) and (Catalogue(item_ids).rows(vocabulary.item_ids) < 0).any():
-        reason = "items were taken out of the catalogue"
-    elif len(item_ids) > len(vocabulary.item_ids) and _unknown_items(facts):
-        reason = "events rejected for an unknown item may have become acceptable"
-    else:
-        moved = before["split"] != now["split"]
-        return Decision(Previous(directory, facts, vocabulary, new, moved), f"built upon {directory.name}")
-    return Decision(None, reason)
+    if gone:
+        return f"{gone.total()} of the files it read have changed or are gone"
+    if any(found[name] > count for name, count in known.items()):
+        return "a new file has the content of one already read"
+    return None
+
+
+def _changed_config(before: dict[str, Any], now: dict[str, Any]) -> str | None:
+    """What of the configuration stands in the way; None where events are read and split as they were."""
+    if any(before.get(name) != now[name] for name in _BINDING) or _roles(before) != _roles(now):
+        return "tables or actions are configured differently"
+    if any(before["split"][name] != now["split"][name] for name in _SPLIT_BINDING):
+        return "the split is configured differently"
+    rules = [config["validation"]["columns"].get("events") for config in (before, now)]
+    if rules[0] != rules[1] or any(before["validation"].get(name) != now["validation"][name] for name in _RULES):
+        return "the events are validated by other rules"
+    return None
+
+
+def unfit(previous: Previous, item_ids: pa.Array, user_type: str, partitions: int, asked: int | None) -> str | None:
+    """Why the previous run's data do not fit this run's; None where they do.
+
+    Args:
+        previous: the previous run.
+        item_ids: this run's catalogue, in row order.
+        user_type: type of this run's user ids.
+        partitions: number that a full run would have.
+        asked: number that the caller asked for.
+    """
+    if item_ids.type != previous.vocabulary.item_ids.type:
+        return "the item ids have another type"
+    if len(previous.vocabulary.item_ids) and (Catalogue(item_ids).rows(previous.vocabulary.item_ids) < 0).any():
+        return "items were taken out of the catalogue"
+    if len(item_ids) > len(previous.vocabulary.item_ids) and _unknown_items(previous.facts):
+        return "events rejected for an unknown item may have become acceptable"
+    if asked is not None and asked != previous.partitions:
+        return f"{asked} partitions are asked for, it has {previous.partitions}"
+    if partitions > MAX_GROWTH * previous.partitions:
+        return f"its {previous.partitions} partitions have become too large"
+    if user_type != previous.facts["user_type"]:
+        return "the user ids have another type"
+    return None
 
 
 def _roles(config: dict[str, Any]) -> dict[str, Any]:

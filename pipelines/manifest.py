@@ -71,10 +71,15 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Draft:
-    """A directory being written, out of every reader's sight. ``facts`` goes into the manifest."""
+    """A directory being written, out of every reader's sight.
+
+    ``facts`` goes into the manifest. ``carried`` are entries of files taken over unchanged from another artifact: their
+    checksums are not made anew, so that damage done there is still found here.
+    """
 
     dir: Path
     facts: dict[str, Any] = field(default_factory=dict)
+    carried: dict[str, FileEntry] = field(default_factory=dict)
 
 
 def fingerprint_of(value: object) -> str:
@@ -148,6 +153,9 @@ def _seal(draft: Draft, kind: str, format_version: int, inputs: dict[str, str], 
     files = {}
     for name in names:
         _sync(draft.dir / name)
+        if name in draft.carried:
+            files[name] = draft.carried[name]
+            continue
         files[name] = FileEntry(bytes=(draft.dir / name).stat().st_size, xxh128=checksum(draft.dir / name))
     content: dict[str, Any] = {
         "kind": kind,

@@ -1,23 +1,16 @@
-"""Partitions: the two halves of the features job that run on workers, as plain functions over files.
+"""Partitions: one partition's spilled rows become its sequences, its users and what they say of the features.
 
-``ingest_*`` reads one shard of a raw table, checks it and spills it by partition; ``build_partition`` reads one
-partition's spilled batches and writes its sequences, its users and what they say of the features. Memory is bounded by
-one batch and by one partition, never by the data. Every file is written aside and renamed, under a name that its
-content decides: a retried or doubled task writes the same again.
+Reads the batches that ingestion spilled and, where the run appends to a previous one, what it needs of its files
+(mostly the users alone). Writes files of ``sequences/`` and ``users/``, and the duplicates it rejects. Memory is
+bounded by one partition, never by the data.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
-import os
-import shutil
-import uuid
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -29,340 +22,194 @@ import pyarrow.parquet as pq
 
 from pipelines.counting import window_counts
 from pipelines.encode import count_column
-from pipelines.entities import EntityChecker
 from pipelines.errors import SchemaError
-from pipelines.events import Catalogue, EventChecker, checked_schema, columns_of, moment
-from pipelines.fitting import Moments, SideSummary, Summary, summarise
-from pipelines.grouping import Grouped, group_events, keep_users, merge, with_last_out
-from pipelines.hashing import partition_of
-from pipelines.schema import CountFeature, DatasetSchema
-from pipelines.sequences import part_name, read_part, write_part
-from pipelines.tables import Batch, Shard, read_shard
-from pipelines.validation import REJECTS, malformed_rejects
+from pipelines.events import checked_schema
+from pipelines.files import link, write_aside, write_parquet
+from pipelines.fitting import SideSummary, summarise
+from pipelines.grouping import (
+    Grouped,
+    group_events,
+    keep_events,
+    keep_users,
+    known_already,
+    merge,
+    places_of,
+    repeats,
+    with_last_out,
+    with_more_users,
+    with_time_splits,
+)
+from pipelines.ingest import Spilled, read_spilled
+from pipelines.job import Base, Job
+from pipelines.partition_facts import PartitionFacts
+from pipelines.schema import CountFeature, DatasetSchema, EmbeddingFeature
+from pipelines.segments import MAX_SEGMENTS, Partition, Users, part_name, segment_name, write_part
+from pipelines.validation import RECORDS_PER_BATCH, REJECTS
 
-CATALOGUE_FILE = "catalogue.arrow"
-USERS_SCHEMA_FILE = "users_schema.arrow"
-FORGOTTEN_FILE = "forgotten.arrow"
-REMAP_FILE = "remap.arrow"
-
-
-@dataclass(frozen=True)
-class Job:
-    """What every worker is told. ``out`` and ``work`` must be on a file system that all workers see.
-
-    ``as_of_us`` is the moment from which ``time_since`` and ``count`` features look back; ``user_type`` is int64 or
-    string; ``previous`` the artifact of an earlier run whose sequences are merged in, ``bounds_moved`` whether their
-    splits must be coded anew; ``first_shard`` the number of the first shard, above those of the earlier run.
-    """
-
-    schema_json: str
-    out: str
-    work: str
-    partitions: int
-    user_type: str
-    as_of_us: int
-    first_shard: int = 0
-    late_before_us: int | None = None
-    previous: str | None = None
-    bounds_moved: bool = False
-
-    @property
-    def schema(self) -> DatasetSchema:
-        """The data set's schema."""
-        return _schema(self.schema_json)
-
-    @property
-    def id_type(self) -> pa.DataType:
-        """Arrow type of the user ids."""
-        return pa.int64() if self.user_type == "int64" else pa.string()
-
-    @functools.cached_property
-    def catalogue(self) -> Catalogue:
-        """The item ids in row order."""
-        return _catalogue(str(Path(self.work) / CATALOGUE_FILE))
-
-    @functools.cached_property
-    def forgotten(self) -> pa.Array | None:
-        """Ids of users to forget, in the type of the user ids; None where there are none."""
-        path = Path(self.work) / FORGOTTEN_FILE
-        return _one(read_arrow(path)["user_id"]) if path.exists() else None
-
-    @functools.cached_property
-    def remap(self) -> npt.NDArray[np.int32] | None:
-        """Each row of the previous run's catalogue in this one's; None where the two are the same."""
-        path = Path(self.work) / REMAP_FILE
-        return np.asarray(read_arrow(path)["row"], np.int32) if path.exists() else None
-
-    @functools.cached_property
-    def users_schema(self) -> pa.Schema | None:
-        """Columns and types of the users table; None where there is none."""
-        path = Path(self.work) / USERS_SCHEMA_FILE
-        return pa.ipc.read_schema(pa.py_buffer(path.read_bytes())) if path.exists() else None
-
-    @property
-    def users_layout(self) -> pa.Schema:
-        """Columns and types of the users as they are stored."""
-        if self.users_schema is None:
-            return pa.schema([(self.schema.id_column("user"), self.id_type)])
-        return EntityChecker(self.schema, "user", self.id_type, self.users_schema).layout
-
-
-@functools.lru_cache(maxsize=4)
-def _schema(text: str) -> DatasetSchema:
-    return DatasetSchema.model_validate_json(text)
-
-
-@functools.lru_cache(maxsize=2)
-def _catalogue(path: str) -> Catalogue:
-    return Catalogue(read_arrow(Path(path))["item_id"].combine_chunks())
-
-
-def write_aside(path: Path, write: Callable[[Path], Any]) -> None:
-    """Lets ``write`` fill a file next to ``path``, then renames it there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.parent / f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
-    try:
-        write(aside)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def write_arrow(table: pa.Table | Sequence[pa.Table], path: Path) -> None:
-    """Writes tables of one schema as one Arrow file, a record batch for each table."""
-    tables = [table] if isinstance(table, pa.Table) else list(table)
-
-    def write(aside: Path) -> None:
-        with pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, tables[0].schema) as writer:
-            for one in tables:
-                batches = one.combine_chunks().to_batches()
-                writer.write_batch(batches[0] if batches else pa.RecordBatch.from_pylist([], schema=one.schema))
-
-    write_aside(path, write)
-
-
-def read_arrow(path: Path, batch: int | None = None) -> pa.Table:
-    """Reads a file of ``write_arrow``: all of it, or one of its batches."""
-    with pa.OSFile(str(path), "rb") as source:
-        reader = pa.ipc.open_file(source)
-        if batch is None:
-            return reader.read_all()
-        return pa.Table.from_batches([reader.get_batch(batch)])
-
-
-def write_parquet(table: pa.Table, path: Path) -> None:
-    """Writes a Parquet file aside and renames it."""
-    write_aside(path, lambda aside: pq.write_table(table, aside))
-
-
-def write_json(value: object, path: Path) -> None:
-    """Writes a JSON file aside and renames it."""
-    write_aside(path, lambda aside: aside.write_text(json.dumps(value)))
+DUPLICATE = "duplicate:event"
 
 
 @dataclass(frozen=True)
-class Spilled:
-    """A reference to one partition's batch in a spill file."""
+class _Built:
+    """A partition's sequences, written: its ``users`` as they are now, and the events that are to be counted."""
 
-    path: str
-    table: str
-
-
-def ingest_events(job: Job, number: int, shard: Shard) -> Iterator[tuple[int, Spilled]]:
-    """Checks a shard of events and spills it; yields (partition, reference) for each batch that is not empty."""
-    checker = EventChecker(job.schema, job.id_type, job.catalogue, job.late_before_us, job.forgotten)
-    names = columns_of(job.schema)
-    types = _text_columns(names)
-    facts = _ShardFacts("events")
-    for place, batch in enumerate(read_shard(shard, names, types)):
-        checked = checker.check(batch)
-        facts.add(batch, checked.rejects)
-        facts.dropped += checked.dropped
-        facts.see_times(checked.events["time"])
-        yield from _spill(job, "events", number, place, checked.events)
-    facts.write(job, number)
-
-
-def ingest_users(job: Job, number: int, shard: Shard) -> Iterator[tuple[int, Spilled]]:
-    """Checks a shard of users and spills it, like ``ingest_events``."""
-    assert job.users_schema is not None
-    checker = EntityChecker(job.schema, "user", job.id_type, job.users_schema, job.forgotten)
-    facts = _ShardFacts("users")
-    for place, batch in enumerate(read_shard(shard, job.users_schema.names, {})):
-        accepted = checker.check(batch)
-        facts.add(batch, accepted.rejects)
-        table = accepted.table.rename_columns(
-            ["user_id" if name == job.schema.id_column("user") else name for name in accepted.table.column_names]
-        )
-        yield from _spill(job, "users", number, place, table)
-    facts.write(job, number)
-
-
-def _text_columns(names: Sequence[str]) -> dict[str, pa.DataType]:
-    """CSV columns of events are read as text and converted cell by cell: a wrong cell is a reject, not a failure."""
-    return {name: pa.string() for name in names}
-
-
-def _spill(job: Job, kind: str, number: int, place: int, table: pa.Table) -> Iterator[tuple[int, Spilled]]:
-    if len(table) == 0:
-        return
-    partitions = partition_of(table["user_id"].combine_chunks(), job.partitions)
-    order = np.argsort(partitions, kind="stable")  # A radix sort for 16 bits.
-    bounds = np.concatenate([[0], np.cumsum(np.bincount(partitions, minlength=job.partitions))])
-    moved = table.take(pa.array(order)).combine_chunks()
-    path = Path(job.work) / "spill" / f"{kind}-{number:06d}-{place:06d}.arrow"
-    write_arrow([moved.slice(bounds[part], bounds[part + 1] - bounds[part]) for part in range(job.partitions)], path)
-    for part in np.flatnonzero(np.diff(bounds)):
-        yield int(part), Spilled(str(path), kind)
-
-
-class _ShardFacts:
-    """Counts of one shard, and its rejects."""
-
-    def __init__(self, table: str) -> None:
-        self._table = table
-        self._rows = 0
-        self._rejects: list[pa.Table] = []
-        self._first: int | None = None
-        self._last: int | None = None
-        self.dropped = 0
-
-    def add(self, batch: Batch, rejects: pa.Table) -> None:
-        self._rows += len(batch.table) + len(batch.malformed)
-        if len(rejects):
-            self._rejects.append(rejects)
-        if batch.malformed:
-            self._rejects.append(malformed_rejects(batch.malformed, self._table, batch.file, batch.first_row))
-
-    def see_times(self, times: pa.ChunkedArray) -> None:
-        bounds = pc.min_max(times).as_py()
-        if bounds["min"] is not None:
-            self._first = bounds["min"] if self._first is None else min(self._first, bounds["min"])
-            self._last = bounds["max"] if self._last is None else max(self._last, bounds["max"])
-
-    def write(self, job: Job, number: int) -> None:
-        rejects = pa.concat_tables(self._rejects) if self._rejects else REJECTS.empty_table()
-        if len(rejects):
-            write_parquet(rejects, Path(job.out) / "rejects" / f"{self._table}-{job.first_shard + number:06d}.parquet")
-        facts = {
-            "table": self._table,
-            "rows": self._rows,
-            "rejects": dict(Counter(rejects["reason"].to_pylist())),
-            "dropped": self.dropped,
-            "first": self._first,
-            "last": self._last,
-        }
-        write_json(facts, Path(job.work) / "shards" / f"{self._table}-{number:06d}.json")
-
-
-@dataclass(frozen=True)
-class PartitionFacts:
-    """What a partition adds to the whole. ``events`` counts by split; tables are sparse: rows that it saw."""
-
-    users: int
-    events: list[int]
-    item_frequency: pa.Table
-    item_counts: pa.Table
-    summary: SideSummary
-
-    def write(self, folder: Path) -> None:
-        """Writes Arrow and JSON files below ``folder``."""
-        write_arrow(self.item_frequency, folder / "item_frequency.arrow")
-        write_arrow(self.item_counts, folder / "item_counts.arrow")
-        moments = {}
-        for name, summary in self.summary.features.items():
-            if summary.counts is not None:
-                write_arrow(summary.counts, folder / f"counts.{name}.arrow")
-            elif summary.sample is not None:
-                write_arrow(summary.sample, folder / f"sample.{name}.arrow")
-            elif summary.moments is not None:
-                exact = summary.moments
-                moments[name] = [exact.count, str(exact.total), str(exact.squares)]
-        write_json({"users": self.users, "events": self.events, "moments": moments}, folder / "facts.json")
-
-    @classmethod
-    def read(cls, folder: Path) -> PartitionFacts:
-        """Reads what ``write`` wrote."""
-        facts = json.loads((folder / "facts.json").read_text())
-        features = {
-            name: Summary(moments=Moments(count, Fraction(total), Fraction(squares)))
-            for name, (count, total, squares) in facts["moments"].items()
-        }
-        for kind in ("counts", "sample"):
-            for path in folder.glob(f"{kind}.*.arrow"):
-                features[path.name.split(".")[1]] = Summary(**{kind: read_arrow(path)})
-        frequency, counts = (read_arrow(folder / f"{name}.arrow") for name in ("item_frequency", "item_counts"))
-        return cls(facts["users"], facts["events"], frequency, counts, SideSummary(features))
+    users: Users
+    counted: Grouped
+    duplicates: int
+    rewritten: bool
 
 
 def build_partition(job: Job, part: int, spilled: Sequence[Spilled]) -> PartitionFacts:
-    """Builds one partition: writes its parts of ``sequences/`` and ``users/``, returns its facts."""
-    schema = job.schema
-    events = _read_spilled(spilled, "events", part, checked_schema(job.id_type))
-    layout = job.users_layout.names
-    users_schema = pa.schema(
-        [
-            field.with_name("user_id") if place == layout.index(schema.id_column("user")) else field
-            for place, field in enumerate(job.users_layout)
-        ]
-    )
-    profiles = _read_spilled(spilled, "users", part, users_schema)
-    _refuse_twice(profiles["user_id"], schema)
-    grouped = group_events(events, _one(profiles["user_id"]), leave_last_out=schema.split.leave_last_out)
-    base = _previous_part(job, part)
-    if base is not None:
-        grouped = _merged(job, base, grouped, _one(profiles["user_id"]))
-    target = Path(job.out) / "sequences" / part_name(part, job.partitions)
-    untouched = job.remap is None and job.forgotten is None and not job.bounds_moved and len(events) == 0
-    if base is not None and untouched and base.user_ids.equals(grouped.user_ids):
-        write_aside(target, lambda aside: _link(Path(str(job.previous)) / "sequences" / target.name, aside))
+    """Builds one partition: writes its files of ``sequences/`` and ``users/``, returns its facts.
+
+    Raises:
+        SchemaError: the users table has a user twice.
+    """
+    profiles = read_spilled(spilled, "users", part, job.users_layout)
+    _refuse_twice(profiles["user_id"], job.schema)
+    profiled = pc.array_take(_one(profiles["user_id"]), pc.array_sort_indices(_one(profiles["user_id"])))
+    events = read_spilled(spilled, "events", part, checked_schema(job.id_type))
+    last_out = job.schema.split.leave_last_out
+    if job.base is None:
+        built = _afresh(job, part, group_events(events, profiled, leave_last_out=last_out))
     else:
-        write_aside(target, lambda aside: write_part(grouped, aside))
-    del events, base
-    trained = grouped.splits == 0
-    frequency = np.bincount(grouped.owners[trained], minlength=len(grouped.user_ids))
-    users = _users_table(job, grouped, profiles)
+        new = group_events(events, profiled.slice(0, 0), leave_last_out=last_out)
+        built = _upon(job, job.base, part, new, profiled)
+    del events
+    users = _users_table(job, part, built, profiles)
     write_parquet(users, Path(job.out) / "users" / part_name(part, job.partitions))
-    rows, counts = _counted(grouped.rows[trained], len(job.catalogue.item_ids))
+    trained = built.counted.splits == 0
+    rows, counts = _counted(built.counted.rows[trained], len(job.catalogue.item_ids))
     return PartitionFacts(
-        users=len(grouped.user_ids),
-        events=[int(number) for number in np.bincount(grouped.splits, minlength=3)],
+        users=len(built.users.ids),
+        events=[int(number) for number in np.bincount(built.counted.splits, minlength=3)],
         item_frequency=pa.table({"row": rows, "count": counts}),
-        item_counts=_item_counts(job, grouped),
-        summary=summarise(_fitted_features(schema), users, grouped.user_ids, frequency, job.as_of_us),
+        item_counts=_item_counts(job, built.counted),
+        summary=_summary(job, users, built.users),
+        duplicates=built.duplicates,
+        profiles=len(profiles),
+        nulls={name: profiles[name].null_count for name in profiles.column_names},
+        rewritten=built.rewritten,
     )
 
 
-def _previous_part(job: Job, part: int) -> Grouped | None:
-    """The previous run's sequences of a partition, in this run's catalogue and split, without forgotten users."""
-    if job.previous is None:
-        return None
-    base = read_part(Path(job.previous) / "sequences" / part_name(part, job.partitions))
+def _afresh(job: Job, part: int, grouped: Grouped) -> _Built:
+    kept, duplicates = _unique(job, part, None, grouped)
+    if job.schema.split.leave_last_out and len(kept.rows) < len(grouped.rows):
+        kept = with_last_out(kept)
+    _write_base(job, part, kept)
+    return _Built(Users.of(kept), kept, duplicates, rewritten=True)
+
+
+def _upon(job: Job, base: Base, part: int, new: Grouped, profiled: pa.Array) -> _Built:
+    """Appends to the previous run's partition, or writes it anew where its turn has come or users leave it."""
+    partition = job.base_partitions[part]
+    is_due = partition.segments > 0 and (base.generation + part) % MAX_SEGMENTS == 0
+    may_repeat = len(new.times) > 0 and base.last_time is not None and int(new.times.min()) <= base.last_time
+    old = _read_base(job, base, partition) if base.recount or is_due or may_repeat else None
+    new, duplicates = _unique(job, part, old, new)
+    known = partition.users() if old is None or job.forgotten is not None else Users.of(old)
+    users = Users.together([known, Users.of(new), Users.idle(profiled)])
+    alive = (users.events > 0) | (places_of(users.ids, profiled) >= 0)
     if job.forgotten is not None:
-        base = keep_users(base, ~np.asarray(pc.is_in(base.user_ids, value_set=job.forgotten), dtype=bool))
+        alive &= ~_is_in(users.ids, job.forgotten)
+    rewritten = is_due or not bool(alive.all())
+    added = with_more_users(new, profiled.filter(pa.array(places_of(profiled, known.ids) < 0)))
+    if not rewritten and not base.recount:
+        _append(job, base, part, partition, added)
+        return _Built(users, new, duplicates, rewritten=False)
+    old = _read_base(job, base, partition) if old is None else old
+    whole = merge(old, added)
+    whole = keep_users(whole, places_of(whole.user_ids, users.ids.filter(pa.array(alive))) >= 0)
+    whole = with_last_out(whole) if job.schema.split.leave_last_out else whole
+    if rewritten:
+        _write_base(job, part, whole)
+    else:
+        _append(job, base, part, partition, added)
+    if base.recount and job.schema.validation.duplicates == "keep":
+        duplicates = int(repeats(whole, by_split=_by_split(job)).sum())
+    return _Built(Users.of(whole), whole if base.recount else new, duplicates, rewritten)
+
+
+def _read_base(job: Job, base: Base, partition: Partition) -> Grouped:
+    """The previous run's events of a partition, in this run's catalogue and split, without forgotten users."""
+    old = partition.read()
+    if job.forgotten is not None:
+        old = keep_users(old, ~_is_in(old.user_ids, job.forgotten))
     if job.remap is not None:
-        base = dataclasses.replace(base, rows=job.remap[base.rows])
-    split = job.schema.split
-    if job.bounds_moved and split.valid_from is not None and split.test_from is not None:
-        bounds = np.array([moment(split.valid_from), moment(split.test_from)])
-        base = dataclasses.replace(base, splits=np.searchsorted(bounds, base.times, side="right").astype(np.int8))
-    return base
+        old = dataclasses.replace(old, rows=job.remap[old.rows])
+    return old if base.bounds is None else with_time_splits(old, base.bounds)
 
 
-def _merged(job: Job, base: Grouped, new: Grouped, profiled: pa.Array) -> Grouped:
-    """Old and new events together; a user with neither events nor a profile any more leaves."""
-    merged = merge(base, new)
-    alive = (np.diff(merged.offsets) > 0) | np.asarray(pc.is_in(merged.user_ids, value_set=profiled), dtype=bool)
-    merged = keep_users(merged, alive)
-    return with_last_out(merged) if job.schema.split.leave_last_out else merged
+def _unique(job: Job, part: int, old: Grouped | None, new: Grouped) -> tuple[Grouped, int]:
+    """The events, without duplicates where the schema rejects them, and how many duplicates there were."""
+    again = repeats(new, by_split=_by_split(job))
+    if old is not None:
+        again |= known_already(old, new, by_split=_by_split(job))
+    duplicates = int(again.sum())
+    if duplicates == 0 or job.schema.validation.duplicates == "keep":
+        return new, duplicates
+    name = f"events-duplicates-{job.first_shard:06d}-{part:05d}.parquet"
+    write_parquet(_rejects(job, new, np.flatnonzero(again)), Path(job.out) / "rejects" / name)
+    return keep_events(new, ~again), duplicates
 
 
-def _link(source: Path, target: Path) -> None:
-    """A second name for a file that nobody changes any more; a copy where the file system has no links."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+def _by_split(job: Job) -> bool:
+    return job.schema.split.column is not None
+
+
+def _rejects(job: Job, grouped: Grouped, places: npt.NDArray[np.int64]) -> pa.Table:
+    """Duplicates as rejects: of a sorted sequence nobody knows the file and the row any more."""
+    table, told = job.schema.tables.events, places[:RECORDS_PER_BATCH]
+    ids = job.catalogue.item_ids.take(pa.array(grouped.rows[told])).to_pylist()
+    users = grouped.user_ids.take(pa.array(grouped.owners[told])).to_pylist()
+    times = grouped.times[told].astype("datetime64[us]").astype(str) if table.time is not None else grouped.times[told]
+    name = table.order_column or "order"
+    records = [
+        json.dumps({table.user_id: user, table.item_id: item, name: time}, default=str)
+        for user, item, time in zip(users, ids, times.tolist(), strict=True)
+    ]
+    rows = len(places)
+    return pa.table(
+        {
+            "table": pa.repeat("events", rows),
+            "file": pa.nulls(rows, pa.string()),
+            "row": pa.nulls(rows, pa.int64()),
+            "reason": pa.repeat(DUPLICATE, rows),
+            "record": pa.array(records + [None] * (rows - len(records)), pa.string()),
+        },
+        schema=REJECTS,
+    )
+
+
+def _write_base(job: Job, part: int, grouped: Grouped) -> None:
+    target = Path(job.out) / "sequences" / part_name(part, job.partitions)
+    write_aside(target, lambda aside: write_part(grouped, aside))
+
+
+def _append(job: Job, base: Base, part: int, partition: Partition, new: Grouped) -> None:
+    """Takes the previous run's files over and puts the new events beside them."""
+    folder = Path(job.out) / "sequences"
+    for name in partition.names:
+        link(partition.folder / name, folder / name)
+    if len(new.user_ids):
+        target = folder / segment_name(part, job.partitions, base.generation)
+        write_aside(target, lambda aside: write_part(new, aside))
+
+
+def _is_in(ids: pa.Array, wanted: pa.Array) -> npt.NDArray[np.bool_]:
+    return np.asarray(pc.is_in(ids, value_set=wanted), dtype=bool)
+
+
+def _summary(job: Job, table: pa.Table, users: Users) -> SideSummary:
+    """What the users say of their side's features."""
+    own = job.schema.id_column("user")
+    features = tuple(
+        feature.model_copy(update={"column": "user_id"}) if feature.source == own else feature
+        for feature in job.schema.side("user")
+        if not isinstance(feature, CountFeature | EmbeddingFeature)
+    )
+    return summarise(features, table, users.ids, users.train, job.as_of_us) if features else SideSummary()
 
 
 def _counted(rows: npt.NDArray[np.int32], items: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
@@ -384,12 +231,6 @@ def _fitted_features(schema: DatasetSchema) -> tuple[Any, ...]:
     )
 
 
-def _read_spilled(spilled: Sequence[Spilled], kind: str, part: int, schema: pa.Schema) -> pa.Table:
-    paths = sorted(one.path for one in spilled if one.table == kind)
-    tables = [read_arrow(Path(path), part) for path in paths]
-    return pa.concat_tables([schema.empty_table(), *tables]).combine_chunks()
-
-
 def _one(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays([*column.chunks, pa.array([], column.type)])
 
@@ -404,18 +245,34 @@ def _refuse_twice(ids: pa.ChunkedArray, schema: DatasetSchema) -> None:
         )
 
 
-def _users_table(job: Job, grouped: Grouped, profiles: pa.Table) -> pa.Table:
+def _users_table(job: Job, part: int, built: _Built, profiles: pa.Table) -> pa.Table:
     """The users' raw columns in the order of the sequences; nulls where a user has no profile."""
-    places = pc.index_in(grouped.user_ids, value_set=_one(profiles["user_id"]))
-    table = profiles.take(places).set_column(profiles.column_names.index("user_id"), "user_id", grouped.user_ids)
-    own = np.arange(len(grouped.user_ids))
+    ids = built.users.ids
+    table = pa.table({"user_id": ids})
+    if len(profiles.column_names) > 1:
+        places = pc.index_in(ids, value_set=_one(profiles["user_id"]))
+        table = profiles.take(places).set_column(profiles.column_names.index("user_id"), "user_id", ids)
+    counted = built.counted
+    own = None
     for feature in job.schema.side("user"):
         if isinstance(feature, CountFeature):
-            chosen = _counted_events(job, grouped, feature)
+            own = places_of(counted.user_ids, ids)[counted.owners] if own is None else own
+            chosen = _counted_events(job, counted, feature)
             for days in feature.window_days:
-                counts = window_counts(grouped.owners[chosen], grouped.times[chosen], len(own), job.as_of_us, days)
+                counts = window_counts(own[chosen], counted.times[chosen], len(ids), job.as_of_us, days)
+                counts = counts + _counts_before(job, part, count_column(feature, days), ids)
                 table = table.append_column(count_column(feature, days), pa.array(counts))
     return table
+
+
+def _counts_before(job: Job, part: int, name: str, ids: pa.Array) -> npt.NDArray[np.int64]:
+    """``[users] int64``: what the previous run counted, where this one counts only what is new."""
+    if job.base is None or job.base.recount:
+        return np.zeros(len(ids), np.int64)
+    path = Path(job.base.dir) / "users" / part_name(part, job.partitions)
+    before = pq.ParquetFile(path).read(columns=["user_id", name])
+    found = before[name].take(pc.index_in(ids, value_set=_one(before["user_id"])))
+    return np.asarray(pc.fill_null(found, 0), np.int64)
 
 
 def _counted_events(job: Job, grouped: Grouped, feature: CountFeature) -> Any:

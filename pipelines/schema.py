@@ -275,11 +275,27 @@ class ColumnRule(Section):
     allowed: tuple[str, ...] | None = None
 
 
+class DriftLimits(Section):
+    """By how much a run may differ from the previous one.
+
+    ``null_rate`` and ``new_value_share`` are differences of shares, ``mean`` a distance in spreads of the previous run
+    (or in places among its quantiles, from -1 to 1), ``daily_volume`` a change relative to the previous daily mean.
+    """
+
+    null_rate: float = Field(default=0.05, ge=0.0)
+    new_value_share: float = Field(default=0.2, ge=0.0)
+    mean: float = Field(default=0.5, ge=0.0)
+    daily_volume: float = Field(default=0.5, ge=0.0)
+
+
 class Validation(Section):
     """How much bad input is accepted.
 
     ``columns`` has rules by table, then by column: ``[validation.columns.events.quantity]``.
     ``max_reject_rate`` is the share of a table's rows above which the job fails; ``max_rate`` sets it by rule.
+    ``duplicates`` says what becomes of an event that repeats another of its user exactly (item, time, action, value):
+    both are counted; ``reject`` keeps the first. ``drift`` beyond ``drift_limits`` is noted in the manifest and
+    logged, or fails the job.
     """
 
     max_reject_rate: float = Field(default=0.01, ge=0.0, le=1.0)
@@ -288,7 +304,9 @@ class Validation(Section):
     earliest: datetime.datetime | None = None
     latest: datetime.datetime | None = None
     late_days: float | None = Field(default=None, ge=0.0)
+    duplicates: Literal["keep", "reject"] = "keep"
     drift: Literal["off", "warn", "fail"] = "warn"
+    drift_limits: DriftLimits = DriftLimits()
 
 
 class Dataset(Section):

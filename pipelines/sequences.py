@@ -1,7 +1,7 @@
-"""Sequences: the reader of a features directory, and the one place that knows its files.
+"""Sequences: the reader of a features directory.
 
-Reads ``sequences/``, ``items/``, ``users/`` and their encoded twins; ``write_part`` writes one part. Imports neither
-Beam, TensorFlow nor ScaNN.
+Reads ``sequences/`` (whose files ``pipelines.segments`` knows), ``items/``, ``users/`` and their encoded twins.
+Imports neither Beam, TensorFlow nor ScaNN.
 
 Users stand in the order of their ids, whatever the number of parts: results do not depend on how the job was cut.
 """
@@ -19,21 +19,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.errors import ArtifactError
-from pipelines.grouping import Grouped
 from pipelines.hashing import as_sorted
 from pipelines.schema import SPLITS, Side, SplitName
+from pipelines.segments import Partition, joined, part_name, write_part
+
+__all__ = ["Histories", "Sequences", "Truth", "encoded_table", "load_encoded", "load_items", "load_users", "part_name"]
+__all__ += ["write_part"]
 
 Int64 = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
 
 PADDING = -1
 _EVENT_COLUMNS = ("rows", "times", "actions", "values", "splits")
-_COLUMN_TYPES = (np.int32, np.int64, np.int8, np.float32, np.int8)
-
-
-def part_name(part: int, parts: int) -> str:
-    """File name of one part of several."""
-    return f"part-{part:05d}-of-{parts:05d}.parquet"
 
 
 @dataclass(frozen=True)
@@ -89,14 +86,16 @@ class Sequences:
         Raises:
             ArtifactError: there are none, or one cannot be read.
         """
-        table = _read_parts(features_dir / "sequences", None)
-        user_ids = _joined(table["user_id"])
+        partitions = Partition.list(features_dir / "sequences")
+        if not partitions:
+            raise _no_parts(features_dir / "sequences")
+        parts = [partition.read() for partition in partitions]
+        user_ids = pa.concat_arrays([part.user_ids for part in parts])
         order = as_sorted(user_ids)
-        offsets, places = _gathered(_offsets(table["rows"]), order)
-        columns = {
-            name: _flat(table[name]).astype(kind, copy=False)
-            for name, kind in zip(_EVENT_COLUMNS, _COLUMN_TYPES, strict=True)
-        }
+        counts = np.concatenate([np.diff(part.offsets) for part in parts])
+        offsets, places = _gathered(np.concatenate([[0], np.cumsum(counts)]), order)
+        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _EVENT_COLUMNS}
+        del parts
         if places is not None:
             columns = {name: column[places] for name, column in columns.items()}
             user_ids = user_ids.take(pa.array(order))
@@ -154,7 +153,7 @@ def load_users(features_dir: Path) -> pa.Table:
         ArtifactError: no part can be read.
     """
     table = _read_parts(features_dir / "users", None)
-    return table.take(pa.array(as_sorted(_joined(table["user_id"]))))
+    return table.take(pa.array(as_sorted(joined(table["user_id"]))))
 
 
 def load_encoded(features_dir: Path, side: Side) -> dict[str, npt.NDArray[Any]]:
@@ -167,7 +166,7 @@ def load_encoded(features_dir: Path, side: Side) -> dict[str, npt.NDArray[Any]]:
     """
     table = _read_parts(features_dir / f"{side}s_encoded", None)
     if side == "user":
-        order = as_sorted(_joined(_read_parts(features_dir / "users", ["user_id"])["user_id"]))
+        order = as_sorted(joined(_read_parts(features_dir / "users", ["user_id"])["user_id"]))
         table = table.take(pa.array(order)) if len(table.column_names) else table
     return {name: _matrix(table[name]) for name in table.column_names if name != ROW_COLUMN}
 
@@ -186,37 +185,25 @@ def encoded_table(encoded: dict[str, npt.NDArray[Any]], rows: int) -> pa.Table:
 
 
 def _matrix(column: pa.ChunkedArray) -> npt.NDArray[Any]:
-    array = _joined(column)
+    array = joined(column)
     if pa.types.is_fixed_size_list(array.type):
         return np.asarray(array.flatten()).reshape(len(array), array.type.list_size)
     return np.asarray(array)
 
 
+def _no_parts(folder: Path) -> ArtifactError:
+    return ArtifactError(f"{folder}: expected parts of a features artifact, found none. Run `towerline features`.")
+
+
 def _read_parts(folder: Path, columns: list[str] | None) -> pa.Table:
     files = sorted(folder.glob("part-*.parquet"))
     if not files:
-        raise ArtifactError(f"{folder}: expected parts of a features artifact, found none. Run `towerline features`.")
+        raise _no_parts(folder)
     try:
         tables = [pq.ParquetFile(file).read(columns=columns) for file in files]
     except (OSError, pa.ArrowException) as err:
         raise ArtifactError(f"{folder}: cannot be read ({err}). Run `towerline features` again.") from err
     return pa.concat_tables(tables)
-
-
-def _joined(column: pa.ChunkedArray) -> pa.Array:
-    if column.num_chunks == 1:
-        return column.chunk(0)
-    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
-
-
-def _offsets(lists: pa.ChunkedArray) -> Int64:
-    lengths = [np.diff(np.asarray(chunk.offsets)) for chunk in lists.chunks]
-    return np.concatenate([[0], np.cumsum(np.concatenate([*lengths, np.zeros(0, np.int64)]))]).astype(np.int64)
-
-
-def _flat(lists: pa.ChunkedArray) -> npt.NDArray[Any]:
-    parts = [np.asarray(chunk.flatten()) for chunk in lists.chunks]
-    return np.concatenate(parts) if parts else np.zeros(0, np.int32)
 
 
 def _gathered(offsets: Int64, order: Int64) -> tuple[Int64, Int64 | None]:
@@ -226,28 +213,3 @@ def _gathered(offsets: Int64, order: Int64) -> tuple[Int64, Int64 | None]:
     counts = np.diff(offsets)[order]
     moved = np.concatenate([[0], np.cumsum(counts)])
     return moved, np.repeat(offsets[order] - moved[:-1], counts) + np.arange(moved[-1])
-
-
-def write_part(grouped: Grouped, path: Path) -> None:
-    """Writes one part of ``sequences/``."""
-    offsets = pa.array(grouped.offsets.astype(np.int32))
-    lists = [pa.ListArray.from_arrays(offsets, pa.array(getattr(grouped, name))) for name in _EVENT_COLUMNS]
-    table = pa.Table.from_arrays([grouped.user_ids, *lists], names=["user_id", *_EVENT_COLUMNS])
-    pq.write_table(
-        table,
-        path,
-        compression="lz4",
-        use_dictionary=["actions.list.element", "splits.list.element"],
-        write_statistics=False,
-        row_group_size=max(len(table), 1),
-    )
-
-
-def read_part(path: Path) -> Grouped:
-    """Reads back what ``write_part`` wrote."""
-    table = pq.ParquetFile(path).read()
-    columns = {
-        name: _flat(table[name]).astype(kind, copy=False)
-        for name, kind in zip(_EVENT_COLUMNS, _COLUMN_TYPES, strict=True)
-    }
-    return Grouped(_joined(table["user_id"]), _offsets(table["rows"]), **columns)

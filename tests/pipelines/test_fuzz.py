@@ -18,7 +18,7 @@ from pipelines import features
 from pipelines.catalogue import id_type
 from pipelines.errors import SchemaError
 from pipelines.events import Catalogue, EventChecker, columns_of
-from pipelines.features import checked_columns
+from pipelines.inputs import checked_columns
 from pipelines.tables import find_files, plan_shards, read_shard
 from tests.pipelines.conftest import EVENTS, ITEMS, USERS, raw_schema, schema_of, write_rows
 
