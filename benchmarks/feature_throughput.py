@@ -6,6 +6,10 @@ the catalogue, group by user in canonical order, write sequences. The features j
 vocabulary, encodes and seals its artifact; that is in its time. Side by side in one run, contenders alternating;
 medians with all runs.
 
+The nightly run: 61 days of events, a file each, in full and upon a run over the first 60; its share of the full
+run's time. ``one_day_share`` is that of a plain new day; beside it a day with one item in a hundred new (every row
+of the catalogue moves) and a day on which the split's bounds have moved (every event is counted again).
+
     python benchmarks/feature_throughput.py --work DIR [--events 20_000_000] [--scaling 5_000_000 80_000_000]
 
 Writes benchmarks/results/feature_throughput.json.
@@ -21,6 +25,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +36,7 @@ import pyarrow.parquet as pq
 
 ITEMS = 200_000
 EVENTS_PER_USER = 20
+NEW_ITEMS = 2_000
 DAYS = 60
 START_SECONDS = 1_735_689_600  # 2025-01-01
 ROWS_PER_GROUP = 1_000_000
@@ -57,13 +63,14 @@ def write_tables(folder: Path, events: int, *, by_day: bool = False) -> None:
             for start in range(0, events, ROWS_PER_GROUP):
                 rows = min(ROWS_PER_GROUP, events - start)
                 writer.write_table(_events(rng, rows, events // EVENTS_PER_USER, cumulative, 0, DAYS))
-    ids = np.arange(ITEMS) * 3 + 11
+    ids = np.concatenate([np.arange(ITEMS) * 3 + 11, np.arange(NEW_ITEMS) * 300 + 12])
     items = {
         "item_id": ids,
-        "category": [f"c{place % 100}" for place in range(ITEMS)],
-        "price": rng.lognormal(3, 1, ITEMS),
+        "category": [f"c{place % 100}" for place in range(len(ids))],
+        "price": rng.lognormal(3, 1, len(ids)),
     }
-    pq.write_table(pa.table(items), folder / "items.parquet")
+    pq.write_table(pa.table(items), folder / "items-grown.parquet")
+    pq.write_table(pa.table(items).slice(0, ITEMS), folder / "items.parquet")
 
 
 def _events(rng: np.random.Generator, rows: int, users: int, cumulative: Any, first: int, last: int) -> pa.Table:
@@ -80,18 +87,20 @@ def _events(rng: np.random.Generator, rows: int, users: int, cumulative: Any, fi
     )
 
 
-def schema_for(folder: Path) -> Any:
+def schema_for(
+    folder: Path, *, days: str = "day-*.parquet", items: str = "items.parquet", valid_from: str = "2025-02-16"
+) -> Any:
     """The schema of the synthetic tables, with a rule on a column besides the checks every column gets."""
     from pipelines.schema import parse_schema
 
-    events = folder / "events" / "day-*.parquet" if (folder / "events").is_dir() else folder / "events.parquet"
+    events = folder / "events" / days if (folder / "events").is_dir() else folder / "events.parquet"
     columns = {"user_id": "user_id", "item_id": "item_id", "time": "time", "action": "action", "value": "value"}
     return parse_schema(
         {
             "dataset": {"name": "synthetic"},
             "tables": {
                 "events": {"path": str(events), **columns},
-                "items": {"path": str(folder / "items.parquet"), "item_id": "item_id"},
+                "items": {"path": str(folder / items), "item_id": "item_id"},
             },
             "actions": {"click": 1.0, "purchase": 3.0},
             "features": {
@@ -101,7 +110,7 @@ def schema_for(folder: Path) -> Any:
                     {"name": "price", "kind": "numeric", "scale": "log"},
                 ]
             },
-            "split": {"valid_from": "2025-02-16", "test_from": "2025-02-23"},
+            "split": {"valid_from": valid_from, "test_from": "2025-02-23"},
             "validation": {"columns": {"events": {"value": {"nullable": False, "min": 0, "max": 1e6}}}},
         },
         "benchmark",
@@ -113,6 +122,34 @@ def contend_towerline(folder: Path, out: Path) -> None:
     from pipelines import features
 
     features.run(schema_for(folder), out / "features", progress=False)
+
+
+def contend_sixty_days(folder: Path, out: Path) -> None:
+    """All days but the last: what a nightly run builds upon."""
+    from pipelines import features
+
+    features.run(schema_for(folder, days="day-0[0-5]*.parquet"), out / "features", progress=False)
+
+
+def contend_one_day(folder: Path, out: Path, **changes: str) -> None:
+    """The last day upon the others."""
+    from pipelines import features
+    from pipelines.manifest import read_manifest
+
+    previous = out.parent / "sixty_days" / "features"
+    made = features.run(schema_for(folder, **changes), out / "features", progress=False, previous=previous)
+    if not read_manifest(made).facts["increment"]["used"]:
+        raise SystemExit("the previous run was not built upon")
+
+
+def contend_one_day_new_items(folder: Path, out: Path) -> None:
+    """The same with a catalogue that has grown by a hundredth."""
+    contend_one_day(folder, out, items="items-grown.parquet")
+
+
+def contend_one_day_moved_bounds(folder: Path, out: Path) -> None:
+    """The same with a later end of the train window."""
+    contend_one_day(folder, out, valid_from="2025-02-17")
 
 
 def contend_polars(folder: Path, out: Path) -> None:
@@ -188,7 +225,17 @@ def contend_rowwise(folder: Path, out: Path) -> None:
         )
 
 
-CONTENDERS = {"towerline": contend_towerline, "polars": contend_polars, "rowwise": contend_rowwise}
+CONTENDERS: dict[str, Callable[[Path, Path], None]] = {
+    "towerline": contend_towerline,
+    "polars": contend_polars,
+    "rowwise": contend_rowwise,
+    "sixty_days": contend_sixty_days,
+    "one_day": contend_one_day,
+    "one_day_new_items": contend_one_day_new_items,
+    "one_day_moved_bounds": contend_one_day_moved_bounds,
+}
+COMPARED = ("towerline", "polars", "rowwise")
+NIGHTLY = ("towerline", "one_day", "one_day_new_items", "one_day_moved_bounds")
 
 
 @dataclass(frozen=True)
@@ -202,6 +249,7 @@ class Measured:
 def measure(contender: str, folder: Path, out: Path) -> Measured:
     """Runs a contender in a process of its own."""
     out.mkdir(parents=True, exist_ok=True)
+    os.sync()  # What the run before has left to be written is not on this one's account.
     command = [sys.executable, __file__, "--contend", contender, "--work", str(folder), "--out", str(out)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout is not None
@@ -217,6 +265,7 @@ def contend(contender: str, folder: Path, out: Path) -> None:
     """What the child process does: its imports first, then the timed work."""
     import apache_beam  # noqa: F401
     import polars  # noqa: F401
+    from apache_beam.runners.portability import fn_api_runner  # noqa: F401
 
     from pipelines import features  # noqa: F401
 
@@ -229,7 +278,7 @@ def compare(work: Path, events: int, runs: int) -> dict[str, Any]:
     """All contenders, alternating."""
     write_tables(work / str(events), events)
     write_tables(work / str(ROWWISE_EVENTS), ROWWISE_EVENTS)
-    found: dict[str, list[Measured]] = {name: [] for name in CONTENDERS}
+    found: dict[str, list[Measured]] = {name: [] for name in COMPARED}
     for _ in range(runs):
         for name, measured in found.items():
             size = ROWWISE_EVENTS if name == "rowwise" else events
@@ -246,6 +295,25 @@ def compare(work: Path, events: int, runs: int) -> dict[str, Any]:
         "polars_peak_rss_mb": round(max(run.peak_rss_mb for run in found["polars"])),
         "rowwise_events": ROWWISE_EVENTS,
         "seconds": {name: [round(run.seconds, 2) for run in measured] for name, measured in found.items()},
+    }
+
+
+def nightly(work: Path, events: int, runs: int) -> dict[str, Any]:
+    """One new day upon 60, beside the 61 days in full, alternating."""
+    folder = work / f"days-{events}"
+    write_tables(folder, events, by_day=True)
+    measure("sixty_days", folder, work / "out" / "sixty_days")
+    found: dict[str, list[Measured]] = {name: [] for name in NIGHTLY}
+    for _ in range(runs):
+        for name, measured in found.items():
+            measured.append(measure(name, folder, work / "out" / name))
+            print(name, events, measured[-1])
+    seconds = {name: statistics.median(run.seconds for run in measured) for name, measured in found.items()}
+    shares = {f"{name}_share": round(seconds[name] / seconds["towerline"], 3) for name in NIGHTLY[1:]}
+    return {
+        **shares,
+        "nightly_events": events,
+        "nightly_seconds": {name: [round(run.seconds, 2) for run in measured] for name, measured in found.items()},
     }
 
 
@@ -289,7 +357,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--events", type=int, default=20_000_000)
     parser.add_argument("--scaling", type=int, nargs="*", default=[5_000_000, 20_000_000, 80_000_000])
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=3, help="0: leave the comparison out")
+    parser.add_argument("--nights", type=int, default=5, help="runs of the nightly measurement, 0: leave it out")
     parser.add_argument("--contend", choices=sorted(CONTENDERS))
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
@@ -299,6 +368,8 @@ def main() -> None:
     result = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     if asked.runs:
         result |= compare(asked.work, asked.events, asked.runs)
+    if asked.nights:
+        result |= nightly(asked.work, asked.events, asked.nights)
     if asked.scaling:
         result["scaling"] = scale(asked.work, asked.scaling)
     result["machine"] = machine()

@@ -132,6 +132,8 @@ def _new_values(before: Vocabulary, now: Vocabulary, limit: float) -> Iterator[D
 
 def _new_share(known: pa.Array, values: pa.Array, weights: Any) -> float:
     total = float(weights.sum())
+    if known.equals(values):
+        return 0.0
     return float(weights[ValueTable(known).places(values) < 0].sum()) / total if total else 0.0
 
 

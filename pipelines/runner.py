@@ -52,7 +52,8 @@ def pipeline_options(beam_args: Sequence[str] = ()) -> Any:
 
 
 def _runner_name(options: Any) -> str | None:
-    name = options.get_all_options(drop_default=True).get("runner")
+    known = importlib.import_module("apache_beam.options.pipeline_options")
+    name = options.view_as(known.StandardOptions).runner
     return None if name is None else str(name)
 
 
@@ -60,7 +61,8 @@ def local_workers(options: Any) -> int | None:
     """How many workers a local run has; None where the job runs elsewhere."""
     if _runner_name(options) not in _LOCAL:
         return None
-    workers = int(options.get_all_options()["direct_num_workers"])
+    known = importlib.import_module("apache_beam.options.pipeline_options")
+    workers = int(options.view_as(known.DirectOptions).direct_num_workers)
     return workers if workers > 0 else os.cpu_count() or 1
 
 

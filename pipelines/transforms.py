@@ -37,17 +37,12 @@ def build(job: Job, shards: Sequence[Shard], options: Any) -> None:
     Raises:
         SchemaError: a table cannot be read or has a user twice.
     """
+    tasks: list[tuple[int, Shard | None]] = [*enumerate(shards), *((part, None) for part in range(job.partitions))]
     with _translated(Path(job.work)), new_pipeline(options) as pipeline:
-        spilled = (
-            pipeline
-            | "List shards" >> beam.Create(list(enumerate(shards)), reshuffle=_spread(options))
-            | "Check and spill" >> beam.ParDo(_Ingest(job))
-        )
-        partitions = [(part, None) for part in range(job.partitions)]
-        every = pipeline | "List partitions" >> beam.Create(partitions, reshuffle=False)
         (
-            (spilled, every)
-            | "Join partitions" >> beam.Flatten()
+            pipeline
+            | "List shards and partitions" >> beam.Create(tasks, reshuffle=_spread(options))
+            | "Check and spill" >> beam.ParDo(_Ingest(job))
             | "Gather partitions" >> beam.GroupByKey()
             | "Build sequences" >> beam.ParDo(_Build(job))
         )
@@ -56,15 +51,17 @@ def build(job: Job, shards: Sequence[Shard], options: Any) -> None:
 def encode(job: Job, names: Sequence[str], options: Any) -> None:
     """Encodes parts of ``items/`` and ``users/``, given by their names below the output.
 
+    Nothing is grouped here: with one local worker the tasks run one after the other without an engine between them.
+
     Raises:
         SchemaError: a value cannot be encoded.
     """
+    if local_workers(options) == 1:
+        for name in names:
+            encode_part(job, name)
+        return
     with _translated(Path(job.work)), new_pipeline(options) as pipeline:
-        (
-            pipeline
-            | "List parts" >> beam.Create(list(names), reshuffle=_spread(options))
-            | "Encode" >> beam.ParDo(_Encode(job))
-        )
+        (pipeline | "List parts" >> beam.Create(list(names)) | "Encode" >> beam.ParDo(_Encode(job)))
 
 
 def _spread(options: Any) -> bool:
@@ -73,13 +70,16 @@ def _spread(options: Any) -> bool:
 
 
 class _Ingest(beam.DoFn):
-    """(number, shard) -> (partition, reference to a spilled batch)."""
+    """(number, shard) -> (partition, reference to a spilled batch); (partition, None) passes: it may get nothing."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
 
-    def process(self, element: tuple[int, Shard]) -> Iterable[tuple[int, Spilled]]:
+    def process(self, element: tuple[int, Shard | None]) -> Iterable[tuple[int, Spilled | None]]:
         number, shard = element
+        if shard is None:
+            yield number, None
+            return
         with _reported(self._job):
             ingest = ingest_events if shard.table == "events" else ingest_users
             yield from ingest(self._job, number, shard)
@@ -105,23 +105,27 @@ class _Encode(beam.DoFn):
         self._job = job
 
     def process(self, element: str) -> None:
-        folder, name = element.split("/")
         with _reported(self._job):
-            table = pq.ParquetFile(Path(self._job.out) / element).read()
-            encoded = self._encoded(folder, table)
-            write_parquet(encoded, Path(self._job.out) / f"{folder}_encoded" / name)
-            write_json(element, Path(self._job.work) / ENCODED_FOLDER / f"{folder}-{name}.json")
+            encode_part(self._job, element)
 
-    def _encoded(self, folder: str, table: Any) -> Any:
-        schema = self._job.schema
-        vocabulary = _vocabulary(str(Path(self._job.out) / "vocabulary"))
-        if folder == "items":
-            encoded = encode_table(schema.side("item"), vocabulary.item, table, as_of_us=self._job.as_of_us)
-        else:
-            own = schema.id_column("user")
-            table = table.rename_columns([own if name == "user_id" else name for name in table.column_names])
-            encoded = encode_table(schema.side("user"), vocabulary.user, table, as_of_us=self._job.as_of_us)
-        return encoded_table(encoded, len(table))
+
+def encode_part(job: Job, name: str) -> None:
+    """Encodes one part of ``items/`` or ``users/``.
+
+    Raises:
+        SchemaError: a value cannot be encoded.
+    """
+    folder, file = name.split("/")
+    schema, table = job.schema, pq.ParquetFile(Path(job.out) / name).read()
+    vocabulary = _vocabulary(str(Path(job.out) / "vocabulary"))
+    if folder == "items":
+        encoded = encode_table(schema.side("item"), vocabulary.item, table, as_of_us=job.as_of_us)
+    else:
+        own = schema.id_column("user")
+        table = table.rename_columns([own if column == "user_id" else column for column in table.column_names])
+        encoded = encode_table(schema.side("user"), vocabulary.user, table, as_of_us=job.as_of_us)
+    write_parquet(encoded_table(encoded, len(table)), Path(job.out) / f"{folder}_encoded" / file)
+    write_json(name, Path(job.work) / ENCODED_FOLDER / f"{folder}-{file}.json")
 
 
 @functools.lru_cache(maxsize=1)
