@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter, ScalarFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from index.evaluation.report import Picture
 
@@ -92,7 +92,8 @@ def waterfall(report: _Report) -> Picture:
         axes.bar(place, -lost, bottom=level, color="#d55e00" if lost >= 0 else "#009e73", width=0.7)
         errors = [[max(lost - low, 0.0)], [max(high - lost, 0.0)]]
         axes.errorbar(place, level - lost, yerr=[errors[1], errors[0]], color="#1b1f24", capsize=3, linewidth=1)
-        axes.text(place, level + 0.015, f"{-lost:+.3f}" if lost else "0", ha="center", va="bottom", fontsize=8)
+        top = max(level, level - min(low, 0.0)) + 0.015
+        axes.text(place, top, f"{-lost:+.3f}" if lost else "0", ha="center", va="bottom", fontsize=8)
         level -= lost
     axes.bar(len(stages) + 1, told["recall"], color=_OWN, width=0.7)
     axes.text(len(stages) + 1, told["recall"] + 0.015, f"{told['recall']:.3f}", ha="center", va="bottom", fontsize=8)
@@ -136,7 +137,8 @@ def slices(report: _Report) -> Picture:
         axes.axvline(overall, color=_OWN, linewidth=1, linestyle="--")
     axes.set_yticks(ticks, labels, fontsize=7.5)
     axes.set_ylim(place, -1.0)
-    axes.set_xlim(left=0)
+    # A little room left of 0, or a dot there would be cut in half.
+    axes.set_xlim(left=-0.01 * max(one["interval"][1] for one in shown))
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(f"recall@{report['waterfall']['k']} in the slice, with its interval; (users in the slice)")
     for verdict in ("worse", "better", "same", "small"):
@@ -175,7 +177,7 @@ def latency_frontier(report: _Report) -> Picture:
     if report["frontier"]["target"] is not None:
         axes.axhline(report["frontier"]["target"], color="#d55e00", linewidth=1, linestyle="--", label="target")
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.set_xlabel("median time of one search (µs)")
     axes.set_ylabel("ann_recall@100 (against exact search)")
     axes.legend(fontsize=8, frameon=False)
@@ -271,18 +273,48 @@ def embedding_map(report: _Report) -> Picture:
                 label=name[:28],
                 zorder=1 if name == "(others)" else 2,
             )
-    for number, (x, y) in enumerate(told["gaps"], start=1):
-        axes.plot(x, y, "o", markersize=15, fillstyle="none", color="#1b1f24", markeredgewidth=1.4, zorder=3)
-        axes.annotate(
-            str(number), (x, y), xytext=(9, 6), textcoords="offset points", fontsize=9, fontweight="bold", zorder=4
-        )
-    first, second = told["explained"]
-    axes.set_xlabel(f"first principal component ({100 * first:.0f} % of the variance)")
-    axes.set_ylabel(f"second ({100 * second:.0f} %)")
+    _gap_marks(axes, np.array(told["gaps"]).reshape(-1, 2), points)
+    if told["explained"] is None:
+        axes.set_xlabel("first UMAP coordinate (no unit: near means alike)")
+        axes.set_ylabel("second UMAP coordinate")
+    else:
+        first, second = told["explained"]
+        axes.set_xlabel(f"first principal component ({100 * first:.1f} % of the variance)")
+        axes.set_ylabel(f"second ({100 * second:.1f} %)")
     axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), markerscale=3)
     return _picture(
-        figure, "The embedding space", "A sample of the ads; circles are the content gaps of the table, by number."
+        figure,
+        "The embedding space",
+        "A sample of the ads by the direction of their vectors; circles are the content gaps of the table, by number.",
     )
+
+
+def _gap_marks(axes: Axes, gaps: np.ndarray, points: np.ndarray) -> None:
+    """A circle at each gap; its number stands where no circle or number before it does, with a line to it."""
+    low, high = np.concatenate([points, gaps]).min(axis=0), np.concatenate([points, gaps]).max(axis=0)
+    span = np.maximum(high - low, 1e-12)
+    taken = [(gap - low) / span for gap in gaps]
+    turns = 2 * np.pi * np.arange(16) / 16
+    for number, gap in enumerate(gaps, start=1):
+        axes.plot(*gap, "o", markersize=11, fillstyle="none", color="#1b1f24", markeredgewidth=1.4, zorder=3)
+        offsets = np.stack([0.045 * np.cos(turns), 0.07 * np.sin(turns)], axis=1)
+        spots = (gap - low) / span + np.concatenate([offsets, 1.8 * offsets])
+        inside = ((spots > -0.02) & (spots < 1.02)).all(axis=1)
+        room = np.linalg.norm(spots[:, None] - np.array(taken)[None], axis=2).min(axis=1)
+        best = spots[np.argmax(np.where(inside, np.minimum(room, 0.06), -1.0))]
+        taken.append(best)
+        axes.annotate(
+            str(number),
+            gap,
+            xytext=low + best * span,
+            ha="center",
+            va="center",
+            fontsize=9,
+            fontweight="bold",
+            zorder=4,
+            arrowprops={"arrowstyle": "-", "color": "#1b1f24", "linewidth": 0.8, "shrinkA": 5, "shrinkB": 6},
+            bbox={"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
+        )
 
 
 def training(report: _Report) -> Picture:
@@ -291,26 +323,34 @@ def training(report: _Report) -> Picture:
     figure = _figure(9.5, 3.6)
     epochs = told["epoch"]
     axes = _axes(figure, 121)
-    axes.plot(epochs, told["loss"], color=_OWN, marker="o", markersize=3)
+    axes.plot(epochs, _numbers(told["loss"]), color=_OWN, marker="o", markersize=3)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch")
+    axes.set_xlim(min(epochs) - 0.2, max(epochs) + 0.2)
     axes.set_ylabel("training loss (nats)")
     axes = _axes(figure, 122)
     for color, (name, values) in zip((_OWN, *_OTHERS), told["recall"].items(), strict=False):
         axes.plot(
             epochs,
-            [np.nan if value is None else value for value in values],
+            _numbers(values),
             color=color,
             marker="o",
             markersize=3,
-            label=name,
+            label=name.replace(".", " @"),
         )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch")
     axes.set_ylabel("validation recall")
     axes.set_ylim(bottom=0)
-    axes.legend(fontsize=8, frameon=False, loc="lower right")
-    return _picture(figure, "Training", "Validation recall is exact and over the whole corpus.")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8, frameon=False)
+    return _picture(
+        figure, "Training", "Validation recall is exact and over the whole corpus. Epoch 0 is before any training."
+    )
+
+
+def _numbers(values: list[float | None]) -> list[float]:
+    """What was not measured leaves a gap in the line."""
+    return [np.nan if value is None else value for value in values]
 
 
 def comparison(told: _Report) -> Picture:
