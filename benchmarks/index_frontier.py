@@ -29,11 +29,12 @@ from typing import Any
 import numpy as np
 
 from index.bundle import Measured
+from index.measuring import Queries, measure
 from index.scann_binding import builder, compiled
 from index.searcher import Searcher, Vectors
 from index.settings import IndexSettings, TreeSettings
 from index.tree import ScannSearcher
-from index.tuning import Queries, fastest_effort, measure, tune
+from index.tuning import fastest_effort, tune
 from pipelines.manifest import git_commit
 
 RESULTS = Path(__file__).parent / "results" / "index_frontier.json"

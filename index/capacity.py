@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from index.measuring import Report
 from index.settings import IndexSettings, ReorderType
-from index.tuning import Report
 from pipelines.errors import ConfigError
 
 GIB = 1 << 30

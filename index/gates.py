@@ -19,10 +19,10 @@ from index.embedder import RecordEmbedder
 from index.evaluation.bootstrap import paired_bootstrap
 from index.evaluation.metrics import user_metrics
 from index.evaluation.truth import Float64, Pairs
+from index.measuring import recall
 from index.panel import Answers, K, Panel, in_catalogue_of
 from index.searcher import Rows
 from index.settings import GatesSettings
-from index.tuning import recall
 from pipelines.errors import SchemaError
 from pipelines.sequences import Sequences
 

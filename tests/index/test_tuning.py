@@ -12,11 +12,12 @@ import pytest
 from index.bundle import Measured
 from index.capacity import GIB, check_budget, forecast
 from index.exact import ExactSearcher
+from index.measuring import Queries, frontier, measure, recall
 from index.searcher import Vectors
 from index.settings import IndexSettings, TreeSettings
 from index.shards import ShardedSearcher, shard_bounds
 from index.tree import ScannSearcher
-from index.tuning import Queries, fastest_effort, frontier, measure, recall, tune
+from index.tuning import fastest_effort, tune
 from pipelines.errors import ConfigError
 
 ITEMS, DIM = 6000, 16
@@ -86,8 +87,8 @@ def test_exact_search_is_taken_where_it_is_fast_enough(items: Vectors) -> None:
 
 def test_exact_search_serves_what_no_tree_reaches(items: Vectors, monkeypatch: pytest.MonkeyPatch) -> None:
     """A target of 1 with a margin is above what any tree can promise: then exact search is what meets it."""
-    monkeypatch.setattr("index.tuning._REORDER_STEPS", (1.0,))
-    monkeypatch.setattr("index.tuning._steps_within", lambda leaves: [1])
+    monkeypatch.setattr("index.climb._REORDER_STEPS", (1.0,))
+    monkeypatch.setattr("index.climb._steps_within", lambda leaves: [1])
     settings = IndexSettings(engine="scann", ann_recall_at_100=1.0, tuning_seconds=1, reorder_types=("int8",))
     tuned = tune(items, users(items, 40, 1), users(items, 40, 2), settings)
     assert tuned.spec.engine == "exact"
