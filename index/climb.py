@@ -33,6 +33,8 @@ _PATIENCE = 2
 # .9955 a threshold of .3 took 126 µs where .2 took 176; .1 and none missed .99 with ten times the leaves (2026-11, the
 # data of benchmarks/index_frontier.py, one query at a time).
 _FIRST_THRESHOLD = 0.3
+# Another tree is begun where this many times the longest so far still fits.
+ONE_MORE = 1.2
 # A change must be faster by this share to be taken: less is within the noise of a repeated measurement.
 _WORTH_TAKING = 0.97
 
@@ -72,9 +74,10 @@ class Climb:
 
     def climb(self) -> Built | None:
         """The best tree found in time; None where even the best misses the target, which exact search then serves."""
-        best = self._try(self._first())
+        first = first_tree(len(self._items), self._settings)
+        best = self._try(first)
         for variants in (_other_code, _other_threshold, self._other_storage, _other_leaves, _other_soar):
-            for tree in variants(best.point.tree or self._first()):
+            for tree in variants(best.point.tree or first):
                 if not self._time_for_one_more():
                     return best if best.meets else None
                 other = self._try(tree)
@@ -82,26 +85,12 @@ class Climb:
                     best = other
         return best if best.meets else None
 
-    def _first(self) -> TreeSettings:
-        """About √N leaves: then searching the centers costs what searching a leaf costs."""
-        leaves = max(2, round(len(self._items) ** 0.5))
-        sample = min(len(self._items), max(100_000, 50 * leaves))
-        storage = self._settings.reorder_types[0]
-        return TreeSettings(
-            leaves=leaves,
-            leaves_to_search=1,
-            reorder=RECALL_AT,
-            anisotropic_threshold=_FIRST_THRESHOLD,
-            reorder_type=storage,
-            training_sample=sample,
-        )
-
     def _other_storage(self, tree: TreeSettings) -> Iterator[TreeSettings]:
         for storage in self._settings.reorder_types[1:]:
             yield tree.model_copy(update={"reorder_type": storage})
 
     def _time_for_one_more(self) -> bool:
-        return time.perf_counter() + 1.2 * self._longest_build < self._deadline
+        return time.perf_counter() + ONE_MORE * self._longest_build < self._deadline
 
     def _build(self, tree: TreeSettings) -> tuple[ScannSearcher, float]:
         start = time.perf_counter()
@@ -187,6 +176,19 @@ class Climb:
         point = measure(aimed, self._queries, aimed.settings, seconds)
         self.points.append(point)
         return point
+
+
+def first_tree(items: int, settings: IndexSettings) -> TreeSettings:
+    """Where the climb begins: about √items leaves, for then searching the centers costs what searching a leaf costs."""
+    leaves = max(2, round(items**0.5))
+    return TreeSettings(
+        leaves=leaves,
+        leaves_to_search=1,
+        reorder=RECALL_AT,
+        anisotropic_threshold=_FIRST_THRESHOLD,
+        reorder_type=settings.reorder_types[0],
+        training_sample=min(items, max(100_000, 50 * leaves)),
+    )
 
 
 def _better(other: Built, best: Built) -> bool:
