@@ -58,6 +58,7 @@ class ScannSearcher:
         self._vectors = vectors
         self._leaf_of_row = leaf_of_row
         self._rescores = settings.reorder_type != "float32"
+        self._effort = Effort(settings.leaves_to_search, settings.reorder)
 
     @classmethod
     def build(cls, vectors: Vectors, settings: TreeSettings, threads: int | None = None) -> ScannSearcher:
@@ -105,7 +106,7 @@ class ScannSearcher:
     @property
     def effort(self) -> Effort:
         """The effort of a call that does not say."""
-        return Effort(self._settings.leaves_to_search, self._settings.reorder)
+        return self._effort
 
     @property
     def full_effort(self) -> Effort | None:
@@ -157,7 +158,7 @@ class ScannSearcher:
     def _finish(
         self, found: npt.NDArray[np.uint32], scores: npt.NDArray[np.float32], query: Vectors, k: int
     ) -> Neighbors:
-        rows = found.astype(np.int32)
+        rows = found.view(np.int32)
         if self._rescores:
             scores = self._vectors[rows] @ query
         neighbors = best_first(rows, scores)
@@ -212,7 +213,7 @@ class ScannSearcher:
     def _effort_for(self, k: int) -> Effort:
         """The tuned effort for 100 neighbors, its reordering depth scaled up for more."""
         if k <= 100:
-            return self.effort
+            return self._effort
         return Effort(self._settings.leaves_to_search, max(self._settings.reorder, k * self._settings.reorder // 100))
 
     def _full(self) -> Effort:
