@@ -178,7 +178,6 @@ class _Planner:
             last_time=previous.facts["last_time"],
             recount=bounds is not None or forgotten is not None or split.leave_last_out or (counts and moved),
             bounds=bounds,
-            had_users=previous.had_users,
         )
         return dataclasses.replace(
             job,

@@ -43,7 +43,8 @@ from pipelines.ingest import Spilled, read_spilled
 from pipelines.job import Base, Job
 from pipelines.partition_facts import PartitionFacts
 from pipelines.schema import CountFeature, DatasetSchema, EmbeddingFeature
-from pipelines.segments import MAX_SEGMENTS, Partition, Users, part_name, segment_name, write_part
+from pipelines.segments import MAX_SEGMENTS, Partition, part_name, segment_name, write_part
+from pipelines.users import Users
 from pipelines.validation import RECORDS_PER_BATCH, REJECTS
 
 DUPLICATE = "duplicate:event"
@@ -108,7 +109,7 @@ def _upon(job: Job, base: Base, part: int, new: Grouped, profiled: pa.Array) -> 
     may_repeat = len(new.times) > 0 and base.last_time is not None and int(new.times.min()) <= base.last_time
     old = _read_base(job, base, partition) if base.recount or is_due or may_repeat else None
     new, duplicates = _unique(job, part, old, new)
-    known = partition.users() if old is None or job.forgotten is not None else Users.of(old)
+    known = Users.read(Path(base.dir) / "users" / part_name(part, job.partitions))
     users = Users.together([known, Users.of(new), Users.idle(profiled)])
     alive = (users.events > 0) | (places_of(users.ids, profiled) >= 0)
     if job.forgotten is not None:
@@ -248,10 +249,11 @@ def _refuse_twice(ids: pa.ChunkedArray, schema: DatasetSchema) -> None:
 def _users_table(job: Job, part: int, built: _Built, profiles: pa.Table) -> pa.Table:
     """The users' raw columns in the order of the sequences; nulls where a user has no profile."""
     ids = built.users.ids
-    table = pa.table({"user_id": ids})
-    if len(profiles.column_names) > 1:
-        places = pc.index_in(ids, value_set=_one(profiles["user_id"]))
-        table = profiles.take(places).set_column(profiles.column_names.index("user_id"), "user_id", ids)
+    table = pa.table(built.users.columns())
+    places = pc.index_in(ids, value_set=_one(profiles["user_id"])) if len(profiles.column_names) > 1 else None
+    for name in profiles.column_names:
+        if name != "user_id":
+            table = table.append_column(name, profiles[name].take(places))
     counted = built.counted
     own = None
     for feature in job.schema.side("user"):
