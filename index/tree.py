@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from index.exact import scores_of
 from index.scann_binding import builder, compiled
 from index.scann_loading import CONFIG_FILE, config_of, release
 from index.scann_loading import load as load_assets
@@ -160,7 +161,7 @@ class ScannSearcher:
     ) -> Neighbors:
         rows = found.view(np.int32)
         if self._rescores:
-            scores = self._vectors[rows] @ query
+            scores = scores_of(self._vectors, rows, query)
         neighbors = best_first(rows, scores)
         return Neighbors(neighbors.rows[:k], neighbors.scores[:k]) if rows.shape[0] > k else neighbors
 
@@ -207,7 +208,7 @@ class ScannSearcher:
     def _rescored(self, queries: Vectors, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
         scores = np.empty(rows.shape, np.float32)
         for line, found in enumerate(rows):
-            scores[line] = np.where(found < 0, PAD_SCORE, self._vectors[found] @ queries[line])
+            scores[line] = np.where(found < 0, PAD_SCORE, scores_of(self._vectors, found, queries[line]))
         return scores
 
     def _effort_for(self, k: int) -> Effort:
