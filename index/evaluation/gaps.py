@@ -239,7 +239,12 @@ class _Describer:
         counted = Counter(catalogue.categories[code] for code in catalogue.category_code[rows].tolist())
         frequent = Counter(word for row in rows.tolist() for word in self._words[row])
         total = len(self._titles)
-        told = sorted(frequent, key=lambda word: (-frequent[word] * np.log(total / self._everywhere[word]), word))
+        # How much more often here than everywhere, weighed by how often here.
+        share = total / max(len(rows), 1)
+        told = sorted(
+            frequent,
+            key=lambda word: (-frequent[word] * np.log(share * frequent[word] / self._everywhere[word]), word),
+        )
         scores = subject.bundle.vectors[own] @ self._regions.middles[region]
         nearest = subject.to_feature_row[own[np.argsort(-scores, kind="stable")[:_NEAREST]]]
         prices = np.zeros(0) if catalogue.price is None else catalogue.price[rows]
