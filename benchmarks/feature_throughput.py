@@ -7,8 +7,9 @@ vocabulary, encodes and seals its artifact; that is in its time. Side by side in
 medians with all runs.
 
 The nightly run: 61 days of events, a file each, in full and upon a run over the first 60; its share of the full
-run's time. ``one_day_share`` is that of a plain new day; beside it a day with one item in a hundred new (every row
-of the catalogue moves) and a day on which the split's bounds have moved (every event is counted again).
+run's time. ``one_day_share`` is that of a plain new day; beside it the fifteenth night in a row, a day with one item
+in a hundred new (every row of the catalogue moves) and one on which the split's bounds have moved (all events are
+counted again).
 
     python benchmarks/feature_throughput.py --work DIR [--events 20_000_000] [--scaling 5_000_000 80_000_000]
 
@@ -38,6 +39,9 @@ ITEMS = 200_000
 EVENTS_PER_USER = 20
 NEW_ITEMS = 2_000
 DAYS = 60
+NIGHTS = 14
+# Before the first of these nights, so that every run has events in test.
+EARLY_BOUNDS = ("2025-02-02", "2025-02-09")
 START_SECONDS = 1_735_689_600  # 2025-01-01
 ROWS_PER_GROUP = 1_000_000
 # A row-at-a-time pipeline is measured on so many events: its rate does not depend on their number.
@@ -88,18 +92,24 @@ def _events(rng: np.random.Generator, rows: int, users: int, cumulative: Any, fi
 
 
 def schema_for(
-    folder: Path, *, days: str = "day-*.parquet", items: str = "items.parquet", valid_from: str = "2025-02-16"
+    folder: Path,
+    *,
+    days: str | list[str] = "day-*.parquet",
+    items: str = "items.parquet",
+    bounds: tuple[str, str] = ("2025-02-16", "2025-02-23"),
 ) -> Any:
     """The schema of the synthetic tables, with a rule on a column besides the checks every column gets."""
     from pipelines.schema import parse_schema
 
-    events = folder / "events" / days if (folder / "events").is_dir() else folder / "events.parquet"
+    events: str | list[str] = str(folder / "events.parquet")
+    if (folder / "events").is_dir():
+        events = days if isinstance(days, list) else str(folder / "events" / days)
     columns = {"user_id": "user_id", "item_id": "item_id", "time": "time", "action": "action", "value": "value"}
     return parse_schema(
         {
             "dataset": {"name": "synthetic"},
             "tables": {
-                "events": {"path": str(events), **columns},
+                "events": {"path": events, **columns},
                 "items": {"path": str(folder / items), "item_id": "item_id"},
             },
             "actions": {"click": 1.0, "purchase": 3.0},
@@ -110,7 +120,7 @@ def schema_for(
                     {"name": "price", "kind": "numeric", "scale": "log"},
                 ]
             },
-            "split": {"valid_from": valid_from, "test_from": "2025-02-23"},
+            "split": {"valid_from": bounds[0], "test_from": bounds[1]},
             "validation": {"columns": {"events": {"value": {"nullable": False, "min": 0, "max": 1e6}}}},
         },
         "benchmark",
@@ -124,6 +134,12 @@ def contend_towerline(folder: Path, out: Path) -> None:
     features.run(schema_for(folder), out / "features", progress=False)
 
 
+def contend_one_core(folder: Path, out: Path) -> None:
+    """The features job with one core for all its threads."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    contend_towerline(folder, out)
+
+
 def contend_sixty_days(folder: Path, out: Path) -> None:
     """All days but the last: what a nightly run builds upon."""
     from pipelines import features
@@ -131,15 +147,32 @@ def contend_sixty_days(folder: Path, out: Path) -> None:
     features.run(schema_for(folder, days="day-0[0-5]*.parquet"), out / "features", progress=False)
 
 
-def contend_one_day(folder: Path, out: Path, **changes: str) -> None:
+def contend_sixty_days_in_nights(folder: Path, out: Path) -> None:
+    """The same, the last days a night each: what a nightly run builds upon after weeks of them."""
+    from pipelines import features
+
+    made, previous = out / "features", None
+    for last in range(DAYS - 1 - NIGHTS, DAYS):
+        days = [str(folder / "events" / f"day-{day:03d}.parquet") for day in range(last + 1)]
+        features.run(schema_for(folder, days=days, bounds=EARLY_BOUNDS), made, progress=False, previous=previous)
+        previous = made
+
+
+def contend_one_day(folder: Path, out: Path, *, upon: str = "sixty_days", **changes: Any) -> None:
     """The last day upon the others."""
     from pipelines import features
     from pipelines.manifest import read_manifest
 
-    previous = out.parent / "sixty_days" / "features"
-    made = features.run(schema_for(folder, **changes), out / "features", progress=False, previous=previous)
+    made = features.run(
+        schema_for(folder, **changes), out / "features", progress=False, previous=out.parent / upon / "features"
+    )
     if not read_manifest(made).facts["increment"]["used"]:
         raise SystemExit("the previous run was not built upon")
+
+
+def contend_one_day_after_nights(folder: Path, out: Path) -> None:
+    """The same upon a run that has appended for two weeks; a partition in sixteen is written anew."""
+    contend_one_day(folder, out, upon="sixty_days_in_nights", bounds=EARLY_BOUNDS)
 
 
 def contend_one_day_new_items(folder: Path, out: Path) -> None:
@@ -149,7 +182,7 @@ def contend_one_day_new_items(folder: Path, out: Path) -> None:
 
 def contend_one_day_moved_bounds(folder: Path, out: Path) -> None:
     """The same with a later end of the train window."""
-    contend_one_day(folder, out, valid_from="2025-02-17")
+    contend_one_day(folder, out, bounds=("2025-02-17", "2025-02-23"))
 
 
 def contend_polars(folder: Path, out: Path) -> None:
@@ -229,13 +262,16 @@ CONTENDERS: dict[str, Callable[[Path, Path], None]] = {
     "towerline": contend_towerline,
     "polars": contend_polars,
     "rowwise": contend_rowwise,
+    "one_core": contend_one_core,
     "sixty_days": contend_sixty_days,
+    "sixty_days_in_nights": contend_sixty_days_in_nights,
     "one_day": contend_one_day,
+    "one_day_after_nights": contend_one_day_after_nights,
     "one_day_new_items": contend_one_day_new_items,
     "one_day_moved_bounds": contend_one_day_moved_bounds,
 }
-COMPARED = ("towerline", "polars", "rowwise")
-NIGHTLY = ("towerline", "one_day", "one_day_new_items", "one_day_moved_bounds")
+COMPARED = ("towerline", "one_core", "polars", "rowwise")
+NIGHTLY = ("towerline", "one_day", "one_day_after_nights", "one_day_new_items", "one_day_moved_bounds")
 
 
 @dataclass(frozen=True)
@@ -289,6 +325,7 @@ def compare(work: Path, events: int, runs: int) -> dict[str, Any]:
     return {
         "events": events,
         "events_per_second": round(events / seconds["towerline"]),
+        "events_per_second_one_core": round(events / seconds["one_core"]),
         "peak_rss_mb": round(max(run.peak_rss_mb for run in found["towerline"])),
         "speedup_over_rowwise": round(events / seconds["towerline"] / rowwise_rate, 2),
         "time_ratio_to_polars": round(seconds["towerline"] / seconds["polars"], 2),
@@ -302,7 +339,8 @@ def nightly(work: Path, events: int, runs: int) -> dict[str, Any]:
     """One new day upon 60, beside the 61 days in full, alternating."""
     folder = work / f"days-{events}"
     write_tables(folder, events, by_day=True)
-    measure("sixty_days", folder, work / "out" / "sixty_days")
+    for name in ("sixty_days", "sixty_days_in_nights"):
+        measure(name, folder, work / "out" / name)
     found: dict[str, list[Measured]] = {name: [] for name in NIGHTLY}
     for _ in range(runs):
         for name, measured in found.items():

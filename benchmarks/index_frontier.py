@@ -29,11 +29,13 @@ from typing import Any
 import numpy as np
 
 from index.bundle import Measured
+from index.capacity import GIB, forecast
+from index.measuring import Queries, measure
 from index.scann_binding import builder, compiled
 from index.searcher import Searcher, Vectors
 from index.settings import IndexSettings, TreeSettings
 from index.tree import ScannSearcher
-from index.tuning import Queries, fastest_effort, measure, tune
+from index.tuning import fastest_effort, tune
 from pipelines.manifest import git_commit
 
 RESULTS = Path(__file__).parent / "results" / "index_frontier.json"
@@ -134,6 +136,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         engine="scann",
     )
     start = time.perf_counter()
+    predicted = forecast(arguments.items, arguments.dim, settings)
+    forecast_seconds = time.perf_counter() - start
+    start = time.perf_counter()
     tuning = Queries.of(data.queries[: arguments.queries], data.items)
     truth_seconds = time.perf_counter() - start
     check = Queries.of(data.queries[arguments.queries :], data.items)
@@ -166,6 +171,12 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "autopilot": measured.get("autopilot"),
         "at_autopilots_recall": measured.get("at_autopilots_recall"),
         "peak_memory_gib_of_tuning": peak_gib,
+        "forecast": {
+            "build_seconds": predicted.time.build_seconds,
+            "build_and_tune_seconds": predicted.time.build_seconds + predicted.time.tune_seconds,
+            "memory_gib": predicted.memory_bytes / GIB,
+            "seconds_to_forecast": forecast_seconds,
+        },
         "points_measured": spec.points,
         "frontier": [point.model_dump(mode="json") for point in spec.frontier],
     }

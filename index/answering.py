@@ -14,6 +14,7 @@ import numpy.typing as npt
 from index.blending import interleaved, own_items, own_places
 from index.candidates import OWN_ITEMS, POPULARITY, TOWERS, Candidates, ColdStart, Plan, SourceLabels
 from index.crowding import within_limits
+from index.exact import scores_of
 from index.explain import Explanation
 from index.request import Request
 from index.searcher import Neighbors, Rows, Scores, Vectors
@@ -109,7 +110,7 @@ def _allowed(rows: Rows, read: ReadRules) -> Rows:
 
 
 def _scores(live: ServingVersion, query: Vectors, rows: Rows, weight: float) -> Scores:
-    scores: Scores = live.vectors[rows] @ query
+    scores = scores_of(live.vectors, rows, query)
     values = live.planner.log_values
     return scores if weight == 0.0 or values is None else scores + np.float32(weight) * values[rows]
 

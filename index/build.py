@@ -43,10 +43,11 @@ from index.embed import describe
 from index.embedder import RecordEmbedder
 from index.exact import VECTORS_FILE, ExactSearcher, load_vectors
 from index.item_tower import convert
+from index.measuring import Queries, Report, silent
 from index.retriever_settings import RETRIEVER_FILE, RetrieverSettings
 from index.searcher import Neighbors, Vectors, check_vectors
 from index.settings import IndexSettings
-from index.tuning import Queries, Report, Tuned, silent, tune
+from index.tuning import Tuned, tune
 from index.users import chosen_users, known_users, records_of, user_table
 from index.value import add_value
 from pipelines.errors import ArtifactError, ConfigError

@@ -1,76 +1,122 @@
 """What a build will need, before it starts: memory, disk and time, from the size of the catalogue.
 
-Reads and writes nothing. The formulas count what is held (each term says what it is); only the rates of time are
-measured, and scaled by a probe of this machine.
+Reads and writes nothing. Memory and disk are counted (each term says what it is). Time is calibrated on this machine
+at the moment of the plan: two small trees are built, of which one follows for any number of items.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 
 import numpy as np
 
-from index.settings import IndexSettings, ReorderType
-from index.tuning import Report
+from index.climb import ONE_MORE, first_tree
+from index.measuring import Report
+from index.scann_binding import scann_available
+from index.searcher import Vectors
+from index.settings import IndexSettings, ReorderType, TreeSettings
+from index.tree import LEAST_ITEMS, ScannSearcher
 from pipelines.errors import ConfigError
 
 GIB = 1 << 30
 _BYTES_A_NUMBER: dict[ReorderType, int] = {"float32": 4, "bf16": 2, "int8": 1}
 # What a Python process with NumPy, Arrow and ScaNN holds besides the data (measured: 90 MB idle, 150 at work).
 _PROCESS_BYTES = 150 << 20
+# The trial trees have a fortieth of the items and a tenth, and no fewer than this many a leaf.
+_TRIAL_PART = 40
+_TRIAL_GROWTH = 4
+_TRIAL_ITEMS_A_LEAF = 10
+# The climb tries, besides the first tree: a finer code, another threshold, two numbers of leaves, SOAR, and every other
+# storage.
+_OTHER_TREES = 5
+# Passes over the users that finding one tree's effort takes, and the mean seconds of a search in them, at a million
+# items (2026-11, benchmarks/index_frontier.py: 13 passes; the deepest reordering is asked most often).
+_PASSES_A_TREE = 13
+_SEARCH_SECONDS = 4e-4
+
+
+@dataclass(frozen=True)
+class BuildTime:
+    """build_seconds: of one tree; tune_seconds: of everything else that tuning does; trees: how many it will build."""
+
+    build_seconds: float
+    tune_seconds: float
+    trees: int
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a build is predicted to need. Bytes and seconds."""
+    """What a build is predicted to need."""
 
     memory_bytes: int
     disk_bytes: int
-    build_seconds: float
-    tune_seconds: float
+    time: BuildTime
 
 
-def forecast(items: int, dim: int, settings: IndexSettings) -> Forecast:
+def forecast(items: int, dim: int, settings: IndexSettings, timed: BuildTime | None = None) -> Forecast:
     """Predicts the peak memory, the bundle's size on disk, and the time, for the most demanding tree tried.
 
     Args:
         items: rows.
         dim: numbers a vector.
         settings: which storages of vectors may be tried, shards, the tuning's time.
+        timed: the time, where it is known already; None calibrates it here (a few seconds for millions of items).
     """
+    spent = build_time(items, dim, settings) if timed is None else timed
     widest = max(_BYTES_A_NUMBER[storage] for storage in settings.reorder_types)
     vectors = 4 * items * dim
     stored = widest * items * dim
     # In memory 4 bits a code, one code for each dimension (the finer of the two tried); on disk a byte a code.
     codes = items * dim // 2 + 2 * 4 * items
-    build = _build_seconds(items, dim, settings)
-    # The vectors, ScaNN's own copy while it builds, and the trees.
-    memory = _PROCESS_BYTES + 2 * vectors + _trees_held(build, settings) * (stored + codes)
+    # The vectors, ScaNN's own copy while it builds, and the trees: the climb holds the best while it builds the next.
+    memory = _PROCESS_BYTES + 2 * vectors + min(2, max(1, spent.trees)) * (stored + codes)
     disk = vectors + stored + items * dim + 2 * 4 * items
-    return Forecast(memory, disk, build, max(0.0, settings.tuning_seconds - build))
+    return Forecast(memory, disk, spent)
 
 
-def _trees_held(build_seconds: float, settings: IndexSettings) -> int:
-    """The climb holds the best tree while it builds the next; without time for a second one there is one."""
-    alone = settings.tree is not None or 2 * build_seconds > settings.tuning_seconds
-    return 1 if alone else 2
+def build_time(items: int, dim: int, settings: IndexSettings) -> BuildTime:
+    """Predicts the time by two trial builds on made-up vectors with as many leaves as the real tree.
+
+    A build trains its centers and codes on a sample, then assigns and encodes every item. Two trials that share a
+    sample and differ in the number of items tell the two costs apart; each grows in proportion.
+    """
+    if settings.engine == "exact" or items < 4 * LEAST_ITEMS or not scann_available():
+        return BuildTime(0.0, 0.0, trees=0)
+    tree = settings.tree or first_tree(items, settings)
+    one = _one_build(items, dim, tree, settings)
+    measured = _PASSES_A_TREE * settings.tuning_queries * _SEARCH_SECONDS * (items / 1e6) ** 0.5
+    trees = 1 if settings.tree is not None else _trees_in_time(one + measured, settings)
+    built = trees + (settings.shards > 1)
+    return BuildTime(one, built * one + trees * measured - one, trees)
 
 
-def _build_seconds(items: int, dim: int, settings: IndexSettings) -> float:
-    """Assigning each vector to its leaf costs items · √items · dim multiplications, which a probe times here."""
-    threads = settings.threads or os.cpu_count() or 1
-    return float(items * float(items) ** 0.5 * dim / (_multiplications_a_second() * threads))
+def _one_build(items: int, dim: int, tree: TreeSettings, settings: IndexSettings) -> float:
+    few = min(items // 2, max(_TRIAL_ITEMS_A_LEAF * tree.leaves, items // _TRIAL_PART))
+    many = min(items, _TRIAL_GROWTH * few)
+    trial = tree.model_copy(update={"leaves": min(tree.leaves, few), "leaves_to_search": 1, "training_sample": few})
+    vectors = np.random.default_rng(0).normal(size=(many, dim)).astype(np.float32)
+    # The first build of a process also loads the library: it does not count.
+    _trial_seconds(vectors[:few], trial.model_copy(update={"leaves": 2}), settings)
+    short, long = (_trial_seconds(part, trial, settings) for part in (vectors[:few], vectors))
+    an_item = max(0.0, long - short) / (many - few)
+    a_trained = max(0.0, short - few * an_item) / few
+    return items * an_item + min(items, tree.training_sample) * a_trained
 
 
-def _multiplications_a_second() -> float:
-    """Of one thread, by a small matrix product: about a hundredth of a second."""
-    left = np.ones((256, 256), np.float32)
+def _trial_seconds(vectors: Vectors, tree: TreeSettings, settings: IndexSettings) -> float:
     start = time.perf_counter()
-    for _ in range(20):
-        left @ left
-    return float(20 * 256**3 / (time.perf_counter() - start))
+    ScannSearcher.build(vectors, tree, settings.threads)
+    return time.perf_counter() - start
+
+
+def _trees_in_time(one: float, settings: IndexSettings) -> int:
+    """How many trees the climb will try: as it decides itself, before each whether one more fits."""
+    most = _OTHER_TREES + len(settings.reorder_types)
+    trees = 1
+    while trees < most and trees * one + ONE_MORE * one < settings.tuning_seconds:
+        trees += 1
+    return trees
 
 
 def check_budget(items: int, dim: int, settings: IndexSettings, report: Report) -> Forecast:
@@ -80,14 +126,15 @@ def check_budget(items: int, dim: int, settings: IndexSettings, report: Report) 
         ConfigError: a budget would be exceeded; the figure and the options are named.
     """
     predicted = forecast(items, dim, settings)
+    spent = predicted.time
     report(
         f"plan: {items:,} items × {dim}: {predicted.memory_bytes / GIB:.2f} GiB of memory, "
-        f"{predicted.disk_bytes / GIB:.2f} GiB of disk, {predicted.build_seconds:.0f} s for one build"
+        f"{predicted.disk_bytes / GIB:.2f} GiB of disk, {spent.build_seconds:.0f} s for one tree, "
+        f"{spent.build_seconds + spent.tune_seconds:.0f} s for tuning with up to {spent.trees}"
     )
     _refuse("memory_gib", predicted.memory_bytes / GIB, settings.memory_gib, "GiB of memory", settings)
     _refuse("disk_gib", predicted.disk_bytes / GIB, settings.disk_gib, "GiB of disk", settings)
-    minutes = (predicted.build_seconds + predicted.tune_seconds) / 60
-    _refuse("minutes", minutes, settings.minutes, "minutes", settings)
+    _refuse("minutes", (spent.build_seconds + spent.tune_seconds) / 60, settings.minutes, "minutes", settings)
     return predicted
 
 

@@ -66,7 +66,7 @@ class Eligible:
         if rows.shape[0] * vectors.shape[1] * 4 > gather_bytes:
             return cls(mask, rows, offsets, None, None)
         gathered = None if log_values is None else log_values[rows]
-        return cls(mask, rows, offsets, np.ascontiguousarray(vectors[rows]), gathered)
+        return cls(mask, rows, offsets, vectors.take(rows, axis=0, mode="clip"), gathered)
 
 
 class EligibleCache:

@@ -31,6 +31,8 @@ VECTORS_FILE = "vectors.npy"
 _SCORES_AT_ONCE = 1 << 24
 # Rows of a block in a batched search.
 _BLOCK_ROWS = 1 << 16
+# Rows gathered at once for one query: 128 KB of 64 numbers each, which fits a core's own cache.
+_GATHERED_ROWS = 512
 
 
 class ExactSearcher:
@@ -86,7 +88,7 @@ class ExactSearcher:
             SchemaError: as ``search``.
         """
         check_k(k)
-        scores = self._vectors[rows] @ check_query(query, self.dim)
+        scores = scores_of(self._vectors, rows, check_query(query, self.dim))
         found = top_k(scores, k)
         return Neighbors(rows[found.rows], found.scores)
 
@@ -170,6 +172,25 @@ def load_vectors(path: Path) -> Vectors:
     # A plain view of the map: indexing an np.memmap makes a new memmap object each time, at several microseconds.
     plain: Vectors = vectors.view(np.ndarray)
     return plain
+
+
+def scores_of(vectors: Vectors, rows: Rows, query: Vectors) -> Scores:
+    """Returns ``[n] float32``, the dot products of some rows, none of them below 0.
+
+    A block is gathered at a time, so that it is still in the cache when it is multiplied. Rows behind the last count
+    as the last: ``take`` that clips needs half the time of an indexed gather.
+    """
+    n = len(rows)
+    if n <= _GATHERED_ROWS:
+        few: Scores = vectors.take(rows, axis=0, mode="clip") @ query
+        return few
+    scores = np.empty(n, np.float32)
+    gathered = np.empty((_GATHERED_ROWS, vectors.shape[1]), np.float32)
+    for start in range(0, n, _GATHERED_ROWS):
+        block = gathered[: min(_GATHERED_ROWS, n - start)]
+        vectors.take(rows[start : start + _GATHERED_ROWS], axis=0, out=block, mode="clip")
+        np.dot(block, query, out=scores[start : start + len(block)])
+    return scores
 
 
 def top_k(scores: Scores, k: int) -> Neighbors:

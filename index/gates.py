@@ -19,10 +19,10 @@ from index.embedder import RecordEmbedder
 from index.evaluation.bootstrap import paired_bootstrap
 from index.evaluation.metrics import user_metrics
 from index.evaluation.truth import Float64, Pairs
+from index.measuring import recall
 from index.panel import Answers, K, Panel, in_catalogue_of
 from index.searcher import Rows
 from index.settings import GatesSettings
-from index.tuning import recall
 from pipelines.errors import SchemaError
 from pipelines.sequences import Sequences
 
@@ -44,14 +44,19 @@ class Verdict:
     def line(self) -> str:
         """For the terminal."""
         sign = {"passed": "ok  ", "failed": "FAIL", "skipped": "skip"}[self.outcome]
-        figure = "" if self.measured is None else f" {self.measured:.4g}"
-        bound = "" if self.threshold is None else f" (threshold {self.threshold:.4g})"
+        figure = "" if self.measured is None else f" {_told(self.measured)}"
+        bound = "" if self.threshold is None else f" (threshold {_told(self.threshold)})"
         fault = f"; look at `towerline {self.stage}`" if self.outcome == "failed" else ""
         return f"{sign} {self.gate}{figure}{bound}: {self.detail}{fault}"
 
     def as_fact(self) -> dict[str, Any]:
         """For the manifest."""
         return dataclasses.asdict(self)
+
+
+def _told(figure: float) -> str:
+    """Counts and large figures whole, fractions by four digits."""
+    return f"{figure:,.0f}" if abs(figure) >= 1000 or float(figure).is_integer() else f"{figure:.4g}"
 
 
 @dataclass(frozen=True)
@@ -230,7 +235,8 @@ def _latency(case: _Case) -> Verdict | None:
     if threshold is None:
         return None
     p50, p99 = np.percentile(case.answers.latencies_us, [50, 99])
-    return _at_most("latency", float(p99), threshold, "build", f"µs, p99 of one search; p50 {p50:.0f}")
+    detail = f"µs, p99 of one search; p50 {p50:,.0f}, {len(case.answers.latencies_us)} users timed"
+    return _at_most("latency", float(p99), threshold, "build", detail)
 
 
 def _churn(case: _Case) -> Verdict | None:

@@ -40,14 +40,14 @@ class ItemIds:
             self._row_of_text = {text: row for row, text in enumerate(self._by_row.tolist())}
 
     def _direct_table(self) -> Rows | None:
-        """``[last - first + 2] int32``: row of ``first + place``, -1 where there is none and in the last place."""
+        """``[last - first + 3] int32``: row of ``first + place - 1``; -1 where there is none and at both ends."""
         if len(self._by_row) == 0:
             return None
         span = int(self._by_row.max()) - self._first + 1
         if span > _DIRECT_TABLE * len(self._by_row) + 1024:
             return None
-        table = np.full(span + 1, -1, np.int32)
-        table[self._by_row - self._first] = np.arange(len(self._by_row), dtype=np.int32)
+        table = np.full(span + 2, -1, np.int32)
+        table[self._by_row - self._first + 1] = np.arange(len(self._by_row), dtype=np.int32)
         return table
 
     def __len__(self) -> int:
@@ -55,7 +55,7 @@ class ItemIds:
 
     def of(self, rows: Rows) -> npt.NDArray[Any]:
         """``[n]`` ids of the rows: int64, or text as objects."""
-        ids: npt.NDArray[Any] = self._by_row[rows]
+        ids: npt.NDArray[Any] = self._by_row.take(rows)
         return ids
 
     def rows(self, item_ids: Sequence[Any] | npt.NDArray[Any] | pa.Array, what: str) -> Rows:
@@ -88,18 +88,18 @@ class ItemIds:
         if numbers.dtype != np.int64:
             return self._any_type(item_ids, what)
         if self._row_of_number is not None:
-            # Ids below the first wrap round to beyond the last as unsigned: one comparison for both ends.
-            offsets = (numbers - self._first).view(np.uint64)
-            return self._row_of_number[np.minimum(offsets, len(self._row_of_number) - 1)]
+            # Clipping gives the ends, where there is no row, also for what wraps round.
+            return self._row_of_number.take(numbers - (self._first - 1), mode="clip")
         if len(self._sorted) == 0:
             return np.full(len(numbers), -1, np.int32)
         if self._buckets is None:
-            places = np.minimum(np.searchsorted(self._sorted, numbers), len(self._sorted) - 1)
+            places = np.searchsorted(self._sorted, numbers).astype(np.int32)
         else:
             places = self._buckets.places(self._sorted, numbers)
-        found = self._sorted[places] == numbers
-        rows = places if self._order is None else self._order[places]
-        return np.where(found, rows, -1).astype(np.int32)
+        # A place behind the last is clipped to the last, which is another id.
+        found = self._sorted.take(places, mode="clip") == numbers
+        rows = places if self._order is None else self._order.take(places, mode="clip")
+        return rows if np.count_nonzero(found) == len(found) else np.where(found, rows, np.int32(-1))
 
     def _any_type(self, item_ids: Sequence[Any] | npt.NDArray[Any] | pa.Array, what: str) -> Rows:
         """Ids of another type than the catalogue's, by the vocabulary's own rule of what equals what."""
@@ -150,12 +150,10 @@ class _Buckets:
         return cls(first, shift, starts, int(counts.max()))
 
     def places(self, ordered: npt.NDArray[np.int64], numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
-        """``[n]`` the place where each number stands if it stands anywhere."""
-        # Numbers below the first wrap round to beyond the last as unsigned, and end in the empty last bucket.
+        """``[n]`` the place where each number stands if it stands anywhere; up to the length of ``ordered``."""
+        # Unsigned, because the ids may span more than half of all numbers; what is outside is clipped to some bucket.
         bucket = (numbers - self.first).view(np.uint64) >> np.uint64(self.shift)
-        places = self.starts[np.minimum(bucket, len(self.starts) - 2)]
-        last = len(ordered) - 1
+        places = self.starts.take(bucket.view(np.int64), mode="clip")
         for _ in range(self.most - 1):
-            places = places + (ordered[np.minimum(places, last)] < numbers)
-        clipped: npt.NDArray[np.int32] = np.minimum(places, last).astype(np.int32)
-        return clipped
+            places += ordered.take(places, mode="clip") < numbers
+        return places

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from index.candidates import Method
 from index.eligible import Eligible
-from index.exact import top_k
+from index.exact import scores_of, top_k
 from index.leaves import Leaves
 from index.searcher import Effort, Neighbors, Rows, Scores, Searcher, Vectors
 from index.tree import ScannSearcher
@@ -146,7 +146,7 @@ class Planner:
     def _scores(
         self, query: Vectors, rows: Rows, vectors: Vectors | None, log_values: Scores | None, weight: float
     ) -> Scores:
-        scores: Scores = (self.vectors[rows] if vectors is None else vectors) @ query
+        scores: Scores = scores_of(self.vectors, rows, query) if vectors is None else vectors @ query
         if weight != 0.0:
             scores = scores + np.float32(weight) * (self._values()[rows] if log_values is None else log_values)
         return scores

@@ -13,9 +13,9 @@ from typing import Any
 from index.bundle import Bundle
 from index.delta_writer import carry
 from index.gates import Verdict, judge
+from index.measuring import Report, silent
 from index.registry import Registry
 from index.settings import GatesSettings
-from index.tuning import Report, silent
 from pipelines.errors import ConfigError, GateError
 from pipelines.manifest import read_manifest
 

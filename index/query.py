@@ -6,7 +6,7 @@ each call that ever ran at the same moment, and go with the tower.
 
 from __future__ import annotations
 
-import math
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ai_edge_litert.interpreter import Interpreter
 
 from index.request import Request
-from index.searcher import Vectors
+from index.searcher import Vectors, is_bounded
 from pipelines.encode import input_dtype, input_shape
 from pipelines.errors import ArtifactError, SchemaError
 from pipelines.record_encoder import RecordEncoder
@@ -76,21 +76,21 @@ class QueryTower:
             ArtifactError: the file is no LiteRT model, or its inputs do not fit the schema or the vectors.
         """
         self._content = content
-        self._item_vectors = item_vectors
         try:
             first = _Runner(content, None)
         except (ValueError, RuntimeError) as err:
             raise ArtifactError(f"query tower: not a LiteRT model ({err}). Export the model again.") from err
         self._features = _used_features(first.details, schema)
         self._encoder = RecordEncoder(self._features, fitted)
-        fillers = {
-            "history": self._fill_vectors,
+        fillers: dict[str, Filler] = {
+            # Not a method: a tower that refers to itself would hold the vectors until the next garbage collection.
+            "history": functools.partial(_fill_vectors, item_vectors),
             "history_mask": _fill_mask,
             "history_age_days": _fill_ages,
             "history_action": _fill_actions,
         }
         history = tuple(name for name in HISTORY_INPUTS if name in first.details)
-        self._fillers: tuple[Filler, ...] = tuple(fillers[name] for name in history)
+        self._fillers = tuple(fillers[name] for name in history)
         self._names = _Names(tuple(feature.name for feature in self._features), history)
         self._pool = [_Runner(content, self._names)]
         self.history_length, self.dim = _shapes(first)
@@ -132,17 +132,8 @@ class QueryTower:
             vector[:] = runner.output()[0]
         finally:
             self._pool.append(runner)
-        with np.errstate(over="ignore", invalid="ignore"):
-            length = np.dot(vector, vector)
-        if not math.isfinite(length):
+        if not is_bounded(vector):
             raise SchemaError("the query tower gave a vector with NaN or without bounds. Check the record's numbers.")
-
-    def _fill_vectors(self, target: npt.NDArray[Any], request: Request) -> None:
-        n = len(request.rows)
-        if n:
-            # The rows are known to be in range; clipping spares the copy that checking would make.
-            np.take(self._item_vectors, request.rows, axis=0, out=target[:n], mode="clip")
-        target[n:] = 0.0
 
     def knows(self, request: Request, record: Mapping[str, Any]) -> Known:
         """What the record's features tell of the user.
@@ -166,6 +157,14 @@ class Known:
 
     user_id: bool
     anything: bool
+
+
+def _fill_vectors(item_vectors: Vectors, target: npt.NDArray[Any], request: Request) -> None:
+    n = len(request.rows)
+    if n:
+        # The rows are known to be in range; clipping spares the copy that checking would make.
+        item_vectors.take(request.rows, axis=0, out=target[:n], mode="clip")
+    target[n:] = 0.0
 
 
 def _fill_mask(target: npt.NDArray[Any], request: Request) -> None:

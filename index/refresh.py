@@ -18,11 +18,11 @@ from typing import Any, Literal
 
 from index.config import Config
 from index.gates import Verdict
+from index.measuring import Report, silent
 from index.publishing import Options, Publication
 from index.publishing import run as publish
 from index.registry import Registry
 from index.store import file_lock
-from index.tuning import Report, silent
 from pipelines.errors import ArtifactError
 from pipelines.manifest import is_current, read_manifest, write_durably
 

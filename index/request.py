@@ -93,9 +93,10 @@ class RecordReader:
         now_us: int,
     ) -> Request:
         unknown = 0
-        if len(rows) and rows.min() < 0:
-            known = rows >= 0
-            unknown = len(rows) - int(np.count_nonzero(known))
+        known = rows >= 0
+        count = int(np.count_nonzero(known))
+        if count < len(rows):
+            unknown = len(rows) - count
             rows = rows[known]
             ages = None if ages is None else ages[known]
             actions = None if actions is None else actions[known]

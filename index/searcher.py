@@ -119,10 +119,15 @@ def check_query(query: Vectors, dim: int) -> Vectors:
         raise SchemaError(
             f"query: expected a vector of shape ({dim},), got {vector.shape}. Use the bundle's own tower."
         )
-    # NaN compares false, so that one comparison finds NaN, infinity and what would overflow.
-    if not np.abs(vector).max() <= LARGEST:
+    if not is_bounded(vector):
         _refuse_unbounded(vector, "query")
     return vector
+
+
+def is_bounded(vector: Vectors) -> bool:
+    """Whether ``[dim] float32`` is finite and within ``LARGEST``; counting is the fastest way to know of a few."""
+    # NaN compares false, so that one comparison finds NaN, infinity and what would overflow.
+    return bool(np.count_nonzero(np.abs(vector) <= LARGEST) == len(vector))
 
 
 def check_queries(queries: Vectors, dim: int) -> Vectors:
@@ -177,7 +182,7 @@ def best_first(rows: Rows, scores: Scores) -> Neighbors:
     """
     if rows.shape[0] > 1:
         falling = scores[:-1] > scores[1:]
-        if not falling.all():
+        if np.count_nonzero(falling) < len(falling):
             order = np.lexsort((rows, -scores))
             rows, scores = rows[order], scores[order]
     return Neighbors(rows, scores)

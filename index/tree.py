@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from index.exact import scores_of
 from index.scann_binding import builder, compiled
 from index.scann_loading import CONFIG_FILE, config_of, release
 from index.scann_loading import load as load_assets
@@ -58,6 +59,7 @@ class ScannSearcher:
         self._vectors = vectors
         self._leaf_of_row = leaf_of_row
         self._rescores = settings.reorder_type != "float32"
+        self._effort = Effort(settings.leaves_to_search, settings.reorder)
 
     @classmethod
     def build(cls, vectors: Vectors, settings: TreeSettings, threads: int | None = None) -> ScannSearcher:
@@ -105,7 +107,7 @@ class ScannSearcher:
     @property
     def effort(self) -> Effort:
         """The effort of a call that does not say."""
-        return Effort(self._settings.leaves_to_search, self._settings.reorder)
+        return self._effort
 
     @property
     def full_effort(self) -> Effort | None:
@@ -157,9 +159,9 @@ class ScannSearcher:
     def _finish(
         self, found: npt.NDArray[np.uint32], scores: npt.NDArray[np.float32], query: Vectors, k: int
     ) -> Neighbors:
-        rows = found.astype(np.int32)
+        rows = found.view(np.int32)
         if self._rescores:
-            scores = self._vectors[rows] @ query
+            scores = scores_of(self._vectors, rows, query)
         neighbors = best_first(rows, scores)
         return Neighbors(neighbors.rows[:k], neighbors.scores[:k]) if rows.shape[0] > k else neighbors
 
@@ -206,13 +208,13 @@ class ScannSearcher:
     def _rescored(self, queries: Vectors, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
         scores = np.empty(rows.shape, np.float32)
         for line, found in enumerate(rows):
-            scores[line] = np.where(found < 0, PAD_SCORE, self._vectors[found] @ queries[line])
+            scores[line] = np.where(found < 0, PAD_SCORE, scores_of(self._vectors, found, queries[line]))
         return scores
 
     def _effort_for(self, k: int) -> Effort:
         """The tuned effort for 100 neighbors, its reordering depth scaled up for more."""
         if k <= 100:
-            return self.effort
+            return self._effort
         return Effort(self._settings.leaves_to_search, max(self._settings.reorder, k * self._settings.reorder // 100))
 
     def _full(self) -> Effort:

@@ -1,73 +1,28 @@
 """Finds the fastest searcher that meets the recall target, by building and measuring.
 
-Reads item vectors and the vectors of held-out users; writes nothing. What is varied: the number of leaves, SOAR, the
-threshold of anisotropic quantisation, dimensions a code, how the vectors for reordering are stored (each costs a
-build), and for each tree the leaves searched and the depth of reordering (each costs one pass over the queries).
-The search is a climb, one property after the other, in the order of what they are worth; every point that was
-measured is kept.
+Reads item vectors and the vectors of held-out users; writes nothing. A small catalogue gets exact search; for others
+``index.climb`` looks for the tree, which shards then repeat for each part.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
 from index.bundle import Measured, SearcherSpec
+from index.climb import Built, Climb
 from index.exact import ExactSearcher
+from index.measuring import Queries, Report, frontier, measure, silent
 from index.scann_binding import scann_available
-from index.searcher import Effort, Rows, Searcher, Vectors
+from index.searcher import Searcher, Vectors
 from index.settings import IndexSettings, TreeSettings
 from index.shards import ShardedSearcher, shard_bounds
 from index.tree import LEAST_ITEMS, ScannSearcher
 from pipelines.errors import ConfigError
 
-Report = Callable[[str], None]
-
-
-def silent(line: str) -> None:
-    """Reports to nobody."""
-
-
-RECALL_AT = 100
-# Leaves searched that are tried, each about 1.25 times the last: time changes by less than that, recall by less than
-# a step of reordering does.
-_LEAVES_STEPS = (
-    *(1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 25, 32, 40, 50, 64, 80, 100),
-    *(128, 160, 200, 256, 320, 400, 512, 640, 800, 1024),
-)
-# Depths of reordering that are tried, as multiples of the neighbors wanted.
-_REORDER_STEPS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 16.0, 24.0, 32.0, 48.0)
 # A tree takes more than this many vectors a leaf to be trained on; below, exact search is as fast anyway.
 _LEAST_ITEMS_FOR_A_TREE = 1000
-# Looking stops when this many steps in leaves in a row were no faster than the best.
-_PATIENCE = 2
-# Users ask from a distance, where the error along an item's own direction counts most. At a million items and recall
-# .9955 a threshold of .3 took 126 µs where .2 took 176; .1 and none missed .99 with ten times the leaves (2026-11, the
-# data of benchmarks/index_frontier.py, one query at a time).
-_FIRST_THRESHOLD = 0.3
-# A change must be faster by this share to be taken: less is within the noise of a repeated measurement.
-_WORTH_TAKING = 0.97
-
-
-@dataclass(frozen=True)
-class Queries:
-    """Vectors of held-out users, and what exact search finds for them.
-
-    vectors: ``[queries, dim] float32``. truth: ``[queries, k] int32``, k at most 100, each line sorted.
-    """
-
-    vectors: Vectors
-    truth: Rows
-
-    @classmethod
-    def of(cls, vectors: Vectors, items: Vectors) -> Queries:
-        """Asks exact search."""
-        found = ExactSearcher(items, checked=True).search_batch(vectors, RECALL_AT)
-        return cls(vectors, np.sort(found.rows, axis=1))
 
 
 @dataclass(frozen=True)
@@ -96,7 +51,7 @@ def tune(items: Vectors, queries: Queries, check: Queries, settings: IndexSettin
     if _takes_exact(exact, items, settings):
         report(f"exact search: {exact.p50_us:.0f} µs")
         return _tuned(ExactSearcher(items, checked=True), (exact,), exact, check, settings, started)
-    trees = _Climb(items, queries, settings, report, started)
+    trees = Climb(items, queries, settings, report, started)
     best = trees.given() if settings.tree is not None else trees.climb()
     if best is None:
         return _tuned(ExactSearcher(items, checked=True), (*trees.points, exact), exact, check, settings, started)
@@ -119,256 +74,14 @@ def _measured_exact(items: Vectors, queries: Queries) -> Measured:
     return measure(ExactSearcher(items, checked=True), some, None, 0.0)
 
 
-def measure(searcher: Searcher, queries: Queries, tree: TreeSettings | None, build_seconds: float) -> Measured:
-    """Asks the queries one at a time, in this thread.
-
-    Args:
-        searcher: asked as it is.
-        queries: with their truth.
-        tree: recorded with the result; None is exact search.
-        build_seconds: recorded with the result.
-
-    Returns:
-        The mean share of the true neighbors found, median and 99th percentile of the time of one call.
-    """
-    vectors = queries.vectors
-    k = queries.truth.shape[1]
-    times = np.empty(len(vectors), np.int64)
-    found = np.full((len(vectors), k), -1, np.int32)
-    for warm in vectors[:10]:
-        searcher.search(warm, k)
-    for line, vector in enumerate(vectors):
-        start = time.perf_counter_ns()
-        neighbors = searcher.search(vector, k)
-        times[line] = time.perf_counter_ns() - start
-        found[line, : len(neighbors.rows)] = neighbors.rows
-    return Measured(
-        tree=tree,
-        ann_recall_at_100=recall(found, queries.truth),
-        p50_us=float(np.percentile(times, 50)) / 1e3,
-        p99_us=float(np.percentile(times, 99)) / 1e3,
-        build_seconds=build_seconds,
-        queries=len(vectors),
-    )
-
-
-def recall(found: Rows, truth: Rows) -> float:
-    """Mean over queries of |found ∩ true| / |true|.
-
-    Args:
-        found: ``[queries, n] int32``, -1 where fewer were found.
-        truth: ``[queries, k] int32``.
-    """
-    # One key a (query, row) pair makes it a single membership test.
-    line = np.arange(len(truth), dtype=np.int64)[:, None] << 32
-    hits = np.isin((truth + line).ravel(), (found + line)[found >= 0].ravel())
-    return float(hits.mean())
-
-
-@dataclass(frozen=True)
-class _Built:
-    """A tree with the fastest effort that meets the target; ``meets`` is False where none does."""
-
-    searcher: ScannSearcher
-    point: Measured
-    meets: bool
-
-
-class _Climb:
-    """Varies one property of the tree after the other and keeps what is faster at the target."""
-
-    def __init__(self, items: Vectors, queries: Queries, settings: IndexSettings, report: Report, started: float):
-        self._items = items
-        self._queries = queries
-        self._settings = settings
-        self._report = report
-        self._deadline = started + settings.tuning_seconds
-        self._goal = min(1.0, settings.ann_recall_at_100 + settings.recall_margin)
-        self._longest_build = 0.0
-        self._seen: set[str] = set()
-        self.points: list[Measured] = []
-
-    def given(self) -> _Built:
-        """The tree that the settings prescribe, as prescribed."""
-        tree = self._settings.tree
-        if tree is None:
-            raise AssertionError
-        searcher, seconds = self._build(tree)
-        point = measure(searcher, self._queries, tree, seconds)
-        self.points.append(point)
-        return _Built(searcher, point, point.ann_recall_at_100 >= self._goal)
-
-    def climb(self) -> _Built | None:
-        """The best tree found in time; None where even the best misses the target, which exact search then serves."""
-        best = self._try(self._first())
-        for variants in (_other_code, _other_threshold, self._other_storage, _other_leaves, _other_soar):
-            for tree in variants(best.point.tree or self._first()):
-                if not self._time_for_one_more():
-                    return best if best.meets else None
-                other = self._try(tree)
-                if _better(other, best):
-                    best = other
-        return best if best.meets else None
-
-    def _first(self) -> TreeSettings:
-        """About √N leaves: then searching the centers costs what searching a leaf costs."""
-        leaves = max(2, round(len(self._items) ** 0.5))
-        sample = min(len(self._items), max(100_000, 50 * leaves))
-        storage = self._settings.reorder_types[0]
-        return TreeSettings(
-            leaves=leaves,
-            leaves_to_search=1,
-            reorder=RECALL_AT,
-            anisotropic_threshold=_FIRST_THRESHOLD,
-            reorder_type=storage,
-            training_sample=sample,
-        )
-
-    def _other_storage(self, tree: TreeSettings) -> Iterator[TreeSettings]:
-        for storage in self._settings.reorder_types[1:]:
-            yield tree.model_copy(update={"reorder_type": storage})
-
-    def _time_for_one_more(self) -> bool:
-        return time.perf_counter() + 1.2 * self._longest_build < self._deadline
-
-    def _build(self, tree: TreeSettings) -> tuple[ScannSearcher, float]:
-        start = time.perf_counter()
-        searcher = ScannSearcher.build(self._items, tree, self._settings.threads)
-        return searcher, time.perf_counter() - start
-
-    def _try(self, tree: TreeSettings) -> _Built:
-        begun = time.perf_counter()
-        searcher, seconds = self._build(tree)
-        built = self._fastest_effort(searcher, seconds)
-        self._longest_build = max(self._longest_build, time.perf_counter() - begun)
-        point = built.point
-        self._report(
-            f"{_name(point)}: recall {point.ann_recall_at_100:.4f}, p50 {point.p50_us:.0f} µs"
-            + ("" if built.meets else " (misses the target)")
-        )
-        return built
-
-    def aimed(self, searcher: ScannSearcher) -> ScannSearcher:
-        """The tree with the fastest effort that meets the goal; unchanged where none does."""
-        built = self._fastest_effort(searcher, 0.0)
-        return built.searcher if built.meets else searcher
-
-    def _fastest_effort(self, searcher: ScannSearcher, seconds: float) -> _Built:
-        """The fastest effort that meets the goal.
-
-        The fewest leaves that meet it with the deepest reordering are found by bisection (recall rises with them).
-        From there on more leaves are tried, each with the least reordering that meets the goal, until they only cost.
-        """
-        steps = _steps_within(searcher.settings.leaves)
-        first, closest = self._first_that_meets(searcher, steps, seconds)
-        best: Measured | None = None
-        slower = 0
-        for leaves in steps[first:]:
-            point = self._least_reorder(searcher, leaves, seconds)
-            if point is not None and (best is None or point.p50_us < best.p50_us):
-                best, slower = point, 0
-            else:
-                slower += 1
-            if slower >= _PATIENCE:
-                break
-        chosen = best if best is not None else closest
-        if chosen.tree is None:
-            raise AssertionError
-        effort = Effort(chosen.tree.leaves_to_search, chosen.tree.reorder)
-        return _Built(searcher.with_effort(effort), chosen, best is not None)
-
-    def _first_that_meets(self, searcher: ScannSearcher, steps: list[int], seconds: float) -> tuple[int, Measured]:
-        """Place in ``steps`` of the fewest leaves that meet the goal (its end: none), and the point of most recall."""
-        deepest = len(_REORDER_STEPS) - 1
-        low, high = 0, len(steps)
-        closest: Measured | None = None
-        while low < high:
-            middle = (low + high) // 2
-            point = self._measure(searcher, steps[middle], deepest, seconds)
-            if closest is None or point.ann_recall_at_100 > closest.ann_recall_at_100:
-                closest = point
-            if point.ann_recall_at_100 >= self._goal:
-                high = middle
-            else:
-                low = middle + 1
-        if closest is None:
-            raise AssertionError
-        return low, closest
-
-    def _least_reorder(self, searcher: ScannSearcher, leaves: int, seconds: float) -> Measured | None:
-        """Bisects the depths: recall rises with them. None where the deepest misses the goal."""
-        low, high = 0, len(_REORDER_STEPS)
-        best: Measured | None = None
-        while low < high:
-            middle = (low + high) // 2
-            tried = self._measure(searcher, leaves, middle, seconds)
-            if tried.ann_recall_at_100 >= self._goal:
-                high, best = middle, tried
-            else:
-                low = middle + 1
-        return best
-
-    def _measure(self, searcher: ScannSearcher, leaves: int, step: int, seconds: float) -> Measured:
-        k = self._queries.truth.shape[1]
-        effort = Effort(leaves, min(len(self._items), round(_REORDER_STEPS[step] * k)))
-        aimed = searcher.with_effort(effort)
-        point = measure(aimed, self._queries, aimed.settings, seconds)
-        self.points.append(point)
-        return point
-
-
 def fastest_effort(searcher: ScannSearcher, queries: Queries, goal: float) -> ScannSearcher:
     """The same tree with the fastest effort that meets a recall; with its own where none does."""
     settings = IndexSettings(ann_recall_at_100=goal, recall_margin=0.0)
-    climb = _Climb(searcher.vectors, queries, settings, silent, time.perf_counter())
+    climb = Climb(searcher.vectors, queries, settings, silent, time.perf_counter())
     return climb.aimed(searcher)
 
 
-def _better(other: _Built, best: _Built) -> bool:
-    if other.meets != best.meets:
-        return other.meets
-    if not other.meets:
-        return other.point.ann_recall_at_100 > best.point.ann_recall_at_100
-    return other.point.p50_us < _WORTH_TAKING * best.point.p50_us
-
-
-def _other_leaves(tree: TreeSettings) -> Iterator[TreeSettings]:
-    for factor in (2.0, 0.5):
-        yield tree.model_copy(update={"leaves": max(2, round(tree.leaves * factor)), "leaves_to_search": 1})
-
-
-def _other_soar(tree: TreeSettings) -> Iterator[TreeSettings]:
-    """1.5 is the authors' recommendation and ScaNN's default."""
-    yield tree.model_copy(update={"soar_lambda": 1.5 if tree.soar_lambda is None else None})
-
-
-def _other_threshold(tree: TreeSettings) -> Iterator[TreeSettings]:
-    """The authors' recommendation for unit vectors."""
-    yield tree.model_copy(update={"anisotropic_threshold": 0.2})
-
-
-def _other_code(tree: TreeSettings) -> Iterator[TreeSettings]:
-    """Twice the code: slower to read, and a fraction of the reordering is enough."""
-    yield tree.model_copy(update={"dims_per_block": 1})
-
-
-def _steps_within(leaves: int) -> list[int]:
-    return [*itertools.takewhile(lambda step: step < leaves, _LEAVES_STEPS), *([leaves] if leaves <= 1024 else [])]
-
-
-def _name(point: Measured) -> str:
-    tree = point.tree
-    if tree is None:
-        return "exact"
-    soar = f" SOAR {tree.soar_lambda:g}" if tree.soar_lambda is not None else ""
-    threshold = "none" if tree.anisotropic_threshold is None else f"{tree.anisotropic_threshold:g}"
-    return (
-        f"{tree.leaves} leaves{soar}, T {threshold}, {tree.dims_per_block} dims a code, {tree.reorder_type}, "
-        f"{tree.leaves_to_search} searched, reorder {tree.reorder}"
-    )
-
-
-def _sharded(items: Vectors, best: _Built, settings: IndexSettings) -> Searcher:
+def _sharded(items: Vectors, best: Built, settings: IndexSettings) -> Searcher:
     """The chosen tree itself; or, with shards, a tree of the same leaf size for each part."""
     tree = best.point.tree
     if settings.shards == 1 or tree is None:
@@ -418,12 +131,3 @@ def _tuned(
         tune_seconds=total - chosen.build_seconds,
     )
     return Tuned(searcher, spec)
-
-
-def frontier(points: tuple[Measured, ...]) -> tuple[Measured, ...]:
-    """The points that no other beats in both recall and p50, by rising p50."""
-    kept: list[Measured] = []
-    for point in sorted(points, key=lambda point: (point.p50_us, -point.ann_recall_at_100)):
-        if not kept or point.ann_recall_at_100 > kept[-1].ann_recall_at_100:
-            kept.append(point)
-    return tuple(kept)

@@ -1,15 +1,14 @@
 """The features job: raw tables to ``features/``, on Beam.
 
 Reads the tables of the schema; writes an artifact of kind ``features``: sequences, items, users, their encoded twins,
-vocabulary and rejects. The way of the data, a module each: ``inputs`` finds the tables; ``increment`` decides whether
-a previous run can be built upon; ``ingest`` checks shards and spills them by user; ``partitions`` groups the events of
+vocabulary and rejects. The way of the data, a module each: ``planning`` looks at tables and previous run (``inputs``,
+``increment``); ``ingest`` checks shards and spills them by user; ``partitions`` groups the events of
 one partition; ``totals`` adds up what the partitions counted; ``fitting`` fits the vocabulary on the train window;
 ``encode`` applies it; ``drift`` compares with the previous run. ``transforms`` is the part of it that Beam sees.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -22,25 +21,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines import drift, transforms
-from pipelines.catalogue import Items
-from pipelines.conversion import as_ids
-from pipelines.events import moment
+from pipelines.duplicates import DUPLICATE
 from pipelines.files import write_parquet
 from pipelines.fitting import fit, summarise
-from pipelines.increment import Decision, Previous, decide, kept_rejects, remap, unfit
-from pipelines.inputs import Inputs, Survey, as_of_us, catalogue_of
-from pipelines.job import Base, Job, write_catalogue, write_forgotten, write_remap, write_users_schema
+from pipelines.inputs import Inputs
 from pipelines.manifest import Draft, write_artifact
 from pipelines.partition_facts import PartitionFacts
-from pipelines.partitions import DUPLICATE
+from pipelines.planning import KEPT_REJECTS, Plan, Planner
 from pipelines.progress import Step, watched
 from pipelines.runner import pipeline_options
-from pipelines.schema import SPLITS, CountFeature, DatasetSchema
+from pipelines.schema import SPLITS, DatasetSchema
 from pipelines.segments import Layout, Partition, carry_rows
 from pipelines.sequences import part_name
-from pipelines.tables import Shard
 from pipelines.totals import Ingested, events_by_split, item_frequency, require_split, with_item_counts
-from pipelines.vocabulary import Vocabulary, as_array
+from pipelines.vocabulary import Vocabulary
 
 __all__ = ["FORMAT_VERSION", "KIND", "Inputs", "run"]
 
@@ -48,7 +42,6 @@ KIND = "features"
 FORMAT_VERSION = 1
 ITEMS_PER_PART = 250_000
 _WORK = ".work"
-_KEPT_REJECTS = Path("rejects") / "events-000000.parquet"
 
 
 def run(
@@ -90,7 +83,7 @@ def run(
         work = draft.dir / _WORK
         work.mkdir()
         before = drift.Before.read(previous)
-        plan = _Planner(schema, inputs, draft, work, forget).plan(previous, partitions)
+        plan = Planner(schema, inputs, draft.dir, work, forget).plan(previous, partitions)
         facts = _Assembler(plan, draft, options, progress).write(before)
         draft.facts.update(facts)
         shutil.rmtree(work)
@@ -98,102 +91,10 @@ def run(
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """What is to be done: the job, its shards, the catalogue, and the previous run it appends to, if any."""
-
-    job: Job
-    shards: list[Shard]
-    items: Items
-    inputs: Inputs
-    decision: Decision
-    forgotten: pa.Array | None
-    remap: pa.Array | None
-
-    @property
-    def counted_before(self) -> Previous | None:
-        """The previous run, where its counts go into this one's."""
-        return None if self.job.base is None or self.job.base.recount else self.decision.previous
-
-
-@dataclass(frozen=True)
-class _Planner:
-    schema: DatasetSchema
-    inputs: Inputs
-    draft: Draft
-    work: Path
-    forget: Sequence[int | str]
-
-    def plan(self, directory: Path | None, partitions: int | None) -> _Plan:
-        survey = Survey.of(self.schema, self.inputs)
-        decision = decide(directory, self.schema, self.inputs.events)
-        items = catalogue_of(self.schema, self.inputs, survey, decision.previous)
-        user_type = str(survey.user_type)
-        if decision.previous is not None:
-            reason = unfit(decision.previous, items.ids, user_type, survey.partitions, partitions)
-            if reason is not None:
-                decision = Decision(None, reason)
-                items = items if self.inputs.items else catalogue_of(self.schema, self.inputs, survey, None)
-        previous = decision.previous
-        job = Job(
-            schema_json=self.schema.model_dump_json(),
-            out=str(self.draft.dir),
-            work=str(self.work),
-            partitions=partitions or survey.partitions,
-            user_type=user_type,
-            as_of_us=as_of_us(self.schema, survey, previous),
-        )
-        forgotten = self._forgotten(survey.user_type)
-        rows = None if previous is None else remap(previous.vocabulary.item_ids, items.ids)
-        if previous is not None:
-            job = self._upon(job, previous, forgotten)
-        write_catalogue(items.ids, self.work)
-        if survey.users_schema is not None:
-            write_users_schema(survey.users_schema, self.work)
-        if forgotten is not None:
-            write_forgotten(forgotten, self.work)
-        if rows is not None:
-            write_remap(rows, self.work)
-        shards = [*survey.new_events(previous), *survey.users]
-        return _Plan(job, shards, items, self.inputs, decision, forgotten, rows)
-
-    def _forgotten(self, user_type: pa.DataType) -> pa.Array | None:
-        if not self.forget:
-            return None
-        return as_ids(as_array([str(user) for user in self.forget]), user_type).values.drop_null()
-
-    def _upon(self, job: Job, previous: Previous, forgotten: pa.Array | None) -> Job:
-        """The job of a run that appends to a previous one; its rejects are taken over."""
-        rejects = kept_rejects(previous.dir, forgotten, self.schema.tables.events.user_id)
-        if len(rejects):
-            write_parquet(rejects, self.draft.dir / _KEPT_REJECTS)
-        split = self.schema.split
-        bounds = None
-        if previous.bounds_moved and split.valid_from is not None and split.test_from is not None:
-            bounds = (moment(split.valid_from), moment(split.test_from))
-        counts = any(isinstance(feature, CountFeature) for side in self.schema.features for feature in side[1])
-        moved = job.as_of_us != previous.facts["as_of_us"] or not previous.same_features
-        base = Base(
-            dir=str(previous.dir),
-            generation=Layout.read(previous.dir / "sequences").generation + 1,
-            last_time=previous.facts["last_time"],
-            recount=bounds is not None or forgotten is not None or split.leave_last_out or (counts and moved),
-            bounds=bounds,
-            had_users=previous.had_users,
-        )
-        return dataclasses.replace(
-            job,
-            partitions=previous.partitions,
-            first_shard=int(previous.facts["shards"]) + 1,
-            late_before_us=previous.late_before(self.schema),
-            base=base,
-        )
-
-
-@dataclass(frozen=True)
 class _Assembler:
     """Runs the job and puts the artifact together."""
 
-    plan: _Plan
+    plan: Plan
     draft: Draft
     options: Any
     progress: bool
@@ -259,7 +160,7 @@ class _Assembler:
             return now
         if self.plan.forgotten is None:
             return now.after(previous.facts, None)
-        path = self.draft.dir / _KEPT_REJECTS
+        path = self.draft.dir / KEPT_REJECTS
         kept = dict(Counter(pq.ParquetFile(path).read()["reason"].to_pylist())) if path.exists() else {}
         return now.after(previous.facts, kept)
 

@@ -101,7 +101,7 @@ def merge(base: Grouped, new: Grouped) -> Grouped:
     starts = np.zeros(len(user_ids) + 1, np.int64)
     np.add.at(starts, base_places + 1, np.diff(base.offsets))
     starts = np.cumsum(starts)
-    after = _bisect(base.times, starts[owners], starts[owners + 1], new.times)
+    after = bisect(base.times, starts[owners], starts[owners + 1], new.times)
     places = after + np.arange(len(owners))
     is_new = np.zeros(len(base.rows) + len(new.rows), bool)
     is_new[places] = True
@@ -161,7 +161,7 @@ def _union(one: pa.Array, other: pa.Array) -> tuple[pa.Array, Int64, Int64]:
     return merged, places_of(one, merged), places_of(other, merged)
 
 
-def _bisect(times: Int64, low: Int64, high: Int64, wanted: Int64) -> Int64:
+def bisect(times: Int64, low: Int64, high: Int64, wanted: Int64) -> Int64:
     """``[n] int64``: for each wanted time the first place in ``times[low:high]`` (ascending) that is later."""
     low, high = low.copy(), high.copy()
     while (open_ := np.flatnonzero(low < high)).size:
@@ -215,45 +215,6 @@ def keep_events(grouped: Grouped, kept: npt.NDArray[np.bool_]) -> Grouped:
     counts = np.bincount(grouped.owners[kept], minlength=len(grouped.user_ids))
     offsets = np.concatenate([[0], np.cumsum(counts)])
     return Grouped(grouped.user_ids, offsets, *(column[kept] for column in _columns(grouped)))
-
-
-def repeats(grouped: Grouped, *, by_split: bool) -> npt.NDArray[np.bool_]:
-    """``[events] bool``: exact duplicates of the event before them, beside which the canonical order puts them.
-
-    ``by_split`` says that events of two splits differ, where a column of the table holds the split.
-    """
-    found = np.zeros(len(grouped.rows), bool)
-    owners = grouped.owners
-    after = np.flatnonzero((grouped.times[1:] == grouped.times[:-1]) & (owners[1:] == owners[:-1])) + 1
-    for column in _identity(grouped, by_split):
-        after = after[column[after] == column[after - 1]]
-    found[after] = True
-    return found
-
-
-def known_already(base: Grouped, new: Grouped, *, by_split: bool) -> npt.NDArray[np.bool_]:
-    """``[events] bool`` for ``new``: whether an exact duplicate stands in ``base``; ``by_split`` as in ``repeats``."""
-    places = places_of(new.user_ids, base.user_ids)[new.owners]
-    known = np.flatnonzero(places >= 0)
-    low, high = base.offsets[places[known]], base.offsets[places[known] + 1]
-    at = _bisect(base.times, low, high, new.times[known] - 1)  # The first event of the moment.
-    found = np.zeros(len(new.rows), bool)
-    while len(known):
-        inside = at < high
-        known, at, high = known[inside], at[inside], high[inside]
-        same_time = base.times[at] == new.times[known]
-        known, at, high = known[same_time], at[same_time], high[same_time]
-        equal = np.ones(len(known), bool)
-        for old, column in zip(_identity(base, by_split), _identity(new, by_split), strict=True):
-            equal &= old[at] == column[known]
-        found[known[equal]] = True
-        known, at, high = known[~equal], at[~equal] + 1, high[~equal]
-    return found
-
-
-def _identity(grouped: Grouped, by_split: bool) -> list[npt.NDArray[Any]]:
-    columns: list[npt.NDArray[Any]] = [grouped.rows, grouped.actions, grouped.values]
-    return [*columns, grouped.splits] if by_split else columns
 
 
 def with_last_out(grouped: Grouped) -> Grouped:

@@ -42,7 +42,7 @@ class Previous:
 
     ``facts`` are its manifest's and ``files`` that one's entries; ``vocabulary`` holds its catalogue; ``new_files`` are
     the files it has not read; ``bounds_moved`` says that splits must be coded anew, ``same_features`` that what it
-    counted still serves; ``had_users`` that it had a users table.
+    counted still serves.
     """
 
     dir: Path
@@ -52,7 +52,6 @@ class Previous:
     new_files: tuple[SourceFile, ...]
     bounds_moved: bool
     same_features: bool
-    had_users: bool
 
     @property
     def partitions(self) -> int:
@@ -101,7 +100,6 @@ def decide(directory: Path | None, schema: DatasetSchema, files: Sequence[Source
         new_files=tuple(file for file in files if file.fingerprint not in known),
         bounds_moved=before["split"] != now["split"],
         same_features=before["features"] == now["features"],
-        had_users=before["tables"]["users"] is not None,
     )
     return Decision(previous, f"built upon {directory.name}")
 

@@ -31,7 +31,7 @@ class Base:
 
     ``dir`` is its artifact, ``generation`` the number of this run since the last full one; events up to ``last_time``
     may stand there already. ``recount`` says that what is counted must be counted over all events again, not over the
-    new ones only; ``bounds`` are the moments of the split where they have moved. ``had_users`` tells of a users table.
+    new ones only; ``bounds`` are the moments of the split where they have moved.
     """
 
     dir: str
@@ -39,7 +39,6 @@ class Base:
     last_time: int | None
     recount: bool
     bounds: tuple[int, int] | None
-    had_users: bool
 
     @property
     def sequences(self) -> Path:

@@ -8,7 +8,6 @@ bounded by one partition, never by the data.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.counting import window_counts
+from pipelines.duplicates import by_split, repeats, unique
 from pipelines.encode import count_column
 from pipelines.errors import SchemaError
 from pipelines.events import checked_schema
@@ -29,12 +29,9 @@ from pipelines.fitting import SideSummary, summarise
 from pipelines.grouping import (
     Grouped,
     group_events,
-    keep_events,
     keep_users,
-    known_already,
     merge,
     places_of,
-    repeats,
     with_last_out,
     with_more_users,
     with_time_splits,
@@ -43,10 +40,8 @@ from pipelines.ingest import Spilled, read_spilled
 from pipelines.job import Base, Job
 from pipelines.partition_facts import PartitionFacts
 from pipelines.schema import SPLITS, CountFeature, DatasetSchema, EmbeddingFeature
-from pipelines.segments import MAX_SEGMENTS, Partition, Users, part_name, segment_name, write_part
-from pipelines.validation import RECORDS_PER_BATCH, REJECTS
-
-DUPLICATE = "duplicate:event"
+from pipelines.segments import MAX_SEGMENTS, Partition, part_name, segment_name, write_part
+from pipelines.users import Users
 
 
 @dataclass(frozen=True)
@@ -94,11 +89,12 @@ def build_partition(job: Job, part: int, spilled: Sequence[Spilled]) -> Partitio
 
 
 def _afresh(job: Job, part: int, grouped: Grouped) -> _Built:
-    kept, duplicates = _unique(job, part, None, grouped)
+    found = unique(job, part, None, grouped)
+    kept = found.events
     if job.schema.split.leave_last_out and len(kept.rows) < len(grouped.rows):
         kept = with_last_out(kept)
     _write_base(job, part, kept)
-    return _Built(Users.of(kept), kept, duplicates, rewritten=True)
+    return _Built(Users.of(kept), kept, found.duplicates, rewritten=True)
 
 
 def _upon(job: Job, base: Base, part: int, new: Grouped, profiled: pa.Array) -> _Built:
@@ -107,8 +103,9 @@ def _upon(job: Job, base: Base, part: int, new: Grouped, profiled: pa.Array) -> 
     is_due = partition.segments > 0 and (base.generation + part) % MAX_SEGMENTS == 0
     may_repeat = len(new.times) > 0 and base.last_time is not None and int(new.times.min()) <= base.last_time
     old = _read_base(job, base, partition) if base.recount or is_due or may_repeat else None
-    new, duplicates = _unique(job, part, old, new)
-    known = partition.users() if old is None or job.forgotten is not None else Users.of(old)
+    found = unique(job, part, old, new)
+    new, duplicates = found.events, found.duplicates
+    known = Users.read(Path(base.dir) / "users" / part_name(part, job.partitions))
     users = Users.together([known, Users.of(new), Users.idle(profiled)])
     alive = (users.events > 0) | (places_of(users.ids, profiled) >= 0)
     if job.forgotten is not None:
@@ -127,7 +124,7 @@ def _upon(job: Job, base: Base, part: int, new: Grouped, profiled: pa.Array) -> 
     else:
         _append(job, base, part, partition, added)
     if base.recount and job.schema.validation.duplicates == "keep":
-        duplicates = int(repeats(whole, by_split=_by_split(job)).sum())
+        duplicates = int(repeats(whole, by_split=by_split(job)).sum())
     return _Built(Users.of(whole), whole if base.recount else new, duplicates, rewritten)
 
 
@@ -139,47 +136,6 @@ def _read_base(job: Job, base: Base, partition: Partition) -> Grouped:
     if job.remap is not None:
         old = dataclasses.replace(old, rows=job.remap[old.rows])
     return old if base.bounds is None else with_time_splits(old, base.bounds)
-
-
-def _unique(job: Job, part: int, old: Grouped | None, new: Grouped) -> tuple[Grouped, int]:
-    """The events, without duplicates where the schema rejects them, and how many duplicates there were."""
-    again = repeats(new, by_split=_by_split(job))
-    if old is not None:
-        again |= known_already(old, new, by_split=_by_split(job))
-    duplicates = int(again.sum())
-    if duplicates == 0 or job.schema.validation.duplicates == "keep":
-        return new, duplicates
-    name = f"events-duplicates-{job.first_shard:06d}-{part:05d}.parquet"
-    write_parquet(_rejects(job, new, np.flatnonzero(again)), Path(job.out) / "rejects" / name)
-    return keep_events(new, ~again), duplicates
-
-
-def _by_split(job: Job) -> bool:
-    return job.schema.split.column is not None
-
-
-def _rejects(job: Job, grouped: Grouped, places: npt.NDArray[np.int64]) -> pa.Table:
-    """Duplicates as rejects: of a sorted sequence nobody knows the file and the row any more."""
-    table, told = job.schema.tables.events, places[:RECORDS_PER_BATCH]
-    ids = job.catalogue.item_ids.take(pa.array(grouped.rows[told])).to_pylist()
-    users = grouped.user_ids.take(pa.array(grouped.owners[told])).to_pylist()
-    times = grouped.times[told].astype("datetime64[us]").astype(str) if table.time is not None else grouped.times[told]
-    name = table.order_column or "order"
-    records = [
-        json.dumps({table.user_id: user, table.item_id: item, name: time}, default=str)
-        for user, item, time in zip(users, ids, times.tolist(), strict=True)
-    ]
-    rows = len(places)
-    return pa.table(
-        {
-            "table": pa.repeat("events", rows),
-            "file": pa.nulls(rows, pa.string()),
-            "row": pa.nulls(rows, pa.int64()),
-            "reason": pa.repeat(DUPLICATE, rows),
-            "record": pa.array(records + [None] * (rows - len(records)), pa.string()),
-        },
-        schema=REJECTS,
-    )
 
 
 def _write_base(job: Job, part: int, grouped: Grouped) -> None:
@@ -248,10 +204,11 @@ def _refuse_twice(ids: pa.ChunkedArray, schema: DatasetSchema) -> None:
 def _users_table(job: Job, part: int, built: _Built, profiles: pa.Table) -> pa.Table:
     """The users' raw columns in the order of the sequences; nulls where a user has no profile."""
     ids = built.users.ids
-    table = pa.table({"user_id": ids})
-    if len(profiles.column_names) > 1:
-        places = pc.index_in(ids, value_set=_one(profiles["user_id"]))
-        table = profiles.take(places).set_column(profiles.column_names.index("user_id"), "user_id", ids)
+    table = pa.table(built.users.columns())
+    places = pc.index_in(ids, value_set=_one(profiles["user_id"])) if len(profiles.column_names) > 1 else None
+    for name in profiles.column_names:
+        if name != "user_id":
+            table = table.append_column(name, profiles[name].take(places))
     counted = built.counted
     own = None
     for feature in job.schema.side("user"):

@@ -26,7 +26,7 @@ from pydantic import Field, ValidationError
 
 from pipelines.errors import ArtifactError
 from pipelines.files import link, read_arrow, write_arrow, write_aside
-from pipelines.grouping import Grouped, gather, merge, places_of, union_ids, with_last_out, with_time_splits
+from pipelines.grouping import Grouped, gather, merge, with_last_out, with_time_splits
 from pipelines.schema import Section
 
 LAYOUT_FILE = "layout.json"
@@ -34,7 +34,6 @@ LAYOUT_FILE = "layout.json"
 # so many segments, and a night rewrites that part of the data.
 MAX_SEGMENTS = 16
 _EVENT_COLUMNS = ("rows", "times", "actions", "values", "splits")
-_COUNT_COLUMNS = ("events", "train")
 _COLUMN_TYPES = (np.int32, np.int64, np.int8, np.float32, np.int8)
 
 Int64 = npt.NDArray[np.int64]
@@ -143,51 +142,6 @@ class Partition:
             return piece
         return dataclasses.replace(piece, rows=_remap(self.folder / rows_name(number))[piece.rows])
 
-    def users(self) -> Users:
-        """The users alone, without reading their events (but for the times where bounds have moved)."""
-        return Users.together([self._users(self.folder / name) for name in self.names])
-
-    def _users(self, path: Path) -> Users:
-        if self.layout.bounds is None:
-            table = pq.ParquetFile(path).read(columns=["user_id", *_COUNT_COLUMNS])
-            return Users(joined(table["user_id"]), *(np.asarray(table[name], np.int64) for name in _COUNT_COLUMNS))
-        table = pq.ParquetFile(path).read(columns=["user_id", "times.list.element"])
-        offsets = list_offsets(table["times"])
-        train = np.concatenate([[0], np.cumsum(flat(table["times"]) < self.layout.bounds[0])])
-        return Users(joined(table["user_id"]), np.diff(offsets), np.diff(train[offsets]))
-
-
-@dataclass(frozen=True)
-class Users:
-    """Users of a partition: ``ids`` [users] ascending, their ``events`` and those in train, ``[users] int64``."""
-
-    ids: pa.Array
-    events: Int64
-    train: Int64
-
-    @classmethod
-    def of(cls, grouped: Grouped) -> Users:
-        """The users of sequences."""
-        train = np.bincount(grouped.owners[grouped.splits == 0], minlength=len(grouped.user_ids))
-        return cls(grouped.user_ids, np.diff(grouped.offsets), train)
-
-    @classmethod
-    def idle(cls, ids: pa.Array) -> Users:
-        """Users without events."""
-        return cls(ids, np.zeros(len(ids), np.int64), np.zeros(len(ids), np.int64))
-
-    @classmethod
-    def together(cls, pieces: list[Users]) -> Users:
-        """Users of several pieces, each once, their counts added up."""
-        ids = union_ids([piece.ids for piece in pieces])
-        events, train = np.zeros(len(ids), np.int64), np.zeros(len(ids), np.int64)
-        for piece in pieces:
-            if len(piece.ids):
-                places = slice(None) if len(piece.ids) == len(ids) else places_of(piece.ids, ids)
-                events[places] += piece.events
-                train[places] += piece.train
-        return cls(ids, events, train)
-
 
 def _remap(path: Path) -> npt.NDArray[np.int32]:
     state = path.stat()
@@ -226,19 +180,10 @@ def carry_rows(
 
 
 def write_part(grouped: Grouped, path: Path) -> None:
-    """Writes one part of ``sequences/``: a base or a segment.
-
-    A row is a user: its id, the numbers of its events and of those in train, and a list for each property of an event.
-    """
+    """Writes one part of ``sequences/``: a base or a segment. A row is a user, a list for each property of an event."""
     offsets = pa.array(grouped.offsets.astype(np.int32))
     lists = [pa.ListArray.from_arrays(offsets, pa.array(getattr(grouped, name))) for name in _EVENT_COLUMNS]
-    users = Users.of(grouped)
-    columns = {
-        "user_id": users.ids,
-        **{name: pa.array(getattr(users, name).astype(np.int32)) for name in _COUNT_COLUMNS},
-        **dict(zip(_EVENT_COLUMNS, lists, strict=True)),
-    }
-    table = pa.table(columns)
+    table = pa.Table.from_arrays([grouped.user_ids, *lists], names=["user_id", *_EVENT_COLUMNS])
     pq.write_table(
         table,
         path,
@@ -251,7 +196,7 @@ def write_part(grouped: Grouped, path: Path) -> None:
 
 def read_part(path: Path) -> Grouped:
     """Reads back what ``write_part`` wrote."""
-    table = pq.ParquetFile(path).read(columns=["user_id", *(f"{name}.list.element" for name in _EVENT_COLUMNS)])
+    table = pq.ParquetFile(path).read()
     columns = {
         name: flat(table[name]).astype(kind, copy=False)
         for name, kind in zip(_EVENT_COLUMNS, _COLUMN_TYPES, strict=True)

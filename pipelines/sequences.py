@@ -30,6 +30,8 @@ Int64 = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
 
 PADDING = -1
+# Columns of ``users/`` that no table has: the user's events, and those in train.
+EVENTS_COLUMN, TRAIN_COLUMN = "__events__", "__train__"
 _EVENT_COLUMNS = ("rows", "times", "actions", "values", "splits")
 
 
@@ -153,6 +155,7 @@ def load_users(features_dir: Path) -> pa.Table:
         ArtifactError: no part can be read.
     """
     table = _read_parts(features_dir / "users", None)
+    table = table.drop_columns([name for name in (EVENTS_COLUMN, TRAIN_COLUMN) if name in table.column_names])
     return table.take(pa.array(as_sorted(joined(table["user_id"]))))
 
 

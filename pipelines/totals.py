@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.catalogue import Items
+from pipelines.duplicates import DUPLICATE
 from pipelines.encode import count_column
 from pipelines.errors import SchemaError
 from pipelines.increment import Previous
 from pipelines.partition_facts import PartitionFacts
-from pipelines.partitions import DUPLICATE
 from pipelines.schema import SPLITS, CountFeature, DatasetSchema
 from pipelines.sequences import load_items
 from pipelines.validation import TableCounts, enforce_thresholds

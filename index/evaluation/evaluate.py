@@ -17,13 +17,14 @@ from tqdm import tqdm
 from index.bundle import Bundle
 from index.evaluation.baselines import check_implicit, rank_baseline
 from index.evaluation.catalogue import Catalogue
+from index.evaluation.embedding_map import check_umap, embedding_map
 from index.evaluation.gaps import find_gaps
 from index.evaluation.health import measure_health
 from index.evaluation.plots import pictures
 from index.evaluation.quality import Quality, measure_quality
 from index.evaluation.ranking import Rankings, rank
 from index.evaluation.report import tables, write_html
-from index.evaluation.sections import embedding_map, frontier, lorenz_curves, training_curves, value_frontier
+from index.evaluation.sections import frontier, lorenz_curves, training_curves, value_frontier
 from index.evaluation.settings import EvaluationSettings
 from index.evaluation.slices import measure_slices
 from index.evaluation.subject import Heldout, Subject
@@ -63,6 +64,8 @@ def evaluate(
     """
     if {"item_knn", "als"} & set(settings.baselines):
         check_implicit()
+    if settings.map == "umap":
+        check_umap()
     data = Heldout.open(features, settings)
     subject = Subject.open(bundle, data, version)
     before = version_before(bundle, subject.version) if previous is None else Bundle.open(previous)

@@ -1,8 +1,9 @@
 """Content gaps: regions of the embedding space where users are many and good ads that may be shown are few.
 
 Reads nothing but its arguments; writes nothing. The regions are the leaves of the version's own tree; a version that
-searches exactly has none, and gets k-means regions of 200 ads or more. A user stands in the three regions whose middles
-score best, with a third in each. A region's good ads are its eligible ads that stand in the top k of any evaluated
+searches exactly has none, and gets k-means regions of directions, of about 200 ads (lengths are mostly popularity, and
+would make a region of each best-seller). A user stands in the three regions whose middles score best, with a third in
+each. A region's good ads are its eligible ads that stand in the top k of any evaluated
 user. A gap's size is users per good ad, beside the same over the whole marketplace.
 """
 
@@ -29,6 +30,8 @@ from index.searcher import Vectors
 
 _REGIONS_OF_USER = 3
 _ADS_OF_REGION = 200
+# A k-means region of fewer ads is dissolved into its neighbors: an ad alone is no region.
+_LEAST_ADS = 20
 _KMEANS_SAMPLE = 8000
 _KMEANS_REGIONS = 250
 _TOKENS = 6
@@ -65,13 +68,29 @@ class Regions:
 
         wanted = max(1, min(len(vectors) // _ADS_OF_REGION, _KMEANS_REGIONS))
         rng = np.random.default_rng(seed)
-        sample = vectors[np.sort(rng.choice(len(vectors), min(len(vectors), _KMEANS_SAMPLE), replace=False))]
+        sample = _directions(
+            vectors[np.sort(rng.choice(len(vectors), min(len(vectors), _KMEANS_SAMPLE), replace=False))]
+        )
         start = sample[rng.choice(len(sample), wanted, replace=False)].astype(np.float64)
         with warnings.catch_warnings():
-            # An empty region keeps its middle; it is no gap, having no demand of its own.
+            # An empty region keeps its middle, and is dissolved with the small ones.
             warnings.filterwarnings("ignore", message="One of the clusters is empty")
-            middles = kmeans2(sample.astype(np.float64), start, iter=6, minit="matrix")[0].astype(np.float32)
-        return cls(nearest_middle(vectors, middles), middles, of_tree=False)
+            middles = kmeans2(sample.astype(np.float64), start, iter=6, minit="matrix")[0]
+        middles = _directions(middles.astype(np.float32))
+        sizes = np.bincount(nearest_middle(_directions(vectors), middles), minlength=wanted)
+        kept = middles[(sizes >= _LEAST_ADS) | (sizes == sizes.max())]
+        return cls(nearest_middle(_directions(vectors), kept), kept, of_tree=False)
+
+    def containing(self, vectors: Vectors) -> npt.NDArray[np.int32]:
+        """``[n] int32``: the region of each vector of the same space."""
+        return nearest_middle(vectors if self.of_tree else _directions(vectors), self.middles)
+
+
+def _directions(vectors: Vectors) -> Vectors:
+    """Rows of length 1; a row of zeros stays one."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    scaled: Vectors = (vectors / np.maximum(lengths, 1e-30)).astype(np.float32)
+    return scaled
 
 
 def nearest_middle(vectors: Vectors, middles: Vectors) -> npt.NDArray[np.int32]:
@@ -195,7 +214,7 @@ def _supply_before(previous: Bundle | None, subject: Subject, regions: Regions) 
     if previous is None:
         return None
     if previous.space == subject.bundle.space:
-        rows = nearest_middle(previous.vectors, regions.middles)
+        rows = regions.containing(previous.vectors)
         return np.bincount(rows, minlength=regions.number)
     had = subject.data.rows_of(previous.vocabulary.item_ids)
     shared = np.isin(subject.to_feature_row, had[had >= 0])
@@ -220,7 +239,12 @@ class _Describer:
         counted = Counter(catalogue.categories[code] for code in catalogue.category_code[rows].tolist())
         frequent = Counter(word for row in rows.tolist() for word in self._words[row])
         total = len(self._titles)
-        told = sorted(frequent, key=lambda word: (-frequent[word] * np.log(total / self._everywhere[word]), word))
+        # How much more often here than everywhere, weighed by how often here.
+        share = total / max(len(rows), 1)
+        told = sorted(
+            frequent,
+            key=lambda word: (-frequent[word] * np.log(share * frequent[word] / self._everywhere[word]), word),
+        )
         scores = subject.bundle.vectors[own] @ self._regions.middles[region]
         nearest = subject.to_feature_row[own[np.argsort(-scores, kind="stable")[:_NEAREST]]]
         prices = np.zeros(0) if catalogue.price is None else catalogue.price[rows]

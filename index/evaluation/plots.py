@@ -5,54 +5,27 @@ Reads and writes nothing: takes ``report.json``'s content, gives PNG bytes.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter, ScalarFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
+from index.evaluation.figures import OTHERS, OWN, Report, as_picture, new_axes, new_figure
+from index.evaluation.map_plot import embedding_map
 from index.evaluation.report import Picture
 
-_OWN = "#0b5fa5"
-# Okabe and Ito 2008: told apart by colour-blind readers too.
-_OTHERS = ("#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#8a6d00", "#d55e00", "#5a5a5a", "#a0a0a0", "#b5651d")
 _VERDICTS = {"worse": "#d55e00", "better": "#009e73", "same": "#5a5a5a", "small": "#b8bec5", "empty": "#b8bec5"}
-_DPI = 110
-_Report = dict[str, Any]
 
 
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _axes(figure: Figure, place: int = 111) -> Axes:
-    axes = figure.add_subplot(place)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#e6eaee", linewidth=0.8)
-    axes.set_axisbelow(True)
-    return axes
-
-
-def _picture(figure: Figure, title: str, caption: str) -> Picture:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI)
-    return Picture(title, buffer.getvalue(), caption)
-
-
-def recall_curve(report: _Report) -> Picture:
+def recall_curve(report: Report) -> Picture:
     """Recall against k with intervals, beside the baselines, for all and for novel items."""
     parts = [part for part in ("all", "novel") if report["recall"].get(part)]
-    figure = _figure(5.2 * len(parts), 4.2)
+    figure = new_figure(5.2 * len(parts), 4.2)
     for number, part in enumerate(parts):
-        axes = _axes(figure, 100 + 10 * len(parts) + number + 1)
-        _curve(axes, report, part, _OWN, "towerline", width=2.4)
-        for color, (name, told) in zip(_OTHERS, report["baselines"].items(), strict=False):
+        axes = new_axes(figure, 100 + 10 * len(parts) + number + 1)
+        _curve(axes, report, part, OWN, "towerline", width=2.4)
+        for color, (name, told) in zip(OTHERS, report["baselines"].items(), strict=False):
             _curve(axes, told, part, color, name.replace("_", " "), width=1.3)
         axes.set_xscale("log")
         cuts = [int(k) for k in report["recall"][part]]
@@ -65,26 +38,26 @@ def recall_curve(report: _Report) -> Picture:
     figure.legend(
         *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8, frameon=False
     )
-    return _picture(
+    return as_picture(
         figure,
         "Recall against k",
         "Bands are bootstrap intervals over users. Recall is |top k ∩ truth| / min(k, |truth|).",
     )
 
 
-def _curve(axes: Axes, told: _Report, part: str, color: str, label: str, width: float) -> None:
+def _curve(axes: Axes, told: Report, part: str, color: str, label: str, width: float) -> None:
     values = {int(k): value for k, value in told["recall"][part].items() if value is not None}
     bounds = [told["intervals"]["recall"][part][str(k)] for k in values]
     axes.plot(list(values), list(values.values()), color=color, label=label, linewidth=width, marker="o", markersize=3)
     axes.fill_between(list(values), [low for low, _ in bounds], [high for _, high in bounds], color=color, alpha=0.15)
 
 
-def waterfall(report: _Report) -> Picture:
+def waterfall(report: Report) -> Picture:
     """From a perfect answer down to what is served, stage by stage."""
     told = report["waterfall"]
     stages = told["stages"]
-    figure = _figure(9.5, 4.4)
-    axes = _axes(figure)
+    figure = new_figure(9.5, 4.4)
+    axes = new_axes(figure)
     axes.bar(0, 1.0, color="#d8dee4", width=0.7)
     level = 1.0
     for place, stage in enumerate(stages.values(), start=1):
@@ -92,14 +65,15 @@ def waterfall(report: _Report) -> Picture:
         axes.bar(place, -lost, bottom=level, color="#d55e00" if lost >= 0 else "#009e73", width=0.7)
         errors = [[max(lost - low, 0.0)], [max(high - lost, 0.0)]]
         axes.errorbar(place, level - lost, yerr=[errors[1], errors[0]], color="#1b1f24", capsize=3, linewidth=1)
-        axes.text(place, level + 0.015, f"{-lost:+.3f}" if lost else "0", ha="center", va="bottom", fontsize=8)
+        top = max(level, level - min(low, 0.0)) + 0.015
+        axes.text(place, top, f"{-lost:+.3f}" if lost else "0", ha="center", va="bottom", fontsize=8)
         level -= lost
-    axes.bar(len(stages) + 1, told["recall"], color=_OWN, width=0.7)
+    axes.bar(len(stages) + 1, told["recall"], color=OWN, width=0.7)
     axes.text(len(stages) + 1, told["recall"] + 0.015, f"{told['recall']:.3f}", ha="center", va="bottom", fontsize=8)
     axes.set_xticks(range(len(stages) + 2), ["perfect", *stages, "served"], fontsize=9)
     axes.set_ylim(0, 1.08)
     axes.set_ylabel(f"recall@{told['k']}")
-    return _picture(
+    return as_picture(
         figure,
         "Where recall is lost",
         f"Each stage's part with its bootstrap interval; the parts sum to 1 - recall. Besides the model, most is lost "
@@ -107,11 +81,11 @@ def waterfall(report: _Report) -> Picture:
     )
 
 
-def slices(report: _Report) -> Picture:
+def slices(report: Report) -> Picture:
     """Recall by slice as dots with intervals, coloured by the corrected verdict."""
     shown = [one for one in report["slices"] if one["recall"] is not None]
-    figure = _figure(9.5, 1.4 + 0.21 * (len(shown) + len({(one["side"], one["name"]) for one in shown})))
-    axes = _axes(figure)
+    figure = new_figure(9.5, 1.4 + 0.21 * (len(shown) + len({(one["side"], one["name"]) for one in shown})))
+    axes = new_axes(figure)
     overall = report["recall"]["all"].get(str(report["waterfall"]["k"]))
     place, ticks, labels, group = 0.0, [], [], None
     for one in shown:
@@ -133,10 +107,11 @@ def slices(report: _Report) -> Picture:
         labels.append(f"{one['name']}: {one['value'][:34]}  ({one['users']:,})")
         place += 1.0
     if overall is not None:
-        axes.axvline(overall, color=_OWN, linewidth=1, linestyle="--")
+        axes.axvline(overall, color=OWN, linewidth=1, linestyle="--")
     axes.set_yticks(ticks, labels, fontsize=7.5)
     axes.set_ylim(place, -1.0)
-    axes.set_xlim(left=0)
+    # A little room left of 0, or a dot there would be cut in half.
+    axes.set_xlim(left=-0.01 * max(one["interval"][1] for one in shown))
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(f"recall@{report['waterfall']['k']} in the slice, with its interval; (users in the slice)")
     for verdict in ("worse", "better", "same", "small"):
@@ -144,7 +119,7 @@ def slices(report: _Report) -> Picture:
             [], [], "o", color=_VERDICTS[verdict], fillstyle="none" if verdict == "small" else "full", label=verdict
         )
     axes.legend(fontsize=8, frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(0, 1.0))
-    return _picture(
+    return as_picture(
         figure,
         "Who is served worse",
         "Users against all other users, ads against the other ads of the same users; p-values corrected for their "
@@ -152,12 +127,12 @@ def slices(report: _Report) -> Picture:
     )
 
 
-def latency_frontier(report: _Report) -> Picture:
+def latency_frontier(report: Report) -> Picture:
     """Searchers that the tuner measured: share of exact search's answer against the time of one search."""
     points = report["frontier"]["measured"]
-    figure = _figure(6.4, 4.2)
-    axes = _axes(figure)
-    for kind, color in (("tree", _OWN), ("exact", "#5a5a5a")):
+    figure = new_figure(6.4, 4.2)
+    axes = new_axes(figure)
+    for kind, color in (("tree", OWN), ("exact", "#5a5a5a")):
         chosen = [one for one in points if one["kind"] == kind]
         axes.plot(
             [one["p50_us"] for one in chosen],
@@ -175,20 +150,22 @@ def latency_frontier(report: _Report) -> Picture:
     if report["frontier"]["target"] is not None:
         axes.axhline(report["frontier"]["target"], color="#d55e00", linewidth=1, linestyle="--", label="target")
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.set_xlabel("median time of one search (µs)")
     axes.set_ylabel("ann_recall@100 (against exact search)")
     axes.legend(fontsize=8, frameon=False)
-    return _picture(figure, "Recall and latency of the index", "One query at a time in one thread, on held-out users.")
+    return as_picture(
+        figure, "Recall and latency of the index", "One query at a time in one thread, on held-out users."
+    )
 
 
-def value_frontier(report: _Report) -> Picture:
+def value_frontier(report: Report) -> Picture:
     """What weighing value costs in recall."""
     points = report["value_frontier"]["points"]
-    figure = _figure(6.4, 4.2)
-    axes = _axes(figure)
+    figure = new_figure(6.4, 4.2)
+    axes = new_axes(figure)
     values = [one["value"] for one in points]
-    axes.plot(values, [one["recall"] for one in points], color=_OWN, linewidth=1.6)
+    axes.plot(values, [one["recall"] for one in points], color=OWN, linewidth=1.6)
     for number, one in enumerate(points):
         low, high = one["interval"]
         axes.errorbar(
@@ -196,7 +173,7 @@ def value_frontier(report: _Report) -> Picture:
             one["recall"],
             yerr=[[one["recall"] - low], [high - one["recall"]]],
             fmt="o",
-            color=_OWN,
+            color=OWN,
             capsize=3,
             markersize=4,
         )
@@ -214,19 +191,19 @@ def value_frontier(report: _Report) -> Picture:
     axes.set_ylim(0, 1.12 * max(one["interval"][1] for one in points))
     axes.set_xlabel(f"mean {report['value_frontier']['attribute']} of the ads shown")
     axes.set_ylabel(f"recall@{report['waterfall']['k']}")
-    return _picture(
+    return as_picture(
         figure, "Recall and value", "Each point ranks by score + λ · log value; intervals are bootstrap over users."
     )
 
 
-def lorenz(report: _Report) -> Picture:
+def lorenz(report: Report) -> Picture:
     """How exposures fall on ads and advertisers."""
-    figure = _figure(5.4, 4.8)
-    axes = _axes(figure)
+    figure = new_figure(5.4, 4.8)
+    axes = new_axes(figure)
     axes.plot([0, 1], [0, 1], color="#b8bec5", linewidth=1, linestyle="--", label="all alike")
     styles = {
-        "ads": (_OWN, "-"),
-        "past_ads": (_OWN, ":"),
+        "ads": (OWN, "-"),
+        "past_ads": (OWN, ":"),
         "advertisers": ("#e69f00", "-"),
         "past_advertisers": ("#e69f00", ":"),
     }
@@ -244,80 +221,54 @@ def lorenz(report: _Report) -> Picture:
     axes.set_xlabel("ads or advertisers, least shown first")
     axes.set_ylabel("share of all exposures")
     axes.legend(fontsize=8, frameon=False, loc="upper left")
-    return _picture(
+    return as_picture(
         figure,
         "Who gets the exposures",
         f"Exposures are places in the top {report['health']['k']} of the evaluated users.",
     )
 
 
-def embedding_map(report: _Report) -> Picture:
-    """Ads in the two main directions of the embedding space, coloured by category, content gaps marked."""
-    told = report["map"]
-    figure = _figure(9.5, 5.6)
-    axes = _axes(figure)
-    points = np.array(told["points"])
-    codes = np.array(told["category"])
-    for code, name in enumerate(told["categories"]):
-        own = points[codes == code]
-        if len(own):
-            color = "#d8dee4" if name == "(others)" else _OTHERS[code % len(_OTHERS)]
-            axes.plot(
-                own[:, 0],
-                own[:, 1],
-                ".",
-                markersize=3.5,
-                color=color,
-                label=name[:28],
-                zorder=1 if name == "(others)" else 2,
-            )
-    for number, (x, y) in enumerate(told["gaps"], start=1):
-        axes.plot(x, y, "o", markersize=15, fillstyle="none", color="#1b1f24", markeredgewidth=1.4, zorder=3)
-        axes.annotate(
-            str(number), (x, y), xytext=(9, 6), textcoords="offset points", fontsize=9, fontweight="bold", zorder=4
-        )
-    first, second = told["explained"]
-    axes.set_xlabel(f"first principal component ({100 * first:.0f} % of the variance)")
-    axes.set_ylabel(f"second ({100 * second:.0f} %)")
-    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), markerscale=3)
-    return _picture(
-        figure, "The embedding space", "A sample of the ads; circles are the content gaps of the table, by number."
-    )
-
-
-def training(report: _Report) -> Picture:
+def training(report: Report) -> Picture:
     """Loss and validation recall by epoch."""
     told = report["training"]
-    figure = _figure(9.5, 3.6)
+    figure = new_figure(9.5, 3.6)
     epochs = told["epoch"]
-    axes = _axes(figure, 121)
-    axes.plot(epochs, told["loss"], color=_OWN, marker="o", markersize=3)
+    axes = new_axes(figure, 121)
+    axes.plot(epochs, _numbers(told["loss"]), color=OWN, marker="o", markersize=3)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch")
+    axes.set_xlim(min(epochs) - 0.2, max(epochs) + 0.2)
     axes.set_ylabel("training loss (nats)")
-    axes = _axes(figure, 122)
-    for color, (name, values) in zip((_OWN, *_OTHERS), told["recall"].items(), strict=False):
+    axes = new_axes(figure, 122)
+    for color, (name, values) in zip((OWN, *OTHERS), told["recall"].items(), strict=False):
         axes.plot(
             epochs,
-            [np.nan if value is None else value for value in values],
+            _numbers(values),
             color=color,
             marker="o",
             markersize=3,
-            label=name,
+            label=name.replace(".", " @"),
         )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch")
     axes.set_ylabel("validation recall")
     axes.set_ylim(bottom=0)
-    axes.legend(fontsize=8, frameon=False, loc="lower right")
-    return _picture(figure, "Training", "Validation recall is exact and over the whole corpus.")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8, frameon=False)
+    return as_picture(
+        figure, "Training", "Validation recall is exact and over the whole corpus. Epoch 0 is before any training."
+    )
 
 
-def comparison(told: _Report) -> Picture:
+def _numbers(values: list[float | None]) -> list[float]:
+    """What was not measured leaves a gap in the line."""
+    return [np.nan if value is None else value for value in values]
+
+
+def comparison(told: Report) -> Picture:
     """Differences of two versions with their intervals, relative to the first."""
     shown = [one for one in told["metrics"] if one["difference"] is not None and one["first"]]
-    figure = _figure(8.6, 1.6 + 0.26 * len(shown))
-    axes = _axes(figure)
+    figure = new_figure(8.6, 1.6 + 0.26 * len(shown))
+    axes = new_axes(figure)
     for place, one in enumerate(shown):
         color = _VERDICTS[one["verdict"]]
         low, high = (100 * bound / one["first"] for bound in one["interval"])
@@ -332,10 +283,10 @@ def comparison(told: _Report) -> Picture:
     for verdict in ("worse", "better", "same"):
         axes.plot([], [], "o", color=_VERDICTS[verdict], label=verdict)
     axes.legend(fontsize=8, frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0))
-    return _picture(figure, "Quality, second version against the first", "Paired bootstrap over the same users.")
+    return as_picture(figure, "Quality, second version against the first", "Paired bootstrap over the same users.")
 
 
-_PICTURES: tuple[tuple[str, Callable[[_Report], Picture]], ...] = (
+_PICTURES: tuple[tuple[str, Callable[[Report], Picture]], ...] = (
     ("recall", recall_curve),
     ("waterfall", waterfall),
     ("slices", slices),
@@ -351,6 +302,6 @@ _PICTURES: tuple[tuple[str, Callable[[_Report], Picture]], ...] = (
 OPTIONAL = ("Recall and latency of the index", "Recall and value", "Training")
 
 
-def pictures(report: _Report) -> list[Picture]:
+def pictures(report: Report) -> list[Picture]:
     """Every picture that the report has the figures for."""
     return [draw(report) for section, draw in _PICTURES if report.get(section)]

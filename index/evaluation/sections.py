@@ -1,4 +1,4 @@
-"""The report's smaller sections: frontiers, the map of the space, Lorenz curves, training curves.
+"""The report's smaller sections: frontiers, Lorenz curves, training curves.
 
 Reads ``training.json`` of a model; writes nothing. Every function gives plain JSON.
 """
@@ -14,7 +14,6 @@ import numpy as np
 from index.bundle import Bundle, Measured
 from index.evaluation.bootstrap import bootstrap
 from index.evaluation.catalogue import Catalogue
-from index.evaluation.gaps import Gaps
 from index.evaluation.health import Health, lorenz
 from index.evaluation.metrics import user_metrics
 from index.evaluation.quality import number
@@ -24,8 +23,6 @@ from index.evaluation.truth import Float64
 from index.value import load_value
 
 TRAINING_FILE = "training.json"
-_MAP_ADS = 3000
-_MAP_CATEGORIES = 8
 # Users asked once a weight.
 _VALUE_USERS = 300
 
@@ -92,32 +89,6 @@ def lorenz_curves(health: Health, catalogue: Catalogue) -> dict[str, list[list[f
     return {name: np.round(lorenz(exposures), 5).tolist() for name, exposures in curves.items()}
 
 
-def embedding_map(subject: Subject, catalogue: Catalogue, gaps: Gaps, settings: EvaluationSettings) -> dict[str, Any]:
-    """A sample of the ads, and the middles of the gaps, on the two main directions of the space."""
-    vectors = subject.bundle.vectors
-    rng = np.random.default_rng(settings.seed)
-    chosen = np.sort(rng.choice(len(vectors), min(_MAP_ADS, len(vectors)), replace=False))
-    sample = vectors[chosen].astype(np.float64)
-    middle = sample.mean(axis=0)
-    _, strengths, directions = np.linalg.svd(sample - middle, full_matrices=False)
-    plane = directions[:2].T
-    rows = subject.to_feature_row[chosen]
-    codes = np.where(rows >= 0, catalogue.category_code[rows], len(catalogue.categories) - 1)
-    counted = np.bincount(catalogue.category_code, minlength=len(catalogue.categories))
-    largest = np.argsort(-counted, kind="stable")[:_MAP_CATEGORIES].tolist()
-    place = np.full(len(catalogue.categories), len(largest))
-    place[largest] = np.arange(len(largest))
-    middles = gaps.regions.middles[[gap.region for gap in gaps.found]].astype(np.float64)
-    variance = strengths**2 / max(float((strengths**2).sum()), 1e-300)
-    return {
-        "points": np.round((sample - middle) @ plane, 4).tolist(),
-        "category": place[codes].tolist(),
-        "categories": [*(catalogue.categories[code] for code in largest), "(others)"],
-        "gaps": np.round((middles - middle) @ plane, 4).tolist(),
-        "explained": variance[:2].tolist(),
-    }
-
-
 def training_curves(model: Path) -> dict[str, Any] | None:
     """Loss and validation recall by epoch, of the search for the best epoch; None where there is no such file."""
     file = model / TRAINING_FILE
@@ -130,6 +101,7 @@ def training_curves(model: Path) -> dict[str, Any] | None:
         return None
     return {
         "epoch": [epoch["epoch"] for epoch in epochs],
-        "loss": [epoch["loss"] for epoch in epochs],
+        # Epoch 0 is the start, which nothing was trained for yet.
+        "loss": [epoch["loss"] if epoch["epoch"] else None for epoch in epochs],
         "recall": {name: [(epoch.get("recall") or {}).get(name) for epoch in epochs] for name in names},
     }

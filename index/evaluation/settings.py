@@ -42,6 +42,7 @@ class EvaluationSettings(Section):
     value_weights: the weights at which recall and value are traded off.
     waterfall_k: the cut-off the waterfall explains.
     gaps: how many content gaps a report tells.
+    map: how the embedding space is laid on a plane: pca, or umap (the extra ``towerline[umap]``).
     """
 
     k: tuple[int, ...] = (1, 5, 10, 20, 50, 100, 500)
@@ -68,6 +69,7 @@ class EvaluationSettings(Section):
     value_weights: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0)
     waterfall_k: int = Field(default=100, ge=1)
     gaps: int = Field(default=8, ge=1)
+    map: Literal["pca", "umap"] = "pca"
     seed: int = 17
 
     @field_validator("k")

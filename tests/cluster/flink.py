@@ -43,21 +43,17 @@ def fetch(cache: Path) -> None:
     """Downloads Flink and the job server into the cache folder, once."""
     cache.mkdir(parents=True, exist_ok=True)
     if not (cache / "flink" / "lib").exists():
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "-q",
-            "--no-deps",
-        ]
-        subprocess.run([*command, "-d", str(cache), f"apache-flink-libraries=={FLINK}"], check=True)
-        archive = next(cache.glob(f"apache*flink*libraries-{FLINK}.tar.gz"))
-        with tarfile.open(archive) as packed:
-            packed.extractall(cache / "unpacked", filter="data")
-        shutil.move(next((cache / "unpacked").iterdir()) / "deps", cache / "flink")
+        aside = cache / "flink.part"
+        shutil.rmtree(aside, ignore_errors=True)
+        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(aside)]
+        subprocess.run([*command, f"apache-flink-libraries=={FLINK}"], check=True)
+        with tarfile.open(next(aside.glob("*.tar.gz"))) as packed:
+            packed.extractall(aside / "unpacked", filter="data")
+        (next((aside / "unpacked").iterdir()) / "deps").rename(cache / "flink")
+        shutil.rmtree(aside)
     if not (cache / "job-server").exists():
         aside = cache / "job-server.part"
+        shutil.rmtree(aside, ignore_errors=True)
         command = ["mvn", "-B", "-q", "-f", str(_POM), "dependency:copy-dependencies", "-DincludeScope=runtime"]
         subprocess.run([*command, f"-DoutputDirectory={aside}"], check=True)
         aside.rename(cache / "job-server")
@@ -113,6 +109,22 @@ class Cluster:
     def start_task_manager(self, number: int) -> None:
         """Starts a TaskManager; it joins the cluster by itself."""
         self._java(f"taskmanager-{number}", "org.apache.flink.runtime.taskexecutor.TaskManagerRunner")
+
+    def python_workers(self) -> list[int]:
+        """Process ids of the Python workers that the pool has started."""
+        found = []
+        for status in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                parent = int(status.read_text().rsplit(")", 1)[1].split()[1])
+            except OSError:  # It has ended meanwhile.
+                continue
+            if parent == self.processes["pool"].pid:
+                found.append(int(status.parent.name))
+        return sorted(found)
+
+    def kill(self, process: int) -> None:
+        """Kills a process of the cluster, without any warning to it."""
+        os.kill(process, signal.SIGKILL)
 
     def stop(self) -> None:
         """Ends every process of the cluster."""

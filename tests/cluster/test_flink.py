@@ -1,48 +1,39 @@
-"""The features job on a Flink cluster: the same rows as on this machine alone."""
+"""The Beam jobs on a Flink cluster and in several processes: the rows of a local run, whoever is killed meanwhile."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import tomllib
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pyarrow.parquet as pq
+import numpy as np
 import pytest
-import xxhash
 
-from pipelines import features
-from pipelines.schema import DatasetSchema, parse_schema, resolve_paths
+from index import candidates_job
+from index.exact import VECTORS_FILE
 from tests.cluster.flink import Cluster, fetch
-from tests.marketplace import write_marketplace
+from tests.cluster.journey import PARTITIONS, Journey, features_hash, rows_hash
 
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("default")]
 
-PARTITIONS = 6
-
-
-def content_hash(out: Path) -> dict[str, str]:
-    """For each folder of an artifact, a hash of its rows in sorted order."""
-    found = {}
-    for folder in ("sequences", "users", "items", "users_encoded", "items_encoded"):
-        rows = sorted(repr(row) for file in (out / folder).iterdir() for row in pq.ParquetFile(file).read().to_pylist())
-        found[folder] = xxhash.xxh3_128_hexdigest("\n".join(rows))
-    return found
+# Users of an element, so that both workers have several.
+ELEMENT_USERS = 500
 
 
 @pytest.fixture(scope="module")
-def schema(tmp_path_factory: pytest.TempPathFactory) -> DatasetSchema:
-    folder = tmp_path_factory.mktemp("tables")
-    raw = tomllib.loads(write_marketplace(folder, users=2_000, items=1_000, events=200_000).read_text())
-    del raw["index"]
-    return parse_schema(resolve_paths(raw, folder), "marketplace")
+def journey(tmp_path_factory: pytest.TempPathFactory) -> Journey:
+    made = Journey(tmp_path_factory.mktemp("journey"))
+    made.write_tables()
+    made.run_local()
+    return made
 
 
 @pytest.fixture(scope="module")
-def local(schema: DatasetSchema, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    out = tmp_path_factory.mktemp("local") / "features"
-    return content_hash(features.run(schema, out, progress=False, partitions=PARTITIONS))
+def local_features(journey: Journey) -> dict[str, str]:
+    return features_hash(journey.root / "features")
 
 
 @pytest.fixture(scope="module")
@@ -55,15 +46,70 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield running
 
 
-def test_flink_gives_the_rows_of_a_local_run(
-    cluster: Cluster, schema: DatasetSchema, local: dict[str, str], tmp_path: Path
+def test_features_on_flink_are_those_of_a_local_run(
+    cluster: Cluster, journey: Journey, local_features: dict[str, str], tmp_path: Path
 ) -> None:
-    out = features.run(schema, tmp_path / "flink", cluster.beam_args, progress=False, partitions=PARTITIONS)
-    assert content_hash(out) == local
+    assert features_hash(journey.features(tmp_path / "features", cluster.beam_args)) == local_features
 
 
-def test_several_local_processes_give_the_rows_of_one(
-    schema: DatasetSchema, local: dict[str, str], tmp_path: Path
+def test_embeddings_on_flink_are_those_of_a_local_run(cluster: Cluster, journey: Journey, tmp_path: Path) -> None:
+    out = journey.embeddings(tmp_path / "embeddings", cluster.beam_args)
+    np.testing.assert_array_equal(np.load(out / VECTORS_FILE), np.load(journey.root / "embeddings" / VECTORS_FILE))
+
+
+def test_candidates_on_flink_are_those_of_a_local_run(
+    cluster: Cluster, journey: Journey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = features.run(schema, tmp_path / "many", ["--direct_num_workers=2"], progress=False, partitions=PARTITIONS)
-    assert content_hash(out) == local
+    monkeypatch.setattr(candidates_job, "_ELEMENT_USERS", ELEMENT_USERS)
+    out = journey.candidates(tmp_path / "candidates", cluster.beam_args)
+    parts = sorted((out / "candidates").iterdir())
+    assert len(parts) == 5
+    assert rows_hash(parts) == rows_hash((journey.root / "candidates" / "candidates").iterdir())
+
+
+def kill_worker(cluster: Cluster) -> None:
+    """Kills one of the Python workers; Flink starts the task again with a new one."""
+    cluster.kill(cluster.python_workers()[0])
+
+
+def kill_task_manager(cluster: Cluster) -> None:
+    """Kills a TaskManager and starts another in its place, as whoever runs the cluster would."""
+    cluster.kill(cluster.processes["taskmanager-1"].pid)
+    cluster.start_task_manager(3)
+
+
+@pytest.mark.parametrize("strike", [kill_worker, kill_task_manager])
+def test_a_process_killed_in_the_middle_of_the_job_changes_nothing(
+    cluster: Cluster,
+    journey: Journey,
+    local_features: dict[str, str],
+    tmp_path: Path,
+    strike: Callable[[Cluster], None],
+) -> None:
+    built_when_struck: list[int] = []
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.01):
+            facts = list(tmp_path.glob(".features.*.draft/.work/facts/*"))
+            if facts:
+                strike(cluster)
+                built_when_struck.append(len(facts))
+                return
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    started = time.monotonic()
+    out = journey.features(tmp_path / "features", cluster.beam_args)
+    done.set()
+    thread.join()
+    assert 0 < built_when_struck[0] < PARTITIONS
+    assert features_hash(out) == local_features
+    assert time.monotonic() - started < 200
+
+
+def test_features_of_several_local_processes_are_those_of_one(
+    journey: Journey, local_features: dict[str, str], tmp_path: Path
+) -> None:
+    out = journey.features(tmp_path / "features", ["--direct_num_workers=2"])
+    assert features_hash(out) == local_features

@@ -10,20 +10,23 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from index import delta_writer
+from index import delta_writer, refresh
 from index.delta import DeltaLog
 from index.registry import Registry
 from index.retriever import Retriever
+from tests.index.nights import config, tables_of, write_nights
 from tests.index.serving_bundles import write_bundle
 
 ROOM = 3 << 20
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A tmpfs of 3 MiB, or of as many bytes as the test asks for."""
+    room = getattr(request, "param", ROOM)
     place = tmp_path / "disk"
     place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={ROOM}", "tmpfs", str(place)]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={room}", "tmpfs", str(place)]
     try:
         mounted = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
@@ -85,3 +88,21 @@ def test_a_rollback_onto_a_full_disk_leaves_current(small_disk: Path, bundles: l
         assert registry.current() == second
     else:
         assert registry.current() == first
+
+
+@pytest.mark.parametrize("small_disk", [24 << 20], indirect=True)
+def test_a_refresh_onto_a_full_disk_goes_on_when_there_is_room(small_disk: Path, tmp_path: Path) -> None:
+    write_nights(tmp_path / "nights", 2)
+    settings, night = config(small_disk / "run"), 0
+    with tables_of(tmp_path / "nights", lambda: night):
+        live = refresh.run(settings, progress=False).version
+        night = 1
+        ballast = fill(small_disk)
+        with pytest.raises(OSError, match="No space left"):
+            refresh.run(settings, progress=False)
+        assert Registry(settings.registry).current() == live
+        assert len(Retriever.open(settings.registry).retrieve({"history": [1000]}, 5)) == 5
+        ballast.unlink()
+        done = refresh.run(settings, progress=False)
+    assert done.published
+    assert done.version != live

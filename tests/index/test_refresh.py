@@ -19,6 +19,8 @@ from pipelines.errors import GateError, TowerlineError
 from tests.index.nights import ITEMS, config, tables_of, write_nights
 from towers import training
 
+ROOT = Path(__file__).parents[2]
+
 
 @dataclass
 class Tables:
@@ -171,3 +173,43 @@ def test_of_two_refreshes_one_waits_or_refuses(tables: Tables, tmp_path: Path, l
             tables.fail_at = "features"  # that it gets so far is all that is asked
             with pytest.raises(TowerlineError, match="features was stopped"):
                 refresh.run(settings, progress=False)
+
+
+NIGHTLY = """
+import sys
+from pathlib import Path
+from index import build, embed, refresh
+from tests.index.nights import config, tables_of
+stored, work, lock, go = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
+print("ready", flush=True)
+while not go.exists():
+    pass
+with tables_of(stored, lambda: 0):
+    done = refresh.run(config(work, refresh={"lock": lock}), progress=False)
+print(done.version, done.published, flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lock", ["refuse", "wait"])
+def test_two_whole_refreshes_at_once(stored: Path, tmp_path: Path, lock: str) -> None:
+    """Two processes start at the same moment: one publishes; the other finds all done, or is refused."""
+    work, go = tmp_path / "work", tmp_path / "go"
+    command = [sys.executable, "-c", NIGHTLY, str(stored), str(work), lock, str(go)]
+    both = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(2)
+    ]
+    for one in both:
+        assert one.stdout is not None
+        assert one.stdout.readline() == "ready\n"
+    go.touch()
+    told = [one.communicate(timeout=300) for one in both]
+    live = Registry(work / "registry").current()
+    assert Registry(work / "registry").version_names() == [live]
+    lines = sorted(out for out, _ in told)
+    if lock == "wait":
+        assert lines == [f"{live} False\n", f"{live} True\n"]
+    else:
+        assert lines == ["", f"{live} True\n"]
+        refused = next(err for out, err in told if not out)
+        assert "held by process" in refused

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipelines import features, partitions
 from pipelines.errors import ArtifactError
-from pipelines.grouping import Grouped, gather, group_events, merge
+from pipelines.grouping import Grouped, gather, group_events, merge, places_of, union_ids
 from pipelines.manifest import open_artifact
 from pipelines.segments import Layout, Partition
 from pipelines.sequences import Sequences
@@ -173,6 +175,21 @@ def test_a_segment_without_its_base_and_a_damaged_layout_are_errors(tmp_path: Pa
     (folder / "part-00000-of-00001.parquet").unlink()
     with pytest.raises(ArtifactError, match=r"part-00000-of-00001.parquet: missing"):
         Partition.list(folder)
+
+
+@given(
+    st.lists(st.sets(st.integers(-50, 50)), min_size=1, max_size=4),
+    st.booleans(),
+)
+def test_ids_of_several_pieces_are_each_there_once_and_found(pieces: list[set[int]], as_text: bool) -> None:
+    kind, plain = (pa.string(), str) if as_text else (pa.int64(), int)
+    ordered = [sorted(plain(number) for number in one) for one in pieces]  # type: ignore[type-var]
+    every = sorted({one for piece in ordered for one in piece})
+    found = union_ids([pa.array(one, kind) for one in ordered])
+    assert found.to_pylist() == every
+    wanted = [plain(number) for number in range(-60, 60, 7)]
+    expected = [every.index(one) if one in every else -1 for one in wanted]
+    assert places_of(pa.array(wanted, kind), found).tolist() == expected
 
 
 def piece(rng: np.random.Generator) -> Grouped:

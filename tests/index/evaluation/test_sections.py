@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,11 +11,14 @@ import pytest
 from index.bundle import Measured, SearcherSpec
 from index.evaluation import plots, sections
 from index.evaluation.catalogue import Catalogue
+from index.evaluation.embedding_map import by_pca, by_umap, directions, embedding_map
+from index.evaluation.evaluate import evaluate
 from index.evaluation.gaps import Regions, find_gaps, good_ads, nearest_middle, user_demand
-from index.evaluation.sections import embedding_map, frontier, training_curves, value_frontier
+from index.evaluation.sections import frontier, training_curves, value_frontier
 from index.evaluation.settings import EvaluationSettings
 from index.evaluation.subject import Heldout, Subject
 from index.settings import TreeSettings
+from pipelines.errors import ConfigError
 from tests.index.evaluation.worlds import write_bundle
 
 SETTINGS = EvaluationSettings(resamples=200, category="category", price="price", waterfall_k=50, gaps=3)
@@ -89,15 +93,61 @@ def test_the_map_shows_a_sample_and_its_gaps(subject):
     assert plots.embedding_map({"map": told}).png.startswith(b"\x89PNG")
 
 
+def test_the_map_shows_directions_not_lengths():
+    vectors = np.array([[3, 0], [0.1, 0], [0, 2], [0, 0]], np.float32)
+    assert directions(vectors).tolist() == pytest.approx(np.array([[1, 0], [1, 0], [0, 1], [0, 0]]))
+    ads, marks, explained = by_pca(directions(vectors[:3]), np.array([[1.0, 0.0]]))
+    # Three points on one line of length √2: the first axis has all the variance.
+    assert explained == pytest.approx([1.0, 0.0], abs=1e-12)
+    assert ads[0] == pytest.approx(marks[0])
+    assert abs(ads[0, 0] - ads[2, 0]) == pytest.approx(2**0.5)
+
+
+def test_umap_that_is_missing_is_named(written, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"evaluation\.map: umap needs the library umap-learn.*towerline\[umap\]"):
+        evaluate(tmp_path, written.features, EvaluationSettings(map="umap", baselines=()), tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_umap_keeps_neighbors_together():
+    pytest.importorskip("umap", reason="needs the extra `umap`")
+    rng = np.random.default_rng(5)
+    centers = rng.normal(size=(4, 16))
+    group = np.arange(200) % 4
+    points = directions((centers[group] + 0.05 * rng.normal(size=(200, 16))).astype(np.float32))
+    placed = by_umap(points, seed=3)
+    apart = np.linalg.norm(placed[:, None] - placed[None], axis=2)
+    np.fill_diagonal(apart, np.inf)
+    assert (group[apart.argmin(axis=1)] == group).all()
+    assert (placed == by_umap(points, seed=3)).all()
+    told = {"points": placed.tolist(), "category": group.tolist(), "categories": list("abcd"), "explained": None}
+    assert plots.embedding_map({"map": {**told, "gaps": placed[:2].tolist()}}).png.startswith(b"\x89PNG")
+
+
+def test_k_means_regions_are_of_directions_and_none_is_a_single_ad(written, tmp_path):
+    from index.bundle import Bundle
+
+    bundle = Bundle.open(write_bundle(tmp_path / "exact", written.world))
+    stretched = bundle.vectors * np.where(np.arange(bundle.num_items) % 100 == 0, 50.0, 1.0)[:, None].astype(np.float32)
+    version = SimpleNamespace(searcher=bundle.searcher, vectors=stretched)
+    regions = Regions.of(version, SETTINGS.seed)  # type: ignore[arg-type]
+    assert not regions.of_tree
+    sizes = np.bincount(regions.region_of_row, minlength=regions.number)
+    assert sizes.min() >= 20
+    assert (regions.containing(bundle.vectors) == regions.region_of_row).all()
+
+
 def test_training_curves_are_read(tmp_path):
     epochs = [
+        {"phase": "search", "epoch": 0, "loss": 0.0, "recall": {"all.20": 0.05}},
         {"phase": "search", "epoch": 1, "loss": 2.0, "recall": {"all.20": 0.1}},
         {"phase": "search", "epoch": 2, "loss": 1.5, "recall": None},
         {"phase": "refit", "epoch": 1, "loss": 1.9, "recall": None},
     ]
     (tmp_path / "training.json").write_text(json.dumps({"epochs": epochs}))
     told = training_curves(tmp_path)
-    assert told == {"epoch": [1, 2], "loss": [2.0, 1.5], "recall": {"all.20": [0.1, None]}}
+    assert told == {"epoch": [0, 1, 2], "loss": [None, 2.0, 1.5], "recall": {"all.20": [0.05, 0.1, None]}}
     assert plots.training({"training": told}).png.startswith(b"\x89PNG")
     assert training_curves(tmp_path / "nowhere") is None
 
