@@ -67,6 +67,7 @@ def data_of(users: npt.NDArray[Any], items: npt.NDArray[Any], splits: npt.NDArra
         item_frequency=frequency,
         table_sizes={"item": {"item_id": num_items + 2}, "user": {"user_id": num_users + 2}},
         frequencies={"item_id": frequency},
+        numbers={"item": {}, "user": {}},
     )
 
 
@@ -98,13 +99,13 @@ class Ours:
         self.settings = TowersSettings.model_validate(given).resolved(data.schema)
         self.data = data
         events = data.events.before(1)
-        self.sampler = Sampler(events, data.item_frequency, self.settings, 1, timed=False)
+        self.sampler = Sampler(data, events, self.settings)
         tf.keras.utils.set_random_seed(1)
         self.model = TwoTowers(data, self.settings, 1)
         steps = max(self.sampler.steps * epochs, 1)
         optimizer = LazyAdam(tf_keras.optimizers.schedules.CosineDecay(self.settings.learning_rate, steps, alpha=0.02))
 
-        @tf.function(input_signature=[signature()])
+        @tf.function(input_signature=[signature(next(self.sampler.epoch(np.random.default_rng(0))))])
         def step(batch: dict[str, Any]) -> Any:
             with tf.GradientTape() as tape:
                 loss = self.model.compute_loss(batch, training=True)

@@ -151,12 +151,12 @@ def catalogue_of(schema: DatasetSchema, inputs: Inputs, survey: Survey, previous
 
 
 def as_of_us(schema: DatasetSchema, survey: Survey, previous: Previous | None) -> int:
-    """The moment features look back from: the end of the train window, else the moment after the last event."""
+    """The moment features look back from, the index's own: where the test window begins, else after the last event."""
     table = schema.tables.events
     if table.time is None:
         return 0
-    if schema.split.valid_from is not None:
-        return moment(schema.split.valid_from)
+    if schema.split.test_from is not None:
+        return moment(schema.split.test_from)
     last = 0 if previous is None else int(previous.facts["as_of_us"])
     for shard in survey.new_events(previous):
         for batch in read_shard(shard, [table.time], {table.time: pa.string()}):

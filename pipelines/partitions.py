@@ -39,7 +39,7 @@ from pipelines.grouping import (
 from pipelines.ingest import Spilled, read_spilled
 from pipelines.job import Base, Job
 from pipelines.partition_facts import PartitionFacts
-from pipelines.schema import CountFeature, DatasetSchema, EmbeddingFeature
+from pipelines.schema import SPLITS, CountFeature, DatasetSchema, EmbeddingFeature
 from pipelines.segments import MAX_SEGMENTS, Partition, part_name, segment_name, write_part
 from pipelines.users import Users
 
@@ -233,8 +233,14 @@ def _counts_before(job: Job, part: int, name: str, ids: pa.Array) -> npt.NDArray
 
 
 def _counted_events(job: Job, grouped: Grouped, feature: CountFeature) -> Any:
-    """``[events] bool``: train events of the feature's action."""
-    chosen = grouped.splits == 0
+    """``[events] bool``: the events of the feature's action that are no one's held-out truth.
+
+    Where the split is a moment, all events before the test window: what validates is history by then, and training
+    counts anew as of each example's moment.
+    """
+    chosen = grouped.splits < (
+        SPLITS.index("test") if job.schema.split.test_from is not None else SPLITS.index("valid")
+    )
     if feature.action is not None:
         chosen = chosen & (grouped.actions == job.schema.action_names.index(feature.action))
     return chosen

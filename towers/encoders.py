@@ -13,11 +13,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.schema import Feature
+from pipelines.schema import CountFeature, Feature
 from towers.runtime import tf, tf_keras
 from towers.settings import TowersSettings
 
 _EPSILON = 1e-12
+# Counts make a vector at most so many times (e to this power) longer or shorter.
+MAX_LIFT = 3.0
+# Where the effect of a count may change its slope, in log1p: about 2, 11 and 54 events.
+KNOTS = (1.0, 2.5, 4.0)
 
 
 def unit(vectors: Any) -> Any:
@@ -83,6 +87,7 @@ class FeatureSum(tf_keras.layers.Layer):
         frequencies: train counts of each coded feature's values. Rarer tokens of a text weigh more (IDF); an id's
             bias starts at the log of its count. May be empty.
         width: columns in all; those after ``vector_dim`` are the bias.
+        content_dim: the last of the ``vector_dim`` columns that the id has no part in.
     """
 
     def __init__(
@@ -94,6 +99,7 @@ class FeatureSum(tf_keras.layers.Layer):
         chance: Chance,
         *,
         width: int,
+        content_dim: int,
         seed: int,
         name: str,
     ) -> None:
@@ -104,15 +110,17 @@ class FeatureSum(tf_keras.layers.Layer):
         self.tables: dict[str, Any] = {}
         self.maps: dict[str, Any] = {}
         self.token_weights: dict[str, Any] = {}
-        dim = settings.vector_dim
+        dim, self.own_dim = settings.vector_dim, settings.vector_dim - content_dim
+        self.bias_dim = width - dim
         for place, feature in enumerate(self.features):
             scale = 1.0 if feature.kind == "id" else settings.content_scale
             rest = None
             if feature.kind == "id" and width > dim and feature.name in frequencies:
                 rest = log_counts(table_sizes[feature.name], frequencies[feature.name]) * settings.bias_start
-            initializer = RowNorm(scale, dim, seed * 1009 + place, rest, 2 * (feature.kind == "id"))
+            columns = self.own_dim if feature.kind == "id" else dim
+            initializer = RowNorm(scale, columns, seed * 1009 + place, rest, 2 * (feature.kind == "id"))
             if feature.kind in ("id", "categorical", "list", "text"):
-                shape = (table_sizes[feature.name], width)
+                shape = (table_sizes[feature.name], columns + self.bias_dim)
                 self.tables[feature.name] = self.add_weight(f"{feature.name}_table", shape, initializer=initializer)
             else:
                 shape = (_columns(feature), width)
@@ -135,7 +143,11 @@ class FeatureSum(tf_keras.layers.Layer):
             hidden = self.chance.below(tf.shape(values), self.id_dropout)
             values = tf.where(hidden & (values > 1), tf.ones_like(values), values)
         present = tf.cast(values > 0, table.dtype)
-        if feature.kind in ("id", "categorical"):
+        if feature.kind == "id":
+            rows = tf.gather(table, values) * present[:, None]
+            parts = tf.split(rows, [self.own_dim, self.bias_dim], axis=1)
+            return tf.concat([parts[0], tf.zeros([tf.shape(rows)[0], self.width - table.shape[1]]), parts[1]], 1)
+        if feature.kind == "categorical":
             return tf.gather(table, values) * present[:, None]
         if feature.kind == "text":
             present *= tf.gather(self.token_weights[feature.name], values)
@@ -169,6 +181,11 @@ def token_weights(size: int, frequencies: npt.NDArray[np.int64] | None) -> npt.N
     return weights
 
 
+def hinges(counts: Any) -> Any:
+    """``[batch, windows]`` to ``[batch, windows * (1 + knots)]``: a basis of piecewise linear functions of each."""
+    return tf.concat([counts, *(tf.nn.relu(counts - knot) for knot in KNOTS)], 1)
+
+
 class ItemTower(tf_keras.Model):
     """Encoded item features to ``[batch, embedding_dim]``: the vector (of length 1, or free: ``item_norm``) and,
     with an item bias, its last dimension.
@@ -176,32 +193,52 @@ class ItemTower(tf_keras.Model):
     The bias is learned in logits and exported in units of the score: times the temperature.
     """
 
-    def __init__(self, body: FeatureSum, temperature: Any, settings: TowersSettings) -> None:
+    def __init__(
+        self, body: FeatureSum, counts: Sequence[CountFeature], temperature: Any, settings: TowersSettings
+    ) -> None:
         super().__init__(name="item_tower")
         self.body = body
+        self.counts = tuple(feature.name for feature in counts)
+        windows = sum(len(feature.window_days) for feature in counts)
+        # How much an item was asked for lately changes its rank for everyone.
+        shape = (windows * (1 + len(KNOTS)), 1)
+        self.demand: Any = self.add_weight("demand", shape, initializer="zeros") if counts else None
         self.temperature = temperature
         self.dim = settings.vector_dim
         self.item_bias = settings.item_bias
-        self.normalise = unit if settings.item_norm == "unit" else tf.identity
+        self.free = settings.item_norm == "free"
+        self.normalise = tf.identity if self.free else unit
 
     def call(self, inputs: dict[str, Any], training: bool = False) -> Any:
         """The vectors."""
         raw = self.body(inputs, training=training)
-        if not self.item_bias:
-            return self.normalise(raw)
-        return tf.concat([self.normalise(raw[:, : self.dim]), raw[:, self.dim :] * self.temperature], 1)
+        vectors, bias = self.normalise(raw[:, : self.dim]), raw[:, self.dim :]
+        if self.demand is not None:
+            lift = self.lift(tf.concat([inputs[name] for name in self.counts], 1))
+            if self.free:
+                vectors *= tf.exp(lift)
+            else:
+                bias += lift
+        return tf.concat([vectors, bias * self.temperature], 1) if self.item_bias else vectors
+
+    def lift(self, counts: Any) -> Any:
+        """``[batch, windows]`` encoded counts to ``[batch, 1]``: what they add to the log of an item's rate."""
+        return tf.clip_by_value(tf.matmul(hinges(counts), self.demand), -MAX_LIFT, MAX_LIFT)
 
 
 class PooledHistory(tf_keras.layers.Layer):
     """``[batch, history, dim]`` item vectors to ``[batch, dim]``: several weighted means, mixed.
 
     A head's weight for an event is ``exp(action - rate * age_days)``; rates and the actions' weights are learned. Each
-    mean is made a unit vector, then goes through its own matrix, which starts at the identity (an even share of it):
-    at the start a user is the recency-weighted mean of the history.
+    mean is made a unit vector, what content alone says apart from the rest, then goes through its own matrix, which
+    starts at the identity (an even share of it): at the start a user is the recency-weighted mean of the history.
     """
 
-    def __init__(self, dim: int, decay_days: Sequence[float], actions: int, name: str = "history") -> None:
+    def __init__(
+        self, dim: int, content_dim: int, decay_days: Sequence[float], actions: int, name: str = "history"
+    ) -> None:
         super().__init__(name=name)
+        self.parts = [dim - content_dim, content_dim]
         self.heads = len(decay_days)
         rates = np.array([0.0 if days == 0 else 1.0 / days for days in decay_days], np.float32)
         # softplus keeps a rate positive; 1e-6 a day stands for none.
@@ -216,7 +253,8 @@ class PooledHistory(tf_keras.layers.Layer):
         rates = tf.nn.softplus(self.raw_rates)
         logits = tf.gather(self.action_weights, actions) - ages[:, :, None] * rates
         weights = tf.exp(logits) * mask[:, :, None]
-        pooled = unit(tf.matmul(weights, vectors, transpose_a=True))
+        own, content = tf.split(tf.matmul(weights, vectors, transpose_a=True), self.parts, axis=2)
+        pooled = tf.concat([unit(own), unit(content)], 2)
         return tf.matmul(tf.reshape(pooled, [-1, self.heads * pooled.shape[-1]]), self.mix)
 
 
@@ -316,7 +354,9 @@ class UserTower(tf_keras.Model):
         elif self.encoder == "attention":
             self.pool = AttentionPool(dim, settings.heads)
         elif self.encoder in ("mean", "recency"):
-            self.pool = PooledHistory(dim, (0.0,) if self.encoder == "mean" else settings.decay_days, actions)
+            self.pool = PooledHistory(
+                dim, settings.content_dim, (0.0,) if self.encoder == "mean" else settings.decay_days, actions
+            )
 
     def call(self, inputs: dict[str, Any], training: bool = False) -> Any:
         """The users' vectors."""

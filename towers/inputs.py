@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pipelines.errors import SchemaError
 from pipelines.manifest import open_artifact
 from pipelines.schema import DatasetSchema, Feature, Side
-from pipelines.vocabulary import FittedCodes, Vocabulary
+from pipelines.vocabulary import FittedCodes, FittedNumbers, Vocabulary
 
 Int8 = npt.NDArray[np.int8]
 Int32 = npt.NDArray[np.int32]
@@ -68,7 +68,8 @@ class TrainingData:
     """A data set as the towers see it.
 
     ``items`` and ``users`` map a feature's name to its encoded column; the rows of ``users`` are the users of
-    ``events``. ``item_frequency [items] int64`` counts each item's train events.
+    ``events``. ``item_frequency [items] int64`` counts each item's train events. ``numbers`` has what each feature of
+    numbers was fitted to.
     """
 
     schema: DatasetSchema
@@ -78,6 +79,7 @@ class TrainingData:
     item_frequency: Int64
     table_sizes: dict[Side, dict[str, int]]
     frequencies: dict[str, Int64]
+    numbers: dict[Side, dict[str, FittedNumbers]]
 
     @property
     def num_items(self) -> int:
@@ -113,6 +115,7 @@ def load(features: Path) -> TrainingData:
         frequencies={
             name: fitted.frequencies for name, fitted in vocabulary.item.items() if isinstance(fitted, FittedCodes)
         },
+        numbers={"item": _numbers(vocabulary, "item"), "user": _numbers(vocabulary, "user")},
     )
     check(data, str(features))
     return data
@@ -121,6 +124,10 @@ def load(features: Path) -> TrainingData:
 def table_sizes(vocabulary: Vocabulary, side: Side) -> dict[str, int]:
     """Codes of each coded feature of a side."""
     return {name: fitted.size for name, fitted in vocabulary.side(side).items() if isinstance(fitted, FittedCodes)}
+
+
+def _numbers(vocabulary: Vocabulary, side: Side) -> dict[str, FittedNumbers]:
+    return {name: fitted for name, fitted in vocabulary.side(side).items() if isinstance(fitted, FittedNumbers)}
 
 
 def check(data: TrainingData, where: str) -> None:

@@ -27,18 +27,16 @@ class Pairs:
     weights: Any
 
 
-def log_inclusion(
-    frequency: npt.NDArray[np.int64], rows: npt.NDArray[np.int32], draws: int, uniform: int
-) -> npt.NDArray[np.float32]:
+def log_inclusion(shares: npt.NDArray[np.float64], draws: int, uniform_share: float) -> npt.NDArray[np.float32]:
     """``[rows] float32``: log of the probability that an item is among a batch's candidates.
 
-    One q for both sources: an item comes into the batch by ``draws`` draws in proportion to its train frequency, or
-    by ``uniform`` draws without replacement from the catalogue. ``1 - (1 - q)^draws (1 - uniform / items)``. Without
-    a floor: an item that was never seen has the probability of the uniform draw.
+    One q for both sources: an item comes into the batch by ``draws`` draws, each with probability ``shares [rows]``
+    (its part of the events positives are drawn from), or by a uniform draw without replacement of a part
+    ``uniform_share`` of the catalogue. ``1 - (1 - q)^draws (1 - uniform)``. Without a floor: an item that was never
+    seen has the probability of the uniform draw.
     """
-    share = frequency[rows] / max(int(frequency.sum()), 1)
-    absent = np.exp(draws * np.log1p(-np.minimum(share, 1 - 1e-12)))
-    inclusion = 1.0 - absent * (1.0 - min(uniform / len(frequency), 1.0))
+    absent = np.exp(draws * np.log1p(-np.minimum(shares, 1 - 1e-12)))
+    inclusion = 1.0 - absent * (1.0 - min(uniform_share, 1.0))
     # An item can be here without any chance in the formula only where uniform = 0 and it has no train event.
     logs: npt.NDArray[np.float32] = np.log(np.maximum(inclusion, 1e-12)).astype(np.float32)
     return logs

@@ -6,12 +6,13 @@ Reads a batch's places (``sampling.Batch``); the encoded features lie in memory 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.schema import Side
+from pipelines.schema import CountFeature, Feature, Side
 from towers.encoders import Chance, FeatureSum, ItemTower, UserTower
 from towers.inputs import Features, TrainingData
 from towers.losses import Pairs, cosine_contrastive, sampled_softmax
@@ -23,12 +24,20 @@ from towers.settings import TowersSettings
 class Columns:
     """Encoded features of one side as tensors outside the model: gathered by row, never trained, never saved."""
 
-    def __init__(self, features: Features, names: tuple[str, ...]) -> None:
-        self.tensors = {name: tf.Variable(features[name], trainable=False, name=name) for name in names}
+    def __init__(self, values: Features, features: tuple[Feature, ...]) -> None:
+        self.tensors = {f.name: tf.Variable(values[f.name], trainable=False, name=f.name) for f in features}
+        self.counts = [feature.name for feature in features if feature.kind == "count"]
 
     def __call__(self, rows: Any) -> dict[str, Any]:
         """``{name: [rows, ..]}``."""
         return {name: tf.gather(tensor, rows) for name, tensor in self.tensors.items()}
+
+    def at_moment(self, rows: Any, counts: Any) -> dict[str, Any]:
+        """The same, the count features from ``counts [rows, windows]``, which has all of them side by side or none."""
+        columns = self(rows)
+        names = [name for name in self.counts if counts.shape[1]]
+        widths = [self.tensors[name].shape[1] for name in names]
+        return columns | dict(zip(names, tf.split(counts, widths, axis=1) if names else (), strict=True))
 
 
 class TwoTowers(tfrs.Model):
@@ -47,7 +56,7 @@ class TwoTowers(tfrs.Model):
         items = self._features(data, "item", seed, settings.embedding_dim)
         profile = self._features(data, "user", seed + 1, settings.vector_dim) if data.features("user") else None
         assert items is not None
-        self.item_tower = ItemTower(items, self.temperature, settings)
+        self.item_tower = ItemTower(items, counts_of(data.features("item")), self.temperature, settings)
         self.user_tower = UserTower(
             profile,
             settings,
@@ -56,18 +65,22 @@ class TwoTowers(tfrs.Model):
             actions=len(data.schema.action_names),
         )
         self._columns = {
-            "item": Columns(data.items, tuple(feature.name for feature in data.features("item"))),
-            "user": Columns(data.users, tuple(feature.name for feature in data.features("user"))),
+            "item": Columns(data.items, data.features("item")),
+            "user": Columns(data.users, data.features("user")),
         }
 
     def _features(self, data: TrainingData, side: Side, seed: int, width: int) -> FeatureSum | None:
+        features = data.features(side)
+        if side == "item":
+            features = tuple(feature for feature in features if feature.kind != "count")
         return FeatureSum(
-            data.features(side),
+            features,
             data.table_sizes[side],
             data.frequencies if side == "item" else {},
             self.settings,
             self.chance,
             width=width,
+            content_dim=self.settings.content_dim if side == "item" else 0,
             seed=seed,
             name=f"{side}_features",
         )
@@ -77,13 +90,13 @@ class TwoTowers(tfrs.Model):
         bodies = [body for body in (self.item_tower.body, self.user_tower.profile) if body is not None]
         return [body.tables[f.name] for body in bodies for f in body.features if f.kind == "id"]
 
-    def item_vectors(self, rows: Any, training: bool = False) -> Any:
-        """``[rows] int32`` to ``[rows, embedding_dim]``."""
-        return self.item_tower(self._columns["item"](rows), training=training)
+    def item_vectors(self, rows: Any, counts: Any, training: bool = False) -> Any:
+        """``[rows] int32`` and their counts ``[rows, windows or 0] float32`` to ``[rows, embedding_dim]``."""
+        return self.item_tower(self._columns["item"].at_moment(rows, counts), training=training)
 
     def user_inputs(self, vectors: Any, batch: dict[str, Any]) -> dict[str, Any]:
         """The user tower's inputs; ``vectors [unique, dim]`` are those the histories point into."""
-        inputs: dict[str, Any] = self._columns["user"](batch["users"])
+        inputs: dict[str, Any] = self._columns["user"].at_moment(batch["users"], batch["user_counts"])
         if self.settings.history_encoder == "none":
             return inputs
         mask = tf.cast(batch["history"] >= 0, tf.float32)
@@ -98,7 +111,7 @@ class TwoTowers(tfrs.Model):
 
     def compute_loss(self, inputs: dict[str, Any], training: bool = False) -> Any:
         """The loss of one batch (``tensors_of``)."""
-        vectors = self.item_vectors(inputs["rows"], training=training)
+        vectors = self.item_vectors(inputs["rows"], inputs["item_counts"], training=training)
         user_inputs = self.user_inputs(vectors, inputs)
         if self.settings.protocol == "positions":
             places = inputs["query_users"], inputs["query_positions"]
@@ -120,6 +133,11 @@ class TwoTowers(tfrs.Model):
         return loss
 
 
+def counts_of(features: Sequence[Feature]) -> tuple[CountFeature, ...]:
+    """The count features among these."""
+    return tuple(feature for feature in features if isinstance(feature, CountFeature))
+
+
 def _positive(value: Any) -> Any:
     return tf.clip_by_value(value, 0.01, 1.0)
 
@@ -129,8 +147,8 @@ def tensors_of(batch: Batch) -> dict[str, Any]:
     return {field.name: tf.constant(getattr(batch, field.name)) for field in dataclasses.fields(batch)}
 
 
-def signature() -> dict[str, Any]:
-    """Types and shapes of a batch, with all lengths open, so that one graph serves all batches."""
+def signature(batch: Batch) -> dict[str, Any]:
+    """Types and shapes of all batches like this one, with all lengths open, so that one graph serves them."""
     whole, real = tf.int32, tf.float32
     flat = {"rows": whole, "users": whole, "candidates": whole, "log_inclusion": real, "query_users": whole}
     flat |= {"query_positions": whole, "weights": real, "novel": real}
@@ -140,10 +158,16 @@ def signature() -> dict[str, Any]:
     specs["actions"] = tf.TensorSpec([None, None], tf.int8)
     specs["positives"] = tf.TensorSpec([None, 2], whole)
     specs["seen"] = tf.TensorSpec([None, 2], whole)
+    specs["item_counts"] = tf.TensorSpec([None, batch.item_counts.shape[1]], real)
+    specs["user_counts"] = tf.TensorSpec([None, batch.user_counts.shape[1]], real)
     return specs
 
 
-def all_item_vectors(model: TwoTowers, items: int, block: int = 8192) -> npt.NDArray[np.float32]:
-    """``[items, embedding_dim]`` of the whole catalogue."""
-    parts = [model.item_vectors(tf.range(start, min(start + block, items))).numpy() for start in range(0, items, block)]
+def all_item_vectors(model: TwoTowers, counts: npt.NDArray[np.float32], block: int = 8192) -> npt.NDArray[np.float32]:
+    """``[items, embedding_dim]`` of the whole catalogue; ``counts [items, windows or 0]`` as ``item_vectors``."""
+    rows = range(0, len(counts), block)
+    parts = [
+        model.item_vectors(tf.range(start, min(start + block, len(counts))), counts[start : start + block]).numpy()
+        for start in rows
+    ]
     return np.concatenate(parts)

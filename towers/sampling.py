@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from towers.inputs import DAY_US, Events, Int8, Int32, Int64
+from towers.inputs import DAY_US, Events, Int8, Int32, Int64, TrainingData
 from towers.losses import log_inclusion
+from towers.moments import Clock, Counts
 from towers.settings import TowersSettings
 
 Float32 = npt.NDArray[np.float32]
@@ -37,7 +38,8 @@ class Batch:
     (-1: padding), ``candidates [candidates]`` as well. A query is a user (or, with ``query_users`` and
     ``query_positions``, a position of a user's history). ``positives [pairs, 2]`` are (query, candidate), ``weights
     [pairs]`` add up to 1; ``seen [pairs, 2]`` are candidates that stand in the query's history; ``novel [pairs]``
-    are the weights with repeated items left out.
+    are the weights with repeated items left out. ``item_counts [unique, windows]`` and ``user_counts [users,
+    windows]``: the count features as of the examples' moment, no columns where the features' own stand for them.
     """
 
     rows: Int32
@@ -53,6 +55,8 @@ class Batch:
     weights: Float32
     novel: Float32
     seen: Int32
+    item_counts: Float32
+    user_counts: Float32
 
 
 def ranges(starts: Int64, stops: Int64) -> Int64:
@@ -105,31 +109,28 @@ class Sampler:
     """Makes the batches of an epoch.
 
     Args:
+        data: the catalogue and its features.
         events: what may be learned from, and nothing else.
-        item_frequency: ``[items]`` train events of each item.
         settings: resolved.
-        length: events in a history.
-        timed: whether times are microseconds.
     """
 
-    def __init__(
-        self, events: Events, item_frequency: Int64, settings: TowersSettings, length: int, *, timed: bool
-    ) -> None:
+    def __init__(self, data: TrainingData, events: Events, settings: TowersSettings) -> None:
         self.events = events
-        self.item_frequency = item_frequency
         self.settings = settings
-        self.length = length
-        self.timed = timed
+        self.items = data.num_items
+        self.length = data.schema.history.max_length
         counts = np.diff(events.offsets)
         least = 1 if settings.protocol == "sets" else 2
         self.users = np.flatnonzero(counts >= least).astype(np.int32)
-        self._clock = _Clock(events) if settings.protocol == "windows" else None
+        frequency = data.item_frequency
+        self._shares = frequency / max(int(frequency.sum()), 1)
+        self._moments = _Moments(data, events, settings) if settings.protocol == "windows" else None
 
     @property
     def steps(self) -> int:
         """Batches in an epoch."""
         batches = -(-len(self.users) // self.settings.batch_users)
-        return max(batches, self.settings.min_steps) if self._clock is not None else batches
+        return max(batches, self.settings.min_steps) if self._moments is not None else batches
 
     def epoch(self, generator: np.random.Generator) -> Iterator[Batch]:
         """The batches of one pass over the users, in random order."""
@@ -167,20 +168,20 @@ class Sampler:
         return self._sets(users, generator)
 
     def _windows(self, users: Int32, generator: np.random.Generator) -> Batch | None:
-        assert self._clock is not None
-        cuts = self._clock.cuts(users, self.settings, generator)
+        """All users at one moment, so that an item has one vector in the batch, and one probability to be in it."""
+        assert self._moments is not None
+        moment = self._moments.draw(generator)
         window_us = int(self.settings.window_days * DAY_US)
         starts = self.events.offsets[users]
-        middles = self._clock.place(users, cuts)
-        stops = self._clock.place(users, cuts + window_us)
+        middles = self._moments.users.place(users, moment)
+        stops = self._moments.users.place(users, moment + window_us)
         useful = (stops > middles) & (middles > starts)
         if not useful.any():
             return None
-        users, cuts, starts = users[useful], cuts[useful], starts[useful]
-        middles, stops = middles[useful], stops[useful]
-        known = histories(self.events, starts, middles, cuts, self.length)
+        users, starts, middles, stops = users[useful], starts[useful], middles[useful], stops[useful]
+        known = histories(self.events, starts, middles, np.full(len(users), moment), self.length)
         queries = np.repeat(np.arange(len(users), dtype=np.int32), stops - middles)
-        return self._assemble(users, known, queries, self.events.rows[ranges(middles, stops)], generator)
+        return self._assemble(users, known, queries, self.events.rows[ranges(middles, stops)], generator, moment=moment)
 
     def _positions(self, users: Int32, generator: np.random.Generator) -> Batch:
         stops = self.events.offsets[users + 1]
@@ -220,9 +221,10 @@ class Sampler:
         generator: np.random.Generator,
         query_users: Int32 | None = None,
         query_positions: Int32 | None = None,
+        moment: int | None = None,
     ) -> Batch:
         """Joins positives and uniform negatives into candidates, and finds everything's place."""
-        items = len(self.item_frequency)
+        items = self.items
         width = np.int64(items)
         pairs = np.unique(queries.astype(np.int64) * width + positive_rows)
         queries, positive_rows = (pairs // width).astype(np.int32), (pairs % width).astype(np.int32)
@@ -241,6 +243,11 @@ class Sampler:
         seen, novel = np.zeros((0, 2), np.int32), weights
         if self.settings.protocol == "windows" and self.settings.novel_weight > 0:
             seen, novel = _novel(known, candidate_place, queries, positive_rows, width)
+        shares = self._shares[candidate_rows]
+        item_counts, user_counts = np.zeros((len(rows), 0), np.float32), np.zeros((len(users), 0), np.float32)
+        if self._moments is not None and moment is not None:
+            shares = self._moments.shares(candidate_rows, moment)
+            item_counts, user_counts = self._moments.counts(rows, users, moment)
         return Batch(
             rows=rows,
             users=users,
@@ -248,13 +255,15 @@ class Sampler:
             ages_days=known.ages_days,
             actions=known.actions,
             candidates=place[candidate_rows],
-            log_inclusion=log_inclusion(self.item_frequency, candidate_rows, len(queries), uniform),
+            log_inclusion=log_inclusion(shares, len(queries), uniform / items),
             query_users=np.arange(len(users), dtype=np.int32) if query_users is None else query_users,
             query_positions=np.zeros(len(users), np.int32) if query_positions is None else query_positions,
             positives=positives.astype(np.int32),
             weights=(weights / weights.sum()).astype(np.float32),
             novel=(novel / max(novel.sum(), 1e-9)).astype(np.float32),
             seen=seen,
+            item_counts=item_counts,
+            user_counts=user_counts,
         )
 
 
@@ -272,32 +281,34 @@ def _novel(
     return seen.astype(np.int32), np.where(is_novel, 1.0 / np.maximum(counts[queries], 1), 0.0)
 
 
-class _Clock:
-    """Finds places in the events by user and time: one search over all users at once."""
+class _Moments:
+    """Draws the moments of batches, and tells what is counted as of one."""
 
-    def __init__(self, events: Events) -> None:
-        self.events = events
-        self.first = int(events.times.min(initial=0)) if len(events.times) else 0
-        seconds = (events.times - self.first) // 1_000_000
-        self.span = int(seconds.max(initial=0)) + 2
-        self.keys = events.user_of_event().astype(np.int64) * self.span + seconds
-        self.last = int(events.times.max(initial=0))
+    def __init__(self, data: TrainingData, events: Events, settings: TowersSettings) -> None:
+        self.users = Clock(events.user_of_event(), events.times)
+        self._items = Clock.of_items(events)
+        self._counts = Counts(data, events, "item"), Counts(data, events, "user")
+        self._times = np.sort(events.times)
+        self._window_us = int(settings.window_days * DAY_US)
+        self._min_history_us = int(settings.min_history_days * DAY_US)
 
-    def place(self, users: Int32, moments: Int64) -> Int64:
-        """``[users] int64`` the first event of each user at or after the moment (whole seconds)."""
-        seconds = np.clip(-(-(moments - self.first) // 1_000_000), 0, self.span - 1)
-        return np.searchsorted(self.keys, users.astype(np.int64) * self.span + seconds)
+    def draw(self, generator: np.random.Generator) -> int:
+        """A moment up to a window before some event, such that all of the window after it lies in the data.
 
-    def cuts(self, users: Int32, settings: TowersSettings, generator: np.random.Generator) -> Int64:
-        """``[users]`` a moment for each user, such that an event of the user follows within the window.
-
-        An event of the user is drawn, and a moment up to a window before it; not later than one window before the end
-        of the data, so that the window is whole, where the user has events before that.
+        Where the data are that long, at least ``min_history_days`` of them lie before it.
         """
-        window_us = settings.window_days * DAY_US
-        starts, stops = self.events.offsets[users], self.events.offsets[users + 1]
-        anchors = self.events.times[(starts + generator.random(len(users)) * (stops - starts)).astype(np.int64)]
-        cuts = anchors - generator.random(len(users)) * window_us
-        earliest = self.events.times[starts] + 1_000_000
-        latest = np.maximum(self.last - window_us, earliest)
-        return np.clip(np.maximum(cuts, earliest), None, latest).astype(np.int64)
+        first, last = int(self._times[0]) + 1_000_000, int(self._times[-1]) - self._window_us
+        first = min(first + self._min_history_us, max(last, first))
+        anchor = int(self._times[int(generator.random() * len(self._times))])
+        moment = anchor - int(generator.random() * self._window_us)
+        return int(np.clip(moment, first, max(last, first)))
+
+    def shares(self, rows: Int32, moment: int) -> npt.NDArray[np.float64]:
+        """``[rows] float64`` each item's part of the events of the window, which the positives are drawn from."""
+        start, stop = np.searchsorted(self._times, [moment, moment + self._window_us])
+        counts = self._items.count(rows, moment, moment + self._window_us)
+        return counts / max(int(stop - start), 1)
+
+    def counts(self, rows: Int32, users: Int32, moment: int) -> tuple[Float32, Float32]:
+        """The count features of these items and users as of the moment."""
+        return self._counts[0].at(rows, moment), self._counts[1].at(users, moment)

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.schema import HISTORY_INPUTS
-from towers.inputs import Int32, TrainingData
+from towers.inputs import Features, Int32, TrainingData
+from towers.moments import Counts
 from towers.runtime import tf
 from towers.sampling import Histories, request_histories
 from towers.validation import Vectors, split_start_us
@@ -27,23 +28,29 @@ class SavedTowers:
 
     def vectors(self, data: TrainingData, users: Int32, split: int, block: int = 2048) -> Vectors:
         """Vectors of the catalogue, and of ``users [n] int32`` as they are known when ``split`` begins."""
+        timed = data.schema.tables.events.time is not None
+        now = split_start_us(data.schema, data.events, split)
+        features, profiles = data.items, {name: column[users] for name, column in data.users.items()}
+        if now is not None:
+            before = data.events.before(split)
+            rows = np.arange(data.num_items, dtype=np.int32)
+            features = features | Counts(data, before, "item").columns(rows, now)
+            profiles |= Counts(data, before, "user").columns(users, now)
         names = set(self._item.structured_input_signature[1])
         items = np.concatenate(
             [
-                self._item(**{name: tf.constant(data.items[name][start : start + block]) for name in names})[
+                self._item(**{name: tf.constant(features[name][start : start + block]) for name in names})[
                     "vectors"
                 ].numpy()
                 for start in range(0, data.num_items, block)
             ]
         )
-        timed = data.schema.tables.events.time is not None
-        now = split_start_us(data.schema, data.events, split)
         known = request_histories(data.events, users, split, now, data.schema.history.max_length, timed=timed)
-        parts = [self._users(data, items, users, known, slice(at, at + 256)) for at in range(0, len(users), 256)]
+        parts = [self._users(items, profiles, known, slice(at, at + 256)) for at in range(0, len(users), 256)]
         return Vectors(items, np.concatenate(parts) if parts else np.zeros((0, items.shape[1]), np.float32))
 
     def _users(
-        self, data: TrainingData, items: npt.NDArray[np.float32], users: Int32, known: Histories, part: slice
+        self, items: npt.NDArray[np.float32], profiles: Features, known: Histories, part: slice
     ) -> npt.NDArray[np.float32]:
         mask = (known.rows[part] >= 0).astype(np.float32)
         values: tuple[npt.NDArray[Any], ...] = (
@@ -52,8 +59,8 @@ class SavedTowers:
             known.ages_days[part],
             known.actions[part].astype(np.int32),
         )
-        inputs = dict(zip(HISTORY_INPUTS, values, strict=True))
-        inputs |= {name: column[users[part]] for name, column in data.users.items()}
+        inputs: Features = dict(zip(HISTORY_INPUTS, values, strict=True))
+        inputs |= {name: column[part] for name, column in profiles.items()}
         names = self._user.structured_input_signature[1]
         vectors: npt.NDArray[np.float32] = self._user(**{name: tf.constant(inputs[name]) for name in names})[
             "vector"

@@ -52,6 +52,7 @@ class TowersSettings(Section):
     item_bias: bool = True
     # unit: cosine. free: an item that says more of a user has a longer vector, in histories and in the ranking.
     item_norm: Literal["auto", "unit", "free"] = "auto"
+    content_share: float = Field(default=0.0, ge=0.0, le=0.5)  # of the dimensions, those content fills without the id
     bias_start: float = Field(default=1.0, ge=0.0, le=1.0)  # an item's bias starts at this times the log of its count
     history_encoder: Literal["auto"] | HistoryEncoder = "auto"
     decay_days: tuple[float, ...] = (0.0, 60.0, 14.0)  # one pooling head each, starting values; 0: no decay
@@ -115,6 +116,11 @@ class TowersSettings(Section):
         """Dimensions of the unit vector: the exported ones less the item bias."""
         return self.embedding_dim - int(self.item_bias)
 
+    @property
+    def content_dim(self) -> int:
+        """Dimensions of the vector that content features fill alone."""
+        return int(self.content_share * self.vector_dim)
+
     def resolved(self, schema: DatasetSchema) -> TowersSettings:
         """These settings with each ``auto`` replaced by what the schema asks for.
 
@@ -149,8 +155,10 @@ class TowersSettings(Section):
 RECIPES: dict[Protocol, dict[str, Any]] = {
     "windows": {
         "embedding_dim": 512,
+        "content_share": 0.19,
+        "decay_days": (0.0, 60.0),
         "temperature": 0.04,
-        "learning_rate": 3e-4,
+        "learning_rate": 2e-4,
         "epsilon": 1e-3,
         "shared_rate": 0.01,
         "bias_start": 0.0,
@@ -160,7 +168,7 @@ RECIPES: dict[Protocol, dict[str, Any]] = {
         "batch_users": 128,
         "uniform_negatives": 1024,
         "min_steps": 20,
-        "epochs": 6,
+        "epochs": 3,
         "patience": 2,
         "max_valid_users": 1000,
     },

@@ -6,18 +6,21 @@ a good pair of towers; training starts from them instead of from noise.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
+from sklearn.linear_model import PoissonRegressor
 from sklearn.utils.extmath import randomized_svd
 
 from pipelines.schema import Feature, Side
-from towers.encoders import FeatureSum, PooledHistory
+from towers.encoders import FeatureSum, PooledHistory, hinges
 from towers.inputs import DAY_US, Events, Int32, TrainingData
 from towers.model import TwoTowers
+from towers.moments import Clock, Counts
 from towers.settings import TowersSettings
 
 Float = npt.NDArray[Any]
@@ -28,6 +31,9 @@ _RIDGE_WINDOWS = 5
 _RIDGE = 1e-2
 _IDENTITY = 0.05
 _SHRINKAGE = 5.0
+# Of the regression on recent counts, the part taken over: half of it ranks best. Norm of the content dimensions.
+_DEMAND = 0.7
+_CONTENT_NORM = 0.003
 
 
 def start_from_svd(model: TwoTowers, data: TrainingData, events: Events) -> None:
@@ -50,20 +56,87 @@ def start_from_svd(model: TwoTowers, data: TrainingData, events: Events) -> None
         _fill(model.item_tower.body.tables[item_id], data.items[item_id], _scaled(svd.right * root))
         return
     half_life = _middle(model.settings) if model.settings.protocol == "windows" else 0.0
-    svd = _svd(_root_counts(events, data.num_items, half_life), model.settings.vector_dim)
+    own = model.settings.vector_dim - model.settings.content_dim
+    svd = _svd(_root_counts(events, data.num_items, half_life), own)
     factors = svd.right if model.settings.item_norm == "free" else _scaled(svd.right)
     rest = _explain(model.item_tower.body, data, item_id, factors)
     _fill(model.item_tower.body.tables[item_id], data.items[item_id], rest)
+    content = _fill_content(model.item_tower.body, data, events, own, model.settings)
+    demand = _fill_demand(model, data, events)
     pool = model.user_tower.pool
     if model.settings.protocol == "windows" and isinstance(pool, PooledHistory):
+        spectrum = np.concatenate(
+            [svd.values, np.zeros(own - len(svd.values)), np.full(content.shape[1], svd.values[-1])]
+        )
+        padded = np.zeros((data.num_items, own), np.float32)
+        padded[:, : factors.shape[1]] = factors
+        mix = _ridge_mix(events, [padded, content], demand, model.settings)
         # The fourth root of the spectrum, half way between whitening and none, serves repeated and novel items alike.
-        mix = _ridge_mix(events, factors, model.settings) * (svd.values / svd.values[0]) ** 0.25
-        start = pool.mix.numpy()
-        dim = start.shape[1]
-        for head in range(pool.heads):
-            part = mix[head * len(svd.values) : (head + 1) * len(svd.values)]
-            start[head * dim : head * dim + len(part), : part.shape[1]] = part
-        pool.mix.assign(start)
+        pool.mix.assign(mix * (spectrum / spectrum[0]) ** 0.25)
+
+
+def _fill_content(body: FeatureSum, data: TrainingData, events: Events, start: int, settings: TowersSettings) -> Float:
+    """Fills the content dimensions and returns them, ``[items, content_dim]``.
+
+    Each value of a content feature gets its right singular vector of the users' square-root counts of the values they
+    bought, rarer values weighing more: items of one kind lie together whether anyone bought them or not.
+    """
+    coded = [f for f in data.features("item") if f.kind in ("categorical", "list", "text")]
+    dim = settings.content_dim
+    if not dim or not coded:
+        return np.zeros((data.num_items, dim), np.float32)
+    parts = [_code_matrix(body, f, data.items[f.name], int(body.tables[f.name].shape[0])) for f in coded]
+    codes = scipy.sparse.hstack(parts).tocsr()
+    users = _matrix(events.user_of_event(), events.rows, None, events.users, data.num_items)
+    users.data = np.sqrt(users.data)
+    bought = (users @ codes).tocsr()
+    bought.data = np.sqrt(bought.data)
+    rarity = np.log(events.users / np.maximum(np.asarray((bought > 0).sum(0)).ravel(), 1))
+    svd = _svd(_unit_rows(bought @ scipy.sparse.diags(np.sqrt(np.maximum(rarity, 0.05)))), dim)
+    rows = svd.right * _CONTENT_NORM
+    place = 0
+    for feature, part in zip(coded, parts, strict=True):
+        table = body.tables[feature.name]
+        values = table.numpy()
+        values[:, start : start + rows.shape[1]] = rows[place : place + part.shape[1]]
+        table.assign(values)
+        place += part.shape[1]
+    vectors = np.zeros((data.num_items, dim), np.float32)
+    vectors[:, : rows.shape[1]] = codes @ rows
+    return vectors
+
+
+def _fill_demand(model: TwoTowers, data: TrainingData, events: Events) -> Callable[[int], Float]:
+    """Sets what the item's recent counts do to its rank, and returns it: a moment to ``[items]`` factors.
+
+    Poisson regression over the last windows: an item's events in a window, against those its share of all events
+    before would give (the exposure), by its counts as of the window's start.
+    """
+    weights = model.item_tower.demand
+    if weights is None or not model.item_tower.free:
+        return lambda _: np.ones(data.num_items, np.float32)
+    counts, clock = Counts(data, events, "item"), Clock.of_items(events)
+    rows = np.arange(data.num_items, dtype=np.int32)
+    window = int(model.settings.window_days * DAY_US)
+    columns, ratios, exposures = [], [], []
+    for start in _window_starts(events, window):
+        before = clock.count(rows, clock.first, start)
+        known = rows[before > 0]
+        expected = before[known] * (window / max(start - clock.first, window))
+        columns.append(hinges(counts.at(known, start)).numpy())
+        ratios.append(clock.count(known, start, start + window) / expected)
+        exposures.append(expected)
+    if sum(map(len, ratios)):
+        fitted = PoissonRegressor(alpha=1e-3, max_iter=300).fit(
+            np.concatenate(columns), np.concatenate(ratios), np.concatenate(exposures)
+        )
+        weights.assign(_DEMAND * fitted.coef_[:, None])
+    return lambda moment: np.exp(model.item_tower.lift(counts.at(rows, moment)).numpy()[:, 0])
+
+
+def _window_starts(events: Events, window: int) -> list[int]:
+    last = int(events.times.max())
+    return [last - back * window for back in range(1, _RIDGE_WINDOWS + 1)]
 
 
 @dataclass(frozen=True)
@@ -110,25 +183,25 @@ def _code_matrix(body: FeatureSum, feature: Feature, values: npt.NDArray[Any], s
     return scipy.sparse.csr_matrix((weights.ravel(), (rows, codes.ravel())), (len(codes), size))
 
 
-def _ridge_mix(events: Events, factors: Float, settings: TowersSettings) -> Float:
-    """``[heads * rank, rank]``: pooled histories to the projection of what follows, by ridge regression.
+def _ridge_mix(events: Events, blocks: list[Float], demand: Callable[[int], Float], settings: TowersSettings) -> Float:
+    """``[heads * dim, dim]``: pooled histories to the projection of what follows, by ridge regression.
 
-    Over the last windows of the train events: history before the window's start, target its items (unit rows). The
-    head of the middle decay also keeps a share of the identity, for what people buy again.
+    Over the last windows of the train events: history before the window's start, target its items (unit rows).
+    ``blocks`` are the parts of the item vectors that are pooled apart. Where what people buy again counts too, the
+    head of the middle decay also keeps a share of the identity.
     """
     window = int(settings.window_days * DAY_US)
-    last = int(events.times.max())
     owner = events.user_of_event()
-    rank, heads = factors.shape[1], len(settings.decay_days)
-    gram, target, examples = np.zeros((heads * rank, heads * rank)), np.zeros((heads * rank, rank)), 0
-    for back in range(1, _RIDGE_WINDOWS + 1):
-        start = last - back * window
+    factors = np.concatenate(blocks, 1)
+    dim, heads = factors.shape[1], len(settings.decay_days)
+    gram, target, examples = np.zeros((heads * dim, heads * dim)), np.zeros((heads * dim, dim)), 0
+    for start in _window_starts(events, window):
         before, after = events.times < start, (events.times >= start) & (events.times < start + window)
         follows = _matrix(owner[after], events.rows[after], None, events.users, len(factors))
         follows.data[:] = 1.0
-        pooled = np.hstack(
-            [_unit(_head(events, owner, before, start, days, len(factors)) @ factors) for days in settings.decay_days]
-        )
+        lift = scipy.sparse.diags(demand(start))
+        histories = [_head(events, owner, before, start, days, len(factors)) @ lift for days in settings.decay_days]
+        pooled = np.hstack([_unit(history @ block) for history in histories for block in blocks])
         useful = (np.asarray(follows.sum(1)).ravel() > 0) & (np.abs(pooled).sum(1) > 0)
         if not useful.any():
             continue
@@ -137,8 +210,9 @@ def _ridge_mix(events: Events, factors: Float, settings: TowersSettings) -> Floa
         target += pooled[useful].T @ wanted
         examples += int(useful.sum())
     mix = np.linalg.solve(gram + np.eye(len(gram)) * (_RIDGE * examples + 1e-3), target)
-    middle = heads // 2
-    mix[middle * rank : (middle + 1) * rank] += _IDENTITY * np.eye(rank)
+    if settings.select != "novel":
+        middle = heads // 2
+        mix[middle * dim : (middle + 1) * dim] += _IDENTITY * np.eye(dim)
     return mix.astype(np.float32)
 
 

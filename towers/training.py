@@ -29,7 +29,7 @@ from towers.optimizers import LazyAdam
 from towers.prefetching import prefetched
 from towers.recall import Figures
 from towers.runtime import tf, tf_keras
-from towers.sampling import Sampler
+from towers.sampling import Batch, Sampler
 from towers.settings import TowersSettings
 from towers.starting import start_from_svd
 from towers.validation import evaluate, selection, truth_of
@@ -154,9 +154,7 @@ class _Phase:
         self.curves = list(before)
         self.best = checkpoints.Best()
         events = data.events.before(_VALID + int(name == "refit"))
-        length = data.schema.history.max_length
-        timed = data.schema.tables.events.time is not None
-        self.sampler = Sampler(events, data.item_frequency, settings, length, timed=timed)
+        self.sampler = Sampler(data, events, settings)
         tf.keras.utils.set_random_seed(seed)
         self.model = TwoTowers(data, settings, seed)
         if settings.initializer == "svd":
@@ -165,7 +163,7 @@ class _Phase:
             self._rate(), epsilon=settings.epsilon, clipnorm=settings.clip_norm, name_to_scale=self._scales()
         )
         self.model.compile(optimizer=self.optimizer)
-        self.step = self._step_function()
+        self.step: Any = None
 
     def _rate(self) -> Any:
         steps = max(self.sampler.steps * self.settings.epochs, 1)
@@ -179,10 +177,10 @@ class _Phase:
         shared = [variable for variable in self.model.trainable_variables if id(variable) not in own]
         return {variable.name: self.settings.shared_rate for variable in shared}
 
-    def _step_function(self) -> Any:
+    def _step_function(self, batch: Batch) -> Any:
         model, optimizer = self.model, self.optimizer
 
-        @tf.function(input_signature=[signature()])
+        @tf.function(input_signature=[signature(batch)])
         def step(batch: dict[str, Any]) -> Any:
             with tf.GradientTape() as tape:
                 loss = model.compute_loss(batch, training=True)
@@ -225,6 +223,7 @@ class _Phase:
         started, examples = time.monotonic(), 0
         losses: list[float] = []
         for batch in prefetched(self.sampler.epoch(generator)):
+            self.step = self.step or self._step_function(batch)
             loss = float(self.step(tensors_of(batch)))
             if not np.isfinite(loss):
                 raise TrainingError(self._blame(number, len(losses), loss))

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from pipelines.schema import SPLITS, DatasetSchema
 from towers.inputs import Events, Int32, TrainingData
 from towers.model import TwoTowers, all_item_vectors
+from towers.moments import Counts
 from towers.recall import Figures, Truth, recall_at
 from towers.runtime import tf
 from towers.sampling import Histories, request_histories
@@ -62,15 +63,21 @@ class Vectors:
 
 
 def user_vectors(
-    model: TwoTowers, item_vectors: npt.NDArray[np.float32], users: Int32, known: Histories, block: int = 256
+    model: TwoTowers,
+    item_vectors: npt.NDArray[np.float32],
+    users: Int32,
+    counts: npt.NDArray[np.float32],
+    known: Histories,
+    block: int = 256,
 ) -> npt.NDArray[np.float32]:
-    """``[users, embedding_dim]`` of users with these histories."""
+    """``[users, embedding_dim]`` of users with these count features (``[users, windows or 0]``) and histories."""
     table = tf.constant(item_vectors)
     parts = []
     for start in range(0, len(users), block):
         part = slice(start, start + block)
         batch = {
             "users": tf.constant(users[part]),
+            "user_counts": tf.constant(counts[part]),
             "history": tf.constant(known.rows[part]),
             "ages_days": tf.constant(known.ages_days[part]),
             "actions": tf.constant(known.actions[part]),
@@ -84,8 +91,14 @@ def all_vectors(model: TwoTowers, data: TrainingData, users: Int32, split: int) 
     timed = data.schema.tables.events.time is not None
     start = split_start_us(data.schema, data.events, split)
     known = request_histories(data.events, users, split, start, data.schema.history.max_length, timed=timed)
-    items = all_item_vectors(model, data.num_items)
-    return Vectors(items, user_vectors(model, items, users, known))
+    rows = np.arange(data.num_items, dtype=np.int32)
+    item_counts, user_counts = np.zeros((len(rows), 0), np.float32), np.zeros((len(users), 0), np.float32)
+    if start is not None:
+        before = data.events.before(split)
+        item_counts = Counts(data, before, "item").at(rows, start)
+        user_counts = Counts(data, before, "user").at(users, start)
+    items = all_item_vectors(model, item_counts)
+    return Vectors(items, user_vectors(model, items, users, user_counts, known))
 
 
 def evaluate(

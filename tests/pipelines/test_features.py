@@ -68,8 +68,8 @@ def test_items_users_and_vocabulary_of_the_small_marketplace(small: Small, tmp_p
     assert items["color"].tolist() == [2, 3, 3, 1]
     # Prices 1, 3, 8 were sold in train: mean 4, spread sqrt((9 + 1 + 16) / 3).
     assert items["price"][:, 0] == pytest.approx((np.array([1, 3, 8, 9]) - 4) / math.sqrt(26 / 3))
-    # As of day 10: within 7 days item 10 on day 5 (10's other sale and 20's on day 2 are 8 days old).
-    assert items["sold"] == pytest.approx(np.log1p([[1, 2], [0, 1], [0, 1], [0, 0]]))
+    # As of day 20, where the test window begins: nothing within 7 days; 30 was sold on days 0 and 11.
+    assert items["sold"] == pytest.approx(np.log1p([[0, 2], [0, 1], [0, 2], [0, 0]]))
     assert items["since"][:, 1].tolist() == [1, 1, 0, 1]
     assert users["bought"] == pytest.approx(np.log1p([[1], [0], [0], [0]]))
     assert users["country"].tolist() == [2, 0, 0, 1]
@@ -80,7 +80,7 @@ def test_the_manifest_counts(small: Small, tmp_path: Path) -> None:
     assert facts["counts"] == {
         "events": 7, "users": 4, "items": 4, "items_in_train": 3, "train": 4, "valid": 1, "test": 2,
     }  # fmt: skip
-    assert facts["as_of_us"] == micros(10)
+    assert facts["as_of_us"] == micros(20)
     assert (facts["first_time"], facts["last_time"]) == (micros(0), micros(22))
 
 

@@ -100,7 +100,7 @@ def test_inclusion_is_the_probability_of_being_drawn() -> None:
     for _ in range(4000):
         drawn = set(rng.choice(12, 30, p=frequency / frequency.sum())) | set(rng.choice(12, 5, replace=False))
         seen[list(drawn)] += 1
-    expected = np.exp(log_inclusion(frequency, np.arange(12, dtype=np.int32), 30, 5))
+    expected = np.exp(log_inclusion(frequency / frequency.sum(), 30, 5 / 12))
     np.testing.assert_allclose(expected, seen / 4000, atol=4.5 * 0.5 / np.sqrt(4000))
     # No floor: an unseen item has the uniform draw's probability, 5 / 12, and not that of the rarest seen one.
     assert expected[-1] == pytest.approx(5 / 12, rel=1e-6)

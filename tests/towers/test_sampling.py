@@ -17,7 +17,7 @@ def sampler(kind: str, **given_settings: object) -> Sampler:
     data = tiny_data(kind)
     wanted = {"batch_users": 32, "uniform_negatives": 20, "min_steps": 4} | given_settings
     resolved = TowersSettings.model_validate(wanted).resolved(data.schema)
-    return Sampler(data.events.before(1), data.item_frequency, resolved, 10, timed=kind == "time")
+    return Sampler(data, data.events.before(1), resolved)
 
 
 @pytest.mark.parametrize("kind", ["time", "order", "set"])
@@ -72,9 +72,7 @@ def test_in_sets_a_positive_is_not_in_its_own_history() -> None:
         ]
     )
     resolved = TowersSettings(history_encoder="mean", batch_users=32, uniform_negatives=10).resolved(data.schema)
-    made = Sampler(
-        data.events.before(1).where(unique[data.events.splits < 1]), data.item_frequency, resolved, 10, timed=False
-    )
+    made = Sampler(data, data.events.before(1).where(unique[data.events.splits < 1]), resolved)
     for batch in made.epoch(np.random.default_rng(0)):
         for query, candidate in batch.positives:
             assert batch.candidates[candidate] not in batch.history[query]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.schema import parse_schema
+from pipelines.vocabulary import FittedNumbers
 from towers.inputs import DAY_US, Events, TrainingData
 
 USERS, ITEMS, EVENTS_PER_USER = 120, 90, 16
@@ -48,12 +49,14 @@ def tiny_data(kind: str, seed: int = 0) -> TrainingData:
             "category": (category + 2).astype(np.int32),
             "title": rng.integers(0, 9, (ITEMS, 4)).astype(np.int32),
             "price": np.stack([rng.normal(size=ITEMS), np.ones(ITEMS)], 1).astype(np.float32),
+            **({"sold": np.zeros((ITEMS, 2), np.float32)} if kind == "time" else {}),
         },
         users=users,
         events=Events(offsets, rows, times.astype(np.int64), actions, splits.astype(np.int8)),
         item_frequency=frequency,
         table_sizes={"item": {"item": ITEMS + 2, "category": 7, "title": 9}, "user": {"user": USERS + 2, "country": 4}},
         frequencies={"item": frequency},
+        numbers={"item": {"sold": FittedNumbers("log")}, "user": {}},
     )
 
 
@@ -71,6 +74,8 @@ def _schema(kind: str) -> Any:
         {"name": "title", "kind": "text", "max_length": 4},
         {"name": "price", "kind": "numeric"},
     ]
+    if kind == "time":
+        items.append({"name": "sold", "kind": "count", "window_days": [7, 28]})
     user = {"name": "user", "kind": "id"} if kind == "set" else {"name": "country", "kind": "categorical"}
     return parse_schema(
         {
