@@ -22,6 +22,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks import retrieval_world as world_of
+from benchmarks.retrieval_peers import TARGET, K, aimed, peers, recall_of, tfrs_peer
+from benchmarks.retrieval_throughput import throughput
+from index.measuring import Queries
 from index.registry import Registry
 from index.retriever import Retriever
 from index.settings import TreeSettings
@@ -36,12 +39,17 @@ ENVIRONMENT = {
     "TF_USE_LEGACY_KERAS": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
-K = 100
 PEERS = ("tfrs_scann_layer", "faiss_ivfpq_fastscan", "faiss_hnsw", "hnswlib")
 LAMBDAS = (0.0, 0.05, 0.1, 0.2, 0.5)
 VALUE_SCALE = 0.3
-# Users whose answers are compared with exact search.
+# Users whose answers are compared with exact search, and others by whom efforts are chosen.
 JUDGED = 200
+CHOOSING = 500
+# Added to the recall asked for: users differ from those that an effort is chosen by.
+MARGIN = 0.004
+# What ``index.tuning`` chose for this world, given 200 seconds (2026-11-21).
+ITEMS_A_LEAF = 1000
+TREE = {"anisotropic_threshold": 0.3, "dims_per_block": 1}
 
 
 def quantiles(call: Callable[[int], Any], calls: int, warm: int = 200) -> dict[str, float]:
@@ -75,135 +83,10 @@ def rounds(calls: dict[str, Callable[[int], Any]], number: int, turns: int) -> d
     }
 
 
-def recall_of(found: Callable[[int], np.ndarray], truth: list[np.ndarray]) -> float:
-    """Mean share of the true rows found."""
-    shares = [len(np.intersect1d(found(place), rows)) / max(1, len(rows)) for place, rows in enumerate(truth)]
-    return round(float(np.mean(shares)), 5)
-
-
 def best(scores: np.ndarray, k: int = K) -> np.ndarray:
     """Rows of the k best of ``[n]`` scores."""
     k = min(k, len(scores))
     return np.argpartition(-scores, k - 1)[:k]
-
-
-def peers(
-    names: list[str], vectors: np.ndarray, vector_of: Callable[[int], np.ndarray], truth: list[np.ndarray]
-) -> dict[str, Any]:
-    """Bare searches of other engines at the least effort that reaches a recall of .99; search call and recall each."""
-    import faiss
-    import hnswlib
-
-    faiss.omp_set_num_threads(os.cpu_count() or 1)
-    items, dim = vectors.shape
-    found: dict[str, Any] = {}
-    fast = faiss.index_factory(dim, f"IVF{max(16, items // 250)},PQ{dim // 2}x4fs,RFlat", faiss.METRIC_INNER_PRODUCT)
-    inner = faiss.downcast_index(fast.base_index)
-    graph = faiss.IndexHNSWFlat(dim, 16, faiss.METRIC_INNER_PRODUCT)
-    hnsw = hnswlib.Index(space="ip", dim=dim)
-    if "faiss_ivfpq_fastscan" in names:
-        fast.train(vectors[:: max(1, items // 200_000)])
-        fast.add(vectors)
-    if "faiss_hnsw" in names:
-        graph.hnsw.efConstruction = 100
-        graph.add(vectors)
-    if "hnswlib" in names:
-        hnsw.init_index(max_elements=items, M=16, ef_construction=100)
-        hnsw.add_items(vectors)
-        hnsw.set_num_threads(1)
-    faiss.omp_set_num_threads(1)
-
-    def set_fast(step: tuple[int, int]) -> None:
-        inner.nprobe, fast.k_factor = step[0], step[1]
-
-    def set_graph(ef: int) -> None:
-        graph.hnsw.efSearch = ef
-
-    settings: dict[str, tuple[Callable[[Any], None], list[Any], Callable[[int], Any], Callable[[Any], np.ndarray]]] = {
-        "faiss_ivfpq_fastscan": (
-            set_fast,
-            [(4, 4), (8, 4), (12, 4), (8, 8), (16, 4), (16, 8), (32, 8), (64, 8)],
-            lambda place: fast.search(vector_of(place)[None], K),
-            lambda answer: answer[1][0],
-        ),
-        "faiss_hnsw": (
-            set_graph,
-            [100, 150, 200, 300, 400, 600],
-            lambda place: graph.search(vector_of(place)[None], K),
-            lambda answer: answer[1][0],
-        ),
-        "hnswlib": (
-            hnsw.set_ef,
-            [100, 120, 150, 200, 300, 400, 600],
-            lambda place: hnsw.knn_query(vector_of(place)[None], K),
-            lambda answer: answer[0][0],
-        ),
-    }
-    for name in [name for name in settings if name in names]:
-        configure, steps, search, rows_of = settings[name]
-        for step in steps:
-            configure(step)
-            recall = recall_of(lambda place, search=search, rows_of=rows_of: rows_of(search(place)), truth)
-            if recall >= 0.99:
-                break
-        found[name] = {"setting": str(step), "ann_recall_at_100": recall, "call": search}
-    return found
-
-
-def tfrs_peer(
-    tower: Any, vectors: np.ndarray, records: list[dict[str, Any]], truth: list[np.ndarray]
-) -> dict[str, Any]:
-    """TFRS's ScaNN layer behind the same user tower, a ``tf.function`` loaded as a SavedModel signature."""
-    import tensorflow as tf
-    import tensorflow_recommenders as tfrs
-
-    items = len(vectors)
-    table = tf.constant(vectors)
-    layer = tfrs.layers.factorized_top_k.ScaNN(
-        None,
-        k=K,
-        num_leaves=max(8, items // 1000),
-        num_leaves_to_search=15,
-        num_reordering_candidates=400,
-    )
-    layer.index(table)
-
-    def answer(**inputs: Any) -> dict[str, Any]:
-        scores, rows = layer(tower.vectors(inputs))
-        return {"scores": scores, "rows": rows}
-
-    specs = {name: tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in tower.specs(1).items()}
-    holder = tf.Module()
-    holder.layer, holder.tower = layer, tower
-    holder.answer = tf.function(answer)
-    with tempfile.TemporaryDirectory() as folder:
-        tf.saved_model.save(
-            holder,
-            folder,
-            signatures={"serving_default": holder.answer.get_concrete_function(**specs)},
-            options=tf.saved_model.SaveOptions(namespace_whitelist=["Scann"]),
-        )
-        served = tf.saved_model.load(folder)
-    signature = served.signatures["serving_default"]
-    code_of = {value: place + 2 for place, value in enumerate(world_of.VALUES)}
-    inputs = []
-    for record in records:
-        rows = (np.array(record["history"]) - 1_000_003) // 37
-        given: dict[str, Any] = {
-            "history": tf.constant(vectors[rows][None]),
-            "history_mask": tf.ones([1, len(rows)]),
-        }
-        given |= {name: tf.constant([code_of[record[name]]], tf.int32) for name in world_of.CATEGORICAL}
-        given |= {name: tf.constant([[record[name], 1.0]], tf.float32) for name in world_of.NUMERIC}
-        inputs.append(given)
-    search = lambda place: signature(**inputs[place % len(inputs)])["rows"].numpy()  # noqa: E731
-    recall = recall_of(lambda place: search(place)[0], truth)
-    return {
-        "setting": "15 leaves, reorder 400; inputs ready as tensors",
-        "ann_recall_at_100": recall,
-        "call": search,
-        "keep": served,
-    }
 
 
 def filters(
@@ -279,39 +162,6 @@ def values(bundle: Path, plain_recall: float, world: world_of.World, records: li
         recall = recall_of(lambda place, ask=ask: ask(place).rows, truth)
         measured.append({"weight": weight, "recall_at_100": recall, **quantiles(ask, 500)})
     return {"scale": VALUE_SCALE, "plain_recall_at_100": plain_recall, "weights": measured}
-
-
-def throughput(retriever: Retriever, records: list[Any]) -> dict[str, Any]:
-    """Calls a second in one thread and in two, in turns; and users a second in batches."""
-
-    def ask(calls: int) -> None:
-        for place in range(calls):
-            retriever.retrieve(records[place % len(records)], K)
-
-    ones, twos = [], []
-    for _ in range(5):
-        started = time.perf_counter()
-        ask(4000)
-        ones.append(4000 / (time.perf_counter() - started))
-        threads = [threading.Thread(target=ask, args=(4000,)) for _ in range(2)]
-        started = time.perf_counter()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        twos.append(8000 / (time.perf_counter() - started))
-    batches = []
-    for _ in range(5):
-        started = time.perf_counter()
-        retriever.retrieve_batch(records, K)
-        batches.append(len(records) / (time.perf_counter() - started))
-    return {
-        "one_thread_qps": round(float(np.median(ones))),
-        "two_threads_qps": round(float(np.median(twos))),
-        "two_threads_over_one": round(float(np.median(np.array(twos) / np.array(ones))), 3),
-        "batch_qps": round(float(np.median(batches))),
-        "batch_runs": [round(run) for run in batches],
-    }
 
 
 def rss_mb() -> float:
@@ -390,8 +240,11 @@ def measure(items: int, dim: int, users: int, turns: int, folder: Path, contesta
     world = world_of.make_world(items, dim)
     tower = world_of.make_tower(dim)
     lite = world_of.lite_tower(tower)
-    leaves = max(8, items // 1000)
-    tree = TreeSettings(leaves=leaves, leaves_to_search=min(15, leaves), reorder=min(400, items))
+    choosing = world_of.tower_inputs(world_of.make_records(world, CHOOSING, seed=11), world.vectors)
+    queries = Queries.of(tower.vectors(choosing).numpy(), world.vectors)
+    leaves = max(8, items // ITEMS_A_LEAF)
+    first = TreeSettings(leaves=leaves, leaves_to_search=min(10, leaves), reorder=min(200, items), **TREE)
+    tree = aimed(world.vectors, first, queries, TARGET + MARGIN)
     bundle = world_of.write_bundle(folder / "plain", world, tree, tower=lite)
     records = world_of.make_records(world, users)
     report: dict[str, Any] = {
@@ -404,7 +257,7 @@ def measure(items: int, dim: int, users: int, turns: int, folder: Path, contesta
         "features": len(world_of.CATEGORICAL) + len(world_of.NUMERIC),
         "tree": tree.model_dump(),
     }
-    report |= one_version(bundle, world, tower, records, turns, contestants)
+    report |= one_version(bundle, world, tower, records, queries, turns, contestants)
     valued = world_of.write_bundle(folder / "value", world, tree, tower=lite, value_scale=VALUE_SCALE, tag="value")
     report["value_weight"] = values(valued, report["ann_recall_at_100"], world, records)
     other = world_of.make_world(items, dim, seed=7)
@@ -414,7 +267,13 @@ def measure(items: int, dim: int, users: int, turns: int, folder: Path, contesta
 
 
 def one_version(
-    bundle: Path, world: world_of.World, tower: Any, records: list[Any], turns: int, contestants: list[str]
+    bundle: Path,
+    world: world_of.World,
+    tower: Any,
+    records: list[Any],
+    choosing: Queries,
+    turns: int,
+    contestants: list[str],
 ) -> dict[str, Any]:
     """The call and its rules, and the peers' searches over the same vectors."""
     retriever = Retriever.open(bundle)
@@ -424,7 +283,7 @@ def one_version(
     recall = recall_of(lambda place: retriever.retrieve(records[place], K).rows, truth)
     others = peers(contestants, world.vectors, lambda place: queries[place % len(queries)], truth)
     if "tfrs_scann_layer" in contestants:
-        others["tfrs_scann_layer"] = tfrs_peer(tower, world.vectors, records[:JUDGED], truth)
+        others["tfrs_scann_layer"] = tfrs_peer(tower, world.vectors, records[:JUDGED], truth, choosing)
 
     def ask(place: int) -> Any:
         return retriever.retrieve(records[place % len(records)], K)
@@ -439,7 +298,7 @@ def one_version(
         **ours,
         "filters": filters(retriever, world, records, scores),
         "crowding": crowding(retriever, world, records, scores),
-        **throughput(retriever, records),
+        **throughput(retriever, bundle, records),
         "peers": contest,
         "speedup_over_tfrs_scann_layer": contest.get("tfrs_scann_layer", {}).get("p50_over_ours"),
     }

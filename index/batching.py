@@ -20,8 +20,8 @@ from index.searcher import Neighbors, Vectors
 from index.serving import ServingVersion
 from pipelines.errors import SchemaError
 
-# Records of a part: searched in about 20 ms by two cores; small against a batch, large against a thread's hand-over.
-PART = 512
+# Records of a part: searched in about 10 ms by two cores; small against a batch, large against a thread's hand-over.
+PART = 256
 
 
 @dataclass(frozen=True, slots=True)

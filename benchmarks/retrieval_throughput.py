@@ -1,0 +1,115 @@
+"""Calls a second: in one thread, in two, in two processes over one memory-mapped bundle, and users a second in batches.
+
+Reads a bundle; writes nothing. ScaNN and LiteRT let go of the interpreter's lock while they work; what is left of a
+call holds it, and two threads cannot do that part at the same time. Two processes can.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from index.retriever import Retriever
+
+K = 100
+_CALLS = 4000
+_TURNS = 5
+
+
+def throughput(retriever: Retriever, bundle: Path, records: list[Any]) -> dict[str, Any]:
+    """All of it, each the median of several turns."""
+    return {
+        **_threads(retriever, records),
+        "lock_held_share": _lock_held_share(retriever, records),
+        "two_processes_over_one": _processes(bundle, records),
+        **_batches(retriever, records),
+    }
+
+
+def _asking(retriever: Retriever, records: list[Any]) -> Callable[[int], None]:
+    def ask(calls: int) -> None:
+        for place in range(calls):
+            retriever.retrieve(records[place % len(records)], K)
+
+    return ask
+
+
+def _threads(retriever: Retriever, records: list[Any]) -> dict[str, Any]:
+    ask = _asking(retriever, records)
+    ones, twos = [], []
+    for _ in range(_TURNS):
+        started = time.perf_counter()
+        ask(_CALLS)
+        ones.append(_CALLS / (time.perf_counter() - started))
+        threads = [threading.Thread(target=ask, args=(_CALLS,)) for _ in range(2)]
+        started = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        twos.append(2 * _CALLS / (time.perf_counter() - started))
+    return {
+        "one_thread_qps": round(float(np.median(ones))),
+        "two_threads_qps": round(float(np.median(twos))),
+        "two_threads_over_one": round(float(np.median(np.array(twos) / np.array(ones))), 3),
+    }
+
+
+def _lock_held_share(retriever: Retriever, records: list[Any]) -> float:
+    """Share of a call outside its search, which runs without the interpreter's lock; medians."""
+    live = retriever._serving()
+    vectors = [retriever.embed(record) for record in records]
+    whole, search = [], []
+    for record, vector in zip(records, vectors, strict=True):
+        started = time.perf_counter()
+        retriever.retrieve(record, K)
+        between = time.perf_counter()
+        live.searcher.search(vector, K)
+        whole.append(between - started)
+        search.append(time.perf_counter() - between)
+    return round(1 - float(np.median(search) / np.median(whole)), 3)
+
+
+def _processes(bundle: Path, records: list[Any]) -> float:
+    """Calls a second of two processes at once over those of one, each with the bundle opened for itself."""
+    context = multiprocessing.get_context("spawn")
+    ratios = []
+    with context.Pool(2, _open, (bundle, records, context.Barrier(2))) as pool:
+        for _ in range(_TURNS):
+            alone = pool.apply(_rate, (False,))
+            together = [pool.apply_async(_rate, (True,)) for _ in range(2)]
+            ratios.append(sum(rate.get() for rate in together) / alone)
+    return round(float(np.median(ratios)), 3)
+
+
+_IN_PROCESS: dict[str, Any] = {}
+
+
+def _open(bundle: Path, records: list[Any], barrier: Any) -> None:
+    _IN_PROCESS.update(ask=_asking(Retriever.open(bundle, verify=False), records), barrier=barrier)
+
+
+def _rate(together: bool) -> float:
+    """Calls a second of this process; ``together``: begun at the moment the other one begins."""
+    ask = _IN_PROCESS["ask"]
+    ask(500)
+    if together:
+        _IN_PROCESS["barrier"].wait()
+    started = time.perf_counter()
+    ask(_CALLS)
+    return _CALLS / (time.perf_counter() - started)
+
+
+def _batches(retriever: Retriever, records: list[Any]) -> dict[str, Any]:
+    rates = []
+    for _ in range(_TURNS):
+        started = time.perf_counter()
+        retriever.retrieve_batch(records, K)
+        rates.append(len(records) / (time.perf_counter() - started))
+    return {"batch_qps": round(float(np.median(rates))), "batch_runs": [round(rate) for rate in rates]}
