@@ -13,7 +13,6 @@ import os
 import platform
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,9 +22,9 @@ import numpy as np
 
 from benchmarks import retrieval_world as world_of
 from benchmarks.retrieval_peers import TARGET, K, aimed, peers, recall_of, tfrs_peer
+from benchmarks.retrieval_reload import in_own_process
 from benchmarks.retrieval_throughput import throughput
 from index.measuring import Queries
-from index.registry import Registry
 from index.retriever import Retriever
 from index.settings import TreeSettings
 from pipelines.manifest import git_commit
@@ -164,68 +163,6 @@ def values(bundle: Path, plain_recall: float, world: world_of.World, records: li
     return {"scale": VALUE_SCALE, "plain_recall_at_100": plain_recall, "weights": measured}
 
 
-def rss_mb() -> float:
-    """Resident memory of this process."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
-def reload(bundles: list[Path], folder: Path, records: list[Any], swaps: int, calls: int) -> dict[str, Any]:
-    """Calls across swaps: errors, the longest call, answers by version, memory before and after."""
-    registry = Registry(folder / "registry")
-    names = [registry.publish(bundle) for bundle in bundles]
-    retriever = Retriever.open(folder / "registry", names[0], verify=True)
-    watcher = retriever.watch(3600.0)
-    for name in (names[1], names[0]):
-        registry.store.write_text("CURRENT", name + "\n")
-        watcher.check()
-    for record in records[:500]:
-        retriever.retrieve(record, K)
-    before = rss_mb()
-    taken: list[float] = []
-    errors: list[str] = []
-    versions: set[str] = set()
-    done = threading.Event()
-
-    def ask() -> None:
-        place = 0
-        while not done.is_set() or len(taken) < calls:
-            started = time.perf_counter()
-            try:
-                versions.add(retriever.retrieve(records[place % len(records)], K).version)
-            except Exception as err:
-                errors.append(repr(err))
-            taken.append(time.perf_counter() - started)
-            place += 1
-
-    asking = threading.Thread(target=ask)
-    asking.start()
-    for swap in range(swaps):
-        registry.store.write_text("CURRENT", names[(swap + 1) % 2] + "\n")
-        if not watcher.check():
-            errors.append(f"swap {swap}: {retriever.last_error}")
-    done.set()
-    asking.join()
-    retriever.close()
-    over = np.array(taken) * 1e3
-    return {
-        "items": retriever.num_items,
-        "calls": len(taken),
-        "swaps": swaps,
-        "errors": len(errors),
-        "first_errors": errors[:3],
-        "versions_answered": len(versions),
-        "p50_us": round(float(np.percentile(over, 50)) * 1e3, 1),
-        "p99_us": round(float(np.percentile(over, 99)) * 1e3, 1),
-        "p999_us": round(float(np.percentile(over, 99.9)) * 1e3, 1),
-        "max_ms": round(float(over.max()), 2),
-        "calls_over_20_ms": int((over > 20).sum()),
-        "rss_before_mb": round(before, 1),
-        "rss_after_mb": round(rss_mb(), 1),
-        "rss_change": round(rss_mb() / before - 1, 4),
-    }
-
-
 def machine() -> dict[str, Any]:
     """Where this was measured."""
     model = next(
@@ -262,7 +199,7 @@ def measure(items: int, dim: int, users: int, turns: int, folder: Path, contesta
     report["value_weight"] = values(valued, report["ann_recall_at_100"], world, records)
     other = world_of.make_world(items, dim, seed=7)
     second = world_of.write_bundle(folder / "second", other, tree, tower=lite, tag="second")
-    report["reload"] = reload([bundle, second], folder, records, swaps=20, calls=10_000)
+    report["reload"] = in_own_process([bundle, second], folder, records)
     return report
 
 
