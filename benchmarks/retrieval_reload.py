@@ -44,8 +44,8 @@ def reload(bundles: list[Path], folder: Path, records: list[Any]) -> dict[str, A
     # Both once before memory is looked at: what is loaded at the first use stays for good.
     for name in (names[1], names[0]):
         move(name)
+    _Asking(retriever, records).ask(500)
     asking = _Asking(retriever, records)
-    asking.ask(500)
     before = _resident_mb()
     thread = threading.Thread(target=asking.until_done)
     thread.start()
@@ -54,7 +54,7 @@ def reload(bundles: list[Path], folder: Path, records: list[Any]) -> dict[str, A
     thread.join()
     after = _resident_mb()
     retriever.close()
-    taken = np.array(asking.taken[500:]) * 1e3
+    taken = np.array(asking.taken) * 1e3
     without = _Asking(retriever, records)
     without.ask(len(taken))
     return {
