@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from index.exact import ExactSearcher, top_k, top_k_batch
+from index.exact import ExactSearcher, scores_of, top_k, top_k_batch
 from index.searcher import Effort, Neighbors, Searcher, Vectors
 from index.settings import TreeSettings
 from index.shards import ShardedSearcher
@@ -234,6 +234,13 @@ def test_search_among_rows_sees_those_rows_alone(vectors: Vectors, queries: Vect
     found = ExactSearcher(vectors).search_rows(queries[0], 5, rows)
     expected, _ = by_hand(vectors[rows], queries[0], 5)
     np.testing.assert_array_equal(found.rows, rows[expected])
+
+
+@pytest.mark.parametrize("n", [0, 1, 511, 512, 513, 1300])
+def test_scattered_rows_are_scored_in_their_order(vectors: Vectors, queries: Vectors, n: int) -> None:
+    rows = np.random.default_rng(n).integers(0, ITEMS, n).astype(np.int32)
+    expected = [float(np.dot(vectors[row].astype(np.float64), queries[0].astype(np.float64))) for row in rows]
+    np.testing.assert_allclose(scores_of(vectors, rows, queries[0]), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_more_effort_finds_no_less(vectors: Vectors, queries: Vectors) -> None:
