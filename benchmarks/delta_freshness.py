@@ -33,13 +33,13 @@ RECORD = {"history": [1000, 1003, 1006, 1009], "country": "US", "age": 30}
 REPEATS = 10
 
 
-def with_item_tower(source: Path, out: Path, dim: int) -> Path:
-    """The bundle with an item tower that gives every new ad (code 1) one vector of length 3: it leads many answers."""
+def with_item_tower(source: Path, out: Path) -> Path:
+    """The bundle with an item tower that gives every new ad (code 1) a vector of length 3 towards the record's user: it
+    leads the answer."""
     import tensorflow as tf
 
-    rng = np.random.default_rng(0)
-    row = rng.normal(size=dim)
-    table = np.stack([np.zeros(dim), 3 * row / np.linalg.norm(row)]).astype(np.float32)
+    user = Retriever.open(source).embed(RECORD)
+    table = np.stack([np.zeros_like(user), 3 * user / np.linalg.norm(user)]).astype(np.float32)
 
     class Tower(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec([None], tf.int32, name="item_id")])
@@ -78,7 +78,7 @@ def main() -> None:
     shutil.rmtree(arguments.folder, ignore_errors=True)
     arguments.folder.mkdir(parents=True)
     plain = write_bundle(arguments.folder / "plain", items=arguments.items, dim=arguments.dim, leaves=1000)
-    bundle = with_item_tower(plain, arguments.folder / "bundle", arguments.dim)
+    bundle = with_item_tower(plain, arguments.folder / "bundle")
     registry = Registry(arguments.folder / "registry")
     registry.publish(bundle)
     retriever = Retriever.open(registry.url)
