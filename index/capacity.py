@@ -31,8 +31,8 @@ _TRIAL_ITEMS_A_LEAF = 10
 # storage.
 _OTHER_TREES = 5
 # Passes over the users that finding one tree's effort takes, and the mean seconds of a search in them, at a million
-# items (2026-11, benchmarks/index_frontier.py: 13 passes; the deepest reordering is asked most often).
-_PASSES_A_TREE = 13
+# items (2026-11, benchmarks/index_frontier.py: 20 passes; the deepest reordering is asked most often).
+_PASSES_A_TREE = 20
 _SEARCH_SECONDS = 4e-4
 
 

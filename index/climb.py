@@ -76,7 +76,7 @@ class Climb:
         """The best tree found in time; None where even the best misses the target, which exact search then serves."""
         first = first_tree(len(self._items), self._settings)
         best = self._try(first)
-        for variants in (_other_code, _other_threshold, self._other_storage, _other_leaves, _other_soar):
+        for variants in (_other_code, _other_threshold, _other_leaves, self._other_storage, _other_soar):
             for tree in variants(best.point.tree or first):
                 if not self._time_for_one_more():
                     return best if best.meets else None
