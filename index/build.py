@@ -38,7 +38,7 @@ from index.bundle import (
     read_json,
     save_probes,
 )
-from index.capacity import check_budget
+from index.capacity import Forecast, check_budget
 from index.embed import describe
 from index.embedder import RecordEmbedder
 from index.exact import VECTORS_FILE, ExactSearcher, load_vectors
@@ -134,6 +134,32 @@ def run(
         save_probes(users.probes, draft.dir / PROBES_DIR)
         draft.facts.update(facts_of(sources, tuned.spec), seconds=time.perf_counter() - started)
     return out
+
+
+def plan(
+    embeddings: Path,
+    settings: IndexSettings,
+    *,
+    items: int | None = None,
+    dim: int | None = None,
+    report: Report = silent,
+) -> Forecast:
+    """Predicts what ``run`` will need, and builds nothing.
+
+    Args:
+        embeddings: the item vectors, whose size counts where none is given.
+        settings: engine, storages, shards, budgets.
+        items, dim: another size than that of ``embeddings``, which then need not be there.
+        report: is told the forecast.
+
+    Raises:
+        ArtifactError: no size is given, and the embeddings are missing or damaged.
+        ConfigError: the build would exceed a budget.
+    """
+    if items is None or dim is None:
+        shape = load_vectors(open_artifact(embeddings, kind="embeddings", verify=False).dir / VECTORS_FILE).shape
+        items, dim = items or shape[0], dim or shape[1]
+    return check_budget(items, dim, settings, report)
 
 
 def config_of(settings: IndexSettings, retriever: RetrieverSettings | None) -> dict[str, Any]:

@@ -23,8 +23,9 @@ GIB = 1 << 30
 _BYTES_A_NUMBER: dict[ReorderType, int] = {"float32": 4, "bf16": 2, "int8": 1}
 # What a Python process with NumPy, Arrow and ScaNN holds besides the data (measured: 90 MB idle, 150 at work).
 _PROCESS_BYTES = 150 << 20
-# The trial trees have a fortieth of the items and a tenth, and no fewer than this many a leaf.
+# The trial trees have a fortieth of the items (50,000 at most) and a tenth, and no fewer than this many a leaf.
 _TRIAL_PART = 40
+_TRIAL_MOST = 50_000
 _TRIAL_GROWTH = 4
 _TRIAL_ITEMS_A_LEAF = 10
 # The climb tries, besides the first tree: a finer code, another threshold, two numbers of leaves, SOAR, and every other
@@ -92,7 +93,7 @@ def build_time(items: int, dim: int, settings: IndexSettings) -> BuildTime:
 
 
 def _one_build(items: int, dim: int, tree: TreeSettings, settings: IndexSettings) -> float:
-    few = min(items // 2, max(_TRIAL_ITEMS_A_LEAF * tree.leaves, items // _TRIAL_PART))
+    few = min(items // 2, max(_TRIAL_ITEMS_A_LEAF * tree.leaves, min(_TRIAL_MOST, items // _TRIAL_PART)))
     many = min(items, _TRIAL_GROWTH * few)
     trial = tree.model_copy(update={"leaves": min(tree.leaves, few), "leaves_to_search": 1, "training_sample": few})
     vectors = np.random.default_rng(0).normal(size=(many, dim)).astype(np.float32)

@@ -59,6 +59,13 @@ def add_erasure_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("forget", type=Path, help="ids of the users to be forgotten, one a line")
 
 
+def add_build_options(parser: argparse.ArgumentParser) -> None:
+    """Options of ``build``."""
+    parser.add_argument("--dry-run", action="store_true", help="predict memory, disk and time, and build nothing")
+    parser.add_argument("--items", type=int, metavar="N", help="predict for so many items (default: the embeddings')")
+    parser.add_argument("--dim", type=int, metavar="N", help="predict for vectors of such a length")
+
+
 def add_publish_options(parser: argparse.ArgumentParser) -> None:
     """Options of ``publish`` and ``refresh``."""
     parser.add_argument("--force", metavar="REASON", help="publish against a failed gate; the reason is recorded")
@@ -118,7 +125,7 @@ VERBS: dict[str, tuple[Verb, Callable[[argparse.ArgumentParser], None]]] = {
     "features": (verbs.verb_features, add_features_options),
     "train": (verbs.verb_train, add_no_options),
     "embed": (verbs.verb_embed, add_no_options),
-    "build": (verbs.verb_build, add_no_options),
+    "build": (verbs.verb_build, add_build_options),
     "publish": (verbs.verb_publish, add_publish_options),
     "refresh": (verbs.verb_refresh, add_publish_options),
     "retrieve": (verbs.verb_retrieve, add_retrieve_options),

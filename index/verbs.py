@@ -112,6 +112,12 @@ def verb_build(call: Call) -> Answer:
     """Item vectors to a bundle, its search tuned to the recall target (ScaNN)."""
     from index import build
 
+    if call.arguments.dry_run:
+        config, size = call.config, {"items": call.arguments.items, "dim": call.arguments.dim}
+        lines: list[str] = []
+        facts = dataclasses.asdict(build.plan(config.work / "embeddings", config.index, **size, report=lines.append))
+        return Answer(lines=[*lines, "dry run: nothing was built"], facts=facts)
+
     def run(config: Config, out: Path) -> None:
         work = config.work
         inputs = work / "embeddings", work / "model", work / "features"

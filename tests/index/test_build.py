@@ -168,3 +168,18 @@ def test_items_stand_in_row_order(stages: Stages, bundle: Path) -> None:
     ids = pq.read_table(bundle / "items.parquet")["item_id"].to_pylist()
     assert ids == [1000 + 3 * item for item in range(ITEMS)]
     assert json.loads((bundle / "towers.json").read_text())["space"] == Bundle.open(bundle).space
+
+
+def test_a_plan_builds_nothing(embeddings: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    kept = sorted(embeddings.parent.rglob("*"))
+    own = build.plan(embeddings, IndexSettings(engine="exact"), report=lines.append)
+    assert lines[0].startswith(f"plan: {ITEMS:,} items × {DIM}: ")
+    assert sorted(embeddings.parent.rglob("*")) == kept
+    # Another size needs no embeddings: here ten times the items, so ten times the vectors on disk.
+    other = build.plan(tmp_path / "none", IndexSettings(engine="exact"), items=10 * ITEMS, dim=DIM)
+    assert other.disk_bytes == 10 * own.disk_bytes
+    with pytest.raises(ArtifactError):
+        build.plan(tmp_path / "none", IndexSettings())
+    with pytest.raises(ConfigError, match=r"index.memory_gib: .* Nothing was started"):
+        build.plan(embeddings, IndexSettings(engine="exact", memory_gib=1e-6))
