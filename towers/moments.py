@@ -50,6 +50,12 @@ class Clock:
         return self.place(owners, stops) - self.place(owners, starts)
 
 
+def last_windows(events: Events, days: float, number: int = 5) -> list[tuple[int, int]]:
+    """Start and end of the newest windows of the events, the latest first."""
+    width, last = int(days * DAY_US), int(events.times.max())
+    return [(last - back * width, last - (back - 1) * width) for back in range(1, number + 1)]
+
+
 class Counts:
     """A side's count features as of any moment, as the features job gives them at its own.
 

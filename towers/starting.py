@@ -13,27 +13,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
-from sklearn.linear_model import PoissonRegressor
 from sklearn.utils.extmath import randomized_svd
 
 from pipelines.schema import Feature, Side
-from towers.encoders import FeatureSum, PooledHistory, hinges
+from towers.demand import fit_demand
+from towers.encoders import FeatureSum, PooledHistory
 from towers.inputs import DAY_US, Events, Int32, TrainingData
 from towers.model import TwoTowers
-from towers.moments import Clock, Counts
+from towers.moments import last_windows
 from towers.settings import TowersSettings
 
 Float = npt.NDArray[Any]
 
-# Found on Complete Journey's validation weeks: windows of the ridge regression, its penalty an example, and the share
-# of the identity, without which what a household buys again ranks too low.
-_RIDGE_WINDOWS = 5
+# Found on Complete Journey's validation weeks: the ridge regression's penalty an example, the share of the identity,
+# without which what a household buys again ranks too low, and the length at which content is pooled, but ranks nothing
+# by itself before it has been trained.
 _RIDGE = 1e-2
 _IDENTITY = 0.05
-_SHRINKAGE = 5.0
-# Of the regression on recent counts, the part taken over: half of it ranks best. Norm of the content dimensions.
-_DEMAND = 0.7
 _CONTENT_NORM = 0.003
+_SHRINKAGE = 5.0
 
 
 def start_from_svd(model: TwoTowers, data: TrainingData, events: Events) -> None:
@@ -62,7 +60,7 @@ def start_from_svd(model: TwoTowers, data: TrainingData, events: Events) -> None
     rest = _explain(model.item_tower.body, data, item_id, factors)
     _fill(model.item_tower.body.tables[item_id], data.items[item_id], rest)
     content = _fill_content(model.item_tower.body, data, events, own, model.settings)
-    demand = _fill_demand(model, data, events)
+    demand = fit_demand(model.item_tower, data, events, model.settings.window_days)
     pool = model.user_tower.pool
     if model.settings.protocol == "windows" and isinstance(pool, PooledHistory):
         spectrum = np.concatenate(
@@ -104,39 +102,6 @@ def _fill_content(body: FeatureSum, data: TrainingData, events: Events, start: i
     vectors = np.zeros((data.num_items, dim), np.float32)
     vectors[:, : rows.shape[1]] = codes @ rows
     return vectors
-
-
-def _fill_demand(model: TwoTowers, data: TrainingData, events: Events) -> Callable[[int], Float]:
-    """Sets what the item's recent counts do to its rank, and returns it: a moment to ``[items]`` factors.
-
-    Poisson regression over the last windows: an item's events in a window, against those its share of all events
-    before would give (the exposure), by its counts as of the window's start.
-    """
-    weights = model.item_tower.demand
-    if weights is None or not model.item_tower.free:
-        return lambda _: np.ones(data.num_items, np.float32)
-    counts, clock = Counts(data, events, "item"), Clock.of_items(events)
-    rows = np.arange(data.num_items, dtype=np.int32)
-    window = int(model.settings.window_days * DAY_US)
-    columns, ratios, exposures = [], [], []
-    for start in _window_starts(events, window):
-        before = clock.count(rows, clock.first, start)
-        known = rows[before > 0]
-        expected = before[known] * (window / max(start - clock.first, window))
-        columns.append(hinges(counts.at(known, start)).numpy())
-        ratios.append(clock.count(known, start, start + window) / expected)
-        exposures.append(expected)
-    if sum(map(len, ratios)):
-        fitted = PoissonRegressor(alpha=1e-3, max_iter=300).fit(
-            np.concatenate(columns), np.concatenate(ratios), np.concatenate(exposures)
-        )
-        weights.assign(_DEMAND * fitted.coef_[:, None])
-    return lambda moment: np.exp(model.item_tower.lift(counts.at(rows, moment)).numpy()[:, 0])
-
-
-def _window_starts(events: Events, window: int) -> list[int]:
-    last = int(events.times.max())
-    return [last - back * window for back in range(1, _RIDGE_WINDOWS + 1)]
 
 
 @dataclass(frozen=True)
@@ -190,13 +155,12 @@ def _ridge_mix(events: Events, blocks: list[Float], demand: Callable[[int], Floa
     ``blocks`` are the parts of the item vectors that are pooled apart. Where what people buy again counts too, the
     head of the middle decay also keeps a share of the identity.
     """
-    window = int(settings.window_days * DAY_US)
     owner = events.user_of_event()
     factors = np.concatenate(blocks, 1)
     dim, heads = factors.shape[1], len(settings.decay_days)
     gram, target, examples = np.zeros((heads * dim, heads * dim)), np.zeros((heads * dim, dim)), 0
-    for start in _window_starts(events, window):
-        before, after = events.times < start, (events.times >= start) & (events.times < start + window)
+    for start, stop in last_windows(events, settings.window_days):
+        before, after = events.times < start, (events.times >= start) & (events.times < stop)
         follows = _matrix(owner[after], events.rows[after], None, events.users, len(factors))
         follows.data[:] = 1.0
         lift = scipy.sparse.diags(demand(start))
