@@ -64,12 +64,14 @@ def write_json(value: object, path: Path) -> None:
 
 
 def link(source: Path, target: Path) -> None:
-    """A second name for a file that nobody changes any more; a copy where the file system has no links."""
+    """A second name for a file that nobody changes any more; a durable copy where the file system has no links."""
 
     def make(aside: Path) -> None:
         try:
             os.link(source, aside)
         except OSError:
             shutil.copyfile(source, aside)
+            with aside.open("rb") as copy:
+                os.fsync(copy.fileno())
 
     write_aside(target, make)

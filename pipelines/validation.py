@@ -79,9 +79,20 @@ class Checks:
 
 
 def _records(raw: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Array:
-    kept = raw.take(pa.array(rows[:RECORDS_PER_BATCH])).to_pylist()
-    texts = [json.dumps(record, default=str, ensure_ascii=False)[:_RECORD_CHARACTERS] for record in kept]
+    kept = raw.take(pa.array(rows[:RECORDS_PER_BATCH]))
+    columns = [_values(one_array(column)) for column in kept.columns]
+    records = [dict(zip(kept.column_names, values, strict=True)) for values in zip(*columns, strict=True)]
+    texts = [json.dumps(record, default=str, ensure_ascii=False)[:_RECORD_CHARACTERS] for record in records]
     return pa.array(texts + [None] * (len(rows) - len(texts)), pa.string())
+
+
+def _values(column: pa.Array) -> list[object]:
+    """The values as Python has them; a moment outside its calendar as the number that stands in the table."""
+    try:
+        return list(column.to_pylist())
+    except (OverflowError, ValueError):
+        plain = pa.int32() if column.type.bit_width == 32 else pa.int64()
+        return list(column.cast(plain).to_pylist()) if pa.types.is_temporal(column.type) else [None] * len(column)
 
 
 def malformed_rejects(lines: tuple[str, ...], table: str, file: str, first_row: int) -> pa.Table:

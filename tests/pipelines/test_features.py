@@ -204,6 +204,20 @@ def test_events_of_an_unknown_item_are_rejected_with_table_file_row_and_reason(s
     }
 
 
+def test_a_reject_far_outside_the_calendar_is_told_as_the_number_it_is(small: Small, tmp_path: Path) -> None:
+    def change(raw: dict[str, Any]) -> None:
+        raw["validation"] = {"max_reject_rate": 1.0}
+
+    schema = small(change)
+    table = pq.read_table(tmp_path / "events.parquet")
+    far = [2**62, *np.asarray(table["time"].cast(pa.int64()))[1:].tolist()]
+    column = pa.array(far, pa.int64()).cast(pa.timestamp("us", tz="UTC"))
+    pq.write_table(table.set_column(table.column_names.index("time"), "time", column), tmp_path / "events.parquet")
+    rejects = pq.read_table(run(schema, tmp_path / "features") / "rejects").to_pylist()
+    assert [(reject["row"], reject["reason"]) for reject in rejects] == [(0, "range:time")]
+    assert json.loads(rejects[0]["record"])["time"] == 2**62
+
+
 def without(rows: list[dict[str, Any]], column: str) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name != column} for row in rows]
 
