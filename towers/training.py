@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pipelines.errors import TowerlineError
+from pipelines.errors import SchemaError, TowerlineError
 from pipelines.manifest import fingerprint_of, open_artifact, write_artifact
 from pipelines.schema import SPLITS
 from towers import checkpoints
@@ -29,7 +29,7 @@ from towers.optimizers import LazyAdam
 from towers.prefetching import prefetched
 from towers.recall import Figures
 from towers.runtime import tf, tf_keras
-from towers.sampling import Batch, Sampler
+from towers.sampling import Sampler
 from towers.settings import TowersSettings
 from towers.starting import start_from_svd
 from towers.validation import evaluate, selection, truth_of
@@ -157,13 +157,14 @@ class _Phase:
         self.sampler = Sampler(data, events, settings)
         tf.keras.utils.set_random_seed(seed)
         self.model = TwoTowers(data, settings, seed)
+        self.signature = self._built()
         if settings.initializer == "svd":
             start_from_svd(self.model, data, events)
         self.optimizer = LazyAdam(
             self._rate(), epsilon=settings.epsilon, clipnorm=settings.clip_norm, name_to_scale=self._scales()
         )
         self.model.compile(optimizer=self.optimizer)
-        self.step: Any = None
+        self.step = self._step_function()
 
     def _rate(self) -> Any:
         steps = max(self.sampler.steps * self.settings.epochs, 1)
@@ -177,10 +178,21 @@ class _Phase:
         shared = [variable for variable in self.model.trainable_variables if id(variable) not in own]
         return {variable.name: self.settings.shared_rate for variable in shared}
 
-    def _step_function(self, batch: Batch) -> Any:
+    def _built(self) -> dict[str, Any]:
+        """Makes all weights, some of which Keras makes at the first call; returns the batches' signature."""
+        batch = next(self.sampler.epoch(np.random.default_rng(self.seed)), None)
+        if batch is None:
+            raise SchemaError(
+                "expected users with events both before and within a window, found none. Lower towers.window_days or "
+                "towers.min_history_days, or check [split]."
+            )
+        self.model.compute_loss(tensors_of(batch))
+        return signature(batch)
+
+    def _step_function(self) -> Any:
         model, optimizer = self.model, self.optimizer
 
-        @tf.function(input_signature=[signature(batch)])
+        @tf.function(input_signature=[self.signature])
         def step(batch: dict[str, Any]) -> Any:
             with tf.GradientTape() as tape:
                 loss = model.compute_loss(batch, training=True)
@@ -223,7 +235,6 @@ class _Phase:
         started, examples = time.monotonic(), 0
         losses: list[float] = []
         for batch in prefetched(self.sampler.epoch(generator)):
-            self.step = self.step or self._step_function(batch)
             loss = float(self.step(tensors_of(batch)))
             if not np.isfinite(loss):
                 raise TrainingError(self._blame(number, len(losses), loss))

@@ -94,8 +94,9 @@ class KilledError(Exception):
     """Stands for the end of the process."""
 
 
-def test_a_killed_run_goes_on_with_the_same_loss_curve(tmp_path: Path) -> None:
-    data, chosen = tiny_data("time"), settings("time", epochs=4, refit=False)
+@pytest.mark.parametrize("kind", ["time", "order"])
+def test_a_killed_run_goes_on_with_the_same_loss_curve(kind: str, tmp_path: Path) -> None:
+    data, chosen = tiny_data(kind), settings(kind, epochs=4, refit=False)
     whole = train(data, chosen, seed=5)
 
     def kill(epoch: Epoch) -> None:
