@@ -361,7 +361,7 @@ def compare(work: Path, events: int, runs: int) -> dict[str, Any]:
     }
 
 
-def nightly(work: Path, events: int, runs: int) -> dict[str, Any]:
+def nightly(work: Path, events: int, runs: int, tries: int) -> dict[str, Any]:
     """One new day upon 60, beside the 61 days in full, alternating."""
     folder = work / f"days-{events}"
     write_tables(folder, events, by_day=True)
@@ -370,7 +370,7 @@ def nightly(work: Path, events: int, runs: int) -> dict[str, Any]:
     found: dict[str, list[Measured]] = {name: [] for name in NIGHTLY}
     for _ in range(runs):
         for name, measured in found.items():
-            measured.append(measure(name, folder, work / "out" / name, tries=4))
+            measured.append(measure(name, folder, work / "out" / name, tries))
             print(name, events, measured[-1])
     seconds = {name: statistics.median(run.seconds for run in measured) for name, measured in found.items()}
     cpu = {name: statistics.median(run.cpu_seconds for run in measured) for name, measured in found.items()}
@@ -426,6 +426,7 @@ def main() -> None:
     parser.add_argument("--scaling", type=int, nargs="*", default=[5_000_000, 20_000_000, 80_000_000])
     parser.add_argument("--runs", type=int, default=3, help="0: leave the comparison out")
     parser.add_argument("--nights", type=int, default=5, help="runs of the nightly measurement, 0: leave it out")
+    parser.add_argument("--tries", type=int, default=4, help="how often a nightly run is repeated on a busy machine")
     parser.add_argument("--contend", choices=sorted(CONTENDERS))
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
@@ -436,7 +437,7 @@ def main() -> None:
     if asked.runs:
         result |= compare(asked.work, asked.events, asked.runs)
     if asked.nights:
-        result |= nightly(asked.work, asked.events, asked.nights)
+        result |= nightly(asked.work, asked.events, asked.nights, asked.tries)
     if asked.scaling:
         result["scaling"] = scale(asked.work, asked.scaling)
     result["machine"] = machine()

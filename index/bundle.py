@@ -168,6 +168,11 @@ class Bundle:
         return pq.read_table(self.dir / ITEMS_FILE)
 
     @functools.cached_property
+    def items_schema(self) -> pa.Schema:
+        """Columns of ``items``, without reading them."""
+        return pq.read_schema(self.dir / ITEMS_FILE)
+
+    @functools.cached_property
     def users(self) -> pa.Table | None:
         """``user_id``, raw features and history of each user; None where the bundle was built without."""
         file = self.dir / USERS_FILE

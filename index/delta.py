@@ -165,7 +165,7 @@ class DeltaState:
         return cls(
             vocabulary=bundle.vocabulary,
             sequence=0,
-            fresh_items=bundle.items.schema.empty_table(),
+            fresh_items=bundle.items_schema.empty_table(),
             fresh_vectors=np.zeros((0, bundle.dim), np.float32),
             gone=np.zeros(bundle.num_items, np.bool_),
             paused=np.zeros(bundle.num_items, np.bool_),

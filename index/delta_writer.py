@@ -176,7 +176,7 @@ def catalogue_rows(raw: pa.Table, bundle: Bundle) -> pa.Table:
         SchemaError: a column has another type than the bundle's.
     """
     columns = {}
-    for wanted in bundle.items.schema:
+    for wanted in bundle.items_schema:
         name = bundle.schema.id_column("item") if wanted.name == "item_id" else wanted.name
         if name not in raw.column_names:
             columns[wanted.name] = pa.nulls(len(raw), wanted.type)
@@ -185,7 +185,7 @@ def catalogue_rows(raw: pa.Table, bundle: Bundle) -> pa.Table:
             columns[wanted.name] = raw[name].combine_chunks().cast(wanted.type)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as err:
             raise SchemaError(f"delta: column {name!r}: expected {wanted.type}, got {raw[name].type} ({err}).") from err
-    return pa.table(columns, schema=bundle.items.schema)
+    return pa.table(columns, schema=bundle.items_schema)
 
 
 def embed(raw: pa.Table, bundle: Bundle, clock: Clock) -> Vectors:

@@ -1,8 +1,7 @@
 """Deltas on a version that is serving: fresh ads join it, dead ones leave it, and no call waits for more than a mask.
 
 Reads the log of a registry. A call looks at the log's stamp (one stat). Where it changed, the new entries' pauses and
-removals hold in that very call; their fresh ads are laid out by a thread of its own and join within its time (a copy of
-the vectors where there are fresh ones).
+removals hold in that very call; their fresh ads are laid out by a thread of its own and join within its time.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ import pyarrow as pa
 from index.attributes import Attributes
 from index.delta import Delta, DeltaLog, DeltaSearcher, DeltaState, MaskedSearcher
 from index.eligible import Eligible, EligibleCache
+from index.growing import GrowingVectors
 from index.item_ids import ItemIds
 from index.leaves import Leaves
 from index.planner import Planner
@@ -51,19 +51,22 @@ class FreshItemIds(ItemIds):
         return np.where(np.asarray(fresh, np.int32) >= 0, fresh, rows).astype(np.int32)
 
 
-def with_state(base: ServingVersion, before: ServingVersion, state: DeltaState) -> ServingVersion:
+def with_state(
+    base: ServingVersion, before: ServingVersion, state: DeltaState, growing: GrowingVectors
+) -> ServingVersion:
     """The version with a state of its deltas.
 
     Args:
         base: the version as its bundle is.
         before: the version as it serves now; what the state did not change is taken from it.
         state: the deltas applied.
+        growing: the base's vectors, which the fresh ones join.
     """
     if state.num_fresh == before.num_items - base.num_items:
         return _masked(before, state)
     fresh = state.fresh_items["item_id"].cast(base.bundle.vocabulary.item_ids.type).combine_chunks()
     items = FreshItemIds(base.items, fresh)
-    vectors = np.concatenate([base.vectors, state.fresh_vectors])
+    vectors = growing.with_fresh(state.fresh_vectors)
     tower = QueryTower(base.bundle.query_tower.read_bytes(), base.bundle.schema, base.bundle.vocabulary.user, vectors)
     catalogue = pa.concat_tables([base.bundle.items, state.fresh_items])
     grown = dataclasses.replace(
@@ -102,11 +105,13 @@ def _grown(planner: Planner, vectors: Vectors, fresh: Vectors) -> Planner:
     leaves = planner.leaves
     if leaves is not None:
         nearest = np.argmax(fresh @ leaves.centroids.T, axis=1).astype(np.int32)
-        leaf_of_row = np.concatenate([leaves.leaf_of_row, nearest])
-        rows = np.argsort(leaf_of_row, kind="stable").astype(np.int32)
-        counts = np.bincount(leaf_of_row, minlength=leaves.number)
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        leaves = Leaves(rows, offsets, leaves.centroids, leaf_of_row)
+        by_leaf = np.argsort(nearest, kind="stable")
+        # Each goes to the end of its leaf: fresh rows are the largest, so that rows still rise within one.
+        ends = leaves.offsets[nearest[by_leaf] + 1]
+        rows = np.insert(leaves.rows, ends, (len(vectors) - len(fresh) + by_leaf).astype(np.int32))
+        joined = np.cumsum(np.bincount(nearest, minlength=leaves.number))
+        offsets = leaves.offsets + np.concatenate([[0], joined])
+        leaves = Leaves(rows, offsets, leaves.centroids, np.concatenate([leaves.leaf_of_row, nearest]))
     return dataclasses.replace(planner, vectors=vectors, leaves=leaves, log_values=values)
 
 
@@ -121,6 +126,7 @@ class DeltaFollower:
         self._lock = threading.Lock()
         self._stamp: int | None = 0
         self._state = DeltaState.of(base.bundle)
+        self._growing = GrowingVectors(base.vectors)
         self._waiting: list[Delta] = []
         self._thread: threading.Thread | None = None
 
@@ -181,7 +187,7 @@ class DeltaFollower:
                 return
             for entry in entries:
                 state = state.apply(entry)
-            grown = with_state(self._base, self._live, state)
+            grown = with_state(self._base, self._live, state, self._growing)
             with self._lock:
                 if len(self._waiting) == len(entries):
                     self._state, self._waiting, self._live = state, [], grown

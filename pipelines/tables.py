@@ -223,7 +223,9 @@ def read_shard(
             batches = _csv_batches(handle, shard, columns, types)
         else:
             batches = _jsonl_batches(handle, shard, columns)
-        yield from batches
+        for batch in batches:
+            batch.table.validate(full=True)  # Readers of JSON and Parquet let bytes through that are no text.
+            yield batch
 
 
 def _parquet_batches(handle: Any, shard: Shard, columns: Sequence[str], rows_per_batch: int) -> Iterator[Batch]:

@@ -91,8 +91,9 @@ def _values(column: pa.Array) -> list[object]:
     try:
         return list(column.to_pylist())
     except (OverflowError, ValueError):
-        plain = pa.int32() if column.type.bit_width == 32 else pa.int64()
-        return list(column.cast(plain).to_pylist()) if pa.types.is_temporal(column.type) else [None] * len(column)
+        if not pa.types.is_temporal(column.type):  # A list or a struct of such moments.
+            return [None] * len(column)
+        return list(column.cast(pa.int32() if column.type.bit_width == 32 else pa.int64()).to_pylist())
 
 
 def malformed_rejects(lines: tuple[str, ...], table: str, file: str, first_row: int) -> pa.Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from pathlib import Path
@@ -11,6 +12,11 @@ import pyarrow as pa
 import pytest
 
 from index import build, delta_writer, embed
+from index.exact import ExactSearcher, load_vectors
+from index.growing import GrowingVectors
+from index.leaves import Leaves
+from index.live_delta import _grown
+from index.planner import Planner
 from index.registry import Registry
 from index.retriever import Retriever
 from index.settings import IndexSettings, TreeSettings
@@ -134,3 +140,40 @@ def test_calls_go_on_while_deltas_come(registry: Registry) -> None:
     assert wrong == []
     settle(retriever)
     assert retriever.delta_sequence == 10
+
+
+@pytest.mark.parametrize("kind", ["file", "memory"])
+def test_fresh_vectors_join_without_a_copy(tmp_path: Path, kind: str) -> None:
+    rng = np.random.default_rng(0)
+    made = rng.normal(size=(1000, 24)).astype(np.float32)
+    np.save(tmp_path / "vectors.npy", made)
+    base = load_vectors(tmp_path / "vectors.npy") if kind == "file" else made
+    growing = GrowingVectors(base, room=4)
+    fresh = rng.normal(size=(9, 24)).astype(np.float32)
+    given = [growing.with_fresh(fresh[:n]) for n in (0, 1, 3, 9)]  # the last has outgrown the room
+    for n, vectors in zip((0, 1, 3, 9), given, strict=True):
+        assert (vectors == np.concatenate([made, fresh[:n]])).all()
+    assert given[0] is base
+    assert np.shares_memory(given[1], given[2])
+    # Written privately: the file has not changed.
+    assert (np.load(tmp_path / "vectors.npy") == made).all()
+
+
+def test_fresh_rows_stand_at_the_end_of_their_leaf() -> None:
+    rng = np.random.default_rng(1)
+    vectors = rng.normal(size=(50, 4)).astype(np.float32)
+    leaf_of_row = rng.integers(0, 5, 50).astype(np.int32)
+    leaf_of_row[-1] = 4
+    rows = np.argsort(leaf_of_row, kind="stable").astype(np.int32)
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(leaf_of_row, minlength=5))])
+    centroids = rng.normal(size=(5, 4)).astype(np.float32)
+    fresh = rng.normal(size=(20, 4)).astype(np.float32)
+    planner = Planner.of(ExactSearcher(vectors), vectors, None)
+    planner = dataclasses.replace(planner, leaves=Leaves(rows, offsets, centroids, leaf_of_row))
+    leaves = _grown(planner, np.concatenate([vectors, fresh]), fresh).leaves
+    assert leaves is not None
+    # The slow way: sort all rows by their leaf.
+    expected = np.concatenate([leaf_of_row, (fresh @ centroids.T).argmax(axis=1)])
+    assert leaves.leaf_of_row.tolist() == expected.tolist()
+    assert leaves.rows.tolist() == np.argsort(expected, kind="stable").tolist()
+    assert leaves.sizes.tolist() == np.bincount(expected, minlength=5).tolist()

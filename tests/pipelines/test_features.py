@@ -218,6 +218,15 @@ def test_a_reject_far_outside_the_calendar_is_told_as_the_number_it_is(small: Sm
     assert json.loads(rejects[0]["record"])["time"] == 2**62
 
 
+def test_bytes_that_are_no_text_name_the_file(small: Small, tmp_path: Path) -> None:
+    small()
+    lines = b"\n".join(json.dumps(event, default=lambda moment: moment.isoformat()).encode() for event in EVENTS)
+    (tmp_path / "events.jsonl").write_bytes(lines.replace(b"click", b"clic\xc5", 1))
+    (tmp_path / "events.parquet").unlink()
+    with pytest.raises(SchemaError, match=r"events\.jsonl cannot be read: .*[Ii]nvalid UTF"):
+        run(schema_of(raw_schema(tmp_path)), tmp_path / "features")
+
+
 def without(rows: list[dict[str, Any]], column: str) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name != column} for row in rows]
 

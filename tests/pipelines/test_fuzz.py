@@ -60,11 +60,7 @@ def as_parquet(rows: list[dict[str, Any]]) -> bytes:
     sink = io.BytesIO()
     try:
         table = pa.Table.from_pylist(rows)
-    except (
-        pa.ArrowInvalid,
-        pa.ArrowTypeError,
-        OverflowError,
-    ):  # Mixed types: no such column in Parquet; take their texts.
+    except (ValueError, TypeError, OverflowError):  # Mixed types: no such column in Parquet; take their texts.
         table = pa.Table.from_pylist([{name: str(value) for name, value in row.items()} for row in rows])
     pq.write_table(table, sink)
     return sink.getvalue()
