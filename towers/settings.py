@@ -71,7 +71,6 @@ class TowersSettings(Section):
     novel_weight: float = Field(default=0.5, ge=0.0)  # windows: weight of a second softmax over unseen items only
     window_days: float = Field(default=28.0, gt=0.0)
     min_history_days: float = Field(default=56.0, ge=0.0)
-    max_positives: int = Field(default=512, ge=1)
     margin: float = Field(default=0.8, ge=-1.0, le=1.0)  # cosine contrastive
     negative_weight: float = Field(default=150.0, gt=0.0)  # cosine contrastive
 
