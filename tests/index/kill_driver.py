@@ -160,6 +160,7 @@ def main(registry: Path, scenario: str, kills: int, seed: int, bundles: list[Pat
             continue
         hit += killed_after(forked(work), chance.uniform(0, slowest))
         wrong += check(registry)
+        (registry.parent / "kills").write_text(str(hit))  # how far a run has come, for who waits
     stop.touch()
     os.waitpid(reader, 0)
     told = json.loads(log.read_text())
