@@ -10,8 +10,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import settings
 
 from pipelines.schema import DatasetSchema, parse_schema
+
+# A busy machine is no failure: what is asked is the law, not the milliseconds.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 START = datetime.datetime(2025, 1, 1, tzinfo=datetime.UTC)
 
