@@ -17,6 +17,7 @@ import time
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 FLINK = "1.19.3"
 _POM = Path(__file__).parent / "flink-job-server.xml"
@@ -48,7 +49,9 @@ def fetch(cache: Path) -> None:
         command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(aside)]
         subprocess.run([*command, f"apache-flink-libraries=={FLINK}"], check=True)
         with tarfile.open(next(aside.glob("*.tar.gz"))) as packed:
-            packed.extractall(aside / "unpacked", filter="data")
+            # Pythons before 3.11.4 know no filter, those from 3.12 on want one.
+            safely: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+            packed.extractall(aside / "unpacked", **safely)
         (next((aside / "unpacked").iterdir()) / "deps").rename(cache / "flink")
         shutil.rmtree(aside)
     if not (cache / "job-server").exists():
