@@ -121,8 +121,9 @@ class _Assembler:
         events = events_by_split(parts, self.plan.counted_before)
         require_split(events, ingested)
         vocabulary = self._fit(parts)
-        nulls = self._nulls(now, parts)
-        drifted = drift.report(before, drift.Profile(nulls, now.days, vocabulary), self._schema.validation)
+        nulls = self._nulls(parts)
+        profile = drift.Profile({"events": _event_nulls(now), **nulls}, now.days, vocabulary)
+        drifted = drift.report(before, profile, self._schema.validation)
         self._encode()
         self._lay_out(parts)
         (self.draft.dir / "schema.json").write_text(self._schema.model_dump_json(indent=1))
@@ -137,7 +138,7 @@ class _Assembler:
             "items_in_train": int((vocabulary.item_frequency > 0).sum()),
             **dict(zip(SPLITS, events, strict=True)),
         }
-        return {"counts": counts, "duplicates": duplicates, "drift": drifted, **self._told(ingested, parts)}
+        return {"counts": counts, "duplicates": duplicates, "drift": drifted, **self._told(ingested, nulls)}
 
     def _build(self) -> None:
         steps = [
@@ -182,11 +183,10 @@ class _Assembler:
         vocabulary.save(self.draft.dir / "vocabulary")
         return vocabulary
 
-    def _nulls(self, ingested: Ingested, parts: Sequence[PartitionFacts]) -> dict[str, Any]:
-        """Rows and nulls by column of each table that was read."""
+    def _nulls(self, parts: Sequence[PartitionFacts]) -> dict[str, Any]:
+        """Rows and nulls by column of the items and the users."""
         table = self.plan.items.table
         nulls: dict[str, Any] = {
-            "events": {"rows": ingested.counts["events"].rows, "columns": ingested.nulls},
             "items": {"rows": len(table), "columns": {name: table[name].null_count for name in table.column_names}},
         }
         if self.plan.inputs.users is not None:
@@ -216,12 +216,12 @@ class _Assembler:
         ).write(after)
         self.draft.carried.update({f"sequences/{name}": previous.files[f"sequences/{name}"] for name in kept})
 
-    def _told(self, ingested: Ingested, parts: Sequence[PartitionFacts]) -> dict[str, Any]:
+    def _told(self, ingested: Ingested, nulls: dict[str, Any]) -> dict[str, Any]:
         """What else the manifest tells."""
         job, decision = self.plan.job, self.plan.decision
         return {
             "tables": {name: {"rows": count.rows, "rejects": count.rejects} for name, count in ingested.counts.items()},
-            "nulls": self._nulls(ingested, parts),
+            "nulls": {"events": _event_nulls(ingested), **nulls},
             "days": {str(day): count for day, count in sorted(ingested.days.items())},
             "dropped_after_test_until": ingested.dropped,
             "first_time": ingested.first,
@@ -234,6 +234,10 @@ class _Assembler:
             "increment": {"used": decision.previous is not None, "reason": decision.reason},
             "split": self._schema.split.model_dump(mode="json"),
         }
+
+
+def _event_nulls(ingested: Ingested) -> dict[str, Any]:
+    return {"rows": ingested.counts["events"].rows, "columns": ingested.nulls}
 
 
 def _write_item_parts(table: pa.Table, out: Path) -> None:

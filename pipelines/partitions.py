@@ -40,7 +40,7 @@ from pipelines.ingest import Spilled, read_spilled
 from pipelines.job import Base, Job
 from pipelines.partition_facts import PartitionFacts
 from pipelines.schema import SPLITS, CountFeature, DatasetSchema, EmbeddingFeature
-from pipelines.segments import MAX_SEGMENTS, Partition, part_name, segment_name, write_part
+from pipelines.segments import MAX_SEGMENTS, Partition, joined, part_name, segment_name, write_part
 from pipelines.users import Users
 
 
@@ -62,7 +62,7 @@ def build_partition(job: Job, part: int, spilled: Sequence[Spilled]) -> Partitio
     """
     profiles = read_spilled(spilled, "users", part, job.users_layout)
     _refuse_twice(profiles["user_id"], job.schema)
-    profiled = pc.array_take(_one(profiles["user_id"]), pc.array_sort_indices(_one(profiles["user_id"])))
+    profiled = pc.array_take(joined(profiles["user_id"]), pc.array_sort_indices(joined(profiles["user_id"])))
     events = read_spilled(spilled, "events", part, checked_schema(job.id_type))
     last_out = job.schema.split.leave_last_out
     if job.base is None:
@@ -178,19 +178,6 @@ def _counted(rows: npt.NDArray[np.int32], items: int) -> tuple[npt.NDArray[np.in
     return seen.astype(np.int32), table[seen]
 
 
-def _fitted_features(schema: DatasetSchema) -> tuple[Any, ...]:
-    """User features, the id's own column being called user_id in the stored table."""
-    own = schema.id_column("user")
-    return tuple(
-        feature.model_copy(update={"column": "user_id"}) if feature.source == own else feature
-        for feature in schema.side("user")
-    )
-
-
-def _one(column: pa.ChunkedArray) -> pa.Array:
-    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays([*column.chunks, pa.array([], column.type)])
-
-
 def _refuse_twice(ids: pa.ChunkedArray, schema: DatasetSchema) -> None:
     counts = pc.value_counts(ids)
     if len(counts) < len(ids):
@@ -205,7 +192,7 @@ def _users_table(job: Job, part: int, built: _Built, profiles: pa.Table) -> pa.T
     """The users' raw columns in the order of the sequences; nulls where a user has no profile."""
     ids = built.users.ids
     table = pa.table(built.users.columns())
-    places = pc.index_in(ids, value_set=_one(profiles["user_id"])) if len(profiles.column_names) > 1 else None
+    places = pc.index_in(ids, value_set=joined(profiles["user_id"])) if len(profiles.column_names) > 1 else None
     for name in profiles.column_names:
         if name != "user_id":
             table = table.append_column(name, profiles[name].take(places))
@@ -228,7 +215,7 @@ def _counts_before(job: Job, part: int, name: str, ids: pa.Array) -> npt.NDArray
         return np.zeros(len(ids), np.int64)
     path = Path(job.base.dir) / "users" / part_name(part, job.partitions)
     before = pq.ParquetFile(path).read(columns=["user_id", name])
-    found = before[name].take(pc.index_in(ids, value_set=_one(before["user_id"])))
+    found = before[name].take(pc.index_in(ids, value_set=joined(before["user_id"])))
     return np.asarray(pc.fill_null(found, 0), np.int64)
 
 

@@ -331,6 +331,10 @@ class DatasetSchema(Section):
     def _consistent(self) -> Self:
         if self.actions and self.tables.events.action is None:
             raise ValueError("[actions] has weights, but tables.events.action names no column")
+        if self.actions and (min(self.actions.values()) < 0 or max(self.actions.values()) <= 0):
+            raise ValueError(
+                f"actions: expected weights of 0 (context only) or more, one of them above 0, got {self.actions}"
+            )
         if self.tables.events.unordered and self.split.column is None:
             raise ValueError("unordered events have no time: split.column must name the column that splits them")
         if self.tables.events.order is not None and isinstance(self.split.valid_from, datetime.datetime):
