@@ -15,6 +15,7 @@ import platform
 import resource
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ from pipelines import features as features_job
 from pipelines.manifest import git_commit
 from pipelines.schema import DatasetSchema, parse_schema
 from towers import training
-from towers.inputs import load
-from towers.recall import Figures, Truth, recall_at
+from towers.inputs import Int32, load
+from towers.recall import Figures, Float32, Truth, recall_at, recall_of
 from towers.serving import SavedTowers
 from towers.settings import TowersSettings
 from towers.validation import truth_of
@@ -36,12 +37,13 @@ from towers.validation import truth_of
 RESULTS = Path(__file__).parent / "results" / "published_tables.json"
 # Share of a random split's train events that choose the epoch.
 VALID_FRACTION = 0.1
-# Tried for data without order, where the best differs most from set to set; the validation slice chooses.
+# Tried for data without order, where the best differs most from set to set; the validation slice chooses, once a data
+# set, with the first seed.
 TEMPERATURES = (0.1, 0.14, 0.2)
 TEST = 2
 
 
-def schema_of(folder: Path, overrides: dict[str, Any]) -> DatasetSchema:
+def schema_of(folder: Path) -> DatasetSchema:
     """The schema of a benchmark folder, from its columns and their types alone."""
     events = pq.read_schema(folder / "interactions.parquet")
     table: dict[str, Any] = {
@@ -73,7 +75,7 @@ def schema_of(folder: Path, overrides: dict[str, Any]) -> DatasetSchema:
     # As many events as the models of the tables see; a pooled history takes more.
     raw["history"] = {"max_length": 200 if "time" in table else 50}
     raw["validation"] = {"max_reject_rate": 0.05}
-    return parse_schema({**raw, **overrides}, str(folder))
+    return parse_schema(raw, str(folder))
 
 
 def _content(items: pa.Table) -> list[dict[str, Any]]:
@@ -134,25 +136,21 @@ def baselines(features: Path, ks: tuple[int, ...]) -> dict[str, dict[str, Any]]:
     als.fit(counts, show_progress=False)
     knn = CosineRecommender(K=100)
     knn.fit(counts, show_progress=False)
-    popular = np.asarray(counts.sum(0), np.float32).T
-    pairs = {
-        "popularity": (np.ones((len(truth.users), 1), np.float32), popular),
-        "als": (als.user_factors[truth.users], als.item_factors),
-        # A user's scores are counts times similarities: as a dot product, of sparse rows made dense in blocks.
-        "item_knn": (counts[truth.users], knn.similarity.T.tocsr()),
-    }
-    return {name: _baseline(users, items, truth, ks) for name, (users, items) in pairs.items()}
+    popular = np.asarray(counts.sum(0), np.float32)
+    by_popularity = lambda users: np.tile(popular, (len(users), 1))  # noqa: E731
+    by_als = lambda users: als.user_factors[users] @ als.item_factors.T  # noqa: E731
+    by_knn = lambda users: (counts[users] @ knn.similarity).toarray().astype(np.float32)  # noqa: E731
+    scores = {"popularity": by_popularity, "als": by_als, "item_knn": by_knn}
+    return {name: _baseline(score, truth, ks) for name, score in scores.items()}
 
 
-def _baseline(users: Any, items: Any, truth: Truth, ks: tuple[int, ...]) -> dict[str, Any]:
-    if not isinstance(users, np.ndarray):
-        users, items = (users @ items.T).toarray().astype(np.float32), np.eye(items.shape[0], dtype=np.float32)
+def _baseline(score: Callable[[Int32], Float32], truth: Truth, ks: tuple[int, ...]) -> dict[str, Any]:
+    """``score`` gives ``[users, items]`` for rows of users."""
     novel = truth.without_seen()
-    kept = np.isin(truth.users, novel.users)
     return {
-        "all": plain(recall_at(users, items, truth, ks, remove_seen=False)),
-        "removed": plain(recall_at(users, items, truth, ks, remove_seen=True)),
-        "novel": plain(recall_at(users[kept], items, novel, ks, remove_seen=True)),
+        "all": plain(recall_of(lambda part: score(truth.users[part]), truth, ks, remove_seen=False)),
+        "removed": plain(recall_of(lambda part: score(truth.users[part]), truth, ks, remove_seen=True)),
+        "novel": plain(recall_of(lambda part: score(novel.users[part]), novel, ks, remove_seen=True)),
     }
 
 
@@ -171,27 +169,27 @@ def tuned(features: Path, settings: TowersSettings, seed: int) -> TowersSettings
     data = load(features)
     if settings.resolved(data.schema).protocol != "sets" or "temperature" in settings.model_fields_set:
         return settings
-    tried = {}
+    given, tried = settings.model_dump(exclude_unset=True), {}
     for temperature in TEMPERATURES:
-        given = settings.model_dump(include=settings.model_fields_set) | {"temperature": temperature}
-        candidate = TowersSettings.model_validate({**given, "refit": False})
+        candidate = TowersSettings.model_validate({**given, "temperature": temperature, "refit": False})
         curves = training.train(data, candidate.resolved(data.schema), seed=seed, progress=True).curves
         tried[temperature] = max(epoch.valid for epoch in curves if epoch.valid is not None)
     best = max(tried, key=lambda temperature: tried[temperature])
     print(f"validation recall by temperature: {tried}, chosen {best}")
-    return TowersSettings.model_validate(
-        {**settings.model_dump(include=settings.model_fields_set), "temperature": best}
-    )
+    return TowersSettings.model_validate({**given, "temperature": best})
 
 
-def run_one(folder: Path, work: Path, settings: TowersSettings, seed: int, overrides: dict[str, Any]) -> dict[str, Any]:
-    """Features, train, evaluate; returns the run's entry."""
+def run_one(folder: Path, work: Path, settings: TowersSettings, seed: int, temperature: float | None) -> dict[str, Any]:
+    """Features, train, evaluate; returns the run's entry. ``temperature``: what another seed's tuning chose."""
     started = time.monotonic()
-    schema = schema_of(folder, overrides)
+    schema = schema_of(folder)
     features = work / folder.name / "features"
     features_job.run(schema, features, progress=False)
     given = settings.resolved(schema).model_dump(mode="json")
-    settings = tuned(features, settings, seed)
+    if temperature is None:
+        settings = tuned(features, settings, seed)
+    else:
+        settings = TowersSettings.model_validate(settings.model_dump(exclude_unset=True) | {"temperature": temperature})
     resolved = settings.resolved(schema)
     model = work / folder.name / f"model-{resolved.embedding_dim}-{seed}"
     training.run(features, settings, model, seed=seed, progress=True)
@@ -266,13 +264,13 @@ def _run_and_store(folder: Path, settings: TowersSettings, seed: int, arguments:
     stored: dict[str, Any] = {"runs": [], "baselines": {}}
     if arguments.results.exists():
         stored = json.loads(arguments.results.read_text())
-    schema = schema_of(folder, {})
+    schema = schema_of(folder)
     wanted = settings.resolved(schema).model_dump(mode="json")
-    for run in stored["runs"]:
-        if run["dataset"] == folder.name and run["seed"] == seed and run["given"] == wanted:
-            print(f"{folder.name} seed {seed}: stands in {arguments.results}")
-            return
-    entry = run_one(folder, arguments.work, settings, seed, {})
+    same = [run for run in stored["runs"] if run["dataset"] == folder.name and run["given"] == wanted]
+    if any(run["seed"] == seed for run in same):
+        print(f"{folder.name} seed {seed}: stands in {arguments.results}")
+        return
+    entry = run_one(folder, arguments.work, settings, seed, same[0]["config"]["temperature"] if same else None)
     stored["runs"].append(entry)
     if schema.tables.events.time is not None and folder.name not in stored["baselines"]:
         features = arguments.work / folder.name / "features"

@@ -12,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.linear_model import PoissonRegressor
 
-from towers.encoders import ItemTower, hinges
 from towers.inputs import Events, TrainingData
-from towers.moments import Clock, Counts, last_windows
+from towers.item_tower import ItemTower, hinges
+from towers.moments import Counts, last_windows
 
 Float = npt.NDArray[Any]
 
-# The part of the fitted effect that is taken over: the whole of it ranked worse on Complete Journey's validation weeks.
+# The part of the fitted effect that is taken over: what a past window shows holds less for the next one. On Complete
+# Journey's validation weeks .7 and .5 ranked alike (novel recall@100 .0860 and .0839).
 _SHARE = 0.7
 
 
@@ -31,7 +32,8 @@ def fit_demand(tower: ItemTower, data: TrainingData, events: Events, window_days
     """
     if tower.demand is None or not tower.free:
         return lambda _: np.ones(data.num_items, np.float32)
-    counts, clock = Counts(data, events, "item"), Clock.of_items(events)
+    counts = Counts(data, events, "item")
+    clock = counts.clock
     rows = np.arange(data.num_items, dtype=np.int32)
     columns, ratios, exposures = [], [], []
     for start, stop in last_windows(events, window_days):

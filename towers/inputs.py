@@ -69,7 +69,7 @@ class TrainingData:
 
     ``items`` and ``users`` map a feature's name to its encoded column; the rows of ``users`` are the users of
     ``events``. ``item_frequency [items] int64`` counts each item's train events. ``numbers`` has what each feature of
-    numbers was fitted to.
+    numbers was fitted to. ``mined [users, n] int32``: items that the live index gives each user, -1 for none.
     """
 
     schema: DatasetSchema
@@ -80,6 +80,7 @@ class TrainingData:
     table_sizes: dict[Side, dict[str, int]]
     frequencies: dict[str, Int64]
     numbers: dict[Side, dict[str, FittedNumbers]]
+    mined: Int32 | None = None
 
     @property
     def num_items(self) -> int:

@@ -1,8 +1,7 @@
 """Losses over a batch's queries and candidates. One function a published quantity.
 
 A batch has ``queries`` user vectors and ``candidates`` item vectors, the union of the batch's positives and of items
-drawn uniformly. ``positives`` are pairs (query, candidate). A candidate is a negative for every query it is not a
-positive of.
+drawn uniformly. A candidate is a negative for every query it is not a positive of.
 """
 
 from __future__ import annotations
@@ -21,9 +20,21 @@ MASKED = -1e9
 
 @dataclass(frozen=True)
 class Pairs:
-    """Places in a ``[queries, candidates]`` matrix, each with a weight; ``places [pairs, 2] int32``."""
+    """Queries with their positives: ``queries [pairs] int32``, the ``scores [pairs]`` of both, ``weights [pairs]``."""
 
-    places: Any
+    queries: Any
+    scores: Any
+    weights: Any
+
+
+@dataclass(frozen=True)
+class Certain:
+    """Negatives that are sure to be in the batch: ``queries [pairs] int32``, ``scores [pairs]``, ``weights [pairs]``
+    above 0: as how many items each counts.
+    """
+
+    queries: Any
+    scores: Any
     weights: Any
 
 
@@ -42,7 +53,9 @@ def log_inclusion(shares: npt.NDArray[np.float64], draws: int, uniform_share: fl
     return logs
 
 
-def sampled_softmax(logits: Any, log_inclusion: Any, positives: Pairs, excluded: Any) -> Any:
+def sampled_softmax(
+    logits: Any, log_inclusion: Any, positives: Pairs, excluded: Any, certain: Certain | None = None
+) -> Any:
     """The softmax cross entropy of each positive against the catalogue, the latter estimated from the candidates.
 
     ``-log(exp(s_p) / (exp(s_p) + sum_j exp(s_j) / pi_j))`` with j over the candidates that are not excluded and pi_j
@@ -53,8 +66,10 @@ def sampled_softmax(logits: Any, log_inclusion: Any, positives: Pairs, excluded:
     Args:
         logits: ``[queries, candidates]`` scores divided by the temperature.
         log_inclusion: ``[candidates]``.
-        positives: the pairs to be explained, and their weights.
-        excluded: ``[pairs, 2] int32`` places that are no negatives: all of a query's positives, accidental hits.
+        positives: the pairs to be explained, their scores divided by the temperature as well.
+        excluded: ``[places, 2] int32`` (query, candidate) that are no negatives: all of a query's positives among the
+            candidates, accidental hits, certain negatives.
+        certain: a stratum of its own in the denominator, with pi = 1: mined negatives, impressions without action.
 
     Returns:
         The weighted sum of the pairs' losses (a mean where the weights add up to 1).
@@ -63,9 +78,20 @@ def sampled_softmax(logits: Any, log_inclusion: Any, positives: Pairs, excluded:
         logits - log_inclusion[None, :], excluded, tf.fill([tf.shape(excluded)[0]], tf.cast(MASKED, logits.dtype))
     )
     partition = tf.reduce_logsumexp(negatives, axis=1)
-    scores = tf.gather_nd(logits, positives.places)
-    losses = tf.nn.softplus(tf.gather(partition, positives.places[:, 0]) - scores)
+    if certain is not None:
+        partition = _log_add(partition, certain)
+    losses = tf.nn.softplus(tf.gather(partition, positives.queries) - positives.scores)
     return tf.reduce_sum(losses * positives.weights)
+
+
+def _log_add(partition: Any, certain: Certain) -> Any:
+    """``log(exp(partition) + sum_j w_j exp(s_j))`` by query."""
+    scores, count = certain.scores + tf.math.log(certain.weights), tf.shape(partition)[0]
+    highest = tf.maximum(partition, tf.math.unsorted_segment_max(scores, certain.queries, count))
+    highest = tf.stop_gradient(highest)
+    parts = tf.exp(scores - tf.gather(highest, certain.queries))
+    total = tf.exp(partition - highest) + tf.math.unsorted_segment_sum(parts, certain.queries, count)
+    return highest + tf.math.log(total)
 
 
 def cosine_contrastive(cosines: Any, positives: Pairs, excluded: Any, *, margin: float, negative_weight: float) -> Any:
@@ -77,6 +103,5 @@ def cosine_contrastive(cosines: Any, positives: Pairs, excluded: Any, *, margin:
     hinge = tf.tensor_scatter_nd_update(hinge, excluded, tf.zeros([tf.shape(excluded)[0]], cosines.dtype))
     count = tf.cast(tf.shape(cosines)[1], cosines.dtype)
     push = tf.reduce_sum(hinge, axis=1) / count * negative_weight
-    pull = 1.0 - tf.gather_nd(cosines, positives.places)
-    losses = pull + tf.gather(push, positives.places[:, 0])
+    losses = 1.0 - positives.scores + tf.gather(push, positives.queries)
     return tf.reduce_sum(losses * positives.weights)

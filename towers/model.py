@@ -6,19 +6,21 @@ Reads a batch's places (``sampling.Batch``); the encoded features lie in memory 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.schema import CountFeature, Feature, Side
-from towers.encoders import Chance, FeatureSum, ItemTower, UserTower
+from pipelines.schema import Feature, Side
+from towers.encoders import Chance, FeatureSum
 from towers.inputs import Features, TrainingData
-from towers.losses import Pairs, cosine_contrastive, sampled_softmax
+from towers.item_tower import ItemTower
+from towers.losses import Certain, Pairs, cosine_contrastive, sampled_softmax
+from towers.moments import count_features
 from towers.runtime import tf, tfrs
 from towers.sampling import Batch
 from towers.settings import TowersSettings
+from towers.user_tower import UserTower
 
 
 class Columns:
@@ -49,6 +51,7 @@ class TwoTowers(tfrs.Model):
     def __init__(self, data: TrainingData, settings: TowersSettings, seed: int) -> None:
         super().__init__()
         self.settings = settings
+        self.has_certain = data.mined is not None or bool(settings.negative_actions)
         self.temperature: Any = settings.temperature
         if settings.learned_temperature:
             self.temperature = tf.Variable(settings.temperature, name="temperature", constraint=_positive)
@@ -56,7 +59,7 @@ class TwoTowers(tfrs.Model):
         items = self._features(data, "item", seed, settings.embedding_dim)
         profile = self._features(data, "user", seed + 1, settings.vector_dim) if data.features("user") else None
         assert items is not None
-        self.item_tower = ItemTower(items, counts_of(data.features("item")), self.temperature, settings)
+        self.item_tower = ItemTower(items, count_features(data.features("item")), self.temperature, settings)
         self.user_tower = UserTower(
             profile,
             settings,
@@ -119,23 +122,34 @@ class TwoTowers(tfrs.Model):
         else:
             queries = self.user_tower(user_inputs, training=training)
         candidates = tf.gather(vectors, inputs["candidates"])
-        positives = Pairs(inputs["positives"], inputs["weights"])
+        owners, rows = tf.unstack(inputs["positives"], axis=1)
+        own, excluded = tf.gather(queries, owners), inputs["excluded"]
+        scores = tf.reduce_sum(own * tf.gather(vectors, rows), 1)
         if self.settings.loss == "cosine_contrastive":
             margin, weight = self.settings.margin, self.settings.negative_weight
-            cosines = tf.matmul(queries, candidates, transpose_b=True)
-            return cosine_contrastive(cosines, positives, positives.places, margin=margin, negative_weight=weight)
-        logits = tf.matmul(queries, candidates, transpose_b=True) / self.temperature
-        loss = sampled_softmax(logits, inputs["log_inclusion"], positives, positives.places)
+            cosines = self._scores(queries, candidates)
+            pairs = Pairs(owners, scores, inputs["weights"])
+            return cosine_contrastive(cosines, pairs, excluded, margin=margin, negative_weight=weight)
+        logits = self._scores(queries / self.temperature, candidates)
+        pairs = Pairs(owners, scores / self.temperature, inputs["weights"])
+        certain = self._certain(queries, vectors, inputs) if self.has_certain else None
+        loss = sampled_softmax(logits, inputs["log_inclusion"], pairs, excluded, certain)
         if self.settings.protocol == "windows" and self.settings.novel_weight > 0:
-            excluded = tf.concat([positives.places, inputs["seen"]], 0)
-            novel = Pairs(inputs["positives"], inputs["novel"])
-            loss += self.settings.novel_weight * sampled_softmax(logits, inputs["log_inclusion"], novel, excluded)
+            excluded = tf.concat([excluded, inputs["seen"]], 0)
+            novel = dataclasses.replace(pairs, weights=inputs["novel"])
+            again = sampled_softmax(logits, inputs["log_inclusion"], novel, excluded, certain)
+            loss += self.settings.novel_weight * again
         return loss
 
+    def _certain(self, queries: Any, vectors: Any, inputs: dict[str, Any]) -> Certain:
+        owners, rows = tf.unstack(inputs["certain"], axis=1)
+        scores = tf.reduce_sum(tf.gather(queries, owners) * tf.gather(vectors, rows), 1) / self.temperature
+        return Certain(owners, scores, inputs["certain_weights"])
 
-def counts_of(features: Sequence[Feature]) -> tuple[CountFeature, ...]:
-    """The count features among these."""
-    return tuple(feature for feature in features if isinstance(feature, CountFeature))
+    def _scores(self, queries: Any, candidates: Any) -> Any:
+        """``[queries, candidates] float32``; most of a step's multiplications."""
+        kind = tf.bfloat16 if self.settings.mixed_precision else tf.float32
+        return tf.cast(tf.matmul(tf.cast(queries, kind), tf.cast(candidates, kind), transpose_b=True), tf.float32)
 
 
 def _positive(value: Any) -> Any:
@@ -151,13 +165,13 @@ def signature(batch: Batch) -> dict[str, Any]:
     """Types and shapes of all batches like this one, with all lengths open, so that one graph serves them."""
     whole, real = tf.int32, tf.float32
     flat = {"rows": whole, "users": whole, "candidates": whole, "log_inclusion": real, "query_users": whole}
-    flat |= {"query_positions": whole, "weights": real, "novel": real}
+    flat |= {"query_positions": whole, "weights": real, "novel": real, "certain_weights": real}
     specs = {name: tf.TensorSpec([None], kind) for name, kind in flat.items()}
     specs["history"] = tf.TensorSpec([None, None], whole)
     specs["ages_days"] = tf.TensorSpec([None, None], real)
     specs["actions"] = tf.TensorSpec([None, None], tf.int8)
-    specs["positives"] = tf.TensorSpec([None, 2], whole)
-    specs["seen"] = tf.TensorSpec([None, 2], whole)
+    for name in ("positives", "excluded", "seen", "certain"):
+        specs[name] = tf.TensorSpec([None, 2], whole)
     specs["item_counts"] = tf.TensorSpec([None, batch.item_counts.shape[1]], real)
     specs["user_counts"] = tf.TensorSpec([None, batch.user_counts.shape[1]], real)
     return specs

@@ -6,14 +6,14 @@ it. Vectorised NumPy, no TensorFlow.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.schema import CountFeature, Side
+from pipelines.schema import CountFeature, Feature, Side
 from pipelines.vocabulary import FittedNumbers
-from towers.inputs import DAY_US, Events, Int64, TrainingData
+from towers.inputs import DAY_US, Events, Features, Int64, TrainingData
 
 Float32 = npt.NDArray[np.float32]
 
@@ -28,16 +28,9 @@ class Clock:
 
     def __init__(self, owners: npt.NDArray[np.integer], times: Int64) -> None:
         self.first = int(times.min()) if len(times) else 0
-        self.last = int(times.max()) if len(times) else 0
         seconds = (times - self.first) // 1_000_000
         self.span = int(seconds.max(initial=0)) + 2
         self.keys = owners.astype(np.int64) * self.span + seconds
-
-    @classmethod
-    def of_items(cls, events: Events) -> Clock:
-        """The clock in which an item's events stand together."""
-        order = np.lexsort((events.times, events.rows))
-        return cls(events.rows[order], events.times[order])
 
     def place(self, owners: npt.NDArray[np.integer], moments: Int64 | int) -> Int64:
         """``[owners] int64`` the first event of each owner at or after the moment (whole seconds)."""
@@ -50,6 +43,24 @@ class Clock:
         return self.place(owners, stops) - self.place(owners, starts)
 
 
+def _clock(events: Events, side: Side) -> Clock:
+    """The clock in which a user's, or an item's, events stand together."""
+    if side == "user":
+        return Clock(events.user_of_event(), events.times)
+    order = np.lexsort((events.times, events.rows))
+    return Clock(events.rows[order], events.times[order])
+
+
+def count_features(features: Iterable[Feature]) -> tuple[CountFeature, ...]:
+    """The count features among these."""
+    return tuple(feature for feature in features if isinstance(feature, CountFeature))
+
+
+def side_by_side(columns: Features, rows: int) -> Float32:
+    """``[rows, widths together] float32``; no columns where there are none."""
+    return np.concatenate([np.zeros((rows, 0), np.float32), *columns.values()], axis=1, dtype=np.float32)
+
+
 def last_windows(events: Events, days: float, number: int = 5) -> list[tuple[int, int]]:
     """Start and end of the newest windows of the events, the latest first."""
     width, last = int(days * DAY_US), int(events.times.max())
@@ -59,27 +70,24 @@ def last_windows(events: Events, days: float, number: int = 5) -> list[tuple[int
 class Counts:
     """A side's count features as of any moment, as the features job gives them at its own.
 
-    ``width``: columns of all the features together, in the schema's order.
+    ``width``: columns of all the features together, in the schema's order. ``clock``: that of all the side's events.
     """
 
     def __init__(self, data: TrainingData, events: Events, side: Side) -> None:
-        self.features = [feature for feature in data.schema.side(side) if isinstance(feature, CountFeature)]
+        self.features = count_features(data.schema.side(side))
         self.width = sum(len(feature.window_days) for feature in self.features)
         self._numbers: Mapping[str, FittedNumbers] = data.numbers[side]
-        self._clocks: dict[str | None, Clock] = {}
-        for action in {feature.action for feature in self.features}:
-            chosen = events
-            if action is not None:
-                chosen = events.where(events.actions == data.schema.action_names.index(action))
-            by_user = side == "user"
-            self._clocks[action] = Clock(chosen.user_of_event(), chosen.times) if by_user else Clock.of_items(chosen)
+        self.clock = _clock(events, side)
+        self._clocks: dict[str | None, Clock] = {None: self.clock}
+        for action in {feature.action for feature in self.features} - {None}:
+            code = data.schema.action_names.index(action)
+            self._clocks[action] = _clock(events.where(events.actions == code), side)
 
     def at(self, owners: npt.NDArray[np.integer], moments: Int64 | int) -> Float32:
         """``[owners, width] float32``, scaled: each owner's events in the windows before its moment."""
-        columns = self.columns(owners, moments)
-        return np.concatenate([np.zeros((len(owners), 0), np.float32), *columns.values()], axis=1)
+        return side_by_side(self.columns(owners, moments), len(owners))
 
-    def columns(self, owners: npt.NDArray[np.integer], moments: Int64 | int) -> dict[str, Float32]:
+    def columns(self, owners: npt.NDArray[np.integer], moments: Int64 | int) -> Features:
         """The same by feature, each ``[owners, windows] float32``."""
         return {feature.name: self._of(feature, owners, moments) for feature in self.features}
 

@@ -30,7 +30,8 @@ class LazyAdam(tf_keras.optimizers.Optimizer):
         name: str = "LazyAdam",
         **kwargs: Any,
     ) -> None:
-        super().__init__(name=name, jit_compile=False, **kwargs)
+        # Keras' own default is a decay of 0, for which it reads and writes every table whole at each step.
+        super().__init__(name=name, weight_decay=None, jit_compile=False, **kwargs)
         self._learning_rate = self._build_learning_rate(learning_rate)
         self.beta_1 = beta_1
         self.beta_2 = beta_2
@@ -45,6 +46,11 @@ class LazyAdam(tf_keras.optimizers.Optimizer):
         self._momentums = [self.add_variable_from_reference(variable, "m") for variable in var_list]
         self._velocities = [self.add_variable_from_reference(variable, "v") for variable in var_list]
         self._built = True
+
+    def _clip_gradients(self, grads: Any) -> Any:
+        """Keras clips before it adds up a row's gradients, which then have another norm."""
+        clips = self.clipnorm is not None and self.clipnorm > 0
+        return super()._clip_gradients(self._deduplicate_sparse_grad(grads) if clips else grads)
 
     def update_step(self, gradient: Any, variable: Any) -> None:
         """Applies one step to one variable; the rows of a sparse gradient are unique (the caller adds them up)."""

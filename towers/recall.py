@@ -5,6 +5,10 @@ Pure NumPy, outside the graph; nothing is sampled.
 
 from __future__ import annotations
 
+import dataclasses
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,29 +37,35 @@ class Truth:
         owner = np.repeat(np.arange(len(self.users)), np.diff(self.offsets))
         seen_owner = np.repeat(np.arange(len(self.users)), np.diff(self.seen_offsets))
         width = int(max(self.rows.max(initial=0), self.seen_rows.max(initial=0))) + 1
-        novel = ~np.isin(owner * width + self.rows, seen_owner * width + self.seen_rows)
-        counts = np.bincount(owner[novel], minlength=len(self.users))
-        kept = np.flatnonzero(counts)
-        seen_kept = np.isin(seen_owner, kept)
-        return Truth(
-            self.users[kept],
-            _offsets(counts[kept]),
-            self.rows[novel],
-            _offsets(np.diff(self.seen_offsets)[kept]),
-            self.seen_rows[seen_kept],
-        )
+        return self.where(~np.isin(owner * width + self.rows, seen_owner * width + self.seen_rows))
 
-    def first(self, count: int) -> Truth:
-        """Only the first ``count`` users."""
+    def where(self, wanted: npt.NDArray[np.bool_]) -> Truth:
+        """Only the held-out items at which ``wanted [rows]`` is true; users with nothing left are dropped."""
+        owner = np.repeat(np.arange(len(self.users)), np.diff(self.offsets))
+        counts = np.bincount(owner[wanted], minlength=len(self.users))
+        whole = dataclasses.replace(self, offsets=_offsets(counts), rows=self.rows[wanted])
+        return whole._of(np.flatnonzero(counts))
+
+    def spread(self, count: int) -> Truth:
+        """``count`` of the users at even distances: users of neighbouring rows are often alike, in age or origin."""
         if len(self.users) <= count:
             return self
-        end, seen_end = self.offsets[count], self.seen_offsets[count]
+        return self._of(np.arange(count, dtype=np.int64) * len(self.users) // count)
+
+    def of(self, users: Int32) -> Truth:
+        """Only those of ``users``."""
+        return self._of(np.flatnonzero(np.isin(self.users, users)))
+
+    def _of(self, kept: npt.NDArray[np.int64]) -> Truth:
+        chosen = np.zeros(len(self.users), np.bool_)
+        chosen[kept] = True
+        sizes, seen_sizes = np.diff(self.offsets), np.diff(self.seen_offsets)
         return Truth(
-            self.users[:count],
-            self.offsets[: count + 1],
-            self.rows[:end],
-            self.seen_offsets[: count + 1],
-            self.seen_rows[:seen_end],
+            self.users[kept],
+            _offsets(sizes[kept]),
+            self.rows[np.repeat(chosen, sizes)],
+            _offsets(seen_sizes[kept]),
+            self.seen_rows[np.repeat(chosen, seen_sizes)],
         )
 
 
@@ -100,22 +110,33 @@ def recall_at(
         remove_seen: rank without the items a user had before.
         block: users scored at once.
     """
-    deepest = max(ks)
-    hits = np.zeros((len(users), deepest), bool)
+    return recall_of(lambda part: users[part] @ items.T, truth, ks, remove_seen=remove_seen, block=block)
+
+
+def recall_of(
+    score: Callable[[slice], Float32], truth: Truth, ks: tuple[int, ...], *, remove_seen: bool, block: int = 256
+) -> Figures:
+    """The same of any scores: ``score`` gives ``[users of the slice, items] float32``, which may be written to."""
     sizes = np.diff(truth.offsets)
-    for start in range(0, len(users), block):
-        stop = min(start + block, len(users))
-        scores = users[start:stop] @ items.T
+    hits = np.zeros((len(sizes), max(ks)), bool)
+
+    def rank(start: int) -> None:
+        stop = min(start + block, len(sizes))
+        scores = score(slice(start, stop))
         if remove_seen:
             seen = slice(truth.seen_offsets[start], truth.seen_offsets[stop])
             owner = np.repeat(np.arange(stop - start), np.diff(truth.seen_offsets[start : stop + 1]))
             scores[owner, truth.seen_rows[seen]] = -np.inf
-        best = top_rows(scores, deepest)
-        wanted = np.zeros((stop - start, len(items)), bool)
+        best = top_rows(scores, max(ks))
+        wanted = np.zeros(scores.shape, bool)
         owner = np.repeat(np.arange(stop - start), sizes[start:stop])
         wanted[owner, truth.rows[truth.offsets[start] : truth.offsets[stop]]] = True
         found = np.take_along_axis(wanted, best, axis=1)
         hits[start:stop, : found.shape[1]] = found
+
+    # NumPy holds no lock while it multiplies and selects.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(rank, range(0, len(sizes), block)))
     return _figures(hits, sizes, ks)
 
 

@@ -13,10 +13,11 @@ import numpy.typing as npt
 
 from towers.inputs import DAY_US, Events, Int8, Int32, Int64, TrainingData
 from towers.losses import log_inclusion
-from towers.moments import Clock, Counts
+from towers.moments import Counts
 from towers.settings import TowersSettings
 
 Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,13 @@ class Batch:
 
     ``rows [unique]``: the items whose vectors the step needs. ``history [users, history]`` points into ``rows``
     (-1: padding), ``candidates [candidates]`` as well. A query is a user (or, with ``query_users`` and
-    ``query_positions``, a position of a user's history). ``positives [pairs, 2]`` are (query, candidate), ``weights
-    [pairs]`` add up to 1; ``seen [pairs, 2]`` are candidates that stand in the query's history; ``novel [pairs]``
-    are the weights with repeated items left out. ``item_counts [unique, windows]`` and ``user_counts [users,
-    windows]``: the count features as of the examples' moment, no columns where the features' own stand for them.
+    ``query_positions``, a position of a user's history). ``positives [pairs, 2]`` are (query, place in ``rows``),
+    ``weights [pairs]`` add up to 1; ``excluded [places, 2]`` are the candidates that are no negatives of a query, its
+    user's positives, as (query, candidate); ``seen [places, 2]`` are candidates that stand in the query's history;
+    ``certain [places, 2]`` are negatives of a query besides the candidates, as (query, place in ``rows``), with their
+    ``certain_weights``; ``novel [pairs]`` are the weights with repeated items left out. ``item_counts [unique,
+    windows]`` and ``user_counts [users, windows]``: the count features as of the examples' moment, no columns where the
+    features' own stand for them.
     """
 
     rows: Int32
@@ -52,9 +56,12 @@ class Batch:
     query_users: Int32
     query_positions: Int32
     positives: Int32
+    excluded: Int32
     weights: Float32
     novel: Float32
     seen: Int32
+    certain: Int32
+    certain_weights: Float32
     item_counts: Float32
     user_counts: Float32
 
@@ -110,7 +117,8 @@ class Sampler:
 
     Args:
         data: the catalogue and its features.
-        events: what may be learned from, and nothing else.
+        events: what may be learned from, and nothing else. A positive weighs what ``[actions]`` says of its event's
+            action, that of the strongest where a query has it several times; 0: context only, never a positive.
         settings: resolved.
     """
 
@@ -122,7 +130,11 @@ class Sampler:
         counts = np.diff(events.offsets)
         least = 1 if settings.protocol == "sets" else 2
         self.users = np.flatnonzero(counts >= least).astype(np.int32)
-        frequency = data.item_frequency
+        self._strengths = np.array(list(data.schema.actions.values()) or [1.0])[events.actions]
+        frequency = np.bincount(events.rows[self._strengths > 0], minlength=self.items)
+        names = data.schema.action_names
+        self._shown = np.array([settings.negative_actions.get(name, 0.0) for name in names])[events.actions]
+        self._mined = data.mined
         self._shares = frequency / max(int(frequency.sum()), 1)
         self._moments = _Moments(data, events, settings) if settings.protocol == "windows" else None
 
@@ -181,26 +193,30 @@ class Sampler:
         users, starts, middles, stops = users[useful], starts[useful], middles[useful], stops[useful]
         known = histories(self.events, starts, middles, np.full(len(users), moment), self.length)
         queries = np.repeat(np.arange(len(users), dtype=np.int32), stops - middles)
-        return self._assemble(users, known, queries, self.events.rows[ranges(middles, stops)], generator, moment=moment)
+        return self._assemble(users, known, queries, ranges(middles, stops), generator, moment=moment)
 
-    def _positions(self, users: Int32, generator: np.random.Generator) -> Batch:
+    def _positions(self, users: Int32, generator: np.random.Generator) -> Batch | None:
         stops = self.events.offsets[users + 1]
         starts = np.maximum(self.events.offsets[users], stops - self.length - 1)
         lengths = stops - 1 - starts
         known = histories(self.events, starts, stops - 1, None, int(lengths.max()))
         query_users = np.repeat(np.arange(len(users), dtype=np.int32), lengths)
         query_positions = (ranges(np.zeros_like(lengths), lengths)).astype(np.int32)
-        following = self.events.rows[ranges(starts + 1, stops)]
+        following = ranges(starts + 1, stops)
         queries = np.arange(len(following), dtype=np.int32)
-        return self._assemble(users, known, queries, following, generator, query_users, query_positions)
+        # What the user took at another place of the sequence is sure to be in the batch, and no negative.
+        first, last = starts[query_users], stops[query_users]
+        others = self._keys(np.repeat(queries, last - first), ranges(first, last))
+        return self._assemble(users, known, queries, following, generator, query_users, query_positions, others)
 
-    def _sets(self, users: Int32, generator: np.random.Generator) -> Batch:
+    def _sets(self, users: Int32, generator: np.random.Generator) -> Batch | None:
         starts, stops = self.events.offsets[users], self.events.offsets[users + 1]
         queries = np.repeat(np.arange(len(users), dtype=np.int32), stops - starts)
-        rows = self.events.rows[ranges(starts, stops)]
+        targets = ranges(starts, stops)
+        rows = self.events.rows[targets]
         if self.settings.history_encoder == "none":
             known = histories(self.events, starts, starts, None, 1)
-            return self._assemble(users, known, queries, rows, generator)
+            return self._assemble(users, known, queries, targets, generator)
         # The target must not stand in its own history: a random half is history, the rest are positives.
         hidden = generator.random(len(rows)) < 0.5
         hidden[np.unique(queries, return_index=True)[1]] = True
@@ -210,44 +226,60 @@ class Sampler:
             np.zeros((~hidden).sum(), np.int8),
         )  # fmt: skip
         known = histories(kept, kept.offsets[:-1], kept.offsets[1:], None, self.length)
-        return self._assemble(users, known, queries[hidden], rows[hidden], generator)
+        return self._assemble(
+            users, known, queries[hidden], targets[hidden], generator, others=self._keys(queries, targets)
+        )
 
     def _assemble(
         self,
         users: Int32,
         known: Histories,
         queries: Int32,
-        positive_rows: Int32,
+        targets: Int64,
         generator: np.random.Generator,
         query_users: Int32 | None = None,
         query_positions: Int32 | None = None,
+        others: Int64 | None = None,
         moment: int | None = None,
-    ) -> Batch:
-        """Joins positives and uniform negatives into candidates, and finds everything's place."""
+    ) -> Batch | None:
+        """Joins positives and uniform negatives into candidates, and finds everything's place; None without positives.
+
+        ``targets [queries]`` are the places of the events that are to be explained. ``others`` are (query, row), as
+        ``_keys`` has them, that are no negatives, the positives among them.
+        """
         items = self.items
         width = np.int64(items)
-        pairs = np.unique(queries.astype(np.int64) * width + positive_rows)
+        strengths = self._strengths[targets]
+        keys = self._keys(queries, targets)
+        pairs, strengths = _strongest(keys[strengths > 0], strengths[strengths > 0])
+        if not len(pairs):
+            return None
         queries, positive_rows = (pairs // width).astype(np.int32), (pairs % width).astype(np.int32)
         uniform = min(self.settings.uniform_negatives, items)
         drawn = generator.choice(items, uniform, replace=False, shuffle=False).astype(np.int32)
-        candidate_rows = np.unique(np.concatenate([positive_rows, drawn]))
-        rows = np.unique(np.concatenate([known.rows[known.rows >= 0], candidate_rows]))
-        # Table lookups, not searches: places are found for hundreds of thousands of entries a step.
-        place = np.full(items + 1, -1, np.int32)
-        place[rows] = np.arange(len(rows), dtype=np.int32)
-        candidate_place = np.full(items + 1, -1, np.int32)
-        candidate_place[candidate_rows] = np.arange(len(candidate_rows), dtype=np.int32)
-        counts = np.bincount(queries)
-        weights = 1.0 / counts[queries] if query_users is None else np.ones(len(queries))
-        positives = np.stack([queries, candidate_place[positive_rows]], 1)
+        shared, limit = positive_rows, self.settings.in_batch_negatives
+        if limit is not None and limit < len(shared):
+            shared = shared[generator.integers(len(shared), size=limit)]
+        candidate_rows, candidate_place = _places(items, shared, drawn)
+        asking = np.arange(len(users), dtype=np.int32) if query_users is None else query_users
+        certain, certain_weights = self._certain(users[asking], keys, targets, pairs if others is None else others)
+        certain_queries, certain_rows = (certain // width).astype(np.int32), (certain % width).astype(np.int32)
+        rows, place = _places(items, positive_rows, candidate_rows, certain_rows, known.rows[known.rows >= 0])
+        weights = strengths if query_users is not None else strengths / np.bincount(queries, strengths)[queries]
+        no_negatives = pairs if others is None else others
+        masked = np.concatenate([no_negatives, certain])
+        excluded = np.stack([masked // width, candidate_place[masked % width]], 1).astype(np.int32)
         seen, novel = np.zeros((0, 2), np.int32), weights
         if self.settings.protocol == "windows" and self.settings.novel_weight > 0:
-            seen, novel = _novel(known, candidate_place, queries, positive_rows, width)
-        shares = self._shares[candidate_rows]
-        item_counts, user_counts = np.zeros((len(rows), 0), np.float32), np.zeros((len(users), 0), np.float32)
+            seen, is_novel = _novel(known, candidate_place, pairs, width)
+            novel = strengths * is_novel
+            novel /= np.maximum(np.bincount(queries, novel)[queries], 1e-9)
         if self._moments is not None and moment is not None:
             shares = self._moments.shares(candidate_rows, moment)
             item_counts, user_counts = self._moments.counts(rows, users, moment)
+        else:
+            shares = self._shares[candidate_rows]
+            item_counts, user_counts = np.zeros((len(rows), 0), np.float32), np.zeros((len(users), 0), np.float32)
         return Batch(
             rows=rows,
             users=users,
@@ -255,39 +287,85 @@ class Sampler:
             ages_days=known.ages_days,
             actions=known.actions,
             candidates=place[candidate_rows],
-            log_inclusion=log_inclusion(shares, len(queries), uniform / items),
-            query_users=np.arange(len(users), dtype=np.int32) if query_users is None else query_users,
+            log_inclusion=log_inclusion(shares, len(shared), uniform / items),
+            query_users=asking,
             query_positions=np.zeros(len(users), np.int32) if query_positions is None else query_positions,
-            positives=positives.astype(np.int32),
+            positives=np.stack([queries, place[positive_rows]], 1),
+            excluded=excluded[excluded[:, 1] >= 0],
             weights=(weights / weights.sum()).astype(np.float32),
             novel=(novel / max(novel.sum(), 1e-9)).astype(np.float32),
             seen=seen,
+            certain=np.stack([certain_queries, place[certain_rows]], 1),
+            certain_weights=certain_weights.astype(np.float32),
             item_counts=item_counts,
             user_counts=user_counts,
         )
 
+    def _keys(self, queries: Int32, places: Int64) -> Int64:
+        """One number for a query and the item of an event."""
+        return queries.astype(np.int64) * self.items + self.events.rows[places]
+
+    def _certain(self, asking: Int32, keys: Int64, targets: Int64, positives: Int64) -> tuple[Int64, Float64]:
+        """The keys of the queries' certain negatives, none of the ``positives`` among them, and their weights.
+
+        Args:
+            asking: ``[queries]`` the user of each query.
+            keys: of the queries' ``targets``.
+        """
+        weights = self._shown[targets]
+        found, strengths = [keys[weights > 0]], [weights[weights > 0]]
+        if self._mined is not None:
+            query, place = np.nonzero(self._mined[asking] >= 0)
+            found.append(query.astype(np.int64) * self.items + self._mined[asking[query], place])
+            strengths.append(np.ones(len(query)))
+        all_keys, all_strengths = _strongest(np.concatenate(found), np.concatenate(strengths))
+        kept = ~np.isin(all_keys, positives)
+        return all_keys[kept], all_strengths[kept]
+
+
+def _strongest(keys: Int64, strengths: Float64) -> tuple[Int64, Float64]:
+    """The different ones of ``keys``, ascending, and the greatest strength of each."""
+    order = np.argsort(keys)
+    ordered = keys[order]
+    first = np.ones(len(ordered), np.bool_)
+    first[1:] = ordered[1:] != ordered[:-1]
+    if not len(keys):
+        return keys, strengths
+    return ordered[first], np.maximum.reduceat(strengths[order], np.flatnonzero(first))
+
+
+def _places(items: int, *rows: Int32) -> tuple[Int32, Int32]:
+    """The different rows among these, ascending, and ``[items + 1]`` the place of each there; -1: not among them.
+
+    Tables over the catalogue, not searches: hundreds of thousands of entries are looked up a step.
+    """
+    present = np.zeros(items, np.bool_)
+    for some in rows:
+        present[some] = True
+    found = np.flatnonzero(present).astype(np.int32)
+    place = np.full(items + 1, -1, np.int32)
+    place[found] = np.arange(len(found), dtype=np.int32)
+    return found, place
+
 
 def _novel(
-    known: Histories, candidate_place: Int32, queries: Int32, positive_rows: Int32, width: np.int64
-) -> tuple[Int32, npt.NDArray[np.float64]]:
-    """Places of the candidates a query's history has, and the positives' weights without repeated items."""
+    known: Histories, candidate_place: Int32, pairs: Int64, width: np.int64
+) -> tuple[Int32, npt.NDArray[np.bool_]]:
+    """Places of the candidates a query's history has, and which of the positives it has not."""
     owner, slot = np.nonzero(known.rows >= 0)
     seen_keys = np.unique(owner.astype(np.int64) * width + known.rows[owner, slot])
     owners, rows = seen_keys // width, seen_keys % width
     places = candidate_place[rows]
     seen = np.stack([owners, places], 1)[places >= 0]
-    is_novel = ~np.isin(queries.astype(np.int64) * width + positive_rows, seen_keys)
-    counts = np.bincount(queries[is_novel], minlength=int(queries.max(initial=0)) + 1)
-    return seen.astype(np.int32), np.where(is_novel, 1.0 / np.maximum(counts[queries], 1), 0.0)
+    return seen.astype(np.int32), ~np.isin(pairs, seen_keys)
 
 
 class _Moments:
     """Draws the moments of batches, and tells what is counted as of one."""
 
     def __init__(self, data: TrainingData, events: Events, settings: TowersSettings) -> None:
-        self.users = Clock(events.user_of_event(), events.times)
-        self._items = Clock.of_items(events)
-        self._counts = Counts(data, events, "item"), Counts(data, events, "user")
+        self._of_items, self._of_users = Counts(data, events, "item"), Counts(data, events, "user")
+        self.users = self._of_users.clock
         self._times = np.sort(events.times)
         self._window_us = int(settings.window_days * DAY_US)
         self._min_history_us = int(settings.min_history_days * DAY_US)
@@ -306,9 +384,9 @@ class _Moments:
     def shares(self, rows: Int32, moment: int) -> npt.NDArray[np.float64]:
         """``[rows] float64`` each item's part of the events of the window, which the positives are drawn from."""
         start, stop = np.searchsorted(self._times, [moment, moment + self._window_us])
-        counts = self._items.count(rows, moment, moment + self._window_us)
+        counts = self._of_items.clock.count(rows, moment, moment + self._window_us)
         return counts / max(int(stop - start), 1)
 
     def counts(self, rows: Int32, users: Int32, moment: int) -> tuple[Float32, Float32]:
         """The count features of these items and users as of the moment."""
-        return self._counts[0].at(rows, moment), self._counts[1].at(users, moment)
+        return self._of_items.at(rows, moment), self._of_users.at(users, moment)

@@ -13,10 +13,9 @@ import numpy.typing as npt
 
 from pipelines.schema import HISTORY_INPUTS
 from towers.inputs import Features, Int32, TrainingData
-from towers.moments import Counts
 from towers.runtime import tf
-from towers.sampling import Histories, request_histories
-from towers.validation import Vectors, split_start_us
+from towers.sampling import Histories
+from towers.validation import Vectors, known_at
 
 
 class SavedTowers:
@@ -28,14 +27,9 @@ class SavedTowers:
 
     def vectors(self, data: TrainingData, users: Int32, split: int, block: int = 2048) -> Vectors:
         """Vectors of the catalogue, and of ``users [n] int32`` as they are known when ``split`` begins."""
-        timed = data.schema.tables.events.time is not None
-        now = split_start_us(data.schema, data.events, split)
-        features, profiles = data.items, {name: column[users] for name, column in data.users.items()}
-        if now is not None:
-            before = data.events.before(split)
-            rows = np.arange(data.num_items, dtype=np.int32)
-            features = features | Counts(data, before, "item").columns(rows, now)
-            profiles |= Counts(data, before, "user").columns(users, now)
+        known = known_at(data, users, split)
+        features = data.items | known.item_counts
+        profiles = {name: column[users] for name, column in data.users.items()} | known.user_counts
         names = set(self._item.structured_input_signature[1])
         items = np.concatenate(
             [
@@ -45,8 +39,7 @@ class SavedTowers:
                 for start in range(0, data.num_items, block)
             ]
         )
-        known = request_histories(data.events, users, split, now, data.schema.history.max_length, timed=timed)
-        parts = [self._users(items, profiles, known, slice(at, at + 256)) for at in range(0, len(users), 256)]
+        parts = [self._users(items, profiles, known.histories, slice(at, at + 256)) for at in range(0, len(users), 256)]
         return Vectors(items, np.concatenate(parts) if parts else np.zeros((0, items.shape[1]), np.float32))
 
     def _users(

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from pipelines.errors import SchemaError
 from pipelines.schema import DatasetSchema, Section
 
 Protocol = Literal["windows", "positions", "sets"]
@@ -60,6 +61,7 @@ class TowersSettings(Section):
     heads: int = Field(default=2, ge=1)
     dropout: float = Field(default=0.2, ge=0.0, lt=1.0)
     content_scale: float = Field(default=0.3, ge=0.0)  # norm of a content table's rows at the start; an id row has 1
+    text_pool: Literal["bag", "attention"] = "bag"  # how a text's tokens are weighed: by rarity, or learned as well
     id_dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
     initializer: Literal["auto", "random", "svd"] = "auto"
 
@@ -68,6 +70,11 @@ class TowersSettings(Section):
     temperature: float = Field(default=0.08, gt=0.0)
     learned_temperature: bool = False
     uniform_negatives: int = Field(default=2048, ge=0)
+    in_batch_negatives: int | None = Field(default=None, ge=0)  # drawn of the batch's positives; None: all of them
+    # Negatives a user is sure to have besides the drawn ones: so many mined from the live index, and what was shown and
+    # not taken (impressions), each counting as so many items; such an action weighs 0 in [actions].
+    hard_negatives: int = Field(default=0, ge=0)
+    negative_actions: dict[str, float] = Field(default_factory=dict)
     novel_weight: float = Field(default=0.5, ge=0.0)  # windows: weight of a second softmax over unseen items only
     window_days: float = Field(default=28.0, gt=0.0)
     min_history_days: float = Field(default=56.0, ge=0.0)
@@ -84,6 +91,9 @@ class TowersSettings(Section):
     shared_rate: float = Field(default=1.0, ge=0.0)
     schedule: Literal["constant", "cosine"] = "cosine"
     epsilon: float = Field(default=1e-7, gt=0.0)  # Adam's; rows with gradients below it move less than the others
+    mixed_precision: bool = (
+        False  # users times candidates in bfloat16; weights, sums and the exported towers in float32
+    )
     clip_norm: float | None = Field(default=None, gt=0.0)
     patience: int = Field(default=5, ge=1)  # epochs without a better validation recall
     evaluate_every: int = Field(default=1, ge=1)  # epochs
@@ -103,6 +113,10 @@ class TowersSettings(Section):
                 f"heads: expected a divisor of the unit vector's {self.vector_dim} dimensions "
                 f"(embedding_dim, less one with item_bias), got {self.heads}"
             )
+        if self.negative_actions and min(self.negative_actions.values()) <= 0:
+            raise ValueError(f"negative_actions: expected weights above 0, got {self.negative_actions}")
+        if self.loss != "softmax" and (self.negative_actions or self.hard_negatives):
+            raise ValueError("hard_negatives and negative_actions need loss = 'softmax'")
         unknown = sorted(set(self.tune) - (set(type(self).model_fields) - {"tune"}))
         if unknown:
             raise ValueError(f"tune: expected keys of [towers], got {', '.join(unknown)}")
@@ -126,6 +140,12 @@ class TowersSettings(Section):
         A key that was not given takes the value of the protocol's recipe (``RECIPES``).
         """
         protocol = self._protocol(schema)
+        wrong = [name for name in self.negative_actions if schema.actions.get(name) != 0]
+        if wrong:
+            raise SchemaError(
+                f"towers.negative_actions: expected actions with weight 0 in [actions], got {', '.join(sorted(wrong))}."
+                " What counts as a positive cannot be a negative as well."
+            )
         encoder = self.history_encoder
         if encoder == "auto":
             knows_users = any(feature.kind == "id" for feature in schema.features.user)

@@ -17,7 +17,8 @@ from sklearn.utils.extmath import randomized_svd
 
 from pipelines.schema import Feature, Side
 from towers.demand import fit_demand
-from towers.encoders import FeatureSum, PooledHistory
+from towers.encoders import FeatureSum
+from towers.history_encoders import PooledHistory
 from towers.inputs import DAY_US, Events, Int32, TrainingData
 from towers.model import TwoTowers
 from towers.moments import last_windows

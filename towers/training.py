@@ -32,7 +32,8 @@ from towers.runtime import tf, tf_keras
 from towers.sampling import Sampler
 from towers.settings import TowersSettings
 from towers.starting import start_from_svd
-from towers.validation import evaluate, selection, truth_of
+from towers.validation import evaluate, selecting, selection, truth_of
+from towers.workers import part_of, workers
 
 KIND = "model"
 FORMAT_VERSION = 1
@@ -81,6 +82,8 @@ def run(
     """Trains the towers on the artifact at ``features`` and writes the model artifact to ``out``.
 
     A killed run goes on from its last checkpoint, kept beside ``out``, where features, settings and seed are the same.
+    Curves for TensorBoard stand in ``tensorboard/`` beside ``out``. With several workers (``TF_CONFIG``) each calls
+    this with the same arguments and features, and the first of them writes.
 
     Raises:
         ArtifactError: the features are missing or damaged, or an exported tower differs from the trained one.
@@ -88,15 +91,21 @@ def run(
         ConfigError: TensorFlow was imported with another Keras.
         TrainingError: the loss became NaN or infinite.
     """
+    # Before TensorFlow does anything else: workers of TF_CONFIG meet here.
+    team = workers()
     artifact = open_artifact(features, kind="features", verify=False)
     data = load(features)
     settings = settings.resolved(data.schema)
     config = {"towers": settings.model_dump(mode="json", exclude={"tune"}), "seed": seed}
     inputs = {"features": artifact.manifest.fingerprint}
-    place = checkpoints.Place(
-        out.parent / f".{out.name}.checkpoint", fingerprint_of([inputs, config]), settings.checkpoint_minutes, resume
-    )
-    trained = train(data, settings, seed=seed, progress=progress, place=place)
+    fingerprint = fingerprint_of([inputs, config])
+    own = f".{out.name}.checkpoint" + (f".{team.index}" if team.index else "")
+    place = checkpoints.Place(out.parent / own, fingerprint, settings.checkpoint_minutes, resume)
+    report = _to_tensorboard(out.parent / "tensorboard" / fingerprint[:12]) if team.writes else None
+    trained = train(data, settings, seed=seed, progress=progress and team.writes, place=place, report=report)
+    if not team.writes:
+        place.remove()
+        return out
     with write_artifact(out, kind=KIND, format_version=FORMAT_VERSION, inputs=inputs, config=config) as draft:
         facts = write_towers(trained.model, data.schema, settings, draft.dir, seed)
         shutil.copy2(features / "schema.json", draft.dir / "schema.json")
@@ -153,17 +162,19 @@ class _Phase:
         self.epochs, self.validates, self.place, self.report = epochs, validates, place, report
         self.curves = list(before)
         self.best = checkpoints.Best()
+        self.workers = workers()
         events = data.events.before(_VALID + int(name == "refit"))
         self.sampler = Sampler(data, events, settings)
         tf.keras.utils.set_random_seed(seed)
-        self.model = TwoTowers(data, settings, seed)
-        self.signature = self._built()
-        if settings.initializer == "svd":
-            start_from_svd(self.model, data, events)
-        self.optimizer = LazyAdam(
-            self._rate(), epsilon=settings.epsilon, clipnorm=settings.clip_norm, name_to_scale=self._scales()
-        )
-        self.model.compile(optimizer=self.optimizer)
+        with self.workers.strategy.scope():
+            self.model = TwoTowers(data, settings, seed)
+            self.signature = self._built()
+            if settings.initializer == "svd":
+                start_from_svd(self.model, data, events)
+            self.optimizer = LazyAdam(
+                self._rate(), epsilon=settings.epsilon, clipnorm=settings.clip_norm, name_to_scale=self._scales()
+            )
+            self.model.compile(optimizer=self.optimizer)
         self.step = self._step_function()
 
     def _rate(self) -> Any:
@@ -190,17 +201,22 @@ class _Phase:
         return signature(batch)
 
     def _step_function(self) -> Any:
-        model, optimizer = self.model, self.optimizer
+        model, optimizer, strategy = self.model, self.optimizer, self.workers.strategy
+        alone = self.workers.count == 1
 
-        @tf.function(input_signature=[self.signature])
-        def step(batch: dict[str, Any]) -> Any:
+        def learn(batch: dict[str, Any]) -> Any:
             with tf.GradientTape() as tape:
                 loss = model.compute_loss(batch, training=True)
-            # A loss that is no number must not reach the weights: they are what the report is made from.
-            if tf.math.is_finite(loss):
+            # A loss that is no number must not reach the weights: they are what the report is made from. (Workers
+            # cannot meet within a condition.)
+            if not alone or tf.math.is_finite(loss):
                 gradients = tape.gradient(loss, model.trainable_variables)
                 optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
             return loss
+
+        @tf.function(input_signature=[self.signature])
+        def step(batch: dict[str, Any]) -> Any:
+            return strategy.reduce("SUM", strategy.run(learn, args=(batch,)), axis=None)
 
         return step
 
@@ -235,7 +251,7 @@ class _Phase:
         started, examples = time.monotonic(), 0
         losses: list[float] = []
         for batch in prefetched(self.sampler.epoch(generator)):
-            loss = float(self.step(tensors_of(batch)))
+            loss = float(self.step(tensors_of(part_of(batch, self.workers.index, self.workers.count))))
             if not np.isfinite(loss):
                 raise TrainingError(self._blame(number, len(losses), loss))
             losses.append(loss)
@@ -250,8 +266,8 @@ class _Phase:
         return self._validated(epoch) if self.validates and due else epoch
 
     def _validated(self, epoch: Epoch) -> Epoch:
-        ks = self.settings.select_k
-        figures = evaluate(self.model, self.data, _VALID, ks, self.settings.max_valid_users)
+        settings, names = self.settings, selecting(self.settings)
+        figures = evaluate(self.model, self.data, _VALID, settings.select_k, settings.max_valid_users, names)
         valid = selection(figures, self.settings)
         if valid > self.best.valid:
             self.best = checkpoints.Best(epoch.epoch, valid, self.model.get_weights())
@@ -284,6 +300,21 @@ class _Phase:
             f"{self.name}, epoch {number}, step {step}: expected a finite loss, got {loss}. The largest weights are "
             f"those of {worst} ({tables[worst]:.3g}). Lower towers.learning_rate, set clip_norm, or mend the column."
         )
+
+
+def _to_tensorboard(folder: Path) -> Callable[[Epoch], None]:
+    """Writes an epoch's loss, speed and recalls, a run a phase."""
+    writers: dict[str, Any] = {}
+
+    def report(epoch: Epoch) -> None:
+        writer = writers.setdefault(epoch.phase, tf.summary.create_file_writer(str(folder / epoch.phase)))
+        scalars = {"loss": epoch.loss, "examples_per_second": epoch.examples_per_second, **epoch.recall}
+        with writer.as_default(step=epoch.epoch):
+            for name, value in scalars.items():
+                tf.summary.scalar(name.replace(" ", "_"), value)
+        writer.flush()
+
+    return report
 
 
 def _flat(figures: dict[str, Figures]) -> dict[str, float]:

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.schema import SPLITS, DatasetSchema
-from towers.inputs import Events, Int32, TrainingData
+from towers.inputs import Events, Features, Int32, TrainingData
 from towers.model import TwoTowers, all_item_vectors
-from towers.moments import Counts
+from towers.moments import Counts, side_by_side
 from towers.recall import Figures, Truth, recall_at
 from towers.runtime import tf
 from towers.sampling import Histories, request_histories
@@ -86,19 +86,36 @@ def user_vectors(
     return np.concatenate(parts) if parts else np.zeros((0, item_vectors.shape[1]), np.float32)
 
 
-def all_vectors(model: TwoTowers, data: TrainingData, users: Int32, split: int) -> Vectors:
-    """Vectors of the catalogue, and of ``users`` as they are known when ``split`` begins."""
+@dataclass(frozen=True)
+class Known:
+    """What is known when a split begins: the users' ``histories``, and the count features of all items and of the
+    users, ``{name: [rows, windows] float32}``; no counts where the split has no such moment.
+    """
+
+    histories: Histories
+    item_counts: Features
+    user_counts: Features
+
+
+def known_at(data: TrainingData, users: Int32, split: int) -> Known:
+    """What is known of the catalogue and of ``users`` when ``split`` begins."""
     timed = data.schema.tables.events.time is not None
     start = split_start_us(data.schema, data.events, split)
-    known = request_histories(data.events, users, split, start, data.schema.history.max_length, timed=timed)
+    histories = request_histories(data.events, users, split, start, data.schema.history.max_length, timed=timed)
+    if start is None:
+        return Known(histories, {}, {})
+    before = data.events.before(split)
     rows = np.arange(data.num_items, dtype=np.int32)
-    item_counts, user_counts = np.zeros((len(rows), 0), np.float32), np.zeros((len(users), 0), np.float32)
-    if start is not None:
-        before = data.events.before(split)
-        item_counts = Counts(data, before, "item").at(rows, start)
-        user_counts = Counts(data, before, "user").at(users, start)
-    items = all_item_vectors(model, item_counts)
-    return Vectors(items, user_vectors(model, items, users, user_counts, known))
+    items, owners = Counts(data, before, "item"), Counts(data, before, "user")
+    return Known(histories, items.columns(rows, start), owners.columns(users, start))
+
+
+def all_vectors(model: TwoTowers, data: TrainingData, users: Int32, split: int) -> Vectors:
+    """Vectors of the catalogue, and of ``users`` as they are known when ``split`` begins."""
+    known = known_at(data, users, split)
+    items = all_item_vectors(model, side_by_side(known.item_counts, data.num_items))
+    counts = side_by_side(known.user_counts, len(users))
+    return Vectors(items, user_vectors(model, items, users, counts, known.histories))
 
 
 def evaluate(
@@ -107,21 +124,34 @@ def evaluate(
     split: int,
     ks: tuple[int, ...],
     max_users: int | None = None,
+    names: tuple[str, ...] = ("all", "novel"),
 ) -> dict[str, Figures]:
     """Figures of ``split`` by name: ``all`` ranks everything; ``novel`` leaves out what the user had before, in the
-    ranking and in the truth.
+    ranking and in the truth. Only those of ``names``; where there are several actions, also ``all <action>`` each: of
+    what was held out, only that action's events.
     """
     truth = truth_of(data.events, split)
     if max_users is not None:
-        truth = truth.first(max_users)
+        truth = truth.spread(max_users)
     vectors = all_vectors(model, data, truth.users, split)
     items, users = vectors.items, vectors.users
-    novel = truth.without_seen()
-    kept = np.isin(truth.users, novel.users)
-    return {
-        "all": recall_at(users, items, truth, ks, remove_seen=False),
-        "novel": recall_at(users[kept], items, novel, ks, remove_seen=True),
-    }
+    figures = {}
+    if "all" in names:
+        figures["all"] = recall_at(users, items, truth, ks, remove_seen=False)
+    if "novel" in names:
+        novel = truth.without_seen()
+        figures["novel"] = recall_at(users[np.isin(truth.users, novel.users)], items, novel, ks, remove_seen=True)
+    actions = data.schema.action_names
+    for code, action in enumerate(actions if len(actions) > 1 else ()):
+        kept = (data.events.splits < split) | (data.events.actions == code)
+        own = truth_of(data.events.where(kept), split).of(truth.users)
+        figures[f"all {action}"] = recall_at(users[np.isin(truth.users, own.users)], items, own, ks, remove_seen=False)
+    return figures
+
+
+def selecting(settings: TowersSettings) -> tuple[str, ...]:
+    """Names of the figures that choose the weights."""
+    return ("all", "novel") if settings.select == "both" else (settings.select,)
 
 
 def selection(figures: dict[str, Figures], settings: TowersSettings) -> float:
@@ -129,6 +159,5 @@ def selection(figures: dict[str, Figures], settings: TowersSettings) -> float:
 
     Geometric, because recall of novel items is a fraction of that of all: a percent of either counts the same.
     """
-    names = ("all", "novel") if settings.select == "both" else (settings.select,)
-    recalls = [figures[name].capped_recall[k] for name in names for k in settings.select_k]
+    recalls = [figures[name].capped_recall[k] for name in selecting(settings) for k in settings.select_k]
     return float(np.exp(np.mean(np.log(np.maximum(recalls, 1e-9)))))

@@ -45,7 +45,7 @@ def test_a_batch_counts_what_was_before_its_moment() -> None:
     for batch in Sampler(data, events, settings).epoch(np.random.default_rng(0)):
         query, length = 0, int((batch.history[0] >= 0).sum())
         own = slice(events.offsets[batch.users[query]], events.offsets[batch.users[query] + 1])
-        positives = batch.rows[batch.candidates[batch.positives[batch.positives[:, 0] == query, 1]]]
+        positives = batch.rows[batch.positives[batch.positives[:, 0] == query, 1]]
         row = batch.rows[batch.history[query, length - 1]]
         newest = events.times[own][events.rows[own] == row]
         moments = newest + np.round(batch.ages_days[query, length - 1].astype(np.float64) * DAY_US).astype(np.int64)

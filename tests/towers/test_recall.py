@@ -68,3 +68,26 @@ def test_a_list_longer_than_the_catalogue_is_the_catalogue() -> None:
 
 def test_of_equal_scores_the_lower_row_comes_first() -> None:
     assert top_rows(np.zeros((1, 6), np.float32), 6).tolist() == [[0, 1, 2, 3, 4, 5]]
+
+
+def test_parts_of_a_truth_hold_their_users_own_items() -> None:
+    """Users at even distances, and users of chosen items, against picking them out by hand."""
+    held, seen = [[3], [1, 4], [2], [0, 5]], [[0], [], [4, 5], [1]]
+    offsets, seen_offsets = np.array([0, 1, 3, 4, 6]), np.array([0, 1, 1, 3, 4])
+    whole = Truth(
+        np.arange(4, dtype=np.int32), offsets, np.concatenate(held).astype(np.int32),
+        seen_offsets, np.concatenate(seen).astype(np.int32),
+    )  # fmt: skip
+
+    def by_user(truth: Truth) -> dict[int, tuple[list[int], list[int]]]:
+        return {
+            int(user): (
+                truth.rows[truth.offsets[place] : truth.offsets[place + 1]].tolist(),
+                truth.seen_rows[truth.seen_offsets[place] : truth.seen_offsets[place + 1]].tolist(),
+            )
+            for place, user in enumerate(truth.users)
+        }
+
+    assert by_user(whole.spread(2)) == {0: ([3], [0]), 2: ([2], [4, 5])}
+    assert whole.spread(9) is whole
+    assert by_user(whole.where(whole.rows >= 3)) == {0: ([3], [0]), 1: ([4], []), 3: ([5], [1])}

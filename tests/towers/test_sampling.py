@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.errors import SchemaError
 from tests.towers.tiny import tiny_data
 from towers.inputs import DAY_US, Events
 from towers.sampling import Sampler, histories, ranges
@@ -24,7 +27,10 @@ def sampler(kind: str, **given_settings: object) -> Sampler:
 def test_positives_are_candidates_and_weights_add_up_to_one(kind: str) -> None:
     for batch in sampler(kind).epoch(np.random.default_rng(0)):
         assert batch.candidates.max() < len(batch.rows)
-        assert batch.positives[:, 1].max() < len(batch.candidates)
+        assert batch.positives[:, 1].max() < len(batch.rows)
+        placed = {(query, int(batch.candidates[place])) for query, place in batch.excluded.tolist()}
+        own = {tuple(pair) for pair in batch.positives.tolist()}
+        assert own <= placed if kind == "order" else own == placed
         assert batch.weights.sum() == pytest.approx(1.0, rel=1e-5)
         assert len(np.unique(batch.positives, axis=0)) == len(batch.positives)
         assert len(batch.log_inclusion) == len(batch.candidates)
@@ -43,7 +49,7 @@ def test_a_window_lies_after_its_history() -> None:
             known = catalogue[batch.history[query][:length]]
             # The moment is where the history ends: it is a run of the user's events, and the positives follow it.
             ends = [end for end in range(length, len(rows) + 1) if np.array_equal(rows[end - length : end], known)]
-            positives = set(catalogue[batch.candidates[batch.positives[batch.positives[:, 0] == query, 1]]])
+            positives = set(catalogue[batch.positives[batch.positives[:, 0] == query, 1]])
             assert any(
                 end < len(rows)
                 and positives == set(rows[end:][times[end:] < times[end] + 7 * DAY_US]) & positives
@@ -55,11 +61,16 @@ def test_a_window_lies_after_its_history() -> None:
 def test_the_next_item_is_the_positive_of_a_position() -> None:
     events = tiny_data("order").events.before(1)
     batch = next(iter(sampler("order").epoch(np.random.default_rng(0))))
-    for query, candidate in batch.positives:
+    for query, positive in batch.positives:
         user, position = batch.query_users[query], batch.query_positions[query]
         start = max(int(events.offsets[batch.users[user] + 1]) - 11, int(events.offsets[batch.users[user]]))
         assert batch.rows[batch.history[user, position]] == events.rows[start + position]
-        assert batch.rows[batch.candidates[candidate]] == events.rows[start + position + 1]
+        assert batch.rows[positive] == events.rows[start + position + 1]
+    for query in range(len(batch.query_users)):
+        user = batch.users[batch.query_users[query]]
+        sequence = set(events.rows[max(events.offsets[user + 1] - 11, events.offsets[user]) : events.offsets[user + 1]])
+        excluded = set(batch.rows[batch.candidates[batch.excluded[batch.excluded[:, 0] == query, 1]]])
+        assert excluded == sequence & set(batch.rows[batch.candidates])
 
 
 def test_in_sets_a_positive_is_not_in_its_own_history() -> None:
@@ -74,8 +85,18 @@ def test_in_sets_a_positive_is_not_in_its_own_history() -> None:
     resolved = TowersSettings(history_encoder="mean", batch_users=32, uniform_negatives=10).resolved(data.schema)
     made = Sampler(data, data.events.before(1).where(unique[data.events.splits < 1]), resolved)
     for batch in made.epoch(np.random.default_rng(0)):
-        for query, candidate in batch.positives:
-            assert batch.candidates[candidate] not in batch.history[query]
+        for query, positive in batch.positives:
+            assert positive not in batch.history[query]
+
+
+def test_no_more_candidates_than_asked_for_and_own_positives_among_them_excluded() -> None:
+    made = sampler("set", in_batch_negatives=8, uniform_negatives=5)
+    for batch in made.epoch(np.random.default_rng(0)):
+        assert len(batch.candidates) <= 13
+        own = {tuple(pair) for pair in batch.positives.tolist()}
+        found = {(query, int(batch.candidates[place])) for query, place in batch.excluded.tolist()}
+        everywhere = {(query, int(row)) for query in range(len(batch.users)) for row in batch.candidates}
+        assert found == own & everywhere
 
 
 @settings(max_examples=60, deadline=None)
@@ -117,3 +138,56 @@ def test_the_same_generator_gives_the_same_batches() -> None:
     for left, right in zip(one, two, strict=True):
         np.testing.assert_array_equal(left.rows, right.rows)
         np.testing.assert_array_equal(left.positives, right.positives)
+
+
+def test_a_positive_weighs_as_its_strongest_action_and_context_is_none() -> None:
+    """Action 0 is context only, 1 weighs 1, 2 weighs 3; counted by hand from the events."""
+    data = tiny_data("set")
+    actions = np.random.default_rng(0).integers(0, 3, len(data.events.rows)).astype(np.int8)
+    schema = data.schema.model_copy(update={"actions": {"view": 0.0, "click": 1.0, "buy": 3.0}})
+    data = dataclasses.replace(data, schema=schema, events=dataclasses.replace(data.events, actions=actions))
+    events = data.events.before(1)
+    chosen = TowersSettings(batch_users=32, uniform_negatives=10).resolved(schema)
+    for batch in Sampler(data, events, chosen).epoch(np.random.default_rng(0)):
+        for query, user in enumerate(batch.users):
+            own = slice(events.offsets[user], events.offsets[user + 1])
+            expected: dict[int, float] = {}
+            for row, action in zip(events.rows[own].tolist(), events.actions[own].tolist(), strict=True):
+                expected[row] = max(expected.get(row, 0.0), [0.0, 1.0, 3.0][action])
+            expected = {row: weight for row, weight in expected.items() if weight > 0}
+            mine = batch.positives[:, 0] == query
+            found = dict(zip(batch.rows[batch.positives[mine, 1]].tolist(), batch.weights[mine].tolist(), strict=True))
+            assert set(found) == set(expected)
+            total = sum(found.values())
+            for row, weight in expected.items():
+                assert found[row] / total == pytest.approx(weight / sum(expected.values()), rel=1e-4)
+
+
+def test_mined_items_and_impressions_are_certain_negatives_but_never_a_positive() -> None:
+    data = tiny_data("set")
+    rng = np.random.default_rng(0)
+    actions = rng.integers(0, 2, len(data.events.rows)).astype(np.int8)
+    schema = data.schema.model_copy(update={"actions": {"impression": 0.0, "click": 1.0}})
+    mined = rng.integers(-1, data.num_items, (data.events.users, 3)).astype(np.int32)
+    data = dataclasses.replace(
+        data, schema=schema, events=dataclasses.replace(data.events, actions=actions), mined=mined
+    )
+    events = data.events.before(1)
+    chosen = TowersSettings(batch_users=32, uniform_negatives=40, negative_actions={"impression": 2.5})
+    for batch in Sampler(data, events, chosen.resolved(schema)).epoch(np.random.default_rng(0)):
+        for query, user in enumerate(batch.users):
+            own = slice(events.offsets[user], events.offsets[user + 1])
+            taken = set(events.rows[own][events.actions[own] == 1].tolist())
+            shown = set(events.rows[own][events.actions[own] == 0].tolist()) - taken
+            expected = dict.fromkeys(set(mined[user].tolist()) - {-1} - taken, 1.0) | dict.fromkeys(shown, 2.5)
+            mine = batch.certain[:, 0] == query
+            rows = batch.rows[batch.certain[mine, 1]].tolist()
+            assert dict(zip(rows, batch.certain_weights[mine].tolist(), strict=True)) == expected
+            excluded = set(batch.rows[batch.candidates[batch.excluded[batch.excluded[:, 0] == query, 1]]].tolist())
+            assert excluded == (set(expected) | taken) & set(batch.rows[batch.candidates].tolist())
+
+
+def test_what_counts_as_a_positive_is_no_negative_action() -> None:
+    with pytest.raises(SchemaError, match="weight 0"):
+        schema = tiny_data("set").schema.model_copy(update={"actions": {"click": 1.0}})
+        TowersSettings(negative_actions={"click": 1.0}).resolved(schema)

@@ -13,10 +13,13 @@ from tests.towers.tiny import ITEMS, tiny_data
 from towers import inputs
 from towers.checkpoints import Place
 from towers.export import write_towers
+from towers.model import TwoTowers, tensors_of
 from towers.recall import recall_at
+from towers.runtime import tf
+from towers.sampling import Sampler
 from towers.serving import SavedTowers
 from towers.settings import TowersSettings
-from towers.training import Epoch, TrainingError, train
+from towers.training import Epoch, TrainingError, _to_tensorboard, train
 from towers.tuning import to_toml
 from towers.validation import all_vectors, truth_of
 
@@ -185,3 +188,28 @@ def test_another_keras_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TF_USE_LEGACY_KERAS", "0")
     with pytest.raises(ConfigError, match="expected '1', got '0'"):
         require_legacy_keras()
+
+
+def test_bfloat16_scores_give_almost_the_same_loss() -> None:
+    data = tiny_data("set")
+    found = {}
+    for mixed in (False, True):
+        chosen = settings("set", mixed_precision=mixed)
+        batch = next(Sampler(data, data.events.before(1), chosen).epoch(np.random.default_rng(0)))
+        found[mixed] = float(TwoTowers(data, chosen, 1).compute_loss(tensors_of(batch)))
+    # bfloat16 has 8 bits: a score is off by at most 1 / 256 of itself, here at most 10.
+    assert found[True] == pytest.approx(found[False], abs=10 / 256)
+    assert found[True] != found[False]
+
+
+def test_the_curves_are_there_for_tensorboard(tmp_path: Path) -> None:
+    report = _to_tensorboard(tmp_path)
+    report(Epoch("search", 1, 2.5, 1.0, 100.0, 0.25, {"novel.10": 0.25}))
+    files = list((tmp_path / "search").iterdir())
+    assert len(files) == 1
+    found = {
+        value.tag: float(tf.make_ndarray(value.tensor))
+        for event in tf.compat.v1.train.summary_iterator(str(files[0]))
+        for value in event.summary.value
+    }
+    assert found == {"loss": 2.5, "examples_per_second": 100.0, "novel.10": 0.25}

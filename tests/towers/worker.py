@@ -1,0 +1,32 @@
+"""One of two workers, or the only one: trains on the tiny data and writes its weights.
+
+python -m tests.towers.worker KIND OUT
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+
+from tests.towers.tiny import tiny_data
+from towers.workers import workers
+
+
+def main(kind: str, out: str) -> None:
+    """Two epochs without dropout, whose draws would differ from worker to worker."""
+    workers()
+    from towers.settings import TowersSettings
+    from towers.training import train
+
+    data = tiny_data(kind)
+    given = {
+        "embedding_dim": 9, "epochs": 2, "batch_users": 31, "uniform_negatives": 20, "min_steps": 3, "id_dropout": 0.0,
+        "dropout": 0.0, "refit": False, "initializer": "random", "clip_norm": 0.05, "epsilon": 1e-3,
+    }  # fmt: skip
+    trained = train(data, TowersSettings.model_validate(given).resolved(data.schema), seed=5)
+    np.savez(out, *trained.model.get_weights(), losses=[epoch.loss for epoch in trained.curves])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

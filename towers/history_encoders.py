@@ -1,0 +1,124 @@
+"""A user's history to one vector: weighted means, attention pools, a causal transformer.
+
+Each reads item vectors ``[batch, history, dim]`` with ``mask [batch, history]``, 1 where an event stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from towers.encoders import Chance, RowNorm, unit
+from towers.runtime import tf, tf_keras
+from towers.settings import TowersSettings
+
+
+class PooledHistory(tf_keras.layers.Layer):
+    """``[batch, history, dim]`` item vectors to ``[batch, dim]``: several weighted means, mixed.
+
+    A head's weight for an event is ``exp(action - rate * age_days)``; rates and the actions' weights are learned. Each
+    mean is made a unit vector, what content alone says apart from the rest, then goes through its own matrix, which
+    starts at the identity (an even share of it): at the start a user is the recency-weighted mean of the history.
+    """
+
+    def __init__(
+        self, dim: int, content_dim: int, decay_days: Sequence[float], actions: int, name: str = "history"
+    ) -> None:
+        super().__init__(name=name)
+        self.parts = [dim - content_dim, content_dim]
+        self.heads = len(decay_days)
+        rates = np.array([0.0 if days == 0 else 1.0 / days for days in decay_days], np.float32)
+        # softplus keeps a rate positive; 1e-6 a day stands for none.
+        raw = np.log(np.expm1(np.maximum(rates, 1e-6).astype(np.float64))).astype(np.float32)
+        self.raw_rates = self.add_weight("raw_rates", (self.heads,), initializer=tf.constant_initializer(raw))
+        self.action_weights = self.add_weight("action_weights", (actions, self.heads), initializer="zeros")
+        start = np.tile(np.eye(dim, dtype=np.float32) / self.heads, (self.heads, 1))
+        self.mix = self.add_weight("mix", (self.heads * dim, dim), initializer=tf.constant_initializer(start))
+
+    def call(self, vectors: Any, mask: Any, ages: Any, actions: Any) -> Any:
+        """The mixed means; a user without history gets zeros."""
+        rates = tf.nn.softplus(self.raw_rates)
+        logits = tf.gather(self.action_weights, actions) - ages[:, :, None] * rates
+        weights = tf.exp(logits) * mask[:, :, None]
+        own, content = tf.split(tf.matmul(weights, vectors, transpose_a=True), self.parts, axis=2)
+        pooled = tf.concat([unit(own), unit(content)], 2)
+        return tf.matmul(tf.reshape(pooled, [-1, self.heads * pooled.shape[-1]]), self.mix)
+
+
+class AttentionPool(tf_keras.layers.Layer):
+    """``[batch, history, dim]`` item vectors to ``[batch, dim]``: a softmax over the history for learned queries."""
+
+    def __init__(self, dim: int, heads: int, name: str = "history") -> None:
+        super().__init__(name=name)
+        self.heads = heads
+        self.queries = self.add_weight("queries", (dim, heads), initializer=RowNorm(1.0, heads, 5))
+        self.rate = self.add_weight("raw_rates", (heads,), initializer=tf.constant_initializer(-4.0))
+        start = np.tile(np.eye(dim, dtype=np.float32) / heads, (heads, 1))
+        self.mix = self.add_weight("mix", (heads * dim, dim), initializer=tf.constant_initializer(start))
+
+    def call(self, vectors: Any, mask: Any, ages: Any) -> Any:
+        """The mixed pools; a user without history gets zeros."""
+        logits = tf.matmul(vectors, tf.tile(self.queries[None], [tf.shape(vectors)[0], 1, 1]))
+        logits -= ages[:, :, None] * tf.nn.softplus(self.rate)
+        weights = tf.nn.softmax(logits + (mask[:, :, None] - 1.0) * 1e9, axis=1) * mask[:, :, None]
+        pooled = unit(tf.matmul(weights, vectors, transpose_a=True))
+        return tf.matmul(tf.reshape(pooled, [-1, self.heads * pooled.shape[-1]]), self.mix)
+
+
+class Block(tf_keras.layers.Layer):
+    """One pre-norm transformer layer: causal self-attention, then a feed-forward of four times the width."""
+
+    def __init__(self, dim: int, heads: int, dropout: float, chance: Chance, name: str) -> None:
+        super().__init__(name=name)
+        self.heads, self.dim, self.dropout, self.chance = heads, dim, dropout, chance
+        self.norms = [tf_keras.layers.LayerNormalization(epsilon=1e-6) for _ in range(2)]
+        self.project = tf_keras.layers.Dense(3 * dim, use_bias=False)
+        self.merge = tf_keras.layers.Dense(dim, kernel_initializer="zeros")
+        self.wide = tf_keras.layers.Dense(4 * dim, activation="gelu")
+        self.narrow = tf_keras.layers.Dense(dim, kernel_initializer="zeros")
+
+    def call(self, states: Any, allowed: Any, training: bool = False) -> Any:
+        """``[batch, history, dim]`` to the same; ``allowed [batch, 1, history, history]`` is 1 where a may see b."""
+        attended = self.merge(self._attend(self.norms[0](states), allowed, training))
+        states += self.chance.drop(attended, self.dropout, training)
+        return states + self.chance.drop(self.narrow(self.wide(self.norms[1](states))), self.dropout, training)
+
+    def _attend(self, states: Any, allowed: Any, training: bool) -> Any:
+        length, size = tf.shape(states)[1], self.dim // self.heads
+        parts = tf.reshape(self.project(states), [-1, length, 3 * self.heads, size])
+        queries, keys, values = tf.split(tf.transpose(parts, [0, 2, 1, 3]), 3, axis=1)
+        logits = tf.matmul(queries, keys, transpose_b=True) * (size**-0.5) + (allowed - 1.0) * 1e9
+        weights = self.chance.drop(tf.nn.softmax(logits), self.dropout, training)
+        mixed = tf.transpose(tf.matmul(weights, values), [0, 2, 1, 3])
+        return tf.reshape(mixed, [-1, length, self.dim])
+
+
+class CausalTransformer(tf_keras.layers.Layer):
+    """``[batch, history, dim]`` item vectors to ``[batch, history, dim]`` states: each sees itself and what is before.
+
+    After SASRec (Kang & McAuley 2018), pre-norm. Positions are learned and counted from the oldest event.
+    """
+
+    def __init__(self, dim: int, history: int, settings: TowersSettings, chance: Chance, name: str = "history") -> None:
+        super().__init__(name=name)
+        self.dropout, self.chance = settings.dropout, chance
+        self.positions = self.add_weight("positions", (history, dim), initializer=RowNorm(0.2, dim, 7))
+        self.blocks = [
+            Block(dim, settings.heads, settings.dropout, chance, f"block_{place}") for place in range(settings.layers)
+        ]
+        self.norm = tf_keras.layers.LayerNormalization(epsilon=1e-6)
+        self.causal = tf.constant(np.tril(np.ones((1, 1, history, history), np.float32)))
+        # Unit vectors have entries of about dim ** -0.5; the layers want about 1.
+        self.scale = float(dim) ** 0.5
+
+    def call(self, vectors: Any, mask: Any, training: bool = False) -> Any:
+        """The states; those at padding mean nothing."""
+        length = vectors.shape[1] if vectors.shape[1] is not None else tf.shape(vectors)[1]
+        placed = vectors + self.positions[None, :length]
+        states = self.chance.drop(placed * self.scale, self.dropout, training)
+        allowed = self.causal[:, :, :length, :length] * mask[:, None, None, :]
+        for block in self.blocks:
+            states = block(states, allowed, training=training)
+        return self.norm(states)

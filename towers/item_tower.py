@@ -1,0 +1,67 @@
+"""The item tower: encoded features to ``[vector, bias]``.
+
+The last dimension, where the settings ask for it, is the item's learned bias; the user's is 1, so that a score stays
+one dot product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pipelines.schema import CountFeature
+from towers.encoders import FeatureSum, unit
+from towers.runtime import tf, tf_keras
+from towers.settings import TowersSettings
+
+# Counts make a vector at most so many times (e to this power) longer or shorter.
+MAX_LIFT = 3.0
+# Where the effect of a count may change its slope, in log1p: about 2, 11 and 54 events.
+KNOTS = (1.0, 2.5, 4.0)
+
+
+def hinges(counts: Any) -> Any:
+    """``[batch, windows]`` to ``[batch, windows * (1 + knots)]``: a basis of piecewise linear functions of each."""
+    return tf.concat([counts, *(tf.nn.relu(counts - knot) for knot in KNOTS)], 1)
+
+
+class ItemTower(tf_keras.Model):
+    """Encoded item features to ``[batch, embedding_dim]``: the vector (of length 1, or free: ``item_norm``) and,
+    with an item bias, its last dimension.
+
+    The bias is learned in logits and exported in units of the score: times the temperature.
+    """
+
+    def __init__(
+        self, body: FeatureSum, counts: Sequence[CountFeature], temperature: Any, settings: TowersSettings
+    ) -> None:
+        super().__init__(name="item_tower")
+        self.body = body
+        self.counts = tuple(feature.name for feature in counts)
+        windows = sum(len(feature.window_days) for feature in counts)
+        # How much an item was asked for lately changes its rank for everyone.
+        shape = (windows * (1 + len(KNOTS)), 1)
+        self.demand: Any = self.add_weight("demand", shape, initializer="zeros") if counts else None
+        self.temperature = temperature
+        self.dim = settings.vector_dim
+        self.item_bias = settings.item_bias
+        self.free = settings.item_norm == "free"
+        self.normalise = tf.identity if self.free else unit
+
+    def call(self, inputs: dict[str, Any], training: bool = False) -> Any:
+        """The vectors."""
+        raw = self.body(inputs, training=training)
+        # Split, not sliced: the gradient of a slice is a whole tensor of zeros to be filled in.
+        own, bias = tf.split(raw, [self.dim, int(self.item_bias)], axis=1)
+        vectors = self.normalise(own)
+        if self.demand is not None:
+            lift = self.lift(tf.concat([inputs[name] for name in self.counts], 1))
+            if self.free:
+                vectors *= tf.exp(lift)
+            else:
+                bias += lift
+        return tf.concat([vectors, bias * self.temperature], 1) if self.item_bias else vectors
+
+    def lift(self, counts: Any) -> Any:
+        """``[batch, windows]`` encoded counts to ``[batch, 1]``: what they add to the log of an item's rate."""
+        return tf.clip_by_value(tf.matmul(hinges(counts), self.demand), -MAX_LIFT, MAX_LIFT)
