@@ -147,16 +147,18 @@ def _features(config: Config, call: Call, report: Report) -> Stage:  # noqa: ARG
     )
 
 
-def _train(config: Config, call: Call, report: Report) -> Stage:  # noqa: ARG001
+def _train(config: Config, call: Call, report: Report) -> Stage:
     path, features = config.work / MODEL, config.work / FEATURES
     settings = config.towers.resolved(config.schema_only())
     made_with = {"towers": settings.model_dump(mode="json", exclude={"tune"}), "seed": config.seed}
     inputs = {FEATURES: read_manifest(features).fingerprint}
 
     def work() -> None:
+        from index.mining import mine
         from towers import training
 
-        training.run(features, config.towers, path, seed=config.seed, progress=call.progress)
+        mined = mine(config, features, report)
+        training.run(features, config.towers, path, seed=config.seed, progress=call.progress, mined=mined)
 
     current = is_current(path, kind="model", format_version=1, inputs=inputs, config=made_with)
     return _stage(MODEL, path, current=current, work=work)

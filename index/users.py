@@ -18,7 +18,7 @@ import xxhash
 
 from pipelines import sequences as stored
 from pipelines.encode import source_columns
-from pipelines.schema import DatasetSchema
+from pipelines.schema import DatasetSchema, SplitName
 from pipelines.sequences import Sequences
 
 # The split whose history is all that was seen before the held-out end: what a published bundle is asked with.
@@ -37,19 +37,26 @@ def load_users(features: Path, schema: DatasetSchema) -> pa.Table:
     return table.select(names)
 
 
-def user_table(features: Path, schema: DatasetSchema, item_ids: pa.Array, users: npt.NDArray[np.int64]) -> pa.Table:
+def user_table(
+    features: Path,
+    schema: DatasetSchema,
+    item_ids: pa.Array,
+    users: npt.NDArray[np.int64],
+    split: SplitName = "test",
+) -> pa.Table:
     """Raw records of some users as a table: ``user_id``, feature columns, history with times and actions, ``time``.
 
-    A history holds the latest events before the test part, oldest first, at most the schema's history length.
+    A history holds the latest events before the split, oldest first, at most the schema's history length.
 
     Args:
         features: the features artifact.
         schema: names features, actions and the history's length.
         item_ids: the catalogue in row order.
         users: ``[n] int64`` places of the users.
+        split: what the users are to be asked for.
     """
     sequences = Sequences.open(features)
-    histories = sequences.histories("test", schema.history.max_length)
+    histories = sequences.histories(split, schema.history.max_length)
     rows = histories.rows[users]
     kept = rows >= 0
     offsets = pa.array(np.concatenate([[0], np.cumsum(kept.sum(axis=1))]).astype(np.int32))

@@ -86,15 +86,15 @@ def verb_features(call: Call) -> Answer:
 
 def verb_train(call: Call) -> Answer:
     """Features to a user tower and an item tower (TensorFlow Recommenders)."""
+    from index.mining import mine
     from towers import training
 
-    return stage(
-        call,
-        "model",
-        lambda config, out: training.run(
-            config.work / "features", config.towers, out, seed=config.seed, progress=call.progress
-        ),
-    )
+    def run(config: Config, out: Path) -> object:
+        features = config.work / "features"
+        mined = mine(config, features, call.report)
+        return training.run(features, config.towers, out, seed=config.seed, progress=call.progress, mined=mined)
+
+    return stage(call, "model", run)
 
 
 def verb_embed(call: Call) -> Answer:

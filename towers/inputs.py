@@ -64,6 +64,14 @@ class Events:
 
 
 @dataclass(frozen=True)
+class Mined:
+    """What the live ``version`` of the index gives each user: ``rows [users, n] int32``, -1 for none."""
+
+    version: str
+    rows: Int32
+
+
+@dataclass(frozen=True)
 class TrainingData:
     """A data set as the towers see it.
 

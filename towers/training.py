@@ -23,7 +23,7 @@ from pipelines.manifest import fingerprint_of, open_artifact, write_artifact
 from pipelines.schema import SPLITS
 from towers import checkpoints
 from towers.export import write_towers
-from towers.inputs import TrainingData, load
+from towers.inputs import Mined, TrainingData, load
 from towers.model import TwoTowers, signature, tensors_of
 from towers.optimizers import LazyAdam
 from towers.prefetching import prefetched
@@ -78,12 +78,13 @@ def run(
     seed: int = 17,
     progress: bool = True,
     resume: bool = True,
+    mined: Mined | None = None,
 ) -> Path:
     """Trains the towers on the artifact at ``features`` and writes the model artifact to ``out``.
 
     A killed run goes on from its last checkpoint, kept beside ``out``, where features, settings and seed are the same.
     Curves for TensorBoard stand in ``tensorboard/`` beside ``out``. With several workers (``TF_CONFIG``) each calls
-    this with the same arguments and features, and the first of them writes.
+    this with the same arguments and features, and the first of them writes. ``mined``: hard negatives.
 
     Raises:
         ArtifactError: the features are missing or damaged, or an exported tower differs from the trained one.
@@ -95,6 +96,8 @@ def run(
     team = workers()
     artifact = open_artifact(features, kind="features", verify=False)
     data = load(features)
+    if mined is not None:
+        data = replace(data, mined=mined.rows)
     settings = settings.resolved(data.schema)
     config = {"towers": settings.model_dump(mode="json", exclude={"tune"}), "seed": seed}
     inputs = {"features": artifact.manifest.fingerprint}
@@ -113,6 +116,7 @@ def run(
         record = {"seed": seed, "best_epoch": trained.best_epoch, "epochs": [asdict(epoch) for epoch in trained.curves]}
         (draft.dir / "training.json").write_text(json.dumps(record, indent=1))
         draft.facts.update({"space": facts["space"], "dim": facts["dim"], "best_epoch": trained.best_epoch})
+        draft.facts["mined_from"] = None if mined is None else mined.version
         draft.facts["valid"] = max((epoch.valid for epoch in trained.curves if epoch.valid is not None), default=None)
     place.remove()
     return out

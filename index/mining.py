@@ -1,0 +1,61 @@
+"""Hard negatives: what the live version gives each user, before the towers are trained anew.
+
+Reads the registry's live bundle and a features artifact; writes nothing. What a user took is no negative whatever the
+index says of it: training leaves that out, by the events it may know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from index.config import Config
+from index.registry import Registry
+from index.retriever import Retriever
+from index.retriever_settings import RetrieverSettings
+from index.users import records_of, user_table
+from pipelines.schema import SplitName
+from pipelines.sequences import Sequences, load_items
+from towers.inputs import Mined
+
+_BLOCK = 2048
+
+
+def mine(config: Config, features: Path, report: Callable[[str], None]) -> Mined | None:
+    """The ``towers.hard_negatives`` best items of the live version for each user as known before the valid split.
+
+    Returns:
+        ``rows [users, n] int32`` in the features' catalogue, -1 where the index gave less or an item is gone; None
+        where the settings ask for none, or nothing is live yet.
+    """
+    count = config.towers.hard_negatives
+    if not count:
+        return None
+    if Registry(config.registry).current_or_none() is None:
+        report("train: no live version to mine hard negatives from; trained without")
+        return None
+    # The towers' own ranking: what users buy again is no negative.
+    with Retriever.open(config.registry, settings=RetrieverSettings(own_items_share=0.0)) as live:
+        rows = _mined(live, config, features, count)
+        report(f"train: {count} hard negatives a user from {live.version}")
+        return Mined(live.version, rows)
+
+
+def _mined(live: Retriever, config: Config, features: Path, count: int) -> npt.NDArray[np.int32]:
+    item_ids = load_items(features)["item_id"].combine_chunks()
+    sequences = Sequences.open(features)
+    split: SplitName = "valid" if (sequences.splits == 1).any() else "test"
+    users = np.arange(sequences.num_users, dtype=np.int64)
+    rows = np.full((len(users), count), -1, np.int32)
+    for start in range(0, len(users), _BLOCK):
+        block = users[start : start + _BLOCK]
+        records = records_of(user_table(features, config.schema_only(), item_ids, block, split))
+        for place, answer in enumerate(live.retrieve_batch(records, k=count)):
+            found = pc.index_in(pa.array(answer.item_ids, item_ids.type), value_set=item_ids)
+            rows[start + place, : len(answer)] = np.asarray(pc.fill_null(found, -1), np.int32)
+    return rows
