@@ -5,7 +5,8 @@ are timed in one run on the same machine, one after the other, several rounds; m
 
 Stock TFRS is its own ``Retrieval`` task with ``remove_accidental_hits`` and the log-q correction, Adagrad, in-batch
 negatives, at batch 1024 and 4096, whichever is faster for it. A train pair is a (user, item) event that was learned
-from.
+from. The towers run twice: with the recipe for data without order (256 users, all of the batch's items and 2,048 others
+as candidates), which is made for recall, and with wide batches of few candidates (``WIDE``), made for speed.
 
     python -m benchmarks.training_throughput --data ../shared/data
 """
@@ -42,6 +43,7 @@ from towers.validation import evaluate, truth_of
 RESULTS = Path(__file__).parent / "results" / "training_throughput.json"
 DIM = 64
 WARM_STEPS = 3
+WIDE = {"batch_users": 1024, "in_batch_negatives": 512, "uniform_negatives": 512}
 
 
 def data_of(users: npt.NDArray[Any], items: npt.NDArray[Any], splits: npt.NDArray[Any]) -> TrainingData:
@@ -90,12 +92,10 @@ def synthetic(users: int, items: int, pairs: int) -> TrainingData:
 
 
 class Ours:
-    """The product's model and batches, with its recipe for data without order."""
+    """The product's model and batches, with its recipe for data without order and what is ``changed`` of it."""
 
-    name = "towerline"
-
-    def __init__(self, data: TrainingData, epochs: int) -> None:
-        given: dict[str, Any] = {"embedding_dim": DIM, "initializer": "random", "epochs": epochs}
+    def __init__(self, data: TrainingData, epochs: int, changed: dict[str, int]) -> None:
+        given: dict[str, Any] = {"embedding_dim": DIM, "initializer": "random", "epochs": epochs, **changed}
         self.settings = TowersSettings.model_validate(given).resolved(data.schema)
         self.data = data
         events = data.events.before(1)
@@ -234,7 +234,10 @@ def implicit_speeds(data: TrainingData) -> dict[str, float]:
 
 def compare(name: str, data: TrainingData, seconds: float, rounds: int) -> dict[str, Any]:
     """One pair of tables: all contenders' speeds."""
-    speeds = {"towerline": pairs_per_second(lambda: Ours(data, 30), seconds, rounds)}
+    speeds = {
+        "towerline": pairs_per_second(lambda: Ours(data, 30, WIDE), seconds, rounds),
+        "towerline recipe": pairs_per_second(lambda: Ours(data, 30, {}), seconds, rounds),
+    }
     for batch in (1024, 4096):
         speeds[f"tfrs batch {batch}"] = pairs_per_second(lambda batch=batch: Stock(data, batch), seconds, rounds)  # type: ignore[misc]
     medians = {contender: statistics.median(values) for contender, values in speeds.items()}
@@ -242,7 +245,7 @@ def compare(name: str, data: TrainingData, seconds: float, rounds: int) -> dict[
     return {
         "tables": name,
         "dim": DIM,
-        "batch": {"towerline": "256 users with all their items", "tfrs": [1024, 4096]},
+        "batch": {"towerline": WIDE, "towerline recipe": "256 users with all their items", "tfrs": [1024, 4096]},
         "examples_per_second": medians["towerline"],
         "speedup_over_stock_tfrs": medians["towerline"] / stock,
         "peers": {**{k: v for k, v in medians.items() if k != "towerline"}, **implicit_speeds(data)},
@@ -276,14 +279,12 @@ def main() -> None:
             stored["runs"][0]["peers"], key=lambda name: stored["runs"][0]["peers"].get(name, 0) * ("tfrs" in name)
         )
         stock = time_to(Stock(small, int(best.rsplit(" ", 1)[1])), 1.0, 100, arguments.limit)
-        ours = time_to(Ours(small, 30), stock["best"], 30, arguments.limit)
         at_best = next(point["seconds"] for point in stock["curve"] if point["recall"] >= round(stock["best"], 5))
-        stored["time_to_recall"] = {
-            "goal": stock["best"],
-            "tfrs": stock,
-            "towerline": ours,
-            "ratio": ours["seconds"] / at_best if ours["reached"] else None,
-        }
+        stored["time_to_recall"] = {"goal": stock["best"], "tfrs": stock, "tfrs_seconds": at_best}
+        for name, changed in (("towerline", WIDE), ("towerline recipe", {})):
+            ours = time_to(Ours(small, 30, changed), stock["best"], 30, arguments.limit)
+            ours["ratio"] = ours["seconds"] / at_best if ours["reached"] else None
+            stored["time_to_recall"][name] = ours
     arguments.results.parent.mkdir(parents=True, exist_ok=True)
     arguments.results.write_text(json.dumps(stored, indent=1))
     for run in stored["runs"]:

@@ -50,6 +50,8 @@ def run(
             lambda trial: _score(trial, data, settings, seed, optuna.TrialPruned),
             n_trials=left,
             show_progress_bar=progress,
+            # Values with which training ends in no number are a result: bad ones.
+            catch=(_training_error(),),
         )
     if not study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)):
         raise ConfigError(f"{journal}: no trial came to its end. Widen [towers.tune] or lower the learning rate.")
@@ -64,6 +66,12 @@ def _optuna() -> Any:
         raise ConfigError("tuning needs Optuna: pip install 'towerline[tune]'") from err
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
+
+
+def _training_error() -> type[Exception]:
+    from towers.training import TrainingError
+
+    return TrainingError
 
 
 def _score(trial: Any, data: TrainingData, settings: TowersSettings, seed: int, pruned: type[Exception]) -> float:
