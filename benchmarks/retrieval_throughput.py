@@ -27,7 +27,7 @@ def throughput(retriever: Retriever, bundle: Path, records: list[Any]) -> dict[s
     return {
         **_threads(retriever, records),
         "lock_held_share": _lock_held_share(retriever, records),
-        "two_processes_over_one": _processes(bundle, records),
+        **_processes(bundle, records),
         **_batches(retriever, records),
     }
 
@@ -76,28 +76,40 @@ def _lock_held_share(retriever: Retriever, records: list[Any]) -> float:
     return round(1 - float(np.median(search) / np.median(whole)), 3)
 
 
-def _processes(bundle: Path, records: list[Any]) -> float:
-    """Calls a second of two processes at once over those of one, each with the bundle opened for itself."""
+def _processes(bundle: Path, records: list[Any]) -> dict[str, Any]:
+    """Two processes at once, each with the bundle opened for itself: calls a second over those of one, and users a
+    second in batches, as the workers of a batch job answer them.
+    """
     context = multiprocessing.get_context("spawn")
-    ratios = []
+    ratios, batches = [], []
     with context.Pool(2, _open, (bundle, records, context.Barrier(2))) as pool:
         for _ in range(_TURNS):
-            alone = pool.apply(_rate, (False,))
-            together = [pool.apply_async(_rate, (True,)) for _ in range(2)]
+            alone = pool.apply(_rate, ("calls", False))
+            together = [pool.apply_async(_rate, ("calls", True)) for _ in range(2)]
             ratios.append(sum(rate.get() for rate in together) / alone)
-    return round(float(np.median(ratios)), 3)
+            together = [pool.apply_async(_rate, ("batches", True)) for _ in range(2)]
+            batches.append(sum(rate.get() for rate in together))
+    return {
+        "two_processes_over_one": round(float(np.median(ratios)), 3),
+        "two_processes_batch_qps": round(float(np.median(batches))),
+    }
 
 
 _IN_PROCESS: dict[str, Any] = {}
 
 
 def _open(bundle: Path, records: list[Any], barrier: Any) -> None:
-    _IN_PROCESS.update(ask=_asking(Retriever.open(bundle, verify=False), records), barrier=barrier)
+    retriever = Retriever.open(bundle, verify=False)
+
+    def in_batches(users: int) -> None:
+        retriever.retrieve_batch([records[place % len(records)] for place in range(users)], K)
+
+    _IN_PROCESS.update(calls=_asking(retriever, records), batches=in_batches, barrier=barrier)
 
 
-def _rate(together: bool) -> float:
-    """Calls a second of this process; ``together``: begun at the moment the other one begins."""
-    ask = _IN_PROCESS["ask"]
+def _rate(what: str, together: bool) -> float:
+    """Users a second of this process; ``together``: begun at the moment the other one begins."""
+    ask = _IN_PROCESS[what]
     ask(500)
     if together:
         _IN_PROCESS["barrier"].wait()
