@@ -34,6 +34,8 @@ from index.config import load_config
 from pipelines import features as features_job
 from pipelines.manifest import git_commit
 from pipelines.schema import DatasetSchema
+from pipelines.sequences import load_items
+from pipelines.vocabulary import Vocabulary
 from towers import training
 from towers.inputs import TrainingData, load
 from towers.recall import Float32, Truth, recall_of
@@ -70,7 +72,7 @@ def hide(schema: DatasetSchema, out: Path) -> DatasetSchema:
 
 def content_vectors(features: Path, schema: DatasetSchema) -> scipy.sparse.csr_matrix:
     """``[items, terms]`` unit TF-IDF rows of all content columns: words of texts, whole values of the others."""
-    items = pq.read_table(features / "items")
+    items = load_items(features)
     texts = [""] * len(items)
     for feature in schema.features.item:
         if feature.kind not in ("text", "categorical", "list"):
@@ -123,10 +125,11 @@ def run_one(schema: DatasetSchema, settings: TowersSettings, work: Path, seed: i
     started = time.monotonic()
     features = work / "features"
     features_job.run(hide(schema, work / "events.parquet"), features, progress=True)
-    data, truth = load(features), None
+    data = load(features)
     truth = truth_of(data.events, TEST)
     # No event of the train split: what the id was never seen with.
-    cold = np.array([is_hidden(item) for item in pq.read_table(features / "items")["item_id"].to_pylist()])
+    item_ids = Vocabulary.load(features / "vocabulary").item_ids
+    cold = np.array([is_hidden(item) for item in item_ids.to_pylist()])
     assert not data.item_frequency[cold].any()
     resolved = settings.resolved(data.schema)
     towers = trained(features, data, settings, work / "model", seed)

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from index.config import Config
 from index.registry import Registry
@@ -20,7 +19,8 @@ from index.retriever import Retriever
 from index.retriever_settings import RetrieverSettings
 from index.users import records_of, user_table
 from pipelines.schema import SplitName
-from pipelines.sequences import Sequences, load_items
+from pipelines.sequences import Sequences
+from pipelines.vocabulary import Vocabulary
 from towers.inputs import Mined
 
 _BLOCK = 2048
@@ -47,15 +47,15 @@ def mine(config: Config, features: Path, report: Callable[[str], None]) -> Mined
 
 
 def _mined(live: Retriever, config: Config, features: Path, count: int) -> npt.NDArray[np.int32]:
-    item_ids = load_items(features)["item_id"].combine_chunks()
+    vocabulary = Vocabulary.load(features / "vocabulary")
+    ids = vocabulary.item_ids
     sequences = Sequences.open(features)
     split: SplitName = "valid" if (sequences.splits == 1).any() else "test"
     users = np.arange(sequences.num_users, dtype=np.int64)
     rows = np.full((len(users), count), -1, np.int32)
     for start in range(0, len(users), _BLOCK):
         block = users[start : start + _BLOCK]
-        records = records_of(user_table(features, config.schema_only(), item_ids, block, split))
+        records = records_of(user_table(features, config.schema_only(), ids, block, split))
         for place, answer in enumerate(live.retrieve_batch(records, k=count)):
-            found = pc.index_in(pa.array(answer.item_ids, item_ids.type), value_set=item_ids)
-            rows[start + place, : len(answer)] = np.asarray(pc.fill_null(found, -1), np.int32)
+            rows[start + place, : len(answer)] = vocabulary.item_rows(pa.array(answer.item_ids, ids.type))
     return rows
