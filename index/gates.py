@@ -24,6 +24,7 @@ from index.panel import Answers, K, Panel, in_catalogue_of
 from index.searcher import Rows
 from index.settings import GatesSettings
 from pipelines.errors import SchemaError
+from pipelines.schema import DatasetSchema
 from pipelines.sequences import Sequences
 
 Outcome = Literal["passed", "failed", "skipped"]
@@ -90,7 +91,7 @@ def judge(bundle: Bundle, live: Bundle | None, features: Path, settings: GatesSe
             live_found = in_catalogue_of(bundle, live_answers.found, live)
         except SchemaError:
             live_answers = None
-    truth = _truth(features, panel)
+    truth = _truth(features, panel, bundle.schema)
     case = _Case(
         bundle=bundle,
         answers=answers,
@@ -103,8 +104,8 @@ def judge(bundle: Bundle, live: Bundle | None, features: Path, settings: GatesSe
     return tuple(verdict for gate in _GATES if (verdict := gate(case)) is not None)
 
 
-def _truth(features: Path, panel: Panel) -> Pairs:
-    held_out = Sequences.open(features).truth("test")
+def _truth(features: Path, panel: Panel, schema: DatasetSchema) -> Pairs:
+    held_out = Sequences.open(features).truth("test", schema)
     counts = np.diff(held_out.offsets)
     owners = np.repeat(np.arange(len(counts)), counts)
     return Pairs.of(owners, held_out.rows, len(counts)).of_users(panel.users)

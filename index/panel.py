@@ -48,7 +48,7 @@ class Panel:
             size: how many users; fewer where there are fewer.
         """
         sequences = Sequences.open(features)
-        truth = sequences.truth("test")
+        truth = sequences.truth("test", bundle.schema)
         held_out = np.flatnonzero(np.diff(truth.offsets)).astype(np.int64)
         chosen = chosen_users(sequences.user_ids, size, _SEED, held_out)
         if len(chosen) < size:

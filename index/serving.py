@@ -137,7 +137,7 @@ class ServingVersion:
     @functools.cached_property
     def action_weights(self) -> npt.NDArray[np.float64]:
         """``[actions] float64`` by action code."""
-        return np.array(list(self.bundle.schema.actions.values()) or [1.0])
+        return np.array(self.bundle.schema.action_weights)
 
     @functools.cached_property
     def popularity_scores(self) -> Scores:

@@ -366,6 +366,11 @@ class DatasetSchema(Section):
         """Names of the actions, in the order of their codes; one unnamed action where there is no column."""
         return tuple(self.actions) if self.actions else ("event",)
 
+    @property
+    def action_weights(self) -> tuple[float, ...]:
+        """The weights of the actions, in the order of their codes; 0 is context: in histories, never held-out truth."""
+        return tuple(self.actions.values()) if self.actions else (1.0,)
+
 
 def describe(error: ValidationError, where: str) -> str:
     """One line a mistake: where in the TOML, what is wrong, what was found."""

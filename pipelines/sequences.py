@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from pipelines.errors import ArtifactError
 from pipelines.hashing import as_sorted
-from pipelines.schema import SPLITS, Side, SplitName
+from pipelines.schema import SPLITS, DatasetSchema, Side, SplitName
 from pipelines.segments import Partition, joined, part_name, write_part
 
 __all__ = ["Histories", "Sequences", "Truth", "encoded_table", "load_encoded", "load_items", "load_users", "part_name"]
@@ -113,9 +113,10 @@ class Sequences:
         """``[events] int32``: the place of each event's user."""
         return np.repeat(np.arange(self.num_users, dtype=np.int32), np.diff(self.offsets))
 
-    def truth(self, split: SplitName) -> Truth:
-        """The events held out in a split."""
-        held = np.flatnonzero(self.splits == SPLITS.index(split))
+    def truth(self, split: SplitName, schema: DatasetSchema) -> Truth:
+        """The events held out in a split, of actions that weigh something."""
+        weighs = np.array(schema.action_weights) > 0
+        held = np.flatnonzero((self.splits == SPLITS.index(split)) & weighs[self.actions])
         counts = np.bincount(self.owners[held], minlength=self.num_users)
         offsets = np.concatenate([[0], np.cumsum(counts)])
         return Truth(offsets, self.rows[held], self.times[held], self.actions[held], self.values[held])

@@ -130,7 +130,7 @@ class Sampler:
         counts = np.diff(events.offsets)
         least = 1 if settings.protocol == "sets" else 2
         self.users = np.flatnonzero(counts >= least).astype(np.int32)
-        self._strengths = np.array(list(data.schema.actions.values()) or [1.0])[events.actions]
+        self._strengths = np.array(data.schema.action_weights)[events.actions]
         frequency = np.bincount(events.rows[self._strengths > 0], minlength=self.items)
         names = data.schema.action_names
         self._shown = np.array([settings.negative_actions.get(name, 0.0) for name in names])[events.actions]

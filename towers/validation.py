@@ -130,7 +130,9 @@ def evaluate(
     ranking and in the truth. Only those of ``names``; where there are several actions, also ``all <action>`` each: of
     what was held out, only that action's events.
     """
-    truth = truth_of(data.events, split)
+    weights = data.schema.action_weights
+    held = data.events.where((data.events.splits < split) | (np.array(weights)[data.events.actions] > 0))
+    truth = truth_of(held, split)
     if max_users is not None:
         truth = truth.spread(max_users)
     vectors = all_vectors(model, data, truth.users, split)
@@ -141,10 +143,10 @@ def evaluate(
     if "novel" in names:
         novel = truth.without_seen()
         figures["novel"] = recall_at(users[np.isin(truth.users, novel.users)], items, novel, ks, remove_seen=True)
-    actions = data.schema.action_names
-    for code, action in enumerate(actions if len(actions) > 1 else ()):
-        kept = (data.events.splits < split) | (data.events.actions == code)
-        own = truth_of(data.events.where(kept), split).of(truth.users)
+    for code, action in enumerate(data.schema.action_names):
+        if len(weights) == 1 or weights[code] == 0:
+            continue
+        own = truth_of(held.where((held.splits < split) | (held.actions == code)), split).of(truth.users)
         figures[f"all {action}"] = recall_at(users[np.isin(truth.users, own.users)], items, own, ks, remove_seen=False)
     return figures
 

@@ -151,9 +151,11 @@ def load_held_out(features: Path, schema: DatasetSchema, max_users: int | None =
 
 
 def held_out(sequences: Sequences, schema: DatasetSchema, max_users: int | None = None, seed: int = 17) -> HeldOut:
-    """As ``load_held_out``, from sequences in memory."""
+    """As ``load_held_out``, from sequences in memory. What weighs 0 in ``[actions]`` is no truth."""
     is_test = sequences.splits == _TEST
-    counts = np.bincount(sequences.owners[is_test], minlength=sequences.num_users)
+    weighs = np.array(schema.action_weights) > 0
+    held = is_test & weighs[sequences.actions]
+    counts = np.bincount(sequences.owners[held], minlength=sequences.num_users)
     with_truth = np.flatnonzero(counts).astype(np.int64)
     if len(with_truth) == 0:
         raise SchemaError(
@@ -167,7 +169,7 @@ def held_out(sequences: Sequences, schema: DatasetSchema, max_users: int | None 
     place[users] = np.arange(len(users))
     owners = place[sequences.owners]
     chosen = owners >= 0
-    test, past = chosen & is_test, chosen & ~is_test
+    test, past = chosen & held, chosen & ~is_test
 
     def pairs(events: Bools) -> Pairs:
         return Pairs.of(owners[events], sequences.rows[events], len(users), sequences.values[events])

@@ -44,8 +44,12 @@ def test_sequences_of_the_small_marketplace(small: Small, tmp_path: Path) -> Non
     assert found.actions.tolist() == [0, 1, 0, 0, 0, 0, 1]
     assert found.values.tolist() == [1, 2, 3, 5, 4, 7, 6]
     assert found.splits.tolist() == [0, 0, 0, 1, 0, 2, 2]
-    truth = found.truth("test")
+    truth = found.truth("test", small())
     assert (truth.offsets.tolist(), truth.rows.tolist()) == ([0, 0, 1, 2, 2], [2, 1])
+    # The other of the two actions as context: its held-out event is no truth.
+    names = small().action_names
+    context = found.truth("test", small().model_copy(update={"actions": {names[0]: 1.0, names[1]: 0.0}}))
+    assert (context.offsets.tolist(), context.rows.tolist()) == ([0, 0, 1, 1, 1], [2])
     history = found.histories("test", 3)
     assert history.rows.tolist() == [[0, 1, 2], [0, -1, -1], [-1, -1, -1], [-1, -1, -1]]
     assert history.lengths.tolist() == [3, 1, 0, 0]
