@@ -262,7 +262,8 @@ class _Phase:
             examples += len(batch.positives)
             speed = examples / (time.monotonic() - started)
             bar.update(1)
-            bar.set_postfix(loss=f"{loss:.3f}", examples_s=f"{speed:,.0f}", valid=f"{self.best.valid:.4f}")
+            valid = {"valid": f"{self.best.valid:.4f}"} if self.best.valid >= 0 else {}
+            bar.set_postfix(loss=f"{loss:.3f}", examples_s=f"{speed:,.0f}", **valid)
         seconds = time.monotonic() - started
         mean_loss = float(np.mean(losses)) if losses else 0.0
         epoch = Epoch(self.name, number, mean_loss, seconds, examples / max(seconds, 1e-9))
