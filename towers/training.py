@@ -312,7 +312,9 @@ def _to_tensorboard(folder: Path) -> Callable[[Epoch], None]:
     writers: dict[str, Any] = {}
 
     def report(epoch: Epoch) -> None:
-        writer = writers.setdefault(epoch.phase, tf.summary.create_file_writer(str(folder / epoch.phase)))
+        if epoch.phase not in writers:
+            writers[epoch.phase] = tf.summary.create_file_writer(str(folder / epoch.phase))
+        writer = writers[epoch.phase]
         scalars = {"loss": epoch.loss, "examples_per_second": epoch.examples_per_second, **epoch.recall}
         with writer.as_default(step=epoch.epoch):
             for name, value in scalars.items():

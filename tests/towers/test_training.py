@@ -205,6 +205,7 @@ def test_bfloat16_scores_give_almost_the_same_loss() -> None:
 def test_the_curves_are_there_for_tensorboard(tmp_path: Path) -> None:
     report = _to_tensorboard(tmp_path)
     report(Epoch("search", 1, 2.5, 1.0, 100.0, 0.25, {"novel.10": 0.25}))
+    report(Epoch("search", 2, 2.5, 1.0, 100.0, 0.25, {"novel.10": 0.25}))
     files = list((tmp_path / "search").iterdir())
     assert len(files) == 1
     found = {
