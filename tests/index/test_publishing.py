@@ -130,7 +130,7 @@ def test_a_certain_drop_of_recall_fails_above_what_is_allowed(
     """Held-out events are what the live version ranks first: by construction it has recall 1, another model less."""
     live = Bundle.open(bundle)
 
-    def truth(features: Path, panel: Panel) -> Pairs:
+    def truth(features: Path, panel: Panel, schema: object) -> Pairs:
         rows = Answers.of(live, panel).exact[:, :10]
         return Pairs.of(np.repeat(np.arange(len(rows)), 10), rows.ravel(), len(rows))
 
