@@ -6,13 +6,16 @@ import math
 import warnings
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index.evaluation.metrics import hits_of, user_metrics, weighted_recall, without
-from index.evaluation.truth import Pairs
+from index.evaluation.truth import Pairs, held_out
 from pipelines.errors import ConfigError
+from pipelines.schema import parse_schema
+from pipelines.sequences import Sequences
 
 ITEMS = 30
 K = (1, 3, 5, 10, 50)
@@ -200,3 +203,26 @@ def test_pairs_of_some_users_in_another_order():
     assert some.offsets.tolist() == [0, 2, 2, 3]
     assert some.rows.tolist() == [2, 4, 1]
     assert some.owners.tolist() == [0, 0, 2]
+
+
+def test_context_actions_are_no_truth_and_do_not_make_a_user_evaluated() -> None:
+    """User 0 bought item 2 and was shown item 1; user 1 was only shown something."""
+    sequences = Sequences(
+        user_ids=pa.array([10, 11]),
+        offsets=np.array([0, 3, 4]),
+        rows=np.array([0, 1, 2, 1], np.int32),
+        times=np.arange(4),
+        actions=np.array([1, 0, 1, 0], np.int8),
+        values=np.ones(4, np.float32),
+        splits=np.array([0, 2, 2, 2], np.int8),
+    )
+    events = {"path": "e.parquet", "user_id": "u", "item_id": "i", "time": "t", "action": "a"}
+    raw = {
+        "dataset": {"name": "shown"},
+        "tables": {"events": events},
+        "split": {"valid_from": "2025-01-01", "test_from": "2025-02-01"},
+    }
+    schema = parse_schema({**raw, "actions": {"shown": 0.0, "bought": 1.0}}, "shown")
+    found = held_out(sequences, schema)
+    assert found.user_ids.to_pylist() == [10]
+    assert (found.truth.rows.tolist(), found.seen.rows.tolist(), found.without_truth) == ([2], [0], 1)
