@@ -51,11 +51,10 @@ def _mined(live: Retriever, config: Config, features: Path, count: int) -> npt.N
     ids = vocabulary.item_ids
     sequences = Sequences.open(features)
     split: SplitName = "valid" if (sequences.splits == 1).any() else "test"
-    users = np.arange(sequences.num_users, dtype=np.int64)
+    users = user_table(features, config.schema_only(), ids, np.arange(sequences.num_users, dtype=np.int64), split)
     rows = np.full((len(users), count), -1, np.int32)
     for start in range(0, len(users), _BLOCK):
-        block = users[start : start + _BLOCK]
-        records = records_of(user_table(features, config.schema_only(), ids, block, split))
+        records = records_of(users.slice(start, _BLOCK))
         for place, answer in enumerate(live.retrieve_batch(records, k=count)):
             rows[start + place, : len(answer)] = vocabulary.item_rows(pa.array(answer.item_ids, ids.type))
     return rows

@@ -43,7 +43,7 @@ class Clock:
         return self.place(owners, stops) - self.place(owners, starts)
 
 
-def _clock(events: Events, side: Side) -> Clock:
+def clock_of(events: Events, side: Side) -> Clock:
     """The clock in which a user's, or an item's, events stand together."""
     if side == "user":
         return Clock(events.user_of_event(), events.times)
@@ -70,21 +70,22 @@ def last_windows(events: Events, days: float, number: int = 5) -> list[tuple[int
 class Counts:
     """A side's count features as of any moment, as the features job gives them at its own.
 
-    ``width``: columns of all the features together, in the schema's order. ``clock``: that of all the side's events.
+    ``clock``: that of all the side's events.
     """
 
     def __init__(self, data: TrainingData, events: Events, side: Side) -> None:
         self.features = count_features(data.schema.side(side))
-        self.width = sum(len(feature.window_days) for feature in self.features)
         self._numbers: Mapping[str, FittedNumbers] = data.numbers[side]
-        self.clock = _clock(events, side)
+        self.clock = clock_of(events, side)
         self._clocks: dict[str | None, Clock] = {None: self.clock}
         for action in {feature.action for feature in self.features} - {None}:
             code = data.schema.action_names.index(action)
-            self._clocks[action] = _clock(events.where(events.actions == code), side)
+            self._clocks[action] = clock_of(events.where(events.actions == code), side)
 
     def at(self, owners: npt.NDArray[np.integer], moments: Int64 | int) -> Float32:
-        """``[owners, width] float32``, scaled: each owner's events in the windows before its moment."""
+        """``[owners, windows] float32``, scaled: each owner's events in the windows before its moment, all features
+        side by side in the schema's order.
+        """
         return side_by_side(self.columns(owners, moments), len(owners))
 
     def columns(self, owners: npt.NDArray[np.integer], moments: Int64 | int) -> Features:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from towers.inputs import DAY_US, Events, Int8, Int32, Int64, TrainingData
 from towers.losses import log_inclusion
-from towers.moments import Counts
+from towers.moments import Counts, clock_of
 from towers.settings import TowersSettings
 
 Float32 = npt.NDArray[np.float32]
@@ -136,7 +136,8 @@ class Sampler:
         self._shown = np.array([settings.negative_actions.get(name, 0.0) for name in names])[events.actions]
         self._mined = data.mined
         self._shares = frequency / max(int(frequency.sum()), 1)
-        self._moments = _Moments(data, events, settings) if settings.protocol == "windows" else None
+        taken = self._strengths > 0
+        self._moments = _Moments(data, events, taken, settings) if settings.protocol == "windows" else None
 
     @property
     def steps(self) -> int:
@@ -206,7 +207,7 @@ class Sampler:
         queries = np.arange(len(following), dtype=np.int32)
         # What the user took at another place of the sequence is sure to be in the batch, and no negative.
         first, last = starts[query_users], stops[query_users]
-        others = self._keys(np.repeat(queries, last - first), ranges(first, last))
+        others = self._taken(np.repeat(queries, last - first), ranges(first, last))
         return self._assemble(users, known, queries, following, generator, query_users, query_positions, others)
 
     def _sets(self, users: Int32, generator: np.random.Generator) -> Batch | None:
@@ -227,7 +228,7 @@ class Sampler:
         )  # fmt: skip
         known = histories(kept, kept.offsets[:-1], kept.offsets[1:], None, self.length)
         return self._assemble(
-            users, known, queries[hidden], targets[hidden], generator, others=self._keys(queries, targets)
+            users, known, queries[hidden], targets[hidden], generator, others=self._taken(queries, targets)
         )
 
     def _assemble(
@@ -245,7 +246,7 @@ class Sampler:
         """Joins positives and uniform negatives into candidates, and finds everything's place; None without positives.
 
         ``targets [queries]`` are the places of the events that are to be explained. ``others`` are (query, row), as
-        ``_keys`` has them, that are no negatives, the positives among them.
+        ``_taken`` has them, that are no negatives, the positives among them.
         """
         items = self.items
         width = np.int64(items)
@@ -305,6 +306,11 @@ class Sampler:
         """One number for a query and the item of an event."""
         return queries.astype(np.int64) * self.items + self.events.rows[places]
 
+    def _taken(self, queries: Int32, places: Int64) -> Int64:
+        """The same, of the events that count as positives; what was only seen may be a negative."""
+        counts = self._strengths[places] > 0
+        return self._keys(queries[counts], places[counts])
+
     def _certain(self, asking: Int32, keys: Int64, targets: Int64, positives: Int64) -> tuple[Int64, Float64]:
         """The keys of the queries' certain negatives, none of the ``positives`` among them, and their weights.
 
@@ -363,10 +369,14 @@ def _novel(
 class _Moments:
     """Draws the moments of batches, and tells what is counted as of one."""
 
-    def __init__(self, data: TrainingData, events: Events, settings: TowersSettings) -> None:
+    def __init__(
+        self, data: TrainingData, events: Events, taken: npt.NDArray[np.bool_], settings: TowersSettings
+    ) -> None:
         self._of_items, self._of_users = Counts(data, events, "item"), Counts(data, events, "user")
         self.users = self._of_users.clock
-        self._times = np.sort(events.times)
+        # Positives come from what was taken, not from what was only seen.
+        self._taken = self._of_items.clock if taken.all() else clock_of(events.where(taken), "item")
+        self._times = np.sort(events.times[taken])
         self._window_us = int(settings.window_days * DAY_US)
         self._min_history_us = int(settings.min_history_days * DAY_US)
 
@@ -384,7 +394,7 @@ class _Moments:
     def shares(self, rows: Int32, moment: int) -> npt.NDArray[np.float64]:
         """``[rows] float64`` each item's part of the events of the window, which the positives are drawn from."""
         start, stop = np.searchsorted(self._times, [moment, moment + self._window_us])
-        counts = self._of_items.clock.count(rows, moment, moment + self._window_us)
+        counts = self._taken.count(rows, moment, moment + self._window_us)
         return counts / max(int(stop - start), 1)
 
     def counts(self, rows: Int32, users: Int32, moment: int) -> tuple[Float32, Float32]:

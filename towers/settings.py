@@ -91,9 +91,8 @@ class TowersSettings(Section):
     shared_rate: float = Field(default=1.0, ge=0.0)
     schedule: Literal["constant", "cosine"] = "cosine"
     epsilon: float = Field(default=1e-7, gt=0.0)  # Adam's; rows with gradients below it move less than the others
-    mixed_precision: bool = (
-        False  # users times candidates in bfloat16; weights, sums and the exported towers in float32
-    )
+    # Users times candidates in bfloat16; weights, sums and the exported towers in float32.
+    mixed_precision: bool = False
     clip_norm: float | None = Field(default=None, gt=0.0)
     patience: int = Field(default=5, ge=1)  # epochs without a better validation recall
     evaluate_every: int = Field(default=1, ge=1)  # epochs

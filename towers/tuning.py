@@ -32,6 +32,8 @@ def run(
             "Add for example learning_rate = { low = 1e-4, high = 1e-2, log = true }."
         )
     optuna = _optuna()
+    from towers.training import TrainingError
+
     data = load(features)
     journal = out.with_suffix(".journal")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +53,7 @@ def run(
             n_trials=left,
             show_progress_bar=progress,
             # Values with which training ends in no number are a result: bad ones.
-            catch=(_training_error(),),
+            catch=(TrainingError,),
         )
     if not study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)):
         raise ConfigError(f"{journal}: no trial came to its end. Widen [towers.tune] or lower the learning rate.")
@@ -66,12 +68,6 @@ def _optuna() -> Any:
         raise ConfigError("tuning needs Optuna: pip install 'towerline[tune]'") from err
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
-
-
-def _training_error() -> type[Exception]:
-    from towers.training import TrainingError
-
-    return TrainingError
 
 
 def _score(trial: Any, data: TrainingData, settings: TowersSettings, seed: int, pruned: type[Exception]) -> float:

@@ -191,3 +191,41 @@ def test_what_counts_as_a_positive_is_no_negative_action() -> None:
     with pytest.raises(SchemaError, match="weight 0"):
         schema = tiny_data("set").schema.model_copy(update={"actions": {"click": 1.0}})
         TowersSettings(negative_actions={"click": 1.0}).resolved(schema)
+
+
+def test_what_was_only_shown_stays_a_negative_where_positions_are_queries() -> None:
+    """The shown item that follows a position, unless the user took it at another one; counted by hand."""
+    data = tiny_data("order")
+    actions = np.random.default_rng(1).integers(0, 2, len(data.events.rows)).astype(np.int8)
+    schema = data.schema.model_copy(update={"actions": {"impression": 0.0, "click": 1.0}})
+    data = dataclasses.replace(data, schema=schema, events=dataclasses.replace(data.events, actions=actions))
+    events = data.events.before(1)
+    chosen = TowersSettings(batch_users=32, uniform_negatives=40, negative_actions={"impression": 2.0})
+    batch = next(Sampler(data, events, chosen.resolved(schema)).epoch(np.random.default_rng(0)))
+    found = {(query, int(batch.rows[place])) for query, place in batch.certain.tolist()}
+    expected = set()
+    for query, owner in enumerate(batch.query_users):
+        first, stop = events.offsets[batch.users[owner]], events.offsets[batch.users[owner] + 1]
+        start = max(int(stop) - 11, int(first))
+        taken = set(events.rows[start:stop][events.actions[start:stop] == 1].tolist())
+        following = start + int(batch.query_positions[query]) + 1
+        row = int(events.rows[following])
+        if events.actions[following] == 0 and row not in taken:
+            expected.add((query, row))
+    assert found == expected
+    assert len(found) > 10
+
+
+def test_the_share_of_an_item_in_a_window_leaves_out_what_was_only_shown() -> None:
+    """Every event of item 0 is an impression: it can come into a batch by the uniform draw alone."""
+    data = tiny_data("time")
+    actions = (data.events.rows != 0).astype(np.int8)
+    schema = data.schema.model_copy(update={"actions": {"impression": 0.0, "click": 1.0}})
+    data = dataclasses.replace(data, schema=schema, events=dataclasses.replace(data.events, actions=actions))
+    chosen = TowersSettings(batch_users=120, uniform_negatives=45, min_steps=8, window_days=7.0).resolved(schema)
+    seen = 0
+    for batch in Sampler(data, data.events.before(1), chosen).epoch(np.random.default_rng(0)):
+        place = np.flatnonzero(batch.rows[batch.candidates] == 0)
+        seen += len(place)
+        np.testing.assert_allclose(np.exp(batch.log_inclusion[place]), 45 / data.num_items, rtol=1e-5)
+    assert seen > 0
