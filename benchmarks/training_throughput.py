@@ -32,13 +32,13 @@ from pipelines.manifest import git_commit
 from pipelines.schema import parse_schema
 from towers.inputs import Events, TrainingData
 from towers.model import TwoTowers, signature, tensors_of
-from towers.optimizers import LazyAdam
 from towers.prefetching import prefetched
 from towers.recall import recall_at
 from towers.runtime import tf, tf_keras, tfrs
 from towers.sampling import Sampler
 from towers.settings import TowersSettings
 from towers.starting import start_from_svd
+from towers.training import optimizer_of
 from towers.validation import evaluate, truth_of
 
 RESULTS = Path(__file__).parent / "results" / "training_throughput.json"
@@ -112,8 +112,7 @@ class Ours:
         if starts:
             start_from_svd(self.model, data, events)
         self.start_seconds = time.perf_counter() - started
-        steps = max(self.sampler.steps * epochs, 1)
-        optimizer = LazyAdam(tf_keras.optimizers.schedules.CosineDecay(self.settings.learning_rate, steps, alpha=0.02))
+        optimizer = optimizer_of(self.model, self.settings, self.sampler.steps)
 
         @tf.function(input_signature=[signature(batch)])
         def step(batch: dict[str, Any]) -> Any:

@@ -6,6 +6,7 @@ training time. Dense variables are updated as Adam does.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from towers.runtime import tf, tf_keras
@@ -14,7 +15,10 @@ from towers.runtime import tf, tf_keras
 class LazyAdam(tf_keras.optimizers.Optimizer):
     """Adam (Kingma & Ba 2015, algorithm 1) with row-wise updates for sparse gradients.
 
-    ``name_to_scale`` multiplies the learning rate of the variables it names.
+    ``name_to_scale`` multiplies the learning rate of the variables it names. ``rowwise`` names the tables that keep one
+    number a row instead of two moments a weight: no first moment, and as second moment that of the row's mean square
+    gradient (as in the row-wise AdaGrad of Mudigere et al. 2022, with Adam's forgetting). A step on a row then reads
+    and writes a third as much, and keeps its direction.
 
     Deviations: the moments of a row change only in the steps that have a gradient for it, and the bias correction
     counts all steps, not the row's own (as in TensorFlow Addons' LazyAdam).
@@ -27,6 +31,7 @@ class LazyAdam(tf_keras.optimizers.Optimizer):
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
         name_to_scale: dict[str, float] | None = None,
+        rowwise: Collection[str] = (),
         name: str = "LazyAdam",
         **kwargs: Any,
     ) -> None:
@@ -37,14 +42,20 @@ class LazyAdam(tf_keras.optimizers.Optimizer):
         self.beta_2 = beta_2
         self.epsilon = epsilon
         self.name_to_scale = dict(name_to_scale or {})
+        self.rowwise = sorted(rowwise)
 
     def build(self, var_list: Any) -> None:
-        """Makes the two moments of each variable."""
+        """Makes the moments of each variable."""
         super().build(var_list)
         if getattr(self, "_built", False):
             return
-        self._momentums = [self.add_variable_from_reference(variable, "m") for variable in var_list]
-        self._velocities = [self.add_variable_from_reference(variable, "v") for variable in var_list]
+        self._momentums, self._velocities = [], []
+        for variable in var_list:
+            # A first moment that nobody reads has no rows.
+            by_row = variable.name in self.rowwise
+            m, v = ([0, 1], [variable.shape[0], 1]) if by_row else (None, None)
+            self._momentums.append(self.add_variable_from_reference(variable, "m", shape=m))
+            self._velocities.append(self.add_variable_from_reference(variable, "v", shape=v))
         self._built = True
 
     def _clip_gradients(self, grads: Any) -> Any:
@@ -57,12 +68,12 @@ class LazyAdam(tf_keras.optimizers.Optimizer):
         place = self._index_dict[self._var_key(variable)]
         m, v = self._momentums[place], self._velocities[place]
         step = tf.cast(self.iterations + 1, variable.dtype)
-        rate = (
-            self.name_to_scale.get(variable.name, 1.0)
-            * tf.cast(self.learning_rate, variable.dtype)
-            * tf.sqrt(1.0 - tf.pow(self.beta_2, step))
-            / (1.0 - tf.pow(self.beta_1, step))
-        )
+        rate = self.name_to_scale.get(variable.name, 1.0) * tf.cast(self.learning_rate, variable.dtype)
+        rate *= tf.sqrt(1.0 - tf.pow(self.beta_2, step))
+        if variable.name in self.rowwise:
+            self._row_step(gradient, variable, v, rate)
+            return
+        rate /= 1.0 - tf.pow(self.beta_1, step)
         if isinstance(gradient, tf.IndexedSlices):
             rows, values = gradient.indices, gradient.values
             new_m = self.beta_1 * tf.gather(m, rows) + (1.0 - self.beta_1) * values
@@ -75,6 +86,15 @@ class LazyAdam(tf_keras.optimizers.Optimizer):
         v.assign(self.beta_2 * v + (1.0 - self.beta_2) * tf.square(gradient))
         variable.assign_sub(rate * m / (tf.sqrt(v) + self.epsilon))
 
+    def _row_step(self, gradient: Any, variable: Any, v: Any, rate: Any) -> None:
+        if not isinstance(gradient, tf.IndexedSlices):
+            gradient = tf.IndexedSlices(gradient, tf.range(tf.shape(gradient)[0]))
+        rows, values = gradient.indices, gradient.values
+        square = tf.reduce_mean(tf.square(values), 1, keepdims=True)
+        new_v = self.beta_2 * tf.gather(v, rows) + (1.0 - self.beta_2) * square
+        v.scatter_update(tf.IndexedSlices(new_v, rows))
+        variable.scatter_sub(tf.IndexedSlices(values * (rate / (tf.sqrt(new_v) + self.epsilon)), rows))
+
     def get_config(self) -> dict[str, Any]:
         """The optimizer's settings, for saving."""
         config: dict[str, Any] = super().get_config()
@@ -85,4 +105,5 @@ class LazyAdam(tf_keras.optimizers.Optimizer):
             "beta_2": self.beta_2,
             "epsilon": self.epsilon,
             "name_to_scale": self.name_to_scale,
+            "rowwise": self.rowwise,
         }

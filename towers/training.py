@@ -147,6 +147,22 @@ def train(
     return replace(again, best_epoch=found.best_epoch)
 
 
+def optimizer_of(model: TwoTowers, settings: TowersSettings, steps: int) -> LazyAdam:
+    """The settings' optimizer of a built model, for epochs of so many ``steps``."""
+    rate: Any = settings.learning_rate
+    if settings.schedule == "cosine":
+        rate = tf_keras.optimizers.schedules.CosineDecay(rate, max(steps * settings.epochs, 1), alpha=0.02)
+    own = {table.name for table in model.own_rows()}
+    shared = {v.name: settings.shared_rate for v in model.trainable_variables if v.name not in own}
+    return LazyAdam(
+        rate,
+        epsilon=settings.epsilon,
+        clipnorm=settings.clip_norm,
+        name_to_scale=shared,
+        rowwise=own if settings.rowwise else (),
+    )
+
+
 class _Phase:
     """One training from the start: ``epochs`` of the settings' schedule, with or without validation."""
 
@@ -175,23 +191,9 @@ class _Phase:
             self.signature = self._built()
             if settings.initializer == "svd":
                 start_from_svd(self.model, data, events)
-            self.optimizer = LazyAdam(
-                self._rate(), epsilon=settings.epsilon, clipnorm=settings.clip_norm, name_to_scale=self._scales()
-            )
+            self.optimizer = optimizer_of(self.model, settings, self.sampler.steps)
             self.model.compile(optimizer=self.optimizer)
         self.step = self._step_function()
-
-    def _rate(self) -> Any:
-        steps = max(self.sampler.steps * self.settings.epochs, 1)
-        if self.settings.schedule == "constant":
-            return self.settings.learning_rate
-        return tf_keras.optimizers.schedules.CosineDecay(self.settings.learning_rate, steps, alpha=0.02)
-
-    def _scales(self) -> dict[str, float]:
-        """The learning rate's scale for what is not one item's or one user's own row."""
-        own = {id(table) for table in self.model.own_rows()}
-        shared = [variable for variable in self.model.trainable_variables if id(variable) not in own]
-        return {variable.name: self.settings.shared_rate for variable in shared}
 
     def _built(self) -> dict[str, Any]:
         """Makes all weights, some of which Keras makes at the first call; returns the batches' signature."""

@@ -36,3 +36,30 @@ def test_rows_without_a_gradient_stay_and_repeated_rows_are_added_up() -> None:
     np.testing.assert_array_equal(variable.numpy()[[1, 3]], start[[1, 3]])
     np.testing.assert_allclose(variable.numpy()[2], adam_by_hand(start[2], [values[0] + values[2]] * 3, 0.1), atol=1e-5)
     np.testing.assert_allclose(variable.numpy()[0], adam_by_hand(start[0], [values[1]] * 3, 0.1), atol=1e-5)
+
+
+def test_a_rowwise_table_keeps_one_number_a_row() -> None:
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=(5, 3)).astype(np.float32)
+    variable = tf.Variable(start, name="own")
+    optimizer = LazyAdam(0.1, rowwise=[variable.name])
+    expected, v = start.astype(float), np.zeros(5)
+    for step in range(1, 5):
+        rows, values = np.array([3, 1, 3]), rng.normal(size=(3, 3))
+        slices = tf.IndexedSlices(tf.constant(values, tf.float32), tf.constant(rows), [5, 3])
+        optimizer.apply_gradients([(slices, variable)])
+        for row, gradient in ((1, values[1]), (3, values[0] + values[2])):
+            v[row] = 0.999 * v[row] + 0.001 * np.mean(gradient**2)
+            expected[row] -= 0.1 * np.sqrt(1 - 0.999**step) * gradient / (np.sqrt(v[row]) + 1e-7)
+    np.testing.assert_allclose(variable.numpy(), expected, atol=1e-5)
+    assert sum(int(tf.size(state)) for state in optimizer.variables) <= 5 + 2  # with the step and the rate
+
+
+def test_a_rowwise_table_takes_a_dense_gradient_too() -> None:
+    start, gradient = np.ones((4, 2), np.float32), np.arange(8, dtype=np.float32).reshape(4, 2)
+    variables = [tf.Variable(start, name=name) for name in ("dense", "sparse")]
+    optimizer = LazyAdam(0.1, rowwise=[variable.name for variable in variables])
+    slices = tf.IndexedSlices(tf.constant(gradient), tf.range(4), [4, 2])
+    optimizer.apply_gradients([(tf.constant(gradient), variables[0]), (slices, variables[1])])
+    np.testing.assert_allclose(variables[0].numpy(), variables[1].numpy(), atol=1e-6)
+    assert (variables[0].numpy()[1:] < 1).all()
