@@ -133,7 +133,9 @@ class Sampler:
         self._strengths = np.array(data.schema.action_weights)[events.actions]
         frequency = np.bincount(events.rows[self._strengths > 0], minlength=self.items)
         names = data.schema.action_names
-        self._shown = np.array([settings.negative_actions.get(name, 0.0) for name in names])[events.actions]
+        self._shown: Float64 | None = None
+        if settings.negative_actions:
+            self._shown = np.array([settings.negative_actions.get(name, 0.0) for name in names])[events.actions]
         self._mined = data.mined
         self._shares = frequency / max(int(frequency.sum()), 1)
         taken = self._strengths > 0
@@ -318,14 +320,19 @@ class Sampler:
             asking: ``[queries]`` the user of each query.
             keys: of the queries' ``targets``.
         """
-        weights = self._shown[targets]
-        found, strengths = [keys[weights > 0]], [weights[weights > 0]]
+        found, strengths = [np.zeros(0, np.int64)], [np.zeros(0)]
+        if self._shown is not None:
+            weights = self._shown[targets]
+            found.append(keys[weights > 0])
+            strengths.append(weights[weights > 0])
         if self._mined is not None:
             query, place = np.nonzero(self._mined[asking] >= 0)
             found.append(query.astype(np.int64) * self.items + self._mined[asking[query], place])
             strengths.append(np.ones(len(query)))
+        if len(found) == 1:
+            return found[0], strengths[0]
         all_keys, all_strengths = _strongest(np.concatenate(found), np.concatenate(strengths))
-        kept = ~np.isin(all_keys, positives)
+        kept = np.isin(all_keys, positives, invert=True)
         return all_keys[kept], all_strengths[kept]
 
 
