@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from index.config import Config
 from index.gates import Verdict
@@ -25,6 +25,9 @@ from index.registry import Registry
 from index.store import file_lock
 from pipelines.errors import ArtifactError
 from pipelines.manifest import is_current, read_manifest, write_durably
+
+if TYPE_CHECKING:
+    from towers.warm_start import WarmStart
 
 FEATURES, MODEL, EMBEDDINGS, BUNDLE = "features", "model", "embeddings", "bundle"
 REPORT_FILE = "refresh.json"
@@ -157,11 +160,43 @@ def _train(config: Config, call: Call, report: Report) -> Stage:
         from index.mining import mine
         from towers import training
 
-        mined = mine(config, features, report)
-        training.run(features, config.towers, path, seed=config.seed, progress=call.progress, mined=mined)
+        mined, warm = mine(config, features, report), _warm_start(config, made_with, report)
+        training.run(features, config.towers, path, seed=config.seed, progress=call.progress, mined=mined, warm=warm)
 
     current = is_current(path, kind="model", format_version=1, inputs=inputs, config=made_with)
     return _stage(MODEL, path, current=current, work=work)
+
+
+def _warm_start(config: Config, made_with: dict[str, Any], report: Report) -> WarmStart | None:
+    """The live version's model to go on from; None where this night trains in full."""
+    from towers.warm_start import WarmStart, nights_of
+
+    path, registry = config.work / MODEL, Registry(config.registry)
+    if not config.refresh.warm_nights:
+        return None
+    if not path.exists() or registry.current_or_none() is None:
+        reason = "there is no model yet"
+    else:
+        model = read_manifest(path)
+        if registry.open(verify=False).bundle.manifest.inputs[MODEL] != model.fingerprint:
+            reason = "the last model is not the live one"
+        elif model.config != made_with:
+            reason = "[towers] or the seed changed"
+        elif _features_of(path) != _features_of(config.work / FEATURES):
+            reason = "the schema changed"
+        elif nights_of(model) >= config.refresh.warm_nights:
+            reason = f"{nights_of(model)} nights have gone on from the last full training"
+        else:
+            report(f"train: goes on from the live model, night {nights_of(model) + 1} of {config.refresh.warm_nights}")
+            return WarmStart(path, config.refresh.warm_epochs)
+    report(f"train: in full, because {reason}")
+    return None
+
+
+def _features_of(artifact: Path) -> dict[str, Any]:
+    """What the towers' inputs depend on."""
+    schema = json.loads((artifact / "schema.json").read_text())
+    return {name: schema[name] for name in ("features", "history", "actions")}
 
 
 def _embed(config: Config, call: Call, report: Report) -> Stage:  # noqa: ARG001

@@ -121,9 +121,13 @@ class RefreshSettings(Section):
     lock: what a second refresh does: wait (at most ``lock_wait_minutes``) or refuse at once.
     keep_versions: published versions that stay for a rollback, the live one counted in.
     evaluate: write the report of the live version at the end, as ``towerline evaluate`` does.
+    warm_nights: after a full training so many nights only go on from the live version's model, for ``warm_epochs``
+        epochs each; 0: every night trains in full.
     """
 
     lock: Literal["wait", "refuse"] = "refuse"
     lock_wait_minutes: float = Field(default=60.0, gt=0.0)
     keep_versions: int = Field(default=5, ge=1)
     evaluate: bool = False
+    warm_nights: int = Field(default=0, ge=0)
+    warm_epochs: int = Field(default=1, ge=1)

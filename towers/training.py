@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pipelines.errors import SchemaError, TowerlineError
-from pipelines.manifest import fingerprint_of, open_artifact, write_artifact
+from pipelines.manifest import fingerprint_of, open_artifact, read_manifest, write_artifact
 from pipelines.schema import SPLITS
 from towers import checkpoints
 from towers.export import write_towers
@@ -33,6 +33,7 @@ from towers.sampling import Sampler
 from towers.settings import TowersSettings
 from towers.starting import start_from_svd
 from towers.validation import evaluate, selecting, selection, truth_of
+from towers.warm_start import NIGHTS, WarmStart
 from towers.workers import part_of, workers
 
 KIND = "model"
@@ -79,15 +80,18 @@ def run(
     progress: bool = True,
     resume: bool = True,
     mined: Mined | None = None,
+    warm: WarmStart | None = None,
 ) -> Path:
     """Trains the towers on the artifact at ``features`` and writes the model artifact to ``out``.
 
     A killed run goes on from its last checkpoint, kept beside ``out``, where features, settings and seed are the same.
     Curves for TensorBoard stand in ``tensorboard/`` beside ``out``. With several workers (``TF_CONFIG``) each calls
-    this with the same arguments and features, and the first of them writes. ``mined``: hard negatives.
+    this with the same arguments and features, and the first of them writes. ``mined``: hard negatives. ``warm``: go on
+    from an earlier model instead of training in full.
 
     Raises:
-        ArtifactError: the features are missing or damaged, or an exported tower differs from the trained one.
+        ArtifactError: the features or the earlier model are missing or damaged, the latter has other towers, or an
+            exported tower differs from the trained one.
         SchemaError: there is nothing to learn from.
         ConfigError: TensorFlow was imported with another Keras.
         TrainingError: the loss became NaN or infinite.
@@ -101,11 +105,15 @@ def run(
     settings = settings.resolved(data.schema)
     config = {"towers": settings.model_dump(mode="json", exclude={"tune"}), "seed": seed}
     inputs = {"features": artifact.manifest.fingerprint}
-    fingerprint = fingerprint_of([inputs, config])
+    fingerprint = fingerprint_of([inputs, config] + ([] if warm is None else [read_manifest(warm.model).fingerprint]))
     own = f".{out.name}.checkpoint" + (f".{team.index}" if team.index else "")
     place = checkpoints.Place(out.parent / own, fingerprint, settings.checkpoint_minutes, resume)
     report = _to_tensorboard(out.parent / "tensorboard" / fingerprint[:12]) if team.writes else None
-    trained = train(data, settings, seed=seed, progress=progress and team.writes, place=place, report=report)
+    shown = progress and team.writes
+    if warm is None:
+        trained = train(data, settings, seed=seed, progress=shown, place=place, report=report)
+    else:
+        trained = _go_on(data, settings, warm, features, seed=seed, progress=shown, place=place, report=report)
     if not team.writes:
         place.remove()
         return out
@@ -116,6 +124,7 @@ def run(
         record = {"seed": seed, "best_epoch": trained.best_epoch, "epochs": [asdict(epoch) for epoch in trained.curves]}
         (draft.dir / "training.json").write_text(json.dumps(record, indent=1))
         draft.facts.update({"space": facts["space"], "dim": facts["dim"], "best_epoch": trained.best_epoch})
+        draft.facts[NIGHTS] = 0 if warm is None else warm.nights()
         draft.facts["mined_from"] = None if mined is None else mined.version
         draft.facts["valid"] = max((epoch.valid for epoch in trained.curves if epoch.valid is not None), default=None)
     place.remove()
@@ -141,10 +150,34 @@ def train(
     found = _Phase(data, settings, seed, "search", settings.epochs, can_validate, place, report).fit(progress)
     if not (settings.refit and can_validate):
         return found
-    seen = np.bincount(data.events.rows[data.events.splits == _VALID], minlength=data.num_items)
-    whole = replace(data, item_frequency=data.item_frequency + seen)
-    again = _Phase(whole, settings, seed, "refit", found.best_epoch, False, place, report, found.curves).fit(progress)
+    again = _Phase(
+        _with_valid(data), settings, seed, "refit", found.best_epoch, False, place, report, found.curves
+    ).fit(progress)
     return replace(again, best_epoch=found.best_epoch)
+
+
+def _go_on(
+    data: TrainingData,
+    settings: TowersSettings,
+    warm: WarmStart,
+    features: Path,
+    *,
+    seed: int,
+    progress: bool,
+    place: checkpoints.Place,
+    report: Callable[[Epoch], None] | None,
+) -> Trained:
+    """One phase on train and valid. The earlier model has seen most of valid: it can choose no epoch."""
+    settings = settings.model_copy(update={"epochs": warm.epochs, "initializer": "random"})
+    phase = _Phase(_with_valid(data), settings, seed, "warm", warm.epochs, False, place, report)
+    warm.fill(phase.model, features)
+    return phase.fit(progress)
+
+
+def _with_valid(data: TrainingData) -> TrainingData:
+    """The same, the valid split's events counted as well."""
+    seen = np.bincount(data.events.rows[data.events.splits == _VALID], minlength=data.num_items)
+    return replace(data, item_frequency=data.item_frequency + seen)
 
 
 def optimizer_of(model: TwoTowers, settings: TowersSettings, steps: int) -> LazyAdam:
@@ -183,7 +216,7 @@ class _Phase:
         self.curves = list(before)
         self.best = checkpoints.Best()
         self.workers = workers()
-        events = data.events.before(_VALID + int(name == "refit"))
+        events = data.events.before(_VALID + int(name != "search"))
         self.sampler = Sampler(data, events, settings)
         tf.keras.utils.set_random_seed(seed)
         with self.workers.strategy.scope():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,8 +17,12 @@ from index.publishing import rollback
 from index.registry import Registry
 from pipelines import features as features_stage
 from pipelines.errors import GateError, TowerlineError
+from pipelines.manifest import fingerprint_of, read_manifest
 from tests.index.nights import ITEMS, config, tables_of, write_nights
+from tests.index.stage_artifacts import schema
 from towers import training
+from towers.settings import TowersSettings
+from towers.warm_start import NIGHTS, WarmStart
 
 ROOT = Path(__file__).parents[2]
 
@@ -140,6 +145,37 @@ def test_what_was_rolled_back_is_not_put_back_by_an_unchanged_night(tables: Tabl
     again = refresh.run(config(tmp_path), progress=False, report=lines.append)
     assert (again.published, again.version) == (False, first.version)
     assert "somebody rolled it back" in lines[-1]
+
+
+def test_warm_nights_go_on_from_the_live_model_and_then_one_trains_in_full(
+    tables: Tables, stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[WarmStart | None] = []
+    write = training.run
+
+    def counted(features: Path, settings: TowersSettings, out: Path, *, warm: WarmStart | None, **named: Any) -> None:
+        begun.append(warm)
+        nights = 0 if warm is None else warm.nights()
+        write(features, settings, out, **named)
+        # As training itself leaves it: what it was made with, and how many warm nights led here.
+        content = read_manifest(out)
+        made_with = {"towers": settings.resolved(schema()).model_dump(mode="json", exclude={"tune"}), "seed": 17}
+        changed = content.model_copy(update={"config": made_with, "facts": {**content.facts, NIGHTS: nights}})
+        fields = changed.model_dump(mode="json", exclude={"seal"})
+        (out / "manifest.json").write_text(json.dumps({**fields, "seal": fingerprint_of(fields)}))
+
+    monkeypatch.setattr(training, "run", counted)
+    lines: list[str] = []
+    for place in range(4):
+        tables.night = place % 2
+        warm = config(tmp_path, refresh={"warm_nights": 2, "warm_epochs": 3})
+        refresh.run(warm, progress=False, report=lines.append)
+    start = WarmStart(tmp_path / "model", 3)
+    assert begun == [None, start, start, None]
+    told = [line for line in lines if line.startswith("train:")]
+    assert told[0] == "train: in full, because there is no model yet"
+    assert told[1:3] == [f"train: goes on from the live model, night {night} of 2" for night in (1, 2)]
+    assert told[3] == "train: in full, because 2 nights have gone on from the last full training"
 
 
 def test_a_dry_run_publishes_nothing(tables: Tables, tmp_path: Path) -> None:
