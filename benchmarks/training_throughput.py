@@ -294,7 +294,8 @@ def main() -> None:
         at_best = next(point["seconds"] for point in stock["curve"] if point["recall"] >= round(stock["best"], 5))
         stored["time_to_recall"] = {"goal": stock["best"], "tfrs": stock, "tfrs_seconds": at_best}
         for name, changed in (("towerline", WIDE), ("towerline recipe", {})):
-            ours = time_to(Ours(small, changed, starts=True), stock["best"], 20, arguments.limit)
+            contender = Ours(small, changed, starts=True)
+            ours = time_to(contender, stock["best"], contender.settings.epochs, arguments.limit)
             ours["ratio"] = ours["seconds"] / at_best if ours["reached"] else None
             stored["time_to_recall"][name] = ours
     arguments.results.parent.mkdir(parents=True, exist_ok=True)

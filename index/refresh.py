@@ -24,7 +24,7 @@ from index.publishing import run as publish
 from index.registry import Registry
 from index.store import file_lock
 from pipelines.errors import ArtifactError
-from pipelines.manifest import is_current, read_manifest, write_durably
+from pipelines.manifest import is_current, open_artifact, read_manifest, write_durably
 
 if TYPE_CHECKING:
     from towers.warm_start import WarmStart
@@ -169,28 +169,43 @@ def _train(config: Config, call: Call, report: Report) -> Stage:
 
 def _warm_start(config: Config, made_with: dict[str, Any], report: Report) -> WarmStart | None:
     """The live version's model to go on from; None where this night trains in full."""
-    from towers.warm_start import WarmStart, nights_of
+    from towers.warm_start import WarmStart
 
-    path, registry = config.work / MODEL, Registry(config.registry)
     if not config.refresh.warm_nights:
         return None
-    if not path.exists() or registry.current_or_none() is None:
-        reason = "there is no model yet"
-    else:
-        model = read_manifest(path)
-        if registry.open(verify=False).bundle.manifest.inputs[MODEL] != model.fingerprint:
-            reason = "the last model is not the live one"
-        elif model.config != made_with:
-            reason = "[towers] or the seed changed"
-        elif _features_of(path) != _features_of(config.work / FEATURES):
-            reason = "the schema changed"
-        elif nights_of(model) >= config.refresh.warm_nights:
-            reason = f"{nights_of(model)} nights have gone on from the last full training"
-        else:
-            report(f"train: goes on from the live model, night {nights_of(model) + 1} of {config.refresh.warm_nights}")
-            return WarmStart(path, config.refresh.warm_epochs)
-    report(f"train: in full, because {reason}")
-    return None
+    path = config.work / MODEL
+    try:
+        reason = _why_full(config, path, made_with)
+    except ArtifactError as err:
+        reason = str(err)
+    if reason is not None:
+        report(f"train: in full, because {reason}")
+        return None
+    warm = WarmStart(path, config.refresh.warm_epochs)
+    report(f"train: goes on from the live model, night {warm.nights()} of {config.refresh.warm_nights}")
+    return warm
+
+
+def _why_full(config: Config, path: Path, made_with: dict[str, Any]) -> str | None:
+    """Why the night cannot go on from the model at ``path``; None where it can.
+
+    Raises:
+        ArtifactError: the model or the live version is missing or damaged.
+    """
+    from towers.warm_start import nights_of
+
+    registry = Registry(config.registry)
+    if registry.current_or_none() is None:
+        return "nothing is live yet"
+    model = open_artifact(path, kind="model").manifest
+    if registry.open(verify=False).bundle.manifest.inputs[MODEL] != model.fingerprint:
+        return "the last model is not the live one"
+    if model.config != made_with:
+        return "[towers] or the seed changed"
+    if _features_of(path) != _features_of(config.work / FEATURES):
+        return "the schema changed"
+    nights = nights_of(model)
+    return f"{nights} nights have gone on from the last full training" if nights >= config.refresh.warm_nights else None
 
 
 def _features_of(artifact: Path) -> dict[str, Any]:

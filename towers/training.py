@@ -105,7 +105,8 @@ def run(
     settings = settings.resolved(data.schema)
     config = {"towers": settings.model_dump(mode="json", exclude={"tune"}), "seed": seed}
     inputs = {"features": artifact.manifest.fingerprint}
-    fingerprint = fingerprint_of([inputs, config] + ([] if warm is None else [read_manifest(warm.model).fingerprint]))
+    begun_from = None if warm is None else [read_manifest(warm.model).fingerprint, warm.epochs]
+    fingerprint = fingerprint_of([inputs, config, begun_from])
     own = f".{out.name}.checkpoint" + (f".{team.index}" if team.index else "")
     place = checkpoints.Place(out.parent / own, fingerprint, settings.checkpoint_minutes, resume)
     report = _to_tensorboard(out.parent / "tensorboard" / fingerprint[:12]) if team.writes else None

@@ -173,9 +173,15 @@ def test_warm_nights_go_on_from_the_live_model_and_then_one_trains_in_full(
     start = WarmStart(tmp_path / "model", 3)
     assert begun == [None, start, start, None]
     told = [line for line in lines if line.startswith("train:")]
-    assert told[0] == "train: in full, because there is no model yet"
+    assert told[0] == "train: in full, because nothing is live yet"
     assert told[1:3] == [f"train: goes on from the live model, night {night} of 2" for night in (1, 2)]
     assert told[3] == "train: in full, because 2 nights have gone on from the last full training"
+    damaged = tmp_path / "model" / "towers.json"
+    damaged.write_text(damaged.read_text().replace("space", "spice", 1))
+    tables.night = 0
+    refresh.run(warm, progress=False, report=lines.append)
+    assert begun[-1] is None
+    assert any(line.startswith("train: in full, because") and "towers.json" in line for line in lines)
 
 
 def test_a_dry_run_publishes_nothing(tables: Tables, tmp_path: Path) -> None:

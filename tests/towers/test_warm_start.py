@@ -16,6 +16,7 @@ from tests.index.stage_artifacts import write_features
 from towers import training
 from towers.inputs import load
 from towers.model import TwoTowers
+from towers.serving import SavedTowers
 from towers.settings import TowersSettings
 from towers.validation import all_vectors
 from towers.warm_start import WarmStart, _moved, nights_of
@@ -38,7 +39,7 @@ def settings(**more: object) -> TowersSettings:
 
 @pytest.fixture(scope="module")
 def nights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Last night's features and model, and tonight's features with four more items and one fewer."""
+    """Last night's features and model, and tonight's features with four more items."""
     root = tmp_path_factory.mktemp("warm")
     write_features(root / "old", items=ITEMS, users=40, dim=16, seed=0)
     write_features(root / "new", items=ITEMS + 4, users=40, dim=16, seed=0)
@@ -86,6 +87,19 @@ def test_a_warm_night_trains_one_short_phase_and_says_so(nights: Path, tmp_path:
     assert WarmStart(out, 1).nights() == 2
     assert nights_of(read_manifest(nights / "model")) == 0
     assert open_artifact(out, kind="model").manifest.config == read_manifest(nights / "model").config
+
+
+def test_training_begins_with_the_weights(nights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a rate of almost nothing a warm night leaves the vectors where they were; without the weights it does not."""
+    still, start = settings(learning_rate=1e-9), WarmStart(nights / "model", 1)
+    warm = training.run(nights / "old", still, tmp_path / "warm", progress=False, warm=start)
+    monkeypatch.setattr(WarmStart, "fill", lambda *_: None)
+    anew = training.run(nights / "old", still, tmp_path / "anew", progress=False, warm=start)
+    data, user = load(nights / "old"), np.zeros(1, np.int32)
+    before, after, other = (SavedTowers(model).vectors(data, user, 2) for model in (nights / "model", warm, anew))
+    np.testing.assert_allclose(after.items, before.items, atol=1e-5)
+    np.testing.assert_allclose(after.users, before.users, atol=1e-5)
+    assert np.abs(other.items - before.items).max() > 1e-2
 
 
 def test_other_towers_are_refused_by_what_differs(nights: Path, tmp_path: Path) -> None:
