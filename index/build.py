@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ from index.measuring import Queries, Report, silent
 from index.retriever_settings import RETRIEVER_FILE, RetrieverSettings
 from index.searcher import Neighbors, Vectors, check_vectors
 from index.settings import IndexSettings
+from index.sharding import ShardsJob
 from index.tuning import Tuned, tune
 from index.users import chosen_users, known_users, records_of, user_table
 from index.value import add_value
@@ -92,6 +94,7 @@ def run(
     out: Path,
     *,
     retriever: RetrieverSettings | None = None,
+    beam_args: Sequence[str] = (),
     report: Report = silent,
 ) -> Path:
     """Builds the bundle and returns ``out``.
@@ -103,6 +106,7 @@ def run(
         settings: target, engine, attributes, budgets.
         out: where the bundle goes.
         retriever: how the bundle is to be asked where a call does not say; None is the defaults.
+        beam_args: for the shards, options of Beam; none is the runner inside this process.
         report: is told what is predicted and measured.
 
     Raises:
@@ -125,7 +129,14 @@ def run(
         _convert_item_tower(sources, draft.dir, report)
         pq.write_table(items, draft.dir / ITEMS_FILE)
         users = _users(sources, settings, draft.dir)
-        tuned = tune(sources.vectors, users.tuning, users.check, settings, report)
+        tuned = tune(
+            sources.vectors,
+            users.tuning,
+            users.check,
+            settings,
+            report,
+            _shards_job(sources.embeddings.dir / VECTORS_FILE, draft.dir, settings, beam_args),
+        )
         if settings.value is not None:
             column, queries = items[settings.value], users.tuning.vectors
             searcher = add_value(draft.dir, tuned.searcher, sources.vectors, column, settings.value, queries)
@@ -270,11 +281,18 @@ def _users(sources: _Sources, settings: IndexSettings, target: Path) -> _Users:
     )
 
 
+def _shards_job(vectors: Path, target: Path, settings: IndexSettings, beam_args: Sequence[str]) -> ShardsJob | None:
+    """What builds the shards, where there are to be several."""
+    if settings.shards == 1:
+        return None
+    return ShardsJob(vectors, target / SCANN_DIR, settings.shards, settings.threads, beam_args)
+
+
 def save_searcher(tuned: Tuned, target: Path) -> None:
     """Writes ``searcher.json``, and ScaNN's assets where ScaNN searches."""
     (target / SEARCHER_FILE).write_text(tuned.spec.model_dump_json(indent=2))
     if tuned.spec.engine == "scann":
-        (target / SCANN_DIR).mkdir()
+        (target / SCANN_DIR).mkdir(exist_ok=True)
         tuned.searcher.save(target / SCANN_DIR)
 
 

@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError
 from index.exact import VECTORS_FILE, ExactSearcher, load_vectors
 from index.searcher import Neighbors, Searcher, Vectors
 from index.settings import Engine, TreeSettings
-from index.shards import ShardedSearcher, shard_bounds, shard_name
+from index.shards import ShardedSearcher
 from index.tree import ScannSearcher
 from index.value import load_value, load_value_searcher
 from pipelines.errors import ArtifactError
@@ -62,6 +62,7 @@ class Measured(Section):
 class SearcherSpec(Section):
     """``searcher.json``: which engine answers, with which settings, and what was measured when it was chosen.
 
+    tree: with shards, that of each.
     chosen: as measured with the queries it was chosen by; check: with users never used in the choice.
     frontier: the points that none beats in both recall and p50, by rising p50, out of ``points`` measured.
     """
@@ -217,14 +218,7 @@ def load_searcher(directory: Path, spec: SearcherSpec, vectors: Vectors) -> Sear
         return load_value_searcher(value, directory / SCANN_DIR, spec.shards)
     if spec.shards == 1:
         return ScannSearcher.load(directory / SCANN_DIR, vectors)
-    bounds = shard_bounds(len(vectors), spec.shards)
-    places = [directory / SCANN_DIR / shard_name(number) for number in range(spec.shards)]
-    return ShardedSearcher(
-        [
-            ScannSearcher.load(place, vectors[start:end])
-            for place, start, end in zip(places, bounds, bounds[1:], strict=False)
-        ]
-    )
+    return ShardedSearcher.load(directory / SCANN_DIR, vectors, spec.shards)
 
 
 def save_probes(probes: Probes, directory: Path) -> None:

@@ -69,11 +69,15 @@ def forecast(items: int, dim: int, settings: IndexSettings, timed: BuildTime | N
     vectors = 4 * items * dim
     stored = widest * items * dim
     # In memory 4 bits a code, one code for each dimension (the finer of the two tried); on disk a byte a code.
-    codes = items * dim // 2 + 2 * 4 * items
+    tree = stored + items * dim // 2 + 2 * 4 * items
     # The vectors, ScaNN's own copy while it builds, and the trees: the climb holds the best while it builds the next.
-    memory = _PROCESS_BYTES + 2 * vectors + min(2, max(1, spent.trees)) * (stored + codes)
+    held = min(2, max(1, spent.trees))
+    memory = 2 * vectors + held * tree
+    if settings.shards > 1:
+        # The climb has a sample of a shard's size beside the vectors; at the end the trees of all shards are held.
+        memory = vectors + max((2 * vectors + held * tree) // settings.shards, tree)
     disk = vectors + stored + items * dim + 2 * 4 * items
-    return Forecast(memory, disk, spent)
+    return Forecast(_PROCESS_BYTES + memory, disk, spent)
 
 
 def build_time(items: int, dim: int, settings: IndexSettings) -> BuildTime:
@@ -84,12 +88,16 @@ def build_time(items: int, dim: int, settings: IndexSettings) -> BuildTime:
     """
     if settings.engine == "exact" or items < 4 * LEAST_ITEMS or not scann_available():
         return BuildTime(0.0, 0.0, trees=0)
-    tree = settings.tree or first_tree(items, settings)
-    one = _one_build(items, dim, tree, settings)
-    measured = _PASSES_A_TREE * settings.tuning_queries * _SEARCH_SECONDS * (items / 1e6) ** 0.5
+    part = items // settings.shards
+    tree = settings.tree or first_tree(part, settings)
+    one = _one_build(part, dim, tree, settings)
+    measured = _PASSES_A_TREE * settings.tuning_queries * _SEARCH_SECONDS * (part / 1e6) ** 0.5
     trees = 1 if settings.tree is not None else _trees_in_time(one + measured, settings)
-    built = trees + (settings.shards > 1)
-    return BuildTime(one, built * one + trees * measured - one, trees)
+    climb = trees * (one + measured)
+    if settings.shards > 1:
+        # The shards one after the other; as many workers at once divide that. A tree by hand needs no climb.
+        climb = settings.shards * (one + measured) + (climb if settings.tree is None else 0.0)
+    return BuildTime(one, climb - one, trees)
 
 
 def _one_build(items: int, dim: int, tree: TreeSettings, settings: IndexSettings) -> float:

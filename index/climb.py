@@ -11,12 +11,13 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from index.bundle import Measured
 from index.measuring import RECALL_AT, Queries, Report, measure
 from index.searcher import Effort, Vectors
 from index.settings import IndexSettings, TreeSettings
+from index.shards import ShardedSearcher
 from index.tree import ScannSearcher
 
 # Leaves searched that are tried, each about 1.25 times the last: time changes by less than that, recall by less than
@@ -39,13 +40,23 @@ ONE_MORE = 1.2
 _WORTH_TAKING = 0.97
 
 
+Tree = ScannSearcher | ShardedSearcher
+
+
 @dataclass(frozen=True)
 class Built:
-    """A tree with the fastest effort that meets the target; ``meets`` is False where none does."""
+    """A tree, or shards, with the fastest effort that meets the target; ``meets`` is False where none does."""
 
-    searcher: ScannSearcher
+    searcher: Tree
     point: Measured
     meets: bool
+
+    @property
+    def effort(self) -> Effort:
+        """The effort that was measured."""
+        if self.point.tree is None:
+            raise AssertionError
+        return Effort(self.point.tree.leaves_to_search, self.point.tree.reorder)
 
 
 class Climb:
@@ -59,7 +70,6 @@ class Climb:
         self._deadline = started + settings.tuning_seconds
         self._goal = min(1.0, settings.ann_recall_at_100 + settings.recall_margin)
         self._longest_build = 0.0
-        self._seen: set[str] = set()
         self.points: list[Measured] = []
 
     def given(self) -> Built:
@@ -67,8 +77,11 @@ class Climb:
         tree = self._settings.tree
         if tree is None:
             raise AssertionError
-        searcher, seconds = self._build(tree)
-        point = measure(searcher, self._queries, tree, seconds)
+        return self.as_built(*self._build(tree))
+
+    def as_built(self, searcher: Tree, seconds: float) -> Built:
+        """A tree with the effort it has; ``seconds`` were spent on its build."""
+        point = measure(searcher, self._queries, searcher.settings, seconds)
         self.points.append(point)
         return Built(searcher, point, point.ann_recall_at_100 >= self._goal)
 
@@ -100,7 +113,7 @@ class Climb:
     def _try(self, tree: TreeSettings) -> Built:
         begun = time.perf_counter()
         searcher, seconds = self._build(tree)
-        built = self._fastest_effort(searcher, seconds)
+        built = self.aimed(searcher, seconds)
         self._longest_build = max(self._longest_build, time.perf_counter() - begun)
         point = built.point
         self._report(
@@ -109,13 +122,8 @@ class Climb:
         )
         return built
 
-    def aimed(self, searcher: ScannSearcher) -> ScannSearcher:
-        """The tree with the fastest effort that meets the goal; unchanged where none does."""
-        built = self._fastest_effort(searcher, 0.0)
-        return built.searcher if built.meets else searcher
-
-    def _fastest_effort(self, searcher: ScannSearcher, seconds: float) -> Built:
-        """The fastest effort that meets the goal.
+    def aimed(self, searcher: Tree, seconds: float) -> Built:
+        """A tree with the fastest effort that meets the goal; ``seconds`` were spent on its build.
 
         The fewest leaves that meet it with the deepest reordering are found by bisection (recall rises with them).
         From there on more leaves are tried, each with the least reordering that meets the goal, until they only cost.
@@ -133,12 +141,10 @@ class Climb:
             if slower >= _PATIENCE:
                 break
         chosen = best if best is not None else closest
-        if chosen.tree is None:
-            raise AssertionError
-        effort = Effort(chosen.tree.leaves_to_search, chosen.tree.reorder)
-        return Built(searcher.with_effort(effort), chosen, best is not None)
+        built = Built(searcher, chosen, best is not None)
+        return replace(built, searcher=searcher.with_effort(built.effort))
 
-    def _first_that_meets(self, searcher: ScannSearcher, steps: list[int], seconds: float) -> tuple[int, Measured]:
+    def _first_that_meets(self, searcher: Tree, steps: list[int], seconds: float) -> tuple[int, Measured]:
         """Place in ``steps`` of the fewest leaves that meet the goal (its end: none), and the point of most recall."""
         deepest = len(_REORDER_STEPS) - 1
         low, high = 0, len(steps)
@@ -156,7 +162,7 @@ class Climb:
             raise AssertionError
         return low, closest
 
-    def _least_reorder(self, searcher: ScannSearcher, leaves: int, seconds: float) -> Measured | None:
+    def _least_reorder(self, searcher: Tree, leaves: int, seconds: float) -> Measured | None:
         """Bisects the depths: recall rises with them. None where the deepest misses the goal."""
         low, high = 0, len(_REORDER_STEPS)
         best: Measured | None = None
@@ -169,9 +175,9 @@ class Climb:
                 low = middle + 1
         return best
 
-    def _measure(self, searcher: ScannSearcher, leaves: int, step: int, seconds: float) -> Measured:
+    def _measure(self, searcher: Tree, leaves: int, step: int, seconds: float) -> Measured:
         k = self._queries.truth.shape[1]
-        effort = Effort(leaves, min(len(self._items), round(_REORDER_STEPS[step] * k)))
+        effort = Effort(leaves, min(searcher.num_items, round(_REORDER_STEPS[step] * k)))
         aimed = searcher.with_effort(effort)
         point = measure(aimed, self._queries, aimed.settings, seconds)
         self.points.append(point)

@@ -35,10 +35,9 @@ from index.delta_writer import carry
 from index.embed import describe
 from index.exact import VECTORS_FILE, ExactSearcher
 from index.registry import Registry
-from index.searcher import Searcher, Vectors
-from index.settings import TreeSettings
-from index.tree import ScannSearcher
-from index.tuning import build_shards
+from index.searcher import Vectors
+from index.sharding import ShardsJob
+from index.tree import LEAST_ITEMS, ScannSearcher
 from pipelines.errors import ArtifactError
 from pipelines.manifest import write_artifact
 from pipelines.vocabulary import Vocabulary
@@ -118,20 +117,16 @@ def _vocabulary(bundle: Bundle, state: DeltaState, rows: npt.NDArray[np.int64]) 
 
 
 def _write_searcher(spec: SearcherSpec, vectors: Vectors, target: Path) -> None:
-    tree = spec.tree
-    if tree is None or spec.engine == "exact" or tree.leaves > len(vectors):
+    """As the live version has it; exact search where too few items are left for its trees."""
+    tree, fewest = spec.tree, len(vectors) // spec.shards
+    if tree is None or spec.engine == "exact" or tree.leaves > fewest or fewest < LEAST_ITEMS:
         spec = spec.model_copy(update={"engine": "exact", "tree": None, "shards": 1})
-        (target / SEARCHER_FILE).write_text(spec.model_dump_json(indent=2))
-        return
-    (target / SCANN_DIR).mkdir()
-    _rebuilt(spec, tree, vectors).save(target / SCANN_DIR)
+    elif spec.shards > 1:
+        ShardsJob(target / VECTORS_FILE, target / SCANN_DIR, spec.shards).build(tree)
+    else:
+        (target / SCANN_DIR).mkdir()
+        ScannSearcher.build(vectors, tree).save(target / SCANN_DIR)
     (target / SEARCHER_FILE).write_text(spec.model_dump_json(indent=2))
-
-
-def _rebuilt(spec: SearcherSpec, tree: TreeSettings, vectors: Vectors) -> Searcher:
-    if spec.shards == 1:
-        return ScannSearcher.build(vectors, tree)
-    return build_shards(vectors, tree, spec.shards, None)
 
 
 def _write_probes(probes: Probes, vectors: Vectors, target: Path) -> None:

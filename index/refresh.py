@@ -227,7 +227,7 @@ def _embed(config: Config, call: Call, report: Report) -> Stage:  # noqa: ARG001
     return _stage(EMBEDDINGS, path, current=current, work=work)
 
 
-def _build(config: Config, call: Call, report: Report) -> Stage:  # noqa: ARG001
+def _build(config: Config, call: Call, report: Report) -> Stage:
     from index import build
     from index.bundle import FORMAT_VERSION, KIND
 
@@ -240,7 +240,9 @@ def _build(config: Config, call: Call, report: Report) -> Stage:  # noqa: ARG001
         BUNDLE,
         path,
         current=current,
-        work=lambda: build.run(*parts, config.index, path, retriever=config.retriever, report=report),
+        work=lambda: build.run(
+            *parts, config.index, path, retriever=config.retriever, beam_args=call.beam_args, report=report
+        ),
     )
 
 

@@ -53,11 +53,12 @@ class IndexSettings(Section):
     engine: "auto" takes exact search where that is fast enough, else the fastest tree that meets the target.
     exact_below_us: exact search is fast enough where its p50 is below this; it misses nothing, filters at no loss and
         needs no build. 100 µs is about what the query tower and the rules of a call take themselves.
-    tree: settings by hand; then nothing is tuned.
+    tree: settings by hand, with shards those of each; then nothing is tuned.
     tuning_queries: held-out users the tuner measures with. 1,000 give a standard error below .001 at recall .99.
     tuning_seconds: when to stop looking for something faster.
     reorder_types: how vectors for reordering may be stored; int8 takes a quarter of the memory.
-    shards: parts built and loaded independently.
+    shards: parts built independently, each in a Beam worker, and searched as one. A build holds one part's trees
+        instead of the catalogue's.
     memory_gib, disk_gib, minutes: budgets; a build that is predicted to need more refuses to start.
     threads: for building; None is all cores.
     include_users: put the users' features and histories into the bundle, for ``retrieve_by_id``.

@@ -1,11 +1,13 @@
 """Shards: parts of the catalogue searched one by one, their answers merged.
 
-Reads and writes one directory a shard. A shard holds a contiguous range of rows; each can be built on its own, in
-another process or on another machine. At full effort the answer is that of one index over all rows.
+Reads and writes one directory a shard; ``index.sharding`` builds them. A shard holds a contiguous range of rows; each
+can be built on its own, in another process or on another machine. At full effort the answer is that of one index over
+all rows.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,12 +18,13 @@ from index.searcher import (
     PAD_SCORE,
     Effort,
     Neighbors,
-    Searcher,
     Vectors,
     best_first,
     best_first_batch,
     check_k,
 )
+from index.settings import TreeSettings
+from index.tree import ScannSearcher
 
 
 def shard_bounds(items: int, shards: int) -> list[int]:
@@ -30,10 +33,10 @@ def shard_bounds(items: int, shards: int) -> list[int]:
 
 
 class ShardedSearcher:
-    """Several searchers over consecutive rows, seen as one. An effort is that of each shard."""
+    """Several trees over consecutive rows, seen as one. Settings and efforts are those of each shard."""
 
-    def __init__(self, parts: Sequence[Searcher]) -> None:
-        """Takes the shards in row order; at least one."""
+    def __init__(self, parts: Sequence[ScannSearcher]) -> None:
+        """Takes the shards in row order; at least one, all of the same settings."""
         self._parts = tuple(parts)
         sizes = [part.num_items for part in self._parts]
         self._starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int32)
@@ -50,18 +53,24 @@ class ShardedSearcher:
         return self._parts[0].dim
 
     @property
-    def parts(self) -> tuple[Searcher, ...]:
+    def parts(self) -> tuple[ScannSearcher, ...]:
         """The shards, in row order."""
         return self._parts
 
     @property
-    def full_effort(self) -> Effort | None:
+    def settings(self) -> TreeSettings:
+        """What each shard was built with."""
+        return self._parts[0].settings
+
+    @property
+    def full_effort(self) -> Effort:
         """The effort that looks at every row of every shard."""
         efforts = [part.full_effort for part in self._parts]
-        known = [effort for effort in efforts if effort is not None]
-        if not known:
-            return None
-        return Effort(max(effort.leaves for effort in known), max(effort.reorder for effort in known))
+        return Effort(max(effort.leaves for effort in efforts), max(effort.reorder for effort in efforts))
+
+    def with_effort(self, effort: Effort) -> ShardedSearcher:
+        """The same shards, each with another default effort; nothing is built or copied."""
+        return ShardedSearcher([part.with_effort(effort) for part in self._parts])
 
     def search(self, query: Vectors, k: int, effort: Effort | None = None) -> Neighbors:
         """Returns the best rows of all shards. See ``Searcher.search``."""
@@ -84,11 +93,35 @@ class ShardedSearcher:
         return Neighbors(merged.rows[:, :k], merged.scores[:, :k])
 
     def save(self, directory: Path) -> None:
-        """Writes each shard to its own directory below ``directory``."""
+        """Writes each shard below ``directory``. Where it stands already, as ``index.sharding`` left it, that is its
+        default effort."""
         for number, part in enumerate(self._parts):
             place = directory / shard_name(number)
-            place.mkdir()
-            part.save(place)
+            if place.is_dir():
+                part.save_settings(place)
+            else:
+                place.mkdir()
+                part.save(place)
+
+    @classmethod
+    def load(cls, directory: Path, vectors: Vectors, shards: int) -> ShardedSearcher:
+        """Reads the shards below ``directory``.
+
+        Args:
+            directory: with one directory a shard.
+            vectors: ``[items, dim] float32``, those the shards were built on.
+            shards: how many.
+
+        Raises:
+            ArtifactError: a shard is missing or ScaNN cannot read it.
+        """
+        bounds = itertools.pairwise(shard_bounds(len(vectors), shards))
+        return cls(
+            [
+                ScannSearcher.load(directory / shard_name(number), vectors[start:end])
+                for number, (start, end) in enumerate(bounds)
+            ]
+        )
 
 
 def shard_name(number: int) -> str:

@@ -110,7 +110,7 @@ class ScannSearcher:
         return self._effort
 
     @property
-    def full_effort(self) -> Effort | None:
+    def full_effort(self) -> Effort:
         """All leaves, all items scored again: what exact search finds."""
         return Effort(self._settings.leaves, self.num_items)
 
@@ -229,6 +229,10 @@ class ScannSearcher:
         a second time where reordering is not float32: ``load`` is given them."""
         self._searcher.serialize(str(directory), True)
         (directory / CONFIG_FILE).write_text(config_of(self._searcher))
+        self.save_settings(directory)
+
+    def save_settings(self, directory: Path) -> None:
+        """Writes the settings alone, beside assets that stand there already: another default effort."""
         (directory / SETTINGS_FILE).write_text(self._settings.model_dump_json(indent=2))
 
     @classmethod

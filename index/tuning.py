@@ -1,14 +1,16 @@
 """Finds the fastest searcher that meets the recall target, by building and measuring.
 
-Reads item vectors and the vectors of held-out users; writes nothing. A small catalogue gets exact search; for others
-``index.climb`` looks for the tree, which shards then repeat for each part.
+Reads item vectors and the vectors of held-out users; writes nothing but shards. A small catalogue gets exact search;
+for others ``index.climb`` looks for the tree. With shards it looks on a sample of a shard's size, every shard is built
+with what it found, and the effort is that which all of them together need.
 """
 
 from __future__ import annotations
 
-import itertools
 import time
 from dataclasses import dataclass
+
+import numpy as np
 
 from index.bundle import Measured, SearcherSpec
 from index.climb import Built, Climb
@@ -17,9 +19,8 @@ from index.measuring import Queries, Report, frontier, measure, silent
 from index.scann_binding import scann_available
 from index.searcher import Searcher, Vectors
 from index.settings import IndexSettings, TreeSettings
-from index.shards import ShardedSearcher, shard_bounds
-from index.tree import LEAST_ITEMS, ScannSearcher
-from pipelines.errors import ConfigError
+from index.sharding import ShardsJob, check_shards
+from index.tree import ScannSearcher
 
 # A tree takes more than this many vectors a leaf to be trained on; below, exact search is as fast anyway.
 _LEAST_ITEMS_FOR_A_TREE = 1000
@@ -33,7 +34,14 @@ class Tuned:
     spec: SearcherSpec
 
 
-def tune(items: Vectors, queries: Queries, check: Queries, settings: IndexSettings, report: Report = silent) -> Tuned:
+def tune(
+    items: Vectors,
+    queries: Queries,
+    check: Queries,
+    settings: IndexSettings,
+    report: Report = silent,
+    shards: ShardsJob | None = None,
+) -> Tuned:
     """Builds the fastest searcher whose recall meets the target with the margin.
 
     Args:
@@ -42,21 +50,47 @@ def tune(items: Vectors, queries: Queries, check: Queries, settings: IndexSettin
         check: other held-out users, on which the chosen one is measured at the end.
         settings: target, margin, engine, time and what may be varied.
         report: is told what is measured.
+        shards: builds the shards of ``items`` where they are to be sharded; None is one tree.
 
     Raises:
-        ConfigError: the engine asked for is not installed, or the tree asked for does not fit the catalogue.
+        ConfigError: the engine asked for is not installed, or the tree or the shards asked for do not fit the
+            catalogue.
     """
     started = time.perf_counter()
     exact = _measured_exact(items, queries)
     if _takes_exact(exact, items, settings):
         report(f"exact search: {exact.p50_us:.0f} µs")
         return _tuned(ExactSearcher(items, checked=True), (exact,), exact, check, settings, started)
-    trees = Climb(items, queries, settings, report, started)
-    best = trees.given() if settings.tree is not None else trees.climb()
+    climb = Climb(items, queries, settings, report, started)
+    if shards is not None:
+        check_shards(len(items), shards.shards, settings.tree)
+        tree = settings.tree or _tree_of_a_shard(items, queries, settings, report, started)
+        best = None if tree is None else _built_shards(climb, tree, shards, aim=settings.tree is None)
+    else:
+        best = climb.given() if settings.tree is not None else climb.climb()
     if best is None:
-        return _tuned(ExactSearcher(items, checked=True), (*trees.points, exact), exact, check, settings, started)
-    searcher = _sharded(items, best, settings)
-    return _tuned(searcher, (*trees.points, exact), best.point, check, settings, started)
+        return _tuned(ExactSearcher(items, checked=True), (*climb.points, exact), exact, check, settings, started)
+    return _tuned(best.searcher, (*climb.points, exact), best.point, check, settings, started)
+
+
+def _tree_of_a_shard(
+    items: Vectors, queries: Queries, settings: IndexSettings, report: Report, started: float
+) -> TreeSettings | None:
+    """What the climb finds on every n-th item of n shards; None where no tree meets the target there.
+
+    Only the settings are returned: the sample and its trees are gone before the shards are built.
+    """
+    sample = np.ascontiguousarray(items[:: settings.shards])
+    best = Climb(sample, Queries.of(queries.vectors, sample), settings, report, started).climb()
+    return None if best is None else best.point.tree
+
+
+def _built_shards(climb: Climb, tree: TreeSettings, shards: ShardsJob, *, aim: bool) -> Built:
+    """All shards, with the tree's own effort, or with the fastest that meets the target on the whole catalogue."""
+    begun = time.perf_counter()
+    searcher = shards.build(tree)
+    seconds = time.perf_counter() - begun
+    return climb.aimed(searcher, seconds) if aim else climb.as_built(searcher, seconds)
 
 
 def _takes_exact(exact: Measured, items: Vectors, settings: IndexSettings) -> bool:
@@ -77,35 +111,8 @@ def _measured_exact(items: Vectors, queries: Queries) -> Measured:
 def fastest_effort(searcher: ScannSearcher, queries: Queries, goal: float) -> ScannSearcher:
     """The same tree with the fastest effort that meets a recall; with its own where none does."""
     settings = IndexSettings(ann_recall_at_100=goal, recall_margin=0.0)
-    climb = Climb(searcher.vectors, queries, settings, silent, time.perf_counter())
-    return climb.aimed(searcher)
-
-
-def _sharded(items: Vectors, best: Built, settings: IndexSettings) -> Searcher:
-    """The chosen tree itself; or, with shards, a tree of the same leaf size for each part."""
-    tree = best.point.tree
-    if settings.shards == 1 or tree is None:
-        return best.searcher
-    return build_shards(items, tree, settings.shards, settings.threads)
-
-
-def build_shards(items: Vectors, tree: TreeSettings, shards: int, threads: int | None) -> ShardedSearcher:
-    """Builds each shard with its share of the leaves.
-
-    Raises:
-        ConfigError: a shard would have fewer items than leaves.
-    """
-    bounds = shard_bounds(len(items), shards)
-    if len(items) < shards * LEAST_ITEMS:
-        raise ConfigError(
-            f"index.shards: expected at most {len(items) // LEAST_ITEMS} for {len(items)} items, got {shards}."
-        )
-    leaves = min(len(items) // shards, max(1, -(-tree.leaves // shards)))
-    searched = max(1, -(-tree.leaves_to_search // shards))
-    part = tree.model_copy(update={"leaves": leaves, "leaves_to_search": min(leaves, searched)})
-    return ShardedSearcher(
-        [ScannSearcher.build(items[start:end], part, threads) for start, end in itertools.pairwise(bounds)]
-    )
+    built = Climb(searcher.vectors, queries, settings, silent, time.perf_counter()).aimed(searcher, 0.0)
+    return searcher.with_effort(built.effort) if built.meets else searcher
 
 
 def _tuned(

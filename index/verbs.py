@@ -121,7 +121,7 @@ def verb_build(call: Call) -> Answer:
     def run(config: Config, out: Path) -> None:
         work = config.work
         inputs = work / "embeddings", work / "model", work / "features"
-        build.run(*inputs, config.index, out, retriever=config.retriever, report=call.report)
+        build.run(*inputs, config.index, out, retriever=config.retriever, beam_args=call.beam_args, report=call.report)
 
     return stage(call, "bundle", run)
 

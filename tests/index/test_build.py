@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from index import build, embed
+from index import build, compaction, embed
 from index.bundle import Bundle
+from index.delta import DeltaState
+from index.exact import ExactSearcher
 from index.registry import check_answers
 from index.retriever import Retriever
 from index.settings import IndexSettings, TreeSettings
@@ -132,6 +135,16 @@ def test_shards_equal_one_tree_at_full_effort(stages: Stages, embeddings: Path, 
     a, b = one.search_batch(queries, 30, one.full_effort), three.search_batch(queries, 30, three.full_effort)
     np.testing.assert_array_equal(a.rows, b.rows)
     np.testing.assert_allclose(a.scores, b.scores, rtol=1e-5)
+    # Built anew without an item, they are still three, and none of the others is lost.
+    sharded = Bundle.open(paths[3])
+    state = DeltaState.of(sharded)
+    gone = np.zeros(ITEMS, bool)
+    gone[7] = True
+    anew = compaction.write_bundle(sharded, replace(state, gone=gone), "v", tmp_path / "anew")
+    c = Bundle.open(anew).searcher.search_batch(queries, 30, three.full_effort)
+    without = ExactSearcher(np.delete(np.asarray(sharded.vectors), 7, axis=0)).search_batch(queries, 30)
+    np.testing.assert_array_equal(c.rows, without.rows)
+    assert Bundle.open(anew).spec.shards == 3
 
 
 def test_an_unknown_attribute_is_refused(stages: Stages, embeddings: Path, tmp_path: Path) -> None:

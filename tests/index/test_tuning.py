@@ -17,10 +17,8 @@ from index.exact import ExactSearcher
 from index.measuring import Queries, frontier, measure, recall
 from index.searcher import Vectors
 from index.settings import IndexSettings, TreeSettings
-from index.shards import ShardedSearcher, shard_bounds
 from index.tree import ScannSearcher
 from index.tuning import fastest_effort, tune
-from pipelines.errors import ConfigError
 
 ITEMS, DIM = 6000, 16
 
@@ -114,26 +112,6 @@ def test_the_fastest_effort_meets_its_goal(items: Vectors) -> None:
     assert aimed.effort.leaves < 60
 
 
-def test_shards_are_of_equal_size() -> None:
-    assert shard_bounds(10, 3) == [0, 3, 6, 10]
-    assert shard_bounds(4, 1) == [0, 4]
-
-
-def test_more_shards_than_pairs_of_items_are_refused(items: Vectors) -> None:
-    settings = IndexSettings(tree=TreeSettings(leaves=2, leaves_to_search=1, reorder=10), shards=4)
-    queries = Queries.of(items[:10], items[:60])
-    with pytest.raises(ConfigError, match="expected at most 3 for 60 items, got 4"):
-        tune(items[:60], queries, queries, settings)
-
-
-def test_tuned_shards_search_as_one(items: Vectors) -> None:
-    tree = TreeSettings(leaves=30, leaves_to_search=10, reorder=300, training_sample=ITEMS)
-    tuned = tune(items, users(items, 20, 1), users(items, 20, 2), IndexSettings(tree=tree, shards=3))
-    assert isinstance(tuned.searcher, ShardedSearcher)
-    assert [part.num_items for part in tuned.searcher.parts] == [2000, 2000, 2000]
-    assert tuned.spec.shards == 3
-
-
 ONE_TREE, TWO_TREES = BuildTime(40.0, 5.0, trees=1), BuildTime(40.0, 50.0, trees=2)
 
 
@@ -150,6 +128,9 @@ def test_the_forecast_counts_what_is_held() -> None:
     assert one.memory_bytes - int8.memory_bytes == 192e6
     # The climb holds the best tree while it builds the next.
     assert predicted.memory_bytes - one.memory_bytes == 256e6 + 32e6 + 8e6
+    # With four shards the climb holds a quarter; in the end the trees of all shards stand beside the vectors.
+    four = forecast(1_000_000, 64, IndexSettings(reorder_types=("float32",), shards=4), TWO_TREES)
+    assert four.memory_bytes == (150 << 20) + 256e6 + (256e6 + 32e6 + 8e6)
 
 
 PEAK = """
@@ -200,8 +181,12 @@ def test_the_time_follows_from_two_trials_by_hand(monkeypatch: pytest.MonkeyPatc
     # 20 passes of 1,000 searches, .4 ms · √.1 each.
     assert spent.tune_seconds == pytest.approx(20 * 0.4 * 0.1**0.5)
     assert build_time(100_000, 8, IndexSettings(tuning_seconds=1e6)).trees == 8
+    # Shards of 50,000 with 224 leaves: trials of 2,240 and 8,960, so 5 s + 100,000 / 2,240 · 3.24 s each (the sample
+    # has all 50,000), and one more tree for the climb.
     shards = build_time(100_000, 8, IndexSettings(shards=2))
-    assert shards.tune_seconds - spent.tune_seconds == pytest.approx(spent.build_seconds)
+    assert shards.build_seconds == pytest.approx(5 + 50_000 / 2240 * 3.24)
+    passes = 20 * 0.4 * 0.05**0.5
+    assert shards.build_seconds + shards.tune_seconds == pytest.approx(3 * (shards.build_seconds + passes))
 
 
 def test_exact_search_takes_no_time_to_build() -> None:
