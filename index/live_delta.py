@@ -1,7 +1,8 @@
 """Deltas on a version that is serving: fresh ads join it, dead ones leave it, and no call waits for more than a mask.
 
 Reads the log of a registry. A call looks at the log's stamp (one stat). Where it changed, the new entries' pauses and
-removals hold in that very call; their fresh ads are laid out by a thread of its own and join within its time.
+removals hold in that very call; their fresh ads are laid out by a thread of its own and join within its time. An object
+store keeps no stamps: there a watcher looks at the log itself, from time to time.
 """
 
 from __future__ import annotations
@@ -142,6 +143,11 @@ class DeltaFollower:
                     self._read(stamp)
         # Read after the comparison: whoever changed the stamp has swapped the version before.
         return self._live
+
+    def look(self) -> None:
+        """Takes in what the log holds now, whatever its stamp says. Not for a call: an object store is slow."""
+        with self._lock:
+            self._read(self._stamp)
 
     def _read(self, stamp: int | None) -> None:
         try:

@@ -79,16 +79,18 @@ class Watcher:
         source: Source,
         move: Callable[[ServingVersion], ServingVersion],
         live_version: Callable[[], str],
+        look: Callable[[], None],
         metrics: RetrieverMetrics,
         interval_seconds: float,
     ) -> None:
-        """``move`` puts a version live and returns the one that was."""
+        """``move`` puts a version live and returns the one that was; ``look`` takes in the live one's new deltas."""
         if source.registry is None:
             raise ArtifactError("watch: opened on a bundle, which has no CURRENT. Open the registry instead.")
         self._registry = source.registry
         self._source = source
         self._move = move
         self._live_version = live_version
+        self._look = look
         self._metrics = metrics
         self._interval = interval_seconds
         self._stopped = threading.Event()
@@ -110,13 +112,14 @@ class Watcher:
             self.check()
 
     def check(self) -> bool:
-        """Moves to CURRENT if it is another version than the live one; whether it moved.
+        """Moves to CURRENT if it is another version than the live one; whether it moved. Else looks for deltas.
 
         A version that failed is not tried again until CURRENT names another one.
         """
         try:
             current = self._registry.current()
             if current in (self._live_version(), self._failed_version):
+                self._look()
                 return False
         except (TowerlineError, OSError) as err:
             self._failed(None, err)

@@ -242,14 +242,15 @@ class Retriever:
         """Starts to follow CURRENT: a new version is opened, verified and warmed aside, then answers.
 
         Calls go on meanwhile and never wait. A version that cannot be opened is counted and logged, and the live one
-        stays. Returns the watcher; a second call returns the same.
+        stays. On an object store the live version's new deltas are taken in as often; on a disk every call sees them.
+        Returns the watcher; a second call returns the same.
 
         Raises:
             ArtifactError: the retriever was opened on a bundle, which has no CURRENT.
         """
         if self._watcher is None:
             self._watcher = Watcher(
-                self._source, self._move, lambda: self._live.version, self.metrics, interval_seconds
+                self._source, self._move, lambda: self._live.version, self._look, self.metrics, interval_seconds
             )
             self._watcher.start()
         return self._watcher
@@ -262,6 +263,10 @@ class Retriever:
     def _serving(self) -> ServingVersion:
         """The version to answer a call with, new deltas taken in."""
         return self._live if self._follower is None else self._follower.poll()
+
+    def _look(self) -> None:
+        if self._follower is not None:
+            self._follower.look()
 
     def _followed(self, live: ServingVersion) -> DeltaFollower | None:
         """What keeps a registry's version up to date with its deltas, those there are applied; None for a bundle."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec.config
 import pyarrow as pa
 import pytest
 
@@ -33,14 +34,18 @@ def endpoint() -> Iterator[str]:
 
 
 @pytest.fixture
-def registry(endpoint: str, tmp_path: Path) -> Registry:
-    fs = s3fs.S3FileSystem(
-        key="test", secret="test", client_kwargs={"endpoint_url": endpoint, "region_name": "eu-west-1"}
-    )
+def registry(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    """By its URL, as a configuration names it; fsspec's own configuration says where the server is."""
+    options = {
+        "key": "test",
+        "secret": "test",
+        "client_kwargs": {"endpoint_url": endpoint, "region_name": "eu-west-1"},
+    }
+    monkeypatch.setitem(fsspec.config.conf, "s3", options)
+    monkeypatch.setenv("TOWERLINE_CACHE", str(tmp_path / "cache"))
     bucket = tmp_path.name.replace("_", "-")
-    fs.mkdir(bucket, region_name="eu-west-1")
-    root = f"{bucket}/ads/registry"
-    return Registry(f"s3://{root}", store=ObjectStore(fs, root, f"s3://{root}", tmp_path / "cache"))
+    s3fs.S3FileSystem(**options).mkdir(bucket, region_name="eu-west-1")
+    return Registry(f"s3://{bucket}/ads/registry")
 
 
 @pytest.fixture(scope="module")
@@ -66,14 +71,26 @@ def test_the_whole_life_of_a_registry(registry: Registry, bundles: list[Path]) -
 
 def test_a_delta_lies_in_the_bucket(registry: Registry, bundles: list[Path]) -> None:
     version = registry.publish(bundles[0])
-    # The registry's own store speaks to this server; the writer is given it by its parts.
-    live = registry.open().bundle
+    delta_writer.apply(registry.url, pa.table({"item_id": [1003], "change": ["pause"]}))
     log = DeltaLog(registry.store, version)
-    changes = delta_writer._checked(pa.table({"item_id": [1003], "change": ["pause"]}), live, replay(live, log))
-    delta_writer.append(registry.store, log, live, replay(live, log), changes, lambda: 0.0)
     assert log.stamp() is None
     assert log.sequences() == [1]
-    assert replay(live, log).paused_ids == {1003}
+    assert replay(registry.open().bundle, log).paused_ids == {1003}
+
+
+def test_a_watching_retriever_sees_deltas_without_opening_anew(registry: Registry, bundles: list[Path]) -> None:
+    registry.publish(bundles[0])
+    with Retriever.open(registry.url) as retriever:
+        watcher = retriever.watch(interval_seconds=3600.0)
+        delta_writer.apply(registry.url, pa.table({"item_id": [1003, 1006], "change": ["pause", "remove"]}))
+        everything = retriever.retrieve({"history": [1000]}, 150).item_ids.tolist()
+        assert {1003, 1006} <= set(everything)
+        assert not watcher.check()
+        found = retriever.retrieve({"history": [1000]}, 150).item_ids.tolist()
+        assert sorted(found) == sorted(set(everything) - {1003, 1006})
+        assert not watcher.check()
+        retriever._follower.wait()
+        assert retriever.delta_sequence == 1
 
 
 def test_a_version_without_its_manifest_is_none(registry: Registry, bundles: list[Path]) -> None:
