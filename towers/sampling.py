@@ -268,7 +268,10 @@ class Sampler:
         certain, certain_weights = self._certain(users[asking], keys, targets, pairs if others is None else others)
         certain_queries, certain_rows = (certain // width).astype(np.int32), (certain % width).astype(np.int32)
         rows, place = _places(items, positive_rows, candidate_rows, certain_rows, known.rows[known.rows >= 0])
-        weights = strengths if query_users is not None else strengths / np.bincount(queries, strengths)[queries]
+        alike = 1.0 - self.settings.activity_power
+        weights = strengths
+        if query_users is None:
+            weights = strengths / np.bincount(queries, strengths)[queries] ** alike
         no_negatives = pairs if others is None else others
         masked = np.concatenate([no_negatives, certain])
         excluded = np.stack([masked // width, candidate_place[masked % width]], 1).astype(np.int32)
@@ -276,7 +279,7 @@ class Sampler:
         if self.settings.protocol == "windows" and self.settings.novel_weight > 0:
             seen, is_novel = _novel(known, candidate_place, pairs, width)
             novel = strengths * is_novel
-            novel /= np.maximum(np.bincount(queries, novel)[queries], 1e-9)
+            novel /= np.maximum(np.bincount(queries, novel)[queries], 1e-9) ** alike
         if self._moments is not None and moment is not None:
             shares = self._moments.shares(candidate_rows, moment)
             item_counts, user_counts = self._moments.counts(rows, users, moment)

@@ -75,6 +75,8 @@ class TowersSettings(Section):
     # not taken (impressions), each counting as so many items; such an action weighs 0 in [actions].
     hard_negatives: int = Field(default=0, ge=0)
     negative_actions: dict[str, float] = Field(default_factory=dict)
+    # A user's positives together weigh their number to this power: at 0 all users are alike, at 1 all positives.
+    activity_power: float = Field(default=0.0, ge=0.0, le=1.0)
     novel_weight: float = Field(default=0.5, ge=0.0)  # windows: weight of a second softmax over unseen items only
     window_days: float = Field(default=28.0, gt=0.0)
     min_history_days: float = Field(default=56.0, ge=0.0)
@@ -172,7 +174,8 @@ class TowersSettings(Section):
 
 # Starting points for a kind of data: windows was settled on the validation weeks of Complete Journey; positions follows
 # published settings (SASRec with sampled softmax), of which validation on Amazon's beauty products preferred no other
-# dropout; sets comes from validation on gowalla, its bias_start from that on Amazon's electronics as well.
+# dropout; sets comes from validation on gowalla, its bias_start and activity_power from that on Amazon's electronics as
+# well.
 RECIPES: dict[Protocol, dict[str, Any]] = {
     "windows": {
         "embedding_dim": 512,
@@ -206,6 +209,7 @@ RECIPES: dict[Protocol, dict[str, Any]] = {
         "learning_rate": 0.003,
         "rowwise": True,
         "bias_start": 0.5,
+        "activity_power": 1.0,
         "id_dropout": 0.0,
         # Never stopped early: while the rate is high, validation goes up and down by .002 from epoch to epoch.
         "epochs": 20,

@@ -163,6 +163,16 @@ def test_a_positive_weighs_as_its_strongest_action_and_context_is_none() -> None
                 assert found[row] / total == pytest.approx(weight / sum(expected.values()), rel=1e-4)
 
 
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("kind", ["time", "set"])
+def test_a_users_positives_together_weigh_their_number_to_a_power(kind: str, power: float) -> None:
+    for batch in sampler(kind, activity_power=power).epoch(np.random.default_rng(0)):
+        counts = np.bincount(batch.positives[:, 0])
+        total = np.bincount(batch.positives[:, 0], batch.weights)[counts > 0]
+        expected = counts[counts > 0] ** power
+        np.testing.assert_allclose(total, expected / expected.sum(), rtol=1e-4)
+
+
 def test_mined_items_and_impressions_are_certain_negatives_but_never_a_positive() -> None:
     data = tiny_data("set")
     rng = np.random.default_rng(0)
