@@ -91,6 +91,9 @@ class TowersSettings(Section):
     # What many items or users share (mixing matrices, content and profile tables) learns at this times the rate: one
     # of Adam's steps on a matrix of fan-in n moves an output n times as far as one on a row of its own.
     shared_rate: float = Field(default=1.0, ge=0.0)
+    # Of that, the items' content (outside vectors apart) at this times as much, where the closed-form start has fitted
+    # it: new ads are found by it, and from what sold already it would learn to forget what does not sell.
+    content_rate: float = Field(default=1.0, ge=0.0)
     # An item's or a user's own row keeps one second moment and no first one: faster, and a third of the memory.
     rowwise: bool = False
     schedule: Literal["constant", "cosine"] = "cosine"
@@ -185,6 +188,7 @@ RECIPES: dict[Protocol, dict[str, Any]] = {
         "learning_rate": 2e-4,
         "epsilon": 1e-3,
         "shared_rate": 0.01,
+        "content_rate": 0.0,
         "bias_start": 0.0,
         "content_scale": 0.001,
         "id_dropout": 0.02,

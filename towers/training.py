@@ -188,6 +188,7 @@ def optimizer_of(model: TwoTowers, settings: TowersSettings, steps: int) -> Lazy
         rate = tf_keras.optimizers.schedules.CosineDecay(rate, max(steps * settings.epochs, 1), alpha=0.02)
     own = {table.name for table in model.own_rows()}
     shared = {v.name: settings.shared_rate for v in model.trainable_variables if v.name not in own}
+    shared |= {v.name: settings.shared_rate * settings.content_rate for v in model.steady_content()}
     return LazyAdam(
         rate,
         epsilon=settings.epsilon,

@@ -175,22 +175,27 @@ def test_the_time_follows_from_two_trials_by_hand(monkeypatch: pytest.MonkeyPatc
         "index.capacity._trial_seconds",
         lambda vectors, tree, settings: 1.0 + 1e-3 * tree.training_sample + 1e-4 * len(vectors),
     )
+    monkeypatch.setattr("index.capacity._exact_seconds", lambda items, dim, settings: 7.0)
     spent = build_time(100_000, 8, IndexSettings())
     assert spent.build_seconds == pytest.approx(10 + 100_000 / 3160 * 4.16)
     assert spent.trees == 1
-    # 20 passes of 1,000 searches, .4 ms · √.1 each.
-    assert spent.tune_seconds == pytest.approx(20 * 0.4 * 0.1**0.5)
+    # 20 passes of 1,000 searches, .4 ms · √.1 each, and 7 s of exact search.
+    assert spent.tune_seconds == pytest.approx(20 * 0.4 * 0.1**0.5 + 7)
     assert build_time(100_000, 8, IndexSettings(tuning_seconds=1e6)).trees == 8
     # Shards of 50,000 with 224 leaves: trials of 2,240 and 8,960, so 5 s + 100,000 / 2,240 · 3.24 s each (the sample
     # has all 50,000), and one more tree for the climb.
     shards = build_time(100_000, 8, IndexSettings(shards=2))
     assert shards.build_seconds == pytest.approx(5 + 50_000 / 2240 * 3.24)
     passes = 20 * 0.4 * 0.05**0.5
-    assert shards.build_seconds + shards.tune_seconds == pytest.approx(3 * (shards.build_seconds + passes))
+    assert shards.build_seconds + shards.tune_seconds == pytest.approx(3 * (shards.build_seconds + passes) + 7)
 
 
-def test_exact_search_takes_no_time_to_build() -> None:
-    assert build_time(10_000_000, 64, IndexSettings(engine="exact")) == BuildTime(0.0, 0.0, trees=0)
+def test_exact_search_needs_no_tree_but_time_for_the_truth() -> None:
+    """In proportion to users and items, as far as two timings of the same work agree."""
+    settings = IndexSettings(engine="exact", tuning_queries=10_000)
+    one = build_time(2_000_000, 16, settings)
+    assert (one.build_seconds, one.trees) == (0.0, 0)
+    assert 3 < build_time(20_000_000, 16, settings).tune_seconds / one.tune_seconds < 30
 
 
 @pytest.mark.slow
@@ -203,6 +208,20 @@ def test_the_time_is_within_a_quarter_of_the_forecast() -> None:
         predicted = build_time(len(vectors), 64, settings).build_seconds
         start = time.perf_counter()
         ScannSearcher.build(vectors, first_tree(len(vectors), settings))
+        ratios.append((time.perf_counter() - start) / predicted)
+    assert np.median(ratios) == pytest.approx(1.0, rel=0.25), ratios
+
+
+@pytest.mark.slow
+def test_the_time_of_exact_search_is_within_a_quarter_of_the_forecast() -> None:
+    vectors = np.random.default_rng(3).normal(size=(1_000_000, 64)).astype(np.float32)
+    settings = IndexSettings(engine="exact", tuning_queries=500)
+    ratios = []
+    for _ in range(3):
+        predicted = build_time(len(vectors), 64, settings).tune_seconds
+        start = time.perf_counter()
+        halves = [Queries.of(vectors[start_ : start_ + 500], vectors) for start_ in (0, 500)]
+        measure(ExactSearcher(vectors, checked=True), Queries(halves[0].vectors[:20], halves[0].truth[:20]), None, 0.0)
         ratios.append((time.perf_counter() - start) / predicted)
     assert np.median(ratios) == pytest.approx(1.0, rel=0.25), ratios
 
