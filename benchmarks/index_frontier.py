@@ -140,8 +140,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     forecast_seconds = time.perf_counter() - start
     start = time.perf_counter()
     tuning = Queries.of(data.queries[: arguments.queries], data.items)
-    truth_seconds = time.perf_counter() - start
     check = Queries.of(data.queries[arguments.queries :], data.items)
+    truth_seconds = time.perf_counter() - start
     tuned = tune(data.items, tuning, check, settings, print)
     if not isinstance(tuned.searcher, ScannSearcher):
         raise SystemExit("the tuner chose exact search: nothing to compare")

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from index.climb import ONE_MORE, first_tree
-from index.measuring import Report
+from index.exact import ExactSearcher
+from index.measuring import RECALL_AT, Queries, Report, measure
 from index.scann_binding import scann_available
 from index.searcher import Vectors
 from index.settings import IndexSettings, ReorderType, TreeSettings
@@ -28,6 +29,10 @@ _TRIAL_PART = 40
 _TRIAL_MOST = 50_000
 _TRIAL_GROWTH = 4
 _TRIAL_ITEMS_A_LEAF = 10
+# Users that the trial of exact search asks for at once, as many as it takes in one block.
+_TRIAL_QUERIES = 256
+# Single exact searches of a build: ten to warm and twenty to measure.
+_EXACT_SEARCHES = 30
 # The climb tries, besides the first tree: a finer code, another threshold, two numbers of leaves, SOAR, and every other
 # storage.
 _OTHER_TREES = 5
@@ -86,9 +91,10 @@ def build_time(items: int, dim: int, settings: IndexSettings) -> BuildTime:
     A build trains its centers and codes on a sample, then assigns and encodes every item. Two trials that share a
     sample and differ in the number of items tell the two costs apart; each grows in proportion.
     """
-    if settings.engine == "exact" or items < 4 * LEAST_ITEMS or not scann_available():
-        return BuildTime(0.0, 0.0, trees=0)
+    exact = _exact_seconds(items, dim, settings)
     part = items // settings.shards
+    if settings.engine == "exact" or part < 4 * LEAST_ITEMS or not scann_available():
+        return BuildTime(0.0, exact, trees=0)
     tree = settings.tree or first_tree(part, settings)
     one = _one_build(part, dim, tree, settings)
     measured = _PASSES_A_TREE * settings.tuning_queries * _SEARCH_SECONDS * (part / 1e6) ** 0.5
@@ -97,7 +103,23 @@ def build_time(items: int, dim: int, settings: IndexSettings) -> BuildTime:
     if settings.shards > 1:
         # The shards one after the other; as many workers at once divide that. A tree by hand needs no climb.
         climb = settings.shards * (one + measured) + (climb if settings.tree is None else 0.0)
-    return BuildTime(one, climb - one, trees)
+    return BuildTime(one, climb - one + exact, trees)
+
+
+def _exact_seconds(items: int, dim: int, settings: IndexSettings) -> float:
+    """Seconds for the truth of both halves of the held-out users, and for measuring exact search itself.
+
+    Timed on made-up vectors; both grow in proportion to the items.
+    """
+    few = min(items, _TRIAL_GROWTH * _TRIAL_MOST)
+    rng = np.random.default_rng(0)
+    searcher = ExactSearcher(rng.normal(size=(few, dim)).astype(np.float32), checked=True)
+    queries = rng.normal(size=(_TRIAL_QUERIES, dim)).astype(np.float32)
+    start = time.perf_counter()
+    searcher.search_batch(queries, RECALL_AT)
+    batch = (time.perf_counter() - start) / _TRIAL_QUERIES
+    single = measure(searcher, Queries.of(queries[:5], searcher.vectors), None, 0.0).p50_us / 1e6
+    return items / few * (2 * settings.tuning_queries * batch + _EXACT_SEARCHES * single)
 
 
 def _one_build(items: int, dim: int, tree: TreeSettings, settings: IndexSettings) -> float:
