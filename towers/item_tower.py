@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipelines.schema import CountFeature
-from towers.encoders import FeatureSum, unit
+from towers.encoders import EPSILON, FeatureSum, unit
 from towers.runtime import tf, tf_keras
 from towers.settings import TowersSettings
 
@@ -42,10 +42,16 @@ class ItemTower(tf_keras.Model):
         # How much an item was asked for lately changes its rank for everyone.
         shape = (windows * (1 + len(KNOTS)), 1)
         self.demand: Any = self.add_weight("demand", shape, initializer="zeros") if counts else None
+        ids = [feature.name for feature in body.features if feature.kind == "id"]
+        self.free = settings.item_norm == "free"
+        # The usual length of a vector, which the closed-form start measures; 0: not known.
+        self.item_id = ids[0] if ids and self.free else None
+        self.usual_length: Any = None
+        if self.item_id is not None:
+            self.usual_length = self.add_weight("usual_length", (), initializer="zeros", trainable=False)
         self.temperature = temperature
         self.dim = settings.vector_dim
         self.item_bias = settings.item_bias
-        self.free = settings.item_norm == "free"
         self.normalise = tf.identity if self.free else unit
 
     def call(self, inputs: dict[str, Any], training: bool = False) -> Any:
@@ -54,6 +60,8 @@ class ItemTower(tf_keras.Model):
         # Split, not sliced: the gradient of a slice is a whole tensor of zeros to be filled in.
         own, bias = tf.split(raw, [self.dim, int(self.item_bias)], axis=1)
         vectors = self.normalise(own)
+        if self.item_id is not None:
+            vectors *= tf.where(inputs[self.item_id] > 1, 1.0, self.evened(vectors))[:, None]
         if self.demand is not None:
             lift = self.lift(tf.concat([inputs[name] for name in self.counts], 1))
             if self.free:
@@ -61,6 +69,15 @@ class ItemTower(tf_keras.Model):
             else:
                 bias += lift
         return tf.concat([vectors, bias * self.temperature], 1) if self.item_bias else vectors
+
+    def evened(self, vectors: Any) -> Any:
+        """``[batch, dim]`` to ``[batch]``: what makes each length the geometric mean of its own and the usual one.
+
+        For ads without an id of their own. How long a known ad's vector is says how often it is wanted; how long the
+        one made of content alone is says which of its columns happen to be filled.
+        """
+        length = tf.sqrt(tf.maximum(tf.reduce_sum(tf.square(vectors), 1), EPSILON))
+        return tf.where(self.usual_length > 0, tf.sqrt(self.usual_length / length), 1.0)
 
     def lift(self, counts: Any) -> Any:
         """``[batch, windows]`` encoded counts to ``[batch, 1]``: what they add to the log of an item's rate."""

@@ -61,6 +61,8 @@ def start_from_svd(model: TwoTowers, data: TrainingData, events: Events) -> None
     rest = _explain(model.item_tower.body, data, item_id, factors)
     _fill(model.item_tower.body.tables[item_id], data.items[item_id], rest)
     content = _fill_content(model.item_tower.body, data, events, own, model.settings)
+    if model.item_tower.usual_length is not None:
+        model.item_tower.usual_length.assign(_usual_length(np.concatenate([factors, content], 1), data.items[item_id]))
     demand = fit_demand(model.item_tower, data, events, model.settings.window_days)
     pool = model.user_tower.pool
     if model.settings.protocol == "windows" and isinstance(pool, PooledHistory):
@@ -72,6 +74,12 @@ def start_from_svd(model: TwoTowers, data: TrainingData, events: Events) -> None
         mix = _ridge_mix(events, [padded, content], demand, model.settings)
         # The fourth root of the spectrum, half way between whitening and none, serves repeated and novel items alike.
         pool.mix.assign(mix * (spectrum / spectrum[0]) ** 0.25)
+
+
+def _usual_length(vectors: Float, codes: npt.NDArray[Any]) -> float:
+    """The median length of the known items' ``vectors [items, ..]``; 0 where none is known."""
+    known = np.asarray(codes) > 1
+    return float(np.median(np.linalg.norm(vectors[known], axis=1))) if known.any() else 0.0
 
 
 def _fill_content(body: FeatureSum, data: TrainingData, events: Events, start: int, settings: TowersSettings) -> Float:

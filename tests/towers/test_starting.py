@@ -66,3 +66,21 @@ def test_fitted_content_keeps_still(given: dict[str, object], moves: bool) -> No
     for name, weights in {**body.tables, **body.maps}.items():
         same = np.array_equal(weights.numpy(), before[name])
         assert same == (name not in ("item", "look") and not moves), name
+
+
+def test_an_ad_without_an_id_of_its_own_is_not_longer_for_its_content() -> None:
+    """Its length is the geometric mean of what content gives it and the known ads' median; its direction stays."""
+    data = with_looks()
+    settings = TowersSettings(embedding_dim=17).resolved(data.schema)
+    model = TwoTowers(data, settings, 1)
+    start_from_svd(model, data, data.events.before(1))
+    tower, counts = model.item_tower, {"sold": np.zeros((data.num_items, 2), np.float32)}
+    tower.demand.assign(np.zeros(tower.demand.shape, np.float32))
+    known = tower({**data.items, **counts}).numpy()[:, :16]
+    codes = np.asarray(data.items["item"]) * 0 + 1
+    body = tower.body({**data.items, "item": codes}).numpy()[:, :16]
+    new = tower({**data.items, **counts, "item": codes}).numpy()[:, :16]
+    length = np.linalg.norm(body, axis=1)
+    usual = np.median(np.linalg.norm(known, axis=1))
+    np.testing.assert_allclose(np.linalg.norm(new, axis=1), np.sqrt(length * usual), rtol=0.05)
+    np.testing.assert_allclose(new / np.linalg.norm(new, axis=1)[:, None], body / length[:, None], atol=1e-5)
