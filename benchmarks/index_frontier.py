@@ -39,6 +39,8 @@ from index.tuning import fastest_effort, tune
 from pipelines.manifest import git_commit
 
 RESULTS = Path(__file__).parent / "results" / "index_frontier.json"
+# How far above autopilot's recall a tree is aimed that is to be compared at the same recall.
+_AIM_ABOVE = 0.0005
 ROUNDS = 5
 # Runs that stand under a key of their own in the file.
 _OTHER_RUNS = ("ten_million", "even_interests")
@@ -151,8 +153,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     result: dict[str, Any] = {}
     if arguments.autopilot:
         searchers["autopilot"], seconds = autopilot(data.items, os.cpu_count() or 1)
-        recall = measure(searchers["autopilot"], check, None, 0.0).ann_recall_at_100
-        equal = fastest_effort(tuned.searcher, tuning, min(1.0, recall + settings.recall_margin / 2))
+        # Aimed with the users it is tuned by, a little higher, so that it is not below on the others.
+        recall = measure(searchers["autopilot"], tuning, None, 0.0).ann_recall_at_100
+        equal = fastest_effort(tuned.searcher, tuning, min(1.0, recall + _AIM_ABOVE))
         searchers["at_autopilots_recall"] = equal
         result["autopilot_build_seconds"] = seconds
     measured = alternating(searchers, check)

@@ -74,13 +74,13 @@ def forecast(items: int, dim: int, settings: IndexSettings, timed: BuildTime | N
     vectors = 4 * items * dim
     stored = widest * items * dim
     # In memory 4 bits a code, one code for each dimension (the finer of the two tried); on disk a byte a code.
-    tree = stored + items * dim // 2 + 2 * 4 * items
-    # The vectors, ScaNN's own copy while it builds, and the trees: the climb holds the best while it builds the next.
-    held = min(2, max(1, spent.trees))
-    memory = 2 * vectors + held * tree
+    codes = items * dim // 2 + 2 * 4 * items
+    # A build holds a copy of the vectors and their distances from the centers; the climb the best tree beside it.
+    build = 2 * vectors + codes + (min(2, max(1, spent.trees)) - 1) * (stored + codes)
+    memory = vectors + build
     if settings.shards > 1:
         # The climb has a sample of a shard's size beside the vectors; at the end the trees of all shards are held.
-        memory = vectors + max((2 * vectors + held * tree) // settings.shards, tree)
+        memory = vectors + max((vectors + build) // settings.shards, stored + codes)
     disk = vectors + stored + items * dim + 2 * 4 * items
     return Forecast(_PROCESS_BYTES + memory, disk, spent)
 

@@ -93,10 +93,13 @@ class Climb:
             for tree in variants(best.point.tree or first):
                 if not self._time_for_one_more():
                     return best if best.meets else None
-                other = self._try(tree)
-                if _better(other, best):
-                    best = other
+                best = self._faster(best, tree)
         return best if best.meets else None
+
+    def _faster(self, best: Built, tree: TreeSettings) -> Built:
+        """Of the two the faster one; the other is gone when this returns, so that no more than two are ever held."""
+        other = self._try(tree)
+        return other if _better(other, best) else best
 
     def _other_storage(self, tree: TreeSettings) -> Iterator[TreeSettings]:
         for storage in self._settings.reorder_types[1:]:
