@@ -57,8 +57,8 @@ class IndexSettings(Section):
     tuning_queries: held-out users the tuner measures with. 1,000 give a standard error below .001 at recall .99.
     tuning_seconds: when to stop looking for something faster.
     reorder_types: how vectors for reordering may be stored; int8 takes a quarter of the memory.
-    shards: parts built independently, each in a Beam worker, and searched as one. A build holds one part's trees
-        instead of the catalogue's.
+    shards: parts built independently, each in a Beam worker, and searched as one. While it looks for the
+        tree a build holds one part's trees, at the end those of all parts.
     memory_gib, disk_gib, minutes: budgets; a build that is predicted to need more refuses to start.
     threads: for building; None is all cores.
     include_users: put the users' features and histories into the bundle, for ``retrieve_by_id``.

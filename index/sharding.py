@@ -103,7 +103,10 @@ def check_shards(items: int, shards: int, tree: TreeSettings | None = None) -> N
         ConfigError: a shard would have fewer than 16 items, or fewer than the tree has leaves.
     """
     if items < shards * LEAST_ITEMS:
-        raise ConfigError(f"index.shards: expected at most {items // LEAST_ITEMS} for {items} items, got {shards}.")
+        raise ConfigError(
+            f"index.shards: expected at most {items // LEAST_ITEMS} for {items} items, got {shards}. "
+            "Ask for fewer shards."
+        )
     if tree is not None and tree.leaves > items // shards:
         raise ConfigError(
             f"tree.leaves: expected at most the {items // shards} items of a shard, got {tree.leaves}. "
