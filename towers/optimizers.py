@@ -58,6 +58,10 @@ class LazyAdam(tf_keras.optimizers.Optimizer):
             self._velocities.append(self.add_variable_from_reference(variable, "v", shape=v))
         self._built = True
 
+    def _deduplicate_sparse_grad(self, grads: Any) -> Any:
+        """A row's gradients added up, as Keras does; nothing is moved where each row has one, as in most steps."""
+        return [_summed(grad) if isinstance(grad, tf.IndexedSlices) else grad for grad in grads]
+
     def _clip_gradients(self, grads: Any) -> Any:
         """Keras clips before it adds up a row's gradients, which then have another norm."""
         clips = self.clipnorm is not None and self.clipnorm > 0
@@ -107,3 +111,13 @@ class LazyAdam(tf_keras.optimizers.Optimizer):
             "name_to_scale": self.name_to_scale,
             "rowwise": self.rowwise,
         }
+
+
+def _summed(gradient: Any) -> Any:
+    """The same gradient, its rows unique."""
+    rows, place = tf.unique(gradient.indices)
+    count, values = tf.size(rows), gradient.values
+    alone = tf.equal(count, tf.size(place))
+    # In order of first appearance: where all differ, that is the order they stand in.
+    sums = tf.cond(alone, lambda: values, lambda: tf.math.unsorted_segment_sum(values, place, count))
+    return tf.IndexedSlices(sums, rows, gradient.dense_shape)

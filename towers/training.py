@@ -248,14 +248,21 @@ class _Phase:
         def learn(batch: dict[str, Any]) -> Any:
             with tf.GradientTape() as tape:
                 loss = model.compute_loss(batch, training=True)
+
+            def update() -> Any:
+                gradients = tape.gradient(loss, model.trainable_variables)
+                return optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+
             # A loss that is no number must not reach the weights: they are what the report is made from. (Workers
             # cannot meet within a condition.)
-            if not alone or tf.math.is_finite(loss):
-                gradients = tape.gradient(loss, model.trainable_variables)
-                optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+            if alone:
+                tf.cond(tf.math.is_finite(loss), update, lambda: optimizer.iterations)
+            else:
+                update()
             return loss
 
-        @tf.function(input_signature=[self.signature])
+        # Without autograph: it takes seconds to rewrite the source of all that is called, and nothing here needs it.
+        @tf.function(input_signature=[self.signature], autograph=False)
         def step(batch: dict[str, Any]) -> Any:
             return strategy.reduce("SUM", strategy.run(learn, args=(batch,)), axis=None)
 
