@@ -40,10 +40,10 @@ class Batch:
     ``query_positions``, a position of a user's history). ``positives [pairs, 2]`` are (query, place in ``rows``),
     ascending, ``weights [pairs]`` add up to 1; ``excluded [places, 2]`` are the candidates that are no negatives of a
     query, its user's positives, as (query, candidate); ``seen [places, 2]`` are candidates that stand in the query's
-    history; ``certain [places, 2]`` are negatives of a query besides the candidates, as (query, place in
-    ``rows``), with their ``certain_weights``; ``novel [pairs]`` are the weights with repeated items left out. ``item_counts [unique,
-    windows]`` and ``user_counts [users, windows]``: the count features as of the examples' moment, no columns where the
-    features' own stand for them.
+    history; ``certain [places, 2]`` are negatives of a query besides the candidates, as (query, place in ``rows``),
+    with their ``certain_weights``; ``novel [pairs]`` are the weights with repeated items left out. ``item_counts
+    [unique, windows]`` and ``user_counts [users, windows]``: the count features as of the examples' moment, no columns
+    where the features' own stand for them.
     """
 
     rows: Int32
