@@ -32,7 +32,8 @@ def test_positives_are_candidates_and_weights_add_up_to_one(kind: str) -> None:
         own = {tuple(pair) for pair in batch.positives.tolist()}
         assert own <= placed if kind == "order" else own == placed
         assert batch.weights.sum() == pytest.approx(1.0, rel=1e-5)
-        assert len(np.unique(batch.positives, axis=0)) == len(batch.positives)
+        # Each once, ascending: gradients are added up in this order.
+        np.testing.assert_array_equal(np.unique(batch.positives, axis=0), batch.positives)
         assert len(batch.log_inclusion) == len(batch.candidates)
         assert np.all(batch.log_inclusion <= 0)
 
