@@ -164,7 +164,7 @@ def run_one(schema: DatasetSchema, settings: TowersSettings, work: Path, seed: i
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures and writes, an entry a data set."""
+    """Measures and writes, an entry a data set and seed."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, help="folder with one folder a data set")
     parser.add_argument("--only", nargs="+", default=["amazon_beauty"], help="names of the folders to run")
@@ -182,7 +182,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     stored = json.loads(chosen.results.read_text()) if chosen.results.exists() else {"runs": []}
     for schema, settings in asked:
         entry = run_one(schema, settings, chosen.work / schema.dataset.name, chosen.seed)
-        stored["runs"] = [run for run in stored["runs"] if run["dataset"] != entry["dataset"]] + [entry]
+        same = entry["dataset"], entry["seed"]
+        stored["runs"] = [run for run in stored["runs"] if (run["dataset"], run["seed"]) != same] + [entry]
         chosen.results.parent.mkdir(parents=True, exist_ok=True)
         chosen.results.write_text(json.dumps(stored, indent=1))
         print(json.dumps(entry["recall_at_100"], indent=1))
