@@ -170,8 +170,8 @@ def scores_and_candidates(
 ) -> tuple[Any, Any]:
     """The pairs' dot products ``[pairs]`` and the candidates' vectors ``[candidates, dim]``.
 
-    What gathering and multiplying gives, with a gradient at a third of its cost: a query's and a vector's gradients
-    stand together when they are added up, and the candidates' go into the same sums.
+    What gathering and multiplying gives; but a query's and a vector's gradients stand together when they are added up,
+    which takes a third of the time of adding in any order, and the candidates' go into the same sums.
 
     Args:
         queries: ``[queries, dim]``.

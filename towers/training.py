@@ -261,7 +261,7 @@ class _Phase:
                 update()
             return loss
 
-        # Without autograph: it takes seconds to rewrite the source of all that is called, and nothing here needs it.
+        # Without autograph: to rewrite the source of all that is called takes longer than the rest, for nothing.
         @tf.function(input_signature=[self.signature], autograph=False)
         def step(batch: dict[str, Any]) -> Any:
             return strategy.reduce("SUM", strategy.run(learn, args=(batch,)), axis=None)
