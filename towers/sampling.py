@@ -139,6 +139,7 @@ class Sampler:
         self._mined = data.mined
         self._shares = frequency / max(int(frequency.sum()), 1)
         taken = self._strengths > 0
+        self._reach = _reach(settings.lookahead, self.length)
         self._moments = _Moments(data, events, taken, settings) if settings.protocol == "windows" else None
 
     @property
@@ -207,10 +208,14 @@ class Sampler:
         query_positions = (ranges(np.zeros_like(lengths), lengths)).astype(np.int32)
         following = ranges(starts + 1, stops)
         queries = np.arange(len(following), dtype=np.int32)
+        ends = np.minimum(following + self._reach, stops[query_users])
+        owners, targets = np.repeat(queries, ends - following), ranges(following, ends)
+        credits = self.settings.lookahead ** (targets - following[owners])
+        credits /= np.bincount(owners, credits)[owners]
         # What the user took at another place of the sequence is sure to be in the batch, and no negative.
         first, last = starts[query_users], stops[query_users]
         others = self._taken(np.repeat(queries, last - first), ranges(first, last))
-        return self._assemble(users, known, queries, following, generator, query_users, query_positions, others)
+        return self._assemble(users, known, owners, targets, generator, query_users, query_positions, others, credits)
 
     def _sets(self, users: Int32, generator: np.random.Generator) -> Batch | None:
         starts, stops = self.events.offsets[users], self.events.offsets[users + 1]
@@ -243,16 +248,19 @@ class Sampler:
         query_users: Int32 | None = None,
         query_positions: Int32 | None = None,
         others: Int64 | None = None,
+        credits: Float64 | None = None,
         moment: int | None = None,
     ) -> Batch | None:
         """Joins positives and uniform negatives into candidates, and finds everything's place; None without positives.
 
-        ``targets [queries]`` are the places of the events that are to be explained. ``others`` are (query, row), as
-        ``_taken`` has them, that are no negatives, the positives among them.
+        ``targets [queries]`` are the places of the events that are to be explained, ``credits`` what each of them
+        counts for its query, 1 where not given. ``others`` are (query, row), as ``_taken`` has them, that are no
+        negatives, the positives among them.
         """
         items = self.items
         width = np.int64(items)
-        strengths = self._strengths[targets]
+        credits = np.ones(len(targets)) if credits is None else credits
+        strengths = self._strengths[targets] * credits
         keys = self._keys(queries, targets)
         pairs, strengths = _strongest(keys[strengths > 0], strengths[strengths > 0])
         if not len(pairs):
@@ -261,18 +269,21 @@ class Sampler:
         uniform = min(self.settings.uniform_negatives, items)
         drawn = generator.choice(items, uniform, replace=False, shuffle=False).astype(np.int32)
         shared, limit = positive_rows, self.settings.in_batch_negatives
+        if query_users is not None:
+            # An event is in the batch once, whichever queries it is a positive of.
+            shared = self.events.rows[np.unique(targets[self._strengths[targets] > 0])]
         if limit is not None and limit < len(shared):
             shared = shared[generator.integers(len(shared), size=limit)]
         candidate_rows, candidate_place = _places(items, shared, drawn)
         asking = np.arange(len(users), dtype=np.int32) if query_users is None else query_users
-        certain, certain_weights = self._certain(users[asking], keys, targets, pairs if others is None else others)
+        no_negatives = pairs if others is None else others
+        certain, certain_weights = self._certain(users[asking], keys, targets, credits, no_negatives)
         certain_queries, certain_rows = (certain // width).astype(np.int32), (certain % width).astype(np.int32)
         rows, place = _places(items, positive_rows, candidate_rows, certain_rows, known.rows[known.rows >= 0])
         alike = 1.0 - self.settings.activity_power
         weights = strengths
         if query_users is None:
             weights = strengths / np.bincount(queries, strengths)[queries] ** alike
-        no_negatives = pairs if others is None else others
         masked = np.concatenate([no_negatives, certain])
         excluded = np.stack([masked // width, candidate_place[masked % width]], 1).astype(np.int32)
         seen, novel = np.zeros((0, 2), np.int32), weights
@@ -316,16 +327,18 @@ class Sampler:
         counts = self._strengths[places] > 0
         return self._keys(queries[counts], places[counts])
 
-    def _certain(self, asking: Int32, keys: Int64, targets: Int64, positives: Int64) -> tuple[Int64, Float64]:
+    def _certain(
+        self, asking: Int32, keys: Int64, targets: Int64, credits: Float64, positives: Int64
+    ) -> tuple[Int64, Float64]:
         """The keys of the queries' certain negatives, none of the ``positives`` among them, and their weights.
 
         Args:
             asking: ``[queries]`` the user of each query.
-            keys: of the queries' ``targets``.
+            keys: of the queries' ``targets``, which count as ``credits`` say.
         """
         found, strengths = [np.zeros(0, np.int64)], [np.zeros(0)]
         if self._shown is not None:
-            weights = self._shown[targets]
+            weights = self._shown[targets] * credits
             found.append(keys[weights > 0])
             strengths.append(weights[weights > 0])
         if self._mined is not None:
@@ -337,6 +350,13 @@ class Sampler:
         all_keys, all_strengths = _strongest(np.concatenate(found), np.concatenate(strengths))
         kept = np.isin(all_keys, positives, invert=True)
         return all_keys[kept], all_strengths[kept]
+
+
+def _reach(lookahead: float, length: int) -> int:
+    """How many following events are positives: those that count a hundredth of the first or more, up to ``length``."""
+    if lookahead in (0.0, 1.0):
+        return length if lookahead else 1
+    return min(1 + int(np.log(0.01) / np.log(lookahead)), length)
 
 
 def _strongest(keys: Int64, strengths: Float64) -> tuple[Int64, Float64]:

@@ -79,6 +79,8 @@ class TowersSettings(Section):
     activity_power: float = Field(default=0.0, ge=0.0, le=1.0)
     novel_weight: float = Field(default=0.5, ge=0.0)  # windows: weight of a second softmax over unseen items only
     window_days: float = Field(default=28.0, gt=0.0)
+    # positions: after the next item each further one is a positive as well, at this times the weight of the one before.
+    lookahead: float = Field(default=0.0, ge=0.0, le=1.0)
     min_history_days: float = Field(default=56.0, ge=0.0)
     margin: float = Field(default=0.8, ge=-1.0, le=1.0)  # cosine contrastive
     negative_weight: float = Field(default=150.0, gt=0.0)  # cosine contrastive

@@ -72,18 +72,22 @@ def user_vectors(
 ) -> npt.NDArray[np.float32]:
     """``[users, embedding_dim]`` of users with these count features (``[users, windows or 0]``) and histories."""
     table = tf.constant(item_vectors)
-    parts = []
+    vectors = np.zeros((len(users), item_vectors.shape[1]), np.float32)
+    # Users with like many events together, and a block as wide as its longest history: padding costs as much as events.
+    lengths = (known.rows >= 0).sum(1)
+    order = np.argsort(lengths, kind="stable")
     for start in range(0, len(users), block):
-        part = slice(start, start + block)
+        part = order[start : start + block]
+        width = slice(max(int(lengths[part[-1]]), 1))
         batch = {
             "users": tf.constant(users[part]),
             "user_counts": tf.constant(counts[part]),
-            "history": tf.constant(known.rows[part]),
-            "ages_days": tf.constant(known.ages_days[part]),
-            "actions": tf.constant(known.actions[part]),
+            "history": tf.constant(known.rows[part, width]),
+            "ages_days": tf.constant(known.ages_days[part, width]),
+            "actions": tf.constant(known.actions[part, width]),
         }
-        parts.append(model.user_tower(model.user_inputs(table, batch)).numpy())
-    return np.concatenate(parts) if parts else np.zeros((0, item_vectors.shape[1]), np.float32)
+        vectors[part] = model.user_tower(model.user_inputs(table, batch)).numpy()
+    return vectors
 
 
 @dataclass(frozen=True)

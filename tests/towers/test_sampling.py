@@ -61,7 +61,7 @@ def test_a_window_lies_after_its_history() -> None:
 
 def test_the_next_item_is_the_positive_of_a_position() -> None:
     events = tiny_data("order").events.before(1)
-    batch = next(iter(sampler("order").epoch(np.random.default_rng(0))))
+    batch = next(iter(sampler("order", lookahead=0.0).epoch(np.random.default_rng(0))))
     for query, positive in batch.positives:
         user, position = batch.query_users[query], batch.query_positions[query]
         start = max(int(events.offsets[batch.users[user] + 1]) - 11, int(events.offsets[batch.users[user]]))
@@ -72,6 +72,29 @@ def test_the_next_item_is_the_positive_of_a_position() -> None:
         sequence = set(events.rows[max(events.offsets[user + 1] - 11, events.offsets[user]) : events.offsets[user + 1]])
         excluded = set(batch.rows[batch.candidates[batch.excluded[batch.excluded[:, 0] == query, 1]]])
         assert excluded == sequence & set(batch.rows[batch.candidates])
+
+
+@pytest.mark.parametrize(("lookahead", "reach"), [(0.0, 1), (0.4, 6), (0.5, 7), (1.0, 10)])
+def test_a_further_event_counts_less_and_a_query_as_much_as_any_other(lookahead: float, reach: int) -> None:
+    """Weights of each position by a loop over its sequence; of an item taken twice, the earlier event counts."""
+    events = tiny_data("order").events.before(1)
+    batch = next(iter(sampler("order", lookahead=lookahead).epoch(np.random.default_rng(0))))
+    expected = {}
+    for query, owner in enumerate(batch.query_users):
+        first, stop = int(events.offsets[batch.users[owner]]), int(events.offsets[batch.users[owner] + 1])
+        place = max(stop - 11, first) + int(batch.query_positions[query])
+        ahead = [int(row) for row in events.rows[place + 1 : stop]][:reach]
+        whole = sum(lookahead**n for n in range(len(ahead)))
+        for n in reversed(range(len(ahead))):
+            expected[query, ahead[n]] = lookahead**n / whole
+    found = [(query, int(batch.rows[place])) for query, place in batch.positives.tolist()]
+    weights = np.array([expected[pair] for pair in found])
+    assert set(found) == set(expected)
+    np.testing.assert_allclose(batch.weights, weights / weights.sum(), rtol=1e-5)
+    # An event comes into the batch once, however many positions it follows.
+    alone = next(iter(sampler("order", lookahead=0.0).epoch(np.random.default_rng(0))))
+    np.testing.assert_array_equal(batch.rows[batch.candidates], alone.rows[alone.candidates])
+    np.testing.assert_array_equal(batch.log_inclusion, alone.log_inclusion)
 
 
 def test_in_sets_a_positive_is_not_in_its_own_history() -> None:
@@ -211,7 +234,7 @@ def test_what_was_only_shown_stays_a_negative_where_positions_are_queries() -> N
     schema = data.schema.model_copy(update={"actions": {"impression": 0.0, "click": 1.0}})
     data = dataclasses.replace(data, schema=schema, events=dataclasses.replace(data.events, actions=actions))
     events = data.events.before(1)
-    chosen = TowersSettings(batch_users=32, uniform_negatives=40, negative_actions={"impression": 2.0})
+    chosen = TowersSettings(batch_users=32, uniform_negatives=40, lookahead=0.0, negative_actions={"impression": 2.0})
     batch = next(Sampler(data, events, chosen.resolved(schema)).epoch(np.random.default_rng(0)))
     found = {(query, int(batch.rows[place])) for query, place in batch.certain.tolist()}
     expected = set()
