@@ -66,6 +66,28 @@ class Batch:
     user_counts: Float32
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What the queries of a batch are to find, before anything is drawn.
+
+    ``targets [n]`` are places of events, each sought by the query ``queries [n]``, for which it counts ``credits [n]``.
+    ``others`` are (query, row), as ``_taken`` has them, that are no negatives, the positives among them; None: there
+    are none but the positives. A query is a user, or, with ``users`` and ``positions [queries]``, one at a position.
+    """
+
+    queries: Int32
+    targets: Int64
+    credits: Float64
+    others: Int64 | None = None
+    users: Int32 | None = None
+    positions: Int32 | None = None
+
+    @classmethod
+    def of_users(cls, queries: Int32, targets: Int64, others: Int64 | None = None) -> _Asked:
+        """A query a user, all of whose targets count alike."""
+        return cls(queries, targets, np.ones(len(targets)), others)
+
+
 def ranges(starts: Int64, stops: Int64) -> Int64:
     """All integers of ``[starts[i], stops[i])``, one range after the other."""
     counts = stops - starts
@@ -139,6 +161,7 @@ class Sampler:
         self._mined = data.mined
         self._shares = frequency / max(int(frequency.sum()), 1)
         taken = self._strengths > 0
+        self._uniform = min(settings.uniform_negatives, self.items)
         self._reach = _reach(settings.lookahead, self.length)
         self._moments = _Moments(data, events, taken, settings) if settings.protocol == "windows" else None
 
@@ -197,7 +220,7 @@ class Sampler:
         users, starts, middles, stops = users[useful], starts[useful], middles[useful], stops[useful]
         known = histories(self.events, starts, middles, np.full(len(users), moment), self.length)
         queries = np.repeat(np.arange(len(users), dtype=np.int32), stops - middles)
-        return self._assemble(users, known, queries, ranges(middles, stops), generator, moment=moment)
+        return self._assemble(users, known, _Asked.of_users(queries, ranges(middles, stops)), generator, moment)
 
     def _positions(self, users: Int32, generator: np.random.Generator) -> Batch | None:
         stops = self.events.offsets[users + 1]
@@ -210,12 +233,13 @@ class Sampler:
         queries = np.arange(len(following), dtype=np.int32)
         ends = np.minimum(following + self._reach, stops[query_users])
         owners, targets = np.repeat(queries, ends - following), ranges(following, ends)
-        credits = self.settings.lookahead ** (targets - following[owners])
+        credits = np.power(np.float64(self.settings.lookahead), targets - following[owners], dtype=np.float64)
         credits /= np.bincount(owners, credits)[owners]
         # What the user took at another place of the sequence is sure to be in the batch, and no negative.
         first, last = starts[query_users], stops[query_users]
         others = self._taken(np.repeat(queries, last - first), ranges(first, last))
-        return self._assemble(users, known, owners, targets, generator, query_users, query_positions, others, credits)
+        asked = _Asked(owners, targets, credits, others, query_users, query_positions)
+        return self._assemble(users, known, asked, generator)
 
     def _sets(self, users: Int32, generator: np.random.Generator) -> Batch | None:
         starts, stops = self.events.offsets[users], self.events.offsets[users + 1]
@@ -224,7 +248,7 @@ class Sampler:
         rows = self.events.rows[targets]
         if self.settings.history_encoder == "none":
             known = histories(self.events, starts, starts, None, 1)
-            return self._assemble(users, known, queries, targets, generator)
+            return self._assemble(users, known, _Asked.of_users(queries, targets), generator)
         # The target must not stand in its own history: a random half is history, the rest are positives.
         hidden = generator.random(len(rows)) < 0.5
         hidden[np.unique(queries, return_index=True)[1]] = True
@@ -234,69 +258,37 @@ class Sampler:
             np.zeros((~hidden).sum(), np.int8),
         )  # fmt: skip
         known = histories(kept, kept.offsets[:-1], kept.offsets[1:], None, self.length)
-        return self._assemble(
-            users, known, queries[hidden], targets[hidden], generator, others=self._taken(queries, targets)
-        )
+        asked = _Asked.of_users(queries[hidden], targets[hidden], self._taken(queries, targets))
+        return self._assemble(users, known, asked, generator)
 
     def _assemble(
-        self,
-        users: Int32,
-        known: Histories,
-        queries: Int32,
-        targets: Int64,
-        generator: np.random.Generator,
-        query_users: Int32 | None = None,
-        query_positions: Int32 | None = None,
-        others: Int64 | None = None,
-        credits: Float64 | None = None,
-        moment: int | None = None,
+        self, users: Int32, known: Histories, asked: _Asked, generator: np.random.Generator, moment: int | None = None
     ) -> Batch | None:
-        """Joins positives and uniform negatives into candidates, and finds everything's place; None without positives.
-
-        ``targets [queries]`` are the places of the events that are to be explained, ``credits`` what each of them
-        counts for its query, 1 where not given. ``others`` are (query, row), as ``_taken`` has them, that are no
-        negatives, the positives among them.
-        """
-        items = self.items
-        width = np.int64(items)
-        credits = np.ones(len(targets)) if credits is None else credits
-        strengths = self._strengths[targets] * credits
-        keys = self._keys(queries, targets)
+        """Joins positives and uniform negatives into candidates, finds everything's place; None without positives."""
+        keys = self._keys(asked.queries, asked.targets)
+        strengths = self._strengths[asked.targets] * asked.credits
         pairs, strengths = _strongest(keys[strengths > 0], strengths[strengths > 0])
         if not len(pairs):
             return None
-        queries, positive_rows = (pairs // width).astype(np.int32), (pairs % width).astype(np.int32)
-        uniform = min(self.settings.uniform_negatives, items)
-        drawn = generator.choice(items, uniform, replace=False, shuffle=False).astype(np.int32)
-        shared, limit = positive_rows, self.settings.in_batch_negatives
-        if query_users is not None:
-            # An event is in the batch once, whichever queries it is a positive of.
-            shared = self.events.rows[np.unique(targets[self._strengths[targets] > 0])]
-        if limit is not None and limit < len(shared):
-            shared = shared[generator.integers(len(shared), size=limit)]
-        candidate_rows, candidate_place = _places(items, shared, drawn)
-        asking = np.arange(len(users), dtype=np.int32) if query_users is None else query_users
-        no_negatives = pairs if others is None else others
-        certain, certain_weights = self._certain(users[asking], keys, targets, credits, no_negatives)
-        certain_queries, certain_rows = (certain // width).astype(np.int32), (certain % width).astype(np.int32)
-        rows, place = _places(items, positive_rows, candidate_rows, certain_rows, known.rows[known.rows >= 0])
-        alike = 1.0 - self.settings.activity_power
-        weights = strengths
-        if query_users is None:
-            weights = strengths / np.bincount(queries, strengths)[queries] ** alike
-        masked = np.concatenate([no_negatives, certain])
-        excluded = np.stack([masked // width, candidate_place[masked % width]], 1).astype(np.int32)
+        queries, positive_rows = self._parts(pairs)
+        candidate_rows, candidate_place, shared = self._candidates(asked, positive_rows, generator)
+        asking = np.arange(len(users), dtype=np.int32) if asked.users is None else asked.users
+        no_negatives = pairs if asked.others is None else asked.others
+        certain, certain_weights = self._certain(users[asking], keys, asked, no_negatives)
+        certain_queries, certain_rows = self._parts(certain)
+        rows, place = _places(self.items, positive_rows, candidate_rows, certain_rows, known.rows[known.rows >= 0])
+        masked_queries, masked_rows = self._parts(np.concatenate([no_negatives, certain]))
+        excluded = np.stack([masked_queries, candidate_place[masked_rows]], 1)
+        weights = strengths if asked.positions is not None else self._balanced(queries, strengths)
         seen, novel = np.zeros((0, 2), np.int32), weights
         if self.settings.protocol == "windows" and self.settings.novel_weight > 0:
-            seen, is_novel = _novel(known, candidate_place, pairs, width)
-            novel = strengths * is_novel
-            novel /= np.maximum(np.bincount(queries, novel)[queries], 1e-9) ** alike
+            seen, is_novel = _novel(known, candidate_place, pairs, np.int64(self.items))
+            novel = self._balanced(queries, strengths * is_novel)
+        shares = self._shares[candidate_rows]
+        item_counts, user_counts = np.zeros((len(rows), 0), np.float32), np.zeros((len(users), 0), np.float32)
         if self._moments is not None and moment is not None:
             shares = self._moments.shares(candidate_rows, moment)
             item_counts, user_counts = self._moments.counts(rows, users, moment)
-        else:
-            shares = self._shares[candidate_rows]
-            item_counts, user_counts = np.zeros((len(rows), 0), np.float32), np.zeros((len(users), 0), np.float32)
         return Batch(
             rows=rows,
             users=users,
@@ -304,9 +296,9 @@ class Sampler:
             ages_days=known.ages_days,
             actions=known.actions,
             candidates=place[candidate_rows],
-            log_inclusion=log_inclusion(shares, len(shared), uniform / items),
+            log_inclusion=log_inclusion(shares, shared, self._uniform / self.items),
             query_users=asking,
-            query_positions=np.zeros(len(users), np.int32) if query_positions is None else query_positions,
+            query_positions=np.zeros(len(users), np.int32) if asked.positions is None else asked.positions,
             positives=np.stack([queries, place[positive_rows]], 1),
             excluded=excluded[excluded[:, 1] >= 0],
             weights=(weights / weights.sum()).astype(np.float32),
@@ -318,6 +310,30 @@ class Sampler:
             user_counts=user_counts,
         )
 
+    def _candidates(
+        self, asked: _Asked, positive_rows: Int32, generator: np.random.Generator
+    ) -> tuple[Int32, Int32, int]:
+        """The candidates' rows, the place of each item among them, and how many were drawn from the batch."""
+        drawn = generator.choice(self.items, self._uniform, replace=False, shuffle=False).astype(np.int32)
+        shared, limit = positive_rows, self.settings.in_batch_negatives
+        if asked.positions is not None:
+            # An event is in the batch once, whichever queries it is a positive of.
+            shared = self.events.rows[np.unique(asked.targets[self._strengths[asked.targets] > 0])]
+        if limit is not None and limit < len(shared):
+            shared = shared[generator.integers(len(shared), size=limit)]
+        return *_places(self.items, shared, drawn), len(shared)
+
+    def _balanced(self, queries: Int32, strengths: Float64) -> Float64:
+        """Weights such that a user's positives together weigh their strength to the power ``activity_power``."""
+        whole = np.maximum(np.bincount(queries, strengths)[queries], 1e-9)
+        balanced: Float64 = strengths / whole ** (1.0 - self.settings.activity_power)
+        return balanced
+
+    def _parts(self, keys: Int64) -> tuple[Int32, Int32]:
+        """The queries and the rows that ``_keys`` joined."""
+        width = np.int64(self.items)
+        return (keys // width).astype(np.int32), (keys % width).astype(np.int32)
+
     def _keys(self, queries: Int32, places: Int64) -> Int64:
         """One number for a query and the item of an event."""
         return queries.astype(np.int64) * self.items + self.events.rows[places]
@@ -327,18 +343,16 @@ class Sampler:
         counts = self._strengths[places] > 0
         return self._keys(queries[counts], places[counts])
 
-    def _certain(
-        self, asking: Int32, keys: Int64, targets: Int64, credits: Float64, positives: Int64
-    ) -> tuple[Int64, Float64]:
+    def _certain(self, asking: Int32, keys: Int64, asked: _Asked, positives: Int64) -> tuple[Int64, Float64]:
         """The keys of the queries' certain negatives, none of the ``positives`` among them, and their weights.
 
         Args:
             asking: ``[queries]`` the user of each query.
-            keys: of the queries' ``targets``, which count as ``credits`` say.
+            keys: of the targets.
         """
         found, strengths = [np.zeros(0, np.int64)], [np.zeros(0)]
         if self._shown is not None:
-            weights = self._shown[targets] * credits
+            weights = self._shown[asked.targets] * asked.credits
             found.append(keys[weights > 0])
             strengths.append(weights[weights > 0])
         if self._mined is not None:
