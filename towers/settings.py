@@ -179,7 +179,7 @@ class TowersSettings(Section):
 
 # Starting points for a kind of data: windows was settled on the validation weeks of Complete Journey; positions follows
 # published settings (SASRec with sampled softmax), of which validation on Amazon's beauty products preferred no other
-# dropout; sets comes from validation on gowalla, its bias_start and activity_power from that on Amazon's electronics as
+# dropout, and a lookahead of a quarter to none and to more; sets comes from validation on gowalla, its bias_start and activity_power from that on Amazon's electronics as
 # well.
 RECIPES: dict[Protocol, dict[str, Any]] = {
     "windows": {
@@ -205,9 +205,12 @@ RECIPES: dict[Protocol, dict[str, Any]] = {
     "positions": {
         "embedding_dim": 129,
         "temperature": 0.07,
+        "lookahead": 0.25,
         "learning_rate": 1e-3,
         "epochs": 60,
         "select_k": (10,),
+        # 5,000 tell the epochs apart too poorly: seeds that stopped early were worse.
+        "max_valid_users": 20_000,
     },
     "sets": {
         "embedding_dim": 256,
