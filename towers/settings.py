@@ -179,8 +179,8 @@ class TowersSettings(Section):
 
 # Starting points for a kind of data: windows was settled on the validation weeks of Complete Journey; positions follows
 # published settings (SASRec with sampled softmax), of which validation on Amazon's beauty products preferred no other
-# dropout, and a lookahead of a quarter to none and to more; sets comes from validation on gowalla, its bias_start and activity_power from that on Amazon's electronics as
-# well.
+# dropout, and a lookahead of a quarter to none and to more; sets comes from validation on gowalla, its bias_start and
+# activity_power from that on Amazon's electronics as well.
 RECIPES: dict[Protocol, dict[str, Any]] = {
     "windows": {
         "embedding_dim": 512,
