@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 import scipy.sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from benchmarks.published_tables import TEST, schema_of
+from benchmarks.published_tables import TEST, events_of, schema_of
 from index.config import load_config
 from pipelines import features as features_job
 from pipelines.manifest import git_commit
@@ -175,7 +175,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     asked = []
     if chosen.data is not None:
-        asked += [(schema_of(chosen.data / name), TowersSettings()) for name in chosen.only]
+        folders = [chosen.data / name for name in chosen.only]
+        asked += [(schema_of(folder, events_of(folder, chosen.work)), TowersSettings()) for folder in folders]
     for path in chosen.config:
         config = load_config(path)
         asked.append((config.schema_only(), config.towers))

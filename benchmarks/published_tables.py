@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -43,16 +44,66 @@ TEMPERATURES = (0.1, 0.14, 0.2)
 TEST = 2
 
 
-def schema_of(folder: Path) -> DatasetSchema:
-    """The schema of a benchmark folder, from its columns and their types alone."""
-    events = pq.read_schema(folder / "interactions.parquet")
-    table: dict[str, Any] = {
-        "path": str(folder / "interactions.parquet"),
-        "user_id": "user_id",
-        "item_id": "item_id",
-    }
+def events_of(folder: Path, work: Path) -> Path:
+    """The interactions of a benchmark folder; where they are held out user by user, with all that this asks for.
+
+    That is an order of all events, in which held-out ones without a time come last, and a validation part
+    (``_validation``). Where something is missing, a copy that has it is written below ``work``.
+    """
+    source = folder / "interactions.parquet"
+    table = pq.read_table(source)
+    name = next((name for name in ("timestamp", "pos") if name in table.column_names), None)
+    if name is None:
+        return source
+    split = _values(table["split"])
+    moments, complete = pc.cast(table[name], pa.int64()), table[name].null_count == 0
+    order = pc.fill_null(moments, pc.max(moments).as_py() + 1).to_numpy()
+    if pa.types.is_timestamp(table[name].type):
+        if complete and order[split != "train"].min() >= order[split == "train"].max():
+            return source  # one moment parts them all
+    elif complete and "valid" in split:
+        return source
+    if "valid" not in split:
+        split[_validation(table, split, order)] = "valid"
+    kept = [column for column in ("user_id", "item_id", "behavior") if column in table.column_names]
+    copy = table.select(kept).append_column("pos", pa.array(order)).append_column("split", pa.array(split))
+    out = work / folder.name / "interactions.parquet"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(copy, out)
+    return out
+
+
+def _validation(table: pa.Table, split: npt.NDArray[Any], order: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Each user's last train event of the kinds that the test part has; where no test pair stands in train, all of the
+    user's events with that item.
+    """
+    known, held = split == "train", split == "test"
+    users, items = (
+        table[name].combine_chunks().dictionary_encode().indices.to_numpy() for name in ("user_id", "item_id")
+    )
+    pairs = users.astype(np.int64) * (int(items.max()) + 1) + items
+    of_kind = known
+    if "behavior" in table.column_names:
+        behaviors = _values(table["behavior"])
+        of_kind = known & np.isin(behaviors, np.unique(behaviors[held]))
+    places = np.flatnonzero(of_kind)[np.lexsort((order[of_kind], users[of_kind]))]
+    last = places[np.append(users[places[1:]] != users[places[:-1]], True)]
+    if np.isin(pairs[held], pairs[known]).any():
+        return np.isin(np.arange(len(split)), last)
+    return known & np.isin(pairs, pairs[last])
+
+
+def _values(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+    values: npt.NDArray[Any] = pc.cast(column, pa.string()).to_numpy(zero_copy_only=False)
+    return values
+
+
+def schema_of(folder: Path, interactions: Path) -> DatasetSchema:
+    """The schema of a benchmark folder and its ``interactions``, from the columns and their types alone."""
+    events = pq.read_schema(interactions)
+    table: dict[str, Any] = {"path": str(interactions), "user_id": "user_id", "item_id": "item_id"}
     split: dict[str, Any] = {"column": "split"}
-    names = set(pq.read_table(folder / "interactions.parquet", columns=["split"])["split"].unique().to_pylist())
+    names = set(pq.read_table(interactions, columns=["split"])["split"].unique().to_pylist())
     if "valid" not in names:
         split["valid_fraction"] = VALID_FRACTION
     if "timestamp" in events.names and pa.types.is_timestamp(events.field("timestamp").type):
@@ -64,7 +115,7 @@ def schema_of(folder: Path) -> DatasetSchema:
     raw: dict[str, Any] = {"dataset": {"name": folder.name}, "tables": {"events": table}, "split": split}
     if "behavior" in events.names:
         table["action"] = "behavior"
-        behaviors = pq.read_table(folder / "interactions.parquet", columns=["behavior"])["behavior"]
+        behaviors = pq.read_table(interactions, columns=["behavior"])["behavior"]
         raw["actions"] = dict.fromkeys(sorted(behaviors.unique().to_pylist()), 1.0)
     raw["features"] = {"item": [{"name": "item_id", "kind": "id"}], "user": []}
     if (folder / "items.parquet").exists():
@@ -125,6 +176,7 @@ def baselines(features: Path, ks: tuple[int, ...]) -> dict[str, dict[str, Any]]:
     import scipy.sparse
     from implicit.als import AlternatingLeastSquares
     from implicit.nearest_neighbours import CosineRecommender
+    from threadpoolctl import threadpool_limits
 
     data = load(features)
     truth = truth_of(data.events, TEST)
@@ -132,8 +184,9 @@ def baselines(features: Path, ks: tuple[int, ...]) -> dict[str, dict[str, Any]]:
     ones = np.ones(len(known.rows), np.float32)
     counts = scipy.sparse.csr_matrix((ones, (known.user_of_event(), known.rows)), (known.users, data.num_items))
     counts.sum_duplicates()
-    als = AlternatingLeastSquares(factors=64, iterations=15, random_state=1, num_threads=2)
-    als.fit(counts, show_progress=False)
+    with threadpool_limits(1, "blas"):
+        als = AlternatingLeastSquares(factors=64, iterations=15, random_state=1, num_threads=2)
+        als.fit(counts, show_progress=False)
     knn = CosineRecommender(K=100)
     knn.fit(counts, show_progress=False)
     popular = np.asarray(counts.sum(0), np.float32)
@@ -182,7 +235,7 @@ def tuned(features: Path, settings: TowersSettings, seed: int) -> TowersSettings
 def run_one(folder: Path, work: Path, settings: TowersSettings, seed: int, temperature: float | None) -> dict[str, Any]:
     """Features, train, evaluate; returns the run's entry. ``temperature``: what another seed's tuning chose."""
     started = time.monotonic()
-    schema = schema_of(folder)
+    schema = schema_of(folder, events_of(folder, work))
     features = work / folder.name / "features"
     features_job.run(schema, features, progress=False)
     given = settings.resolved(schema).model_dump(mode="json")
@@ -264,7 +317,7 @@ def _run_and_store(folder: Path, settings: TowersSettings, seed: int, arguments:
     stored: dict[str, Any] = {"runs": [], "baselines": {}}
     if arguments.results.exists():
         stored = json.loads(arguments.results.read_text())
-    schema = schema_of(folder)
+    schema = schema_of(folder, events_of(folder, arguments.work))
     wanted = settings.resolved(schema).model_dump(mode="json")
     same = [run for run in stored["runs"] if run["dataset"] == folder.name and run["given"] == wanted]
     if any(run["seed"] == seed for run in same):
@@ -272,7 +325,7 @@ def _run_and_store(folder: Path, settings: TowersSettings, seed: int, arguments:
         return
     entry = run_one(folder, arguments.work, settings, seed, same[0]["config"]["temperature"] if same else None)
     stored["runs"].append(entry)
-    if schema.tables.events.time is not None and folder.name not in stored["baselines"]:
+    if not schema.tables.events.unordered and folder.name not in stored["baselines"]:
         features = arguments.work / folder.name / "features"
         stored["baselines"][folder.name] = baselines(features, cutoffs(schema))
     stored["summary"] = summary(stored["runs"])
