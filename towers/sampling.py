@@ -169,10 +169,10 @@ class Sampler:
     def steps(self) -> int:
         """Batches in an epoch."""
         batches = -(-len(self.users) // self.settings.batch_users)
-        return max(batches, self.settings.min_steps) if self._moments is not None else batches
+        return batches if self.settings.protocol == "sets" else max(batches, self.settings.min_steps)
 
     def epoch(self, generator: np.random.Generator) -> Iterator[Batch]:
-        """The batches of one pass over the users, in random order."""
+        """The batches of one pass over the users, in random order, or of several where ``min_steps`` asks for them."""
         done = 0
         while done < self.steps:
             order = self._order(generator)

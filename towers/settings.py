@@ -88,7 +88,8 @@ class TowersSettings(Section):
     # Training.
     batch_users: int = Field(default=256, ge=1)
     epochs: int = Field(default=30, ge=0)
-    min_steps: int = Field(default=40, ge=1)  # windows: steps of an epoch at least; users come again at another moment
+    # Steps of an epoch at least, but for sets: few users come several times, at other moments or in other batches.
+    min_steps: int = Field(default=40, ge=1)
     learning_rate: float = Field(default=0.01, gt=0.0)
     # What many items or users share (mixing matrices, content and profile tables) learns at this times the rate: one
     # of Adam's steps on a matrix of fan-in n moves an output n times as far as one on a row of its own.

@@ -152,9 +152,15 @@ def test_ranges_are_those_of_python(pairs: list[tuple[int, int]]) -> None:
 
 
 def test_a_batch_larger_than_the_data_is_all_of_it() -> None:
-    made = sampler("order", batch_users=10_000)
+    made = sampler("order", batch_users=10_000, min_steps=1)
     assert made.steps == 1
     assert len(next(iter(made.epoch(np.random.default_rng(0)))).users) == len(made.users)
+
+
+@pytest.mark.parametrize(("kind", "steps"), [("time", 9), ("order", 9), ("set", 1)])
+def test_few_users_come_again_until_an_epoch_has_its_least_steps(kind: str, steps: int) -> None:
+    small = sampler(kind, batch_users=1000, min_steps=9)
+    assert small.steps == steps == len(list(small.epoch(np.random.default_rng(0))))
 
 
 def test_the_same_generator_gives_the_same_batches() -> None:
