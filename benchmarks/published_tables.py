@@ -232,11 +232,13 @@ def tuned(features: Path, settings: TowersSettings, seed: int) -> TowersSettings
     return TowersSettings.model_validate({**given, "temperature": best})
 
 
-def run_one(folder: Path, work: Path, settings: TowersSettings, seed: int, temperature: float | None) -> dict[str, Any]:
+def run_one(
+    schema: DatasetSchema, work: Path, settings: TowersSettings, seed: int, temperature: float | None
+) -> dict[str, Any]:
     """Features, train, evaluate; returns the run's entry. ``temperature``: what another seed's tuning chose."""
     started = time.monotonic()
-    schema = schema_of(folder, events_of(folder, work))
-    features = work / folder.name / "features"
+    name = schema.dataset.name
+    features = work / name / "features"
     features_job.run(schema, features, progress=False)
     given = settings.resolved(schema).model_dump(mode="json")
     if temperature is None:
@@ -244,14 +246,14 @@ def run_one(folder: Path, work: Path, settings: TowersSettings, seed: int, tempe
     else:
         settings = TowersSettings.model_validate(settings.model_dump(exclude_unset=True) | {"temperature": temperature})
     resolved = settings.resolved(schema)
-    model = work / folder.name / f"model-{resolved.embedding_dim}-{seed}"
+    model = work / name / f"model-{resolved.embedding_dim}-{seed}"
     training.run(features, settings, model, seed=seed, progress=True)
     ks = cutoffs(schema)
     figures = measure(model, features, ks)
     headline = figures["all" if resolved.protocol == "windows" else "removed"]
     record = json.loads((model / "training.json").read_text())
     return {
-        "dataset": folder.name,
+        "dataset": name,
         "protocol": {"windows": "time split", "positions": "leave last out", "sets": "random split"}[
             str(resolved.protocol)
         ],
@@ -323,7 +325,7 @@ def _run_and_store(folder: Path, settings: TowersSettings, seed: int, arguments:
     if any(run["seed"] == seed for run in same):
         print(f"{folder.name} seed {seed}: stands in {arguments.results}")
         return
-    entry = run_one(folder, arguments.work, settings, seed, same[0]["config"]["temperature"] if same else None)
+    entry = run_one(schema, arguments.work, settings, seed, same[0]["config"]["temperature"] if same else None)
     stored["runs"].append(entry)
     if not schema.tables.events.unordered and folder.name not in stored["baselines"]:
         features = arguments.work / folder.name / "features"

@@ -64,8 +64,8 @@ def test_held_out_events_without_a_time_come_last_and_the_last_purchase_before_t
 
 def test_an_item_that_is_bought_again_is_validated_by_its_last_purchase_alone(tmp_path: Path) -> None:
     rows = behaviours()
-    first = {row["user_id"]: row["item_id"] for row in rows if row["split"] == "train"}
-    rows = [row | {"item_id": first[row["user_id"]]} if row["split"] == "test" else row for row in rows]
+    known = {row["user_id"]: row["item_id"] for row in rows if row["split"] == "train"}
+    rows = [row | {"item_id": known[row["user_id"]]} if row["split"] == "test" else row for row in rows]
     folder = folder_of(tmp_path / "shop", pa.Table.from_pylist(rows))
     made = pq.read_table(events_of(folder, tmp_path / "work")).to_pylist()
     assert sorted(row["user_id"] for row in made if row["split"] == "valid") == list(range(USERS))
