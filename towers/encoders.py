@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import scipy.sparse
 
 from pipelines.schema import Feature
 from towers.runtime import tf, tf_keras
@@ -136,6 +137,19 @@ class FeatureSum(tf_keras.layers.Layer):
         """The sum of all contributions, ``[batch, width]``."""
         parts = [self._contribution(feature, inputs[feature.name], training) for feature in self.features]
         return tf.add_n(parts)
+
+    def code_weights(self, name: str, values: npt.NDArray[Any]) -> scipy.sparse.csr_matrix:
+        """``[batch, table rows]``: the weights with which a coded feature's ``values`` add up its table's rows."""
+        codes = values.reshape(len(values), -1)
+        weights = (codes > 0).astype(np.float32)
+        if name in self.token_weights:
+            weights *= self.token_weights[name].numpy()[codes]
+        if name in self.token_logits:
+            weights *= np.exp(self.token_logits[name].numpy()[codes])
+        weights /= np.maximum(weights.sum(1, keepdims=True), EPSILON)
+        rows = np.repeat(np.arange(len(codes)), codes.shape[1])
+        size = int(self.tables[name].shape[0])
+        return scipy.sparse.csr_matrix((weights.ravel(), (rows, codes.ravel())), (len(codes), size))
 
     def _contribution(self, feature: Feature, values: Any, training: bool) -> Any:
         if feature.kind in ("numeric", "time_since", "count", "embedding"):

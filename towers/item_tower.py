@@ -44,7 +44,7 @@ class ItemTower(tf_keras.Model):
         self.demand: Any = self.add_weight("demand", shape, initializer="zeros") if counts else None
         ids = [feature.name for feature in body.features if feature.kind == "id"]
         self.free = settings.item_norm == "free"
-        # The usual length of a vector, which the closed-form start measures; 0: not known.
+        # The usual length of a vector, measured after training; 0: not known.
         self.item_id = ids[0] if ids and self.free else None
         self.usual_length: Any = None
         if self.item_id is not None:

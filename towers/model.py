@@ -93,18 +93,6 @@ class TwoTowers(tfrs.Model):
         bodies = [body for body in (self.item_tower.body, self.user_tower.profile) if body is not None]
         return [body.tables[f.name] for body in bodies for f in body.features if f.kind == "id"]
 
-    def steady_content(self) -> list[Any]:
-        """What ``content_rate`` is about: the items' content tables, which the closed-form start has fitted
-        (``towers.starting``), and the maps of their numbers. None where there is no such start. Outside vectors are
-        not among it: it leaves them to be learned.
-        """
-        body, settings = self.item_tower.body, self.settings
-        kinds = {feature.name: feature.kind for feature in body.features}
-        if settings.initializer != "svd" or settings.history_encoder == "none" or "id" not in kinds.values():
-            return []
-        content = {**body.tables, **body.maps}
-        return [weights for name, weights in content.items() if kinds[name] not in ("id", "embedding")]
-
     def item_vectors(self, rows: Any, counts: Any, training: bool = False) -> Any:
         """``[rows] int32`` and their counts ``[rows, windows or 0] float32`` to ``[rows, embedding_dim]``."""
         return self.item_tower(self._columns["item"].at_moment(rows, counts), training=training)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import scipy.sparse
 from sklearn.utils.extmath import randomized_svd
 
-from pipelines.schema import Feature, Side
+from pipelines.schema import Side
 from towers.demand import fit_demand
 from towers.encoders import FeatureSum
 from towers.history_encoders import PooledHistory
@@ -32,7 +32,6 @@ Float = npt.NDArray[Any]
 _RIDGE = 1e-2
 _IDENTITY = 0.05
 _CONTENT_NORM = 0.003
-_SHRINKAGE = 5.0
 
 
 def start_from_svd(model: TwoTowers, data: TrainingData, events: Events) -> None:
@@ -40,8 +39,8 @@ def start_from_svd(model: TwoTowers, data: TrainingData, events: Events) -> None
 
     Users with an id and no history: factors of the degree-normalised matrix. Else the right singular vectors of the
     users' square-root counts: a history pooled over them is its projection on the directions in which users
-    differ most. Of each item's row, what its content features explain goes into their tables, so that a new ad starts
-    where its like are; the id keeps the rest. For windows, the pooled heads are mixed as ridge regression has it.
+    differ most, and the content dimensions are filled. For windows, the pooled heads are mixed as ridge regression has
+    it.
     """
     item_id = _id_feature(data, "item")
     if item_id is None or min(events.users, data.num_items) < 2:
@@ -58,11 +57,8 @@ def start_from_svd(model: TwoTowers, data: TrainingData, events: Events) -> None
     own = model.settings.vector_dim - model.settings.content_dim
     svd = _svd(_root_counts(events, data.num_items, half_life), own)
     factors = svd.right if model.settings.item_norm == "free" else _scaled(svd.right)
-    rest = _explain(model.item_tower.body, data, item_id, factors)
-    _fill(model.item_tower.body.tables[item_id], data.items[item_id], rest)
+    _fill(model.item_tower.body.tables[item_id], data.items[item_id], factors)
     content = _fill_content(model.item_tower.body, data, events, own, model.settings)
-    if model.item_tower.usual_length is not None:
-        model.item_tower.usual_length.assign(_usual_length(np.concatenate([factors, content], 1), data.items[item_id]))
     demand = fit_demand(model.item_tower, data, events, model.settings.window_days)
     pool = model.user_tower.pool
     if model.settings.protocol == "windows" and isinstance(pool, PooledHistory):
@@ -76,12 +72,6 @@ def start_from_svd(model: TwoTowers, data: TrainingData, events: Events) -> None
         pool.mix.assign(mix * (spectrum / spectrum[0]) ** 0.25)
 
 
-def _usual_length(vectors: Float, codes: npt.NDArray[Any]) -> float:
-    """The median length of the known items' ``vectors [items, ..]``; 0 where none is known."""
-    known = np.asarray(codes) > 1
-    return float(np.median(np.linalg.norm(vectors[known], axis=1))) if known.any() else 0.0
-
-
 def _fill_content(body: FeatureSum, data: TrainingData, events: Events, start: int, settings: TowersSettings) -> Float:
     """Fills the content dimensions and returns them, ``[items, content_dim]``.
 
@@ -92,7 +82,7 @@ def _fill_content(body: FeatureSum, data: TrainingData, events: Events, start: i
     dim = settings.content_dim
     if not dim or not coded:
         return np.zeros((data.num_items, dim), np.float32)
-    parts = [_code_matrix(body, f, data.items[f.name], int(body.tables[f.name].shape[0])) for f in coded]
+    parts = [body.code_weights(f.name, data.items[f.name]) for f in coded]
     codes = scipy.sparse.hstack(parts).tocsr()
     users = _matrix(events.user_of_event(), events.rows, None, events.users, data.num_items)
     users.data = np.sqrt(users.data)
@@ -123,38 +113,6 @@ class _Svd:
 def _svd(matrix: scipy.sparse.csr_matrix, dim: int) -> _Svd:
     left, values, right = randomized_svd(matrix, min(dim, min(matrix.shape) - 1), n_iter=2, random_state=dim)
     return _Svd(left.astype(np.float32), values.astype(np.float32), right.T.astype(np.float32))
-
-
-def _explain(body: FeatureSum, data: TrainingData, item_id: str, factors: Float) -> Float:
-    """Fits the content tables to ``factors [items, dim]``, two rounds of shrunken means; returns what is left over."""
-    rest = factors.copy()
-    # Every known item counts the same: most are rare, and a new ad must not start as its kind's best seller.
-    weight = (np.asarray(data.items[item_id], np.int64) > 1).astype(np.float32)
-    coded = [f for f in data.features("item") if f.kind in ("categorical", "list", "text")]
-    for _ in range(2):
-        for feature in coded:
-            table = body.tables[feature.name]
-            codes = _code_matrix(body, feature, data.items[feature.name], int(table.shape[0]))
-            weighted = codes.multiply(weight[:, None]).tocsr()
-            mass = np.asarray(weighted.sum(0)).ravel()
-            # As if each code had also been seen with 5 items that it says nothing of.
-            step = np.asarray(weighted.T @ rest) / (mass + _SHRINKAGE)[:, None]
-            values = table.numpy()
-            values[:, : step.shape[1]] += step
-            table.assign(values)
-            rest -= codes @ step
-    return rest
-
-
-def _code_matrix(body: FeatureSum, feature: Feature, values: npt.NDArray[Any], size: int) -> scipy.sparse.csr_matrix:
-    """``[items, codes]``: the weights with which ``FeatureSum`` adds up a feature's rows."""
-    codes = values.reshape(len(values), -1)
-    weights = (codes > 0).astype(np.float32)
-    if feature.kind == "text":
-        weights *= body.token_weights[feature.name].numpy()[codes]
-    weights /= np.maximum(weights.sum(1, keepdims=True), 1e-12)
-    rows = np.repeat(np.arange(len(codes)), codes.shape[1])
-    return scipy.sparse.csr_matrix((weights.ravel(), (rows, codes.ravel())), (len(codes), size))
 
 
 def _ridge_mix(events: Events, blocks: list[Float], demand: Callable[[int], Float], settings: TowersSettings) -> Float:

@@ -31,6 +31,7 @@ from towers.recall import Figures
 from towers.runtime import tf, tf_keras
 from towers.sampling import Sampler
 from towers.settings import TowersSettings
+from towers.settling import content_of, settle
 from towers.starting import start_from_svd
 from towers.validation import evaluate, selecting, selection, truth_of
 from towers.warm_start import NIGHTS, WarmStart
@@ -188,7 +189,7 @@ def optimizer_of(model: TwoTowers, settings: TowersSettings, steps: int) -> Lazy
         rate = tf_keras.optimizers.schedules.CosineDecay(rate, max(steps * settings.epochs, 1), alpha=0.02)
     own = {table.name for table in model.own_rows()}
     shared = {v.name: settings.shared_rate for v in model.trainable_variables if v.name not in own}
-    shared |= {v.name: settings.shared_rate * settings.content_rate for v in model.steady_content()}
+    shared |= {v.name: settings.shared_rate * settings.content_rate for v in content_of(model.item_tower.body)}
     return LazyAdam(
         rate,
         epsilon=settings.epsilon,
@@ -291,6 +292,8 @@ class _Phase:
                     break
         if self.best.weights is not None:
             self.model.set_weights(self.best.weights)
+        with self.workers.strategy.scope():
+            settle(self.model, self.data)
         return Trained(self.model, tuple(self.curves), self.best.epoch if self.validates else self.epochs)
 
     def _epoch(self, number: int, bar: Any) -> Epoch:
