@@ -19,25 +19,26 @@ from towers.runtime import tf
 Float = npt.NDArray[np.float32]
 
 _KNOWN = 2  # the first code of an id that stands for one ad
-_CODED = ("categorical", "list", "text")
 # A content value's row is a mean over its ads, shrunk as if it had one more of which it says nothing.
 _SHRINKAGE = 1.0
+# Of numbers and outside vectors: the ridge regression's penalty, in mean squares of a column.
+_RIDGE = 0.01
 _BLOCK = 8192
 
 
 def settle(model: TwoTowers, data: TrainingData) -> None:
-    """Fits the item tower's content tables to the directions of the known ads' vectors.
+    """Fits the item tower's content to the directions of the known ads' vectors.
 
     Known ads keep their vectors: their own rows take the difference. An ad without an id of its own gets what its
     content says: the nearer to 0 the less that is, and the known ads' mean bias. All known ads weigh alike, however
     often they were sold; else a new ad would be like its kind's best seller. Columns that content fills alone
-    (``content_share``), numbers and outside vectors stay as they were learned.
+    (``content_share``) stay as they are; gates of outside vectors then let one half of all through.
 
-    Does nothing without an id, with a hashed one (there every ad has a row) or without categories, lists and texts.
+    Does nothing without an id, with a hashed one (there every ad has a row) or without content.
     """
     body, dim = model.item_tower.body, model.settings.vector_dim
-    item_id, coded = _own_id(body), [feature.name for feature in body.features if feature.kind in _CODED]
-    if item_id is None or not coded:
+    item_id, content = _own_id(body), _content(body)
+    if item_id is None or not content:
         return
     codes = data.items[item_id].astype(np.int64)
     known: npt.NDArray[np.bool_] = codes >= _KNOWN
@@ -50,16 +51,15 @@ def settle(model: TwoTowers, data: TrainingData) -> None:
     lengths = np.linalg.norm(vectors[:, :dim], axis=1)
     usual = float(np.median(lengths[known]))
     directions = vectors[:, own] * (usual / np.maximum(lengths, 1e-12))[:, None]
-    for name in coded:
-        values = body.tables[name].numpy()
-        values[:, columns] = 0.0
-        body.tables[name].assign(values)
     table = body.tables[item_id]
-    table.assign(tf.zeros_like(table))
-    fixed = _outputs(body, data)
-    said = _fit(body, data, coded, directions - fixed[:, own], known)
-    rest = (vectors - fixed)[:, columns]
-    rest[:, own] -= said
+    for weights in (table, *body.gates.values()):
+        weights.assign(tf.zeros_like(weights))
+    for weights in content.values():
+        values = weights.numpy()
+        values[:, columns] = 0.0
+        weights.assign(values)
+    rest = vectors[:, columns]
+    rest[:, own] -= _fit(body, data, directions, known)
     rows = np.zeros(tuple(table.shape), np.float32)
     rows[codes[known]] = rest[known]
     rows[_KNOWN - 1, body.own_dim :] = rest[known, body.own_dim :].mean(0)
@@ -69,14 +69,12 @@ def settle(model: TwoTowers, data: TrainingData) -> None:
 
 
 def content_of(body: FeatureSum) -> list[Any]:
-    """What ``content_rate`` is about: tables and maps of the items' content, where the rows of their own can do all the
-    learning and content is fitted in the end. Outside vectors are not fitted, so not among it.
+    """What ``content_rate`` is about: all weights of the items' content, where rows of their own can do all the
+    learning and content is fitted in the end.
     """
     if _own_id(body) is None:
         return []
-    kinds = {feature.name: feature.kind for feature in body.features}
-    content = {**body.tables, **body.maps}
-    return [weights for name, weights in content.items() if kinds[name] not in ("id", "embedding")]
+    return [*_content(body).values(), *body.gates.values(), *body.token_logits.values()]
 
 
 def _own_id(body: FeatureSum) -> str | None:
@@ -84,23 +82,38 @@ def _own_id(body: FeatureSum) -> str | None:
     return next((f.name for f in body.features if f.kind == "id" and f.hash_buckets is None), None)
 
 
-def _fit(body: FeatureSum, data: TrainingData, coded: list[str], wanted: Float, known: npt.NDArray[np.bool_]) -> Float:
-    """Adds to the ``coded`` features' tables what tells ``wanted [items, dim]`` of the ``known``; returns what they
-    then say of all, as large.
+def _content(body: FeatureSum) -> dict[str, Any]:
+    """The tables and maps of all features but ids."""
+    weights = {**body.tables, **body.maps}
+    return {feature.name: weights[feature.name] for feature in body.features if feature.kind != "id"}
 
-    Two rounds over the features, each fitted to what the others leave.
+
+def _fit(body: FeatureSum, data: TrainingData, wanted: Float, known: npt.NDArray[np.bool_]) -> Float:
+    """Adds to the weights of the content what tells ``wanted [items, dim]`` of the ``known``; returns what content
+    then says of all, as large.
+
+    Two rounds over the features, each fitted to what the others leave: means of a value's ads for tables, ridge
+    regression for maps.
     """
     said = np.zeros_like(wanted)
     for _ in range(2):
-        for name in coded:
-            codes = body.code_weights(name, data.items[name])
-            of_known = codes[known]
-            mass = np.asarray(of_known.sum(0)).ravel()
-            step = (of_known.T @ (wanted - said)[known]) / (mass + _SHRINKAGE)[:, None]
-            values = body.tables[name].numpy()
+        for name, weights in _content(body).items():
+            left = (wanted - said)[known]
+            inputs: Any
+            if name in body.tables:
+                inputs = body.code_weights(name, data.items[name])
+                mass = np.asarray(inputs[known].sum(0)).ravel()
+                step = (inputs[known].T @ left) / (mass + _SHRINKAGE)[:, None]
+            else:
+                # A gate of zeros lets one half through.
+                inputs = data.items[name].astype(np.float32) * (0.5 if name in body.gates else 1.0)
+                squares = inputs[known].T @ inputs[known]
+                penalty = _RIDGE * max(float(np.diag(squares).mean()), 1e-6) * np.eye(len(squares))
+                step = np.linalg.solve(squares + penalty, inputs[known].T @ left).astype(np.float32)
+            values = weights.numpy()
             values[:, : step.shape[1]] += step
-            body.tables[name].assign(values)
-            said += codes @ step
+            weights.assign(values)
+            said += inputs @ step
     return said
 
 
