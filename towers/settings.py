@@ -94,8 +94,8 @@ class TowersSettings(Section):
     # What many items or users share (mixing matrices, content and profile tables) learns at this times the rate: one
     # of Adam's steps on a matrix of fan-in n moves an output n times as far as one on a row of its own.
     shared_rate: float = Field(default=1.0, ge=0.0)
-    # Of that, the items' content (outside vectors apart) at this times as much, where items have ids: the ids can learn
-    # it all, and what content says of them is fitted in the end (``towers.settling``).
+    # Of that, the items' content at this times as much, where items have ids: these can learn it all, and what content
+    # says of them is fitted in the end (``towers.settling``).
     content_rate: float = Field(default=1.0, ge=0.0)
     # An item's or a user's own row keeps one second moment and no first one: faster, and a third of the memory.
     rowwise: bool = False
