@@ -6,10 +6,12 @@ and what the content's tables have learned is then no forecast of the sum. Here 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import scipy.sparse
 
 from towers.encoders import FeatureSum
 from towers.inputs import TrainingData
@@ -23,7 +25,7 @@ _KNOWN = 2  # the first code of an id that stands for one ad
 _SHRINKAGE = 1.0
 # Of numbers and outside vectors: the ridge regression's penalty, in mean squares of a column.
 _RIDGE = 0.01
-_BLOCK = 8192
+_ITEMS, _COLUMNS = 8192, 64  # at a time
 
 
 def settle(model: TwoTowers, data: TrainingData) -> None:
@@ -37,35 +39,81 @@ def settle(model: TwoTowers, data: TrainingData) -> None:
     Does nothing without an id, with a hashed one (there every ad has a row) or without content.
     """
     body, dim = model.item_tower.body, model.settings.vector_dim
-    item_id, content = _own_id(body), _content(body)
+    item_id, content = _own_id(body), [feature.name for feature in body.features if feature.kind != "id"]
     if item_id is None or not content:
         return
     codes = data.items[item_id].astype(np.int64)
     known: npt.NDArray[np.bool_] = codes >= _KNOWN
     if not known.any():
         return
-    # The columns in which the id has a part, and among them those of the vector.
-    columns = np.r_[0 : body.own_dim, dim : body.width]
-    own = slice(body.own_dim)
     vectors = _outputs(body, data)
     lengths = np.linalg.norm(vectors[:, :dim], axis=1)
     usual = float(np.median(lengths[known]))
-    directions = vectors[:, own] * (usual / np.maximum(lengths, 1e-12))[:, None]
+    to_usual = (usual / np.maximum(lengths, 1e-12))[:, None]
+    # The columns in which the id has a part: the others stay.
+    columns = np.r_[0 : body.own_dim, dim : body.width]
+    inputs = [_input(body, name, data.items[name], known) for name in content]
+    for each in inputs:
+        each.values[:, columns] = 0.0
+    for start in range(0, body.own_dim, _COLUMNS):
+        part = slice(start, min(start + _COLUMNS, body.own_dim))
+        vectors[:, part] -= _fit(inputs, vectors[:, part] * to_usual, part, known)
+    for each in inputs:
+        each.weights.assign(each.values)
+    for gate in body.gates.values():
+        gate.assign(tf.zeros_like(gate))
     table = body.tables[item_id]
-    for weights in (table, *body.gates.values()):
-        weights.assign(tf.zeros_like(weights))
-    for weights in content.values():
-        values = weights.numpy()
-        values[:, columns] = 0.0
-        weights.assign(values)
-    rest = vectors[:, columns]
-    rest[:, own] -= _fit(body, data, directions, known)
     rows = np.zeros(tuple(table.shape), np.float32)
-    rows[codes[known]] = rest[known]
-    rows[_KNOWN - 1, body.own_dim :] = rest[known, body.own_dim :].mean(0)
+    rows[codes[known]] = vectors[known][:, columns]
+    rows[_KNOWN - 1, body.own_dim :] = vectors[known, dim:].mean(0)
     table.assign(rows)
     if model.item_tower.usual_length is not None:
         model.item_tower.usual_length.assign(usual)
+
+
+@dataclass(frozen=True)
+class _Input:
+    """A content feature: ``every [items, n]`` adds up the rows of its ``weights``, whose new ``values`` are fitted;
+    ``inverse [n, n]`` is that of ``of_known``'s normal equations (for tables, of their diagonal: means by value).
+    """
+
+    weights: Any
+    values: Float
+    every: Any
+    of_known: Any
+    inverse: Any
+
+
+def _input(body: FeatureSum, name: str, encoded: npt.NDArray[Any], known: npt.NDArray[np.bool_]) -> _Input:
+    every: Any
+    if name in body.tables:
+        weights, every = body.tables[name], body.code_weights(name, encoded)
+        of_known = every[known]
+        mass = np.asarray(of_known.sum(0)).ravel()
+        inverse: Any = scipy.sparse.diags((1.0 / (mass + _SHRINKAGE)).astype(np.float32))
+    else:
+        # A gate of zeros lets one half through.
+        weights, every = body.maps[name], encoded.astype(np.float32) * np.float32(0.5 if name in body.gates else 1.0)
+        of_known = every[known]
+        squares = of_known.T @ of_known
+        penalty = _RIDGE * max(float(np.diag(squares).mean()), 1e-6)
+        inverse = np.linalg.inv(squares + penalty * np.eye(len(squares))).astype(np.float32)
+    return _Input(weights, weights.numpy(), every, of_known, inverse)
+
+
+def _fit(inputs: list[_Input], wanted: Float, part: slice, known: npt.NDArray[np.bool_]) -> Float:
+    """Puts into the inputs' values, columns ``part``, what tells ``wanted [items, dim]`` of the ``known``; returns what
+    these then say of all, as large.
+
+    Two rounds over the features, each fitted to what the others leave.
+    """
+    said = np.zeros_like(wanted)
+    for _ in range(2):
+        for each in inputs:
+            step = each.inverse @ (each.of_known.T @ (wanted - said)[known])
+            each.values[:, part] += step
+            said += each.every @ step
+    return said
 
 
 def content_of(body: FeatureSum) -> list[Any]:
@@ -74,7 +122,10 @@ def content_of(body: FeatureSum) -> list[Any]:
     """
     if _own_id(body) is None:
         return []
-    return [*_content(body).values(), *body.gates.values(), *body.token_logits.values()]
+    kinds = {feature.name: feature.kind for feature in body.features}
+    weights = {**body.tables, **body.maps}
+    content = [weight for name, weight in weights.items() if kinds[name] != "id"]
+    return [*content, *body.gates.values(), *body.token_logits.values()]
 
 
 def _own_id(body: FeatureSum) -> str | None:
@@ -82,47 +133,12 @@ def _own_id(body: FeatureSum) -> str | None:
     return next((f.name for f in body.features if f.kind == "id" and f.hash_buckets is None), None)
 
 
-def _content(body: FeatureSum) -> dict[str, Any]:
-    """The tables and maps of all features but ids."""
-    weights = {**body.tables, **body.maps}
-    return {feature.name: weights[feature.name] for feature in body.features if feature.kind != "id"}
-
-
-def _fit(body: FeatureSum, data: TrainingData, wanted: Float, known: npt.NDArray[np.bool_]) -> Float:
-    """Adds to the weights of the content what tells ``wanted [items, dim]`` of the ``known``; returns what content
-    then says of all, as large.
-
-    Two rounds over the features, each fitted to what the others leave: means of a value's ads for tables, ridge
-    regression for maps.
-    """
-    said = np.zeros_like(wanted)
-    for _ in range(2):
-        for name, weights in _content(body).items():
-            left = (wanted - said)[known]
-            inputs: Any
-            if name in body.tables:
-                inputs = body.code_weights(name, data.items[name])
-                mass = np.asarray(inputs[known].sum(0)).ravel()
-                step = (inputs[known].T @ left) / (mass + _SHRINKAGE)[:, None]
-            else:
-                # A gate of zeros lets one half through.
-                inputs = data.items[name].astype(np.float32) * (0.5 if name in body.gates else 1.0)
-                squares = inputs[known].T @ inputs[known]
-                penalty = _RIDGE * max(float(np.diag(squares).mean()), 1e-6) * np.eye(len(squares))
-                step = np.linalg.solve(squares + penalty, inputs[known].T @ left).astype(np.float32)
-            values = weights.numpy()
-            values[:, : step.shape[1]] += step
-            weights.assign(values)
-            said += inputs @ step
-    return said
-
-
 def _outputs(body: FeatureSum, data: TrainingData) -> Float:
     """``[items, width]`` of the whole catalogue."""
     parts = []
-    for start in range(0, data.num_items, _BLOCK):
+    for start in range(0, data.num_items, _ITEMS):
         inputs: dict[str, Any] = {
-            feature.name: tf.constant(data.items[feature.name][start : start + _BLOCK]) for feature in body.features
+            feature.name: tf.constant(data.items[feature.name][start : start + _ITEMS]) for feature in body.features
         }
         parts.append(body(inputs).numpy())
     return np.concatenate(parts)

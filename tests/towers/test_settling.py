@@ -76,20 +76,20 @@ def test_content_becomes_the_shrunken_mean_of_directions() -> None:
     data = dataclasses.replace(
         data, schema=data.schema.model_copy(update={"features": features}), items={**data.items, "item": ids}
     )
-    model = towers_of(data)
+    model = towers_of(data, embedding_dim=81)
     raw = model.item_tower.body({name: data.items[name] for name in ("item", "category")}).numpy()
-    lengths = np.linalg.norm(raw[:, :16], axis=1)
-    directions = raw[:, :16] / lengths[:, None] * np.median(lengths[NEW:])
+    lengths = np.linalg.norm(raw[:, :80], axis=1)
+    directions = raw[:, :80] / lengths[:, None] * np.median(lengths[NEW:])
     settle(model, data)
     tables = {name: table.numpy() for name, table in model.item_tower.body.tables.items()}
     for code in range(2, 7):
         members = [item for item in range(NEW, ITEMS) if data.items["category"][item] == code]
         mean = sum(directions[item] for item in members) / (len(members) + 1)
         left = sum(directions[item] - mean for item in members) / (len(members) + 1)
-        np.testing.assert_allclose(tables["category"][code, :16], mean + left, atol=1e-5)
-    np.testing.assert_allclose(tables["category"][:, 16], 0.0)
-    np.testing.assert_allclose(tables["item"][1, :16], 0.0)
-    assert tables["item"][1, 16] == pytest.approx(raw[NEW:, 16].mean(), abs=1e-5)
+        np.testing.assert_allclose(tables["category"][code, :80], mean + left, atol=1e-5)
+    np.testing.assert_allclose(tables["category"][:, 80], 0.0)
+    np.testing.assert_allclose(tables["item"][1, :80], 0.0)
+    assert tables["item"][1, 80] == pytest.approx(raw[NEW:, 80].mean(), abs=1e-5)
 
 
 def test_a_new_ad_lies_among_its_like() -> None:
