@@ -149,7 +149,9 @@ class FeatureSum(tf_keras.layers.Layer):
         weights /= np.maximum(weights.sum(1, keepdims=True), EPSILON)
         rows = np.repeat(np.arange(len(codes)), codes.shape[1])
         size = int(self.tables[name].shape[0])
-        return scipy.sparse.csr_matrix((weights.ravel(), (rows, codes.ravel())), (len(codes), size))
+        matrix = scipy.sparse.csr_matrix((weights.ravel(), (rows, codes.ravel())), (len(codes), size))
+        matrix.eliminate_zeros()
+        return matrix
 
     def _contribution(self, feature: Feature, values: Any, training: bool) -> Any:
         if feature.kind in ("numeric", "time_since", "count", "embedding"):
