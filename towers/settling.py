@@ -48,7 +48,8 @@ def settle(model: TwoTowers, data: TrainingData) -> None:
         return
     vectors = _outputs(body, data)
     lengths = np.linalg.norm(vectors[:, :dim], axis=1)
-    usual = float(np.median(lengths[known]))
+    # Root mean square: new ads' scores shall spread like the known ads', of which few are long and most are short.
+    usual = float(np.sqrt(np.mean(np.square(lengths[known]))))
     to_usual = (usual / np.maximum(lengths, 1e-12))[:, None]
     # The columns in which the id has a part: the others stay.
     columns = np.r_[0 : body.own_dim, dim : body.width]

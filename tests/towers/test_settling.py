@@ -79,7 +79,7 @@ def test_content_becomes_the_shrunken_mean_of_directions() -> None:
     model = towers_of(data, embedding_dim=81)
     raw = model.item_tower.body({name: data.items[name] for name in ("item", "category")}).numpy()
     lengths = np.linalg.norm(raw[:, :80], axis=1)
-    directions = raw[:, :80] / lengths[:, None] * np.median(lengths[NEW:])
+    directions = raw[:, :80] / lengths[:, None] * np.sqrt(np.mean(lengths[NEW:] ** 2))
     settle(model, data)
     tables = {name: table.numpy() for name, table in model.item_tower.body.tables.items()}
     for code in range(2, 7):
@@ -186,7 +186,7 @@ def test_content_that_is_fitted_in_the_end_keeps_still(given: dict[str, object],
 
 
 def test_an_ad_without_an_id_of_its_own_is_not_longer_for_its_content() -> None:
-    """Its length is the geometric mean of what content gives it and the known ads' median; its direction stays."""
+    """Its length is the geometric mean of what content gives it and the known ads' usual one; its direction stays."""
     data = with_looks(new=NEW)
     model = towers_of(data)
     settle(model, data)
@@ -196,6 +196,6 @@ def test_an_ad_without_an_id_of_its_own_is_not_longer_for_its_content() -> None:
     new, known = vectors[:NEW], vectors[NEW:]
     body = tower.body(data.items).numpy()[:NEW, :16]
     length = np.linalg.norm(body, axis=1)
-    usual = np.median(np.linalg.norm(known, axis=1))
+    usual = np.sqrt(np.mean(np.square(known).sum(1)))
     np.testing.assert_allclose(np.linalg.norm(new, axis=1), np.sqrt(length * usual), rtol=1e-3)
     np.testing.assert_allclose(new / np.linalg.norm(new, axis=1)[:, None], body / length[:, None], atol=1e-5)
