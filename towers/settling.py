@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
+from pipelines.vocabulary import OUT_OF_VOCABULARY, RESERVED_CODES
 from towers.encoders import FeatureSum
 from towers.inputs import TrainingData
 from towers.model import TwoTowers
@@ -20,7 +21,6 @@ from towers.runtime import tf
 
 Float = npt.NDArray[np.float32]
 
-_KNOWN = 2  # the first code of an id that stands for one ad
 # A content value's row is a mean over its ads, shrunk as if it had one more of which it says nothing.
 _SHRINKAGE = 1.0
 # Of numbers and outside vectors: the ridge regression's penalty, in mean squares of a column.
@@ -34,17 +34,18 @@ def settle(model: TwoTowers, data: TrainingData) -> None:
     Known ads keep their vectors: their own rows take the difference. An ad without an id of its own gets what its
     content says: the nearer to 0 the less that is, and the known ads' mean bias. All known ads weigh alike, however
     often they were sold; else a new ad would be like its kind's best seller. Columns that content fills alone
-    (``content_share``) stay as they are; gates of outside vectors then let one half of all through.
+    (``content_share``) stay as they are; in the others, gates of outside vectors then let one half of all through.
 
-    Does nothing without an id, with a hashed one (there every ad has a row) or without content.
+    Does nothing without content, and where known ads have no rows of their own: without an id, with several or a hashed
+    one, and with one that several ads share.
     """
     body, dim = model.item_tower.body, model.settings.vector_dim
     item_id, content = _own_id(body), [feature.name for feature in body.features if feature.kind != "id"]
     if item_id is None or not content:
         return
     codes = data.items[item_id].astype(np.int64)
-    known: npt.NDArray[np.bool_] = codes >= _KNOWN
-    if not known.any():
+    known: npt.NDArray[np.bool_] = codes >= RESERVED_CODES
+    if not known.any() or len(np.unique(codes[known])) < known.sum():
         return
     vectors = _outputs(body, data)
     lengths = np.linalg.norm(vectors[:, :dim], axis=1)
@@ -62,11 +63,13 @@ def settle(model: TwoTowers, data: TrainingData) -> None:
     for each in inputs:
         each.weights.assign(each.values)
     for gate in body.gates.values():
-        gate.assign(tf.zeros_like(gate))
+        values = gate.numpy()
+        values[:, columns] = 0.0
+        gate.assign(values)
     table = body.tables[item_id]
     rows = np.zeros(tuple(table.shape), np.float32)
     rows[codes[known]] = vectors[known][:, columns]
-    rows[_KNOWN - 1, body.own_dim :] = vectors[known, dim:].mean(0)
+    rows[OUT_OF_VOCABULARY, body.own_dim :] = vectors[known, dim:].mean(0)
     table.assign(rows)
     if model.item_tower.usual_length is not None:
         model.item_tower.usual_length.assign(usual)
@@ -131,7 +134,8 @@ def content_of(body: FeatureSum) -> list[Any]:
 
 def _own_id(body: FeatureSum) -> str | None:
     """The feature that gives each known ad a row of its own."""
-    return next((f.name for f in body.features if f.kind == "id" and f.hash_buckets is None), None)
+    ids = [feature for feature in body.features if feature.kind == "id"]
+    return ids[0].name if len(ids) == 1 and ids[0].hash_buckets is None else None
 
 
 def _outputs(body: FeatureSum, data: TrainingData) -> Float:

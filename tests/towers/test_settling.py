@@ -42,6 +42,8 @@ def towers_of(data: TrainingData, **given: Any) -> TwoTowers:
     rng = np.random.default_rng(5)
     for table in model.item_tower.body.tables.values():
         table.assign(rng.normal(size=tuple(table.shape)))
+    for weights in (*model.item_tower.body.maps.values(), *model.item_tower.body.gates.values()):
+        weights.assign(rng.normal(size=tuple(weights.shape)))
     return model
 
 
@@ -117,13 +119,21 @@ def test_a_new_ad_lies_among_its_like() -> None:
     assert likeness() > 0.8
 
 
-@pytest.mark.parametrize("change", [{"hash_buckets": 200}, {"kind": "categorical"}])
-def test_without_an_own_row_an_ad_nothing_is_fitted(change: dict[str, Any]) -> None:
-    """A hashed id has no row of unknown ones, and without any id content has learned all there is."""
+@pytest.mark.parametrize("case", ["hashed", "no id", "two ids", "shared id"])
+def test_where_ads_have_no_rows_of_their_own_nothing_is_fitted(case: str) -> None:
+    """A hashed id has no row of unknown ones; without an id content has learned all; a shared row can take no rest."""
     data = with_looks()
     raw = data.schema.model_dump(mode="json")
-    raw["features"]["item"][0].update(change)
+    features = raw["features"]["item"]
+    if case == "hashed":
+        features[0]["hash_buckets"] = 200
+    elif case == "no id":
+        features[0]["kind"] = "categorical"
+    elif case == "two ids":
+        features[1] = {"name": "category", "kind": "id"}
     data = dataclasses.replace(data, schema=DatasetSchema.model_validate(raw))
+    if case == "shared id":
+        data.items["item"][1] = data.items["item"][0]
     model = towers_of(data)
     before = [weights.numpy() for weights in model.item_tower.variables]
     settle(model, data)
