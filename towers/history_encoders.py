@@ -16,35 +16,56 @@ from towers.settings import TowersSettings
 
 
 class PooledHistory(tf_keras.layers.Layer):
-    """``[batch, history, dim]`` item vectors to ``[batch, dim]``: several weighted means, mixed.
+    """``[batch, history, dim]`` item vectors to ``[batch, dim]``: several weighted means, mixed, and tastes.
 
     A head's weight for an event is ``exp(action - rate * age_days)``; rates and the actions' weights are learned. Each
-    mean is made a unit vector, what content alone says apart from the rest, then goes through its own matrix, which
+    mean of the first ``dim - content_dim`` columns is made a unit vector, then goes through its own matrix, which
     starts at the identity (an even share of it): at the start a user is the recency-weighted mean of the history.
+
+    What content alone says is added up instead, by the first head's weights, and goes through a hidden layer of
+    ``tastes`` units ``log(1 + max(0, .))``: each can stand for a value of a content feature and tell how often a user
+    had it. Tenfold as much of a kind adds as much as double after double, where a mean drowns what is rare.
     """
 
     def __init__(
-        self, dim: int, content_dim: int, decay_days: Sequence[float], actions: int, name: str = "history"
+        self,
+        dim: int,
+        content_dim: int,
+        tastes: int,
+        decay_days: Sequence[float],
+        actions: int,
+        name: str = "history",
     ) -> None:
         super().__init__(name=name)
-        self.parts = [dim - content_dim, content_dim]
+        own = dim - content_dim
+        self.parts = [own, content_dim]
+        self.decay_days = tuple(decay_days)
         self.heads = len(decay_days)
         rates = np.array([0.0 if days == 0 else 1.0 / days for days in decay_days], np.float32)
         # softplus keeps a rate positive; 1e-6 a day stands for none.
         raw = np.log(np.expm1(np.maximum(rates, 1e-6).astype(np.float64))).astype(np.float32)
         self.raw_rates = self.add_weight("raw_rates", (self.heads,), initializer=tf.constant_initializer(raw))
         self.action_weights = self.add_weight("action_weights", (actions, self.heads), initializer="zeros")
-        start = np.tile(np.eye(dim, dtype=np.float32) / self.heads, (self.heads, 1))
-        self.mix = self.add_weight("mix", (self.heads * dim, dim), initializer=tf.constant_initializer(start))
+        start = np.tile(np.eye(own, dtype=np.float32) / self.heads, (self.heads, 1))
+        self.mix = self.add_weight("mix", (self.heads * own, own), initializer=tf.constant_initializer(start))
+        self.to_tastes: Any = None
+        if content_dim:
+            self.to_tastes = self.add_weight("to_tastes", (content_dim, tastes), initializer=RowNorm(1.0, tastes, 11))
+            self.of_tastes = self.add_weight(
+                "of_tastes", (tastes, content_dim), initializer=RowNorm(0.1, content_dim, 13)
+            )
 
     def call(self, vectors: Any, mask: Any, ages: Any, actions: Any) -> Any:
-        """The mixed means; a user without history gets zeros."""
+        """The mixed means and the tastes; a user without history gets zeros."""
         rates = tf.nn.softplus(self.raw_rates)
         logits = tf.gather(self.action_weights, actions) - ages[:, :, None] * rates
         weights = tf.exp(logits) * mask[:, :, None]
         own, content = tf.split(tf.matmul(weights, vectors, transpose_a=True), self.parts, axis=2)
-        pooled = tf.concat([unit(own), unit(content)], 2)
-        return tf.matmul(tf.reshape(pooled, [-1, self.heads * pooled.shape[-1]]), self.mix)
+        mixed = tf.matmul(tf.reshape(unit(own), [-1, self.heads * own.shape[-1]]), self.mix)
+        if self.to_tastes is None:
+            return mixed
+        tastes = tf.math.log(1.0 + tf.nn.relu(tf.matmul(content[:, 0], self.to_tastes)))
+        return tf.concat([mixed, tf.matmul(tastes, self.of_tastes)], 1)
 
 
 class AttentionPool(tf_keras.layers.Layer):

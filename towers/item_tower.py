@@ -14,8 +14,8 @@ from towers.encoders import EPSILON, FeatureSum, unit
 from towers.runtime import tf, tf_keras
 from towers.settings import TowersSettings
 
-# Counts make a vector at most so many times (e to this power) longer or shorter.
-MAX_LIFT = 3.0
+# What counts add to an item's bias is at most so many logits: more is no forecast.
+MAX_LIFT = 10.0
 # Where the effect of a count may change its slope, in log1p: about 2, 11 and 54 events.
 KNOTS = (1.0, 2.5, 4.0)
 
@@ -41,10 +41,11 @@ class ItemTower(tf_keras.Model):
         windows = sum(len(feature.window_days) for feature in counts)
         # How much an item was asked for lately changes its rank for everyone.
         shape = (windows * (1 + len(KNOTS)), 1)
-        self.demand: Any = self.add_weight("demand", shape, initializer="zeros") if counts else None
+        demand = bool(counts) and settings.item_bias
+        self.demand: Any = self.add_weight("demand", shape, initializer="zeros") if demand else None
         ids = [feature.name for feature in body.features if feature.kind == "id"]
         self.free = settings.item_norm == "free"
-        # The usual length of a vector, measured after training; 0: not known.
+        # The usual length of a vector's columns that the id has a part in, measured after training; 0: not known.
         self.item_id = ids[0] if ids and self.free else None
         self.usual_length: Any = None
         if self.item_id is not None:
@@ -61,17 +62,15 @@ class ItemTower(tf_keras.Model):
         own, bias = tf.split(raw, [self.dim, int(self.item_bias)], axis=1)
         vectors = self.normalise(own)
         if self.item_id is not None:
-            vectors *= tf.where(inputs[self.item_id] > 1, 1.0, self.evened(vectors))[:, None]
+            with_id, content = tf.split(vectors, [self.body.own_dim, self.dim - self.body.own_dim], axis=1)
+            with_id *= tf.where(inputs[self.item_id] > 1, 1.0, self.evened(with_id))[:, None]
+            vectors = tf.concat([with_id, content], 1)
         if self.demand is not None:
-            lift = self.lift(tf.concat([inputs[name] for name in self.counts], 1))
-            if self.free:
-                vectors *= tf.exp(lift)
-            else:
-                bias += lift
+            bias += self.lift(tf.concat([inputs[name] for name in self.counts], 1))
         return tf.concat([vectors, bias * self.temperature], 1) if self.item_bias else vectors
 
     def evened(self, vectors: Any) -> Any:
-        """``[batch, dim]`` to ``[batch]``: what makes each length the geometric mean of its own and the usual one.
+        """``[batch, own_dim]`` to ``[batch]``: what makes each length the geometric mean of its own and the usual one.
 
         For ads without an id of their own. How long a known ad's vector is says how often it is wanted; how long the
         one made of content alone is says which of its columns happen to be filled.
@@ -80,5 +79,5 @@ class ItemTower(tf_keras.Model):
         return tf.where(self.usual_length > 0, tf.sqrt(self.usual_length / length), 1.0)
 
     def lift(self, counts: Any) -> Any:
-        """``[batch, windows]`` encoded counts to ``[batch, 1]``: what they add to the log of an item's rate."""
+        """``[batch, windows]`` encoded counts to ``[batch, 1]``: what they add to an item's bias, in logits."""
         return tf.clip_by_value(tf.matmul(hinges(counts), self.demand), -MAX_LIFT, MAX_LIFT)

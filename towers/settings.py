@@ -54,6 +54,7 @@ class TowersSettings(Section):
     # unit: cosine. free: an item that says more of a user has a longer vector, in histories and in the ranking.
     item_norm: Literal["auto", "unit", "free"] = "auto"
     content_share: float = Field(default=0.0, ge=0.0, le=0.5)  # of the dimensions, those content fills without the id
+    tastes: int = Field(default=256, ge=1)  # hidden units between a history's content and what the user likes of it
     bias_start: float = Field(default=1.0, ge=0.0, le=1.0)  # an item's bias starts at this times the log of its count
     history_encoder: Literal["auto"] | HistoryEncoder = "auto"
     decay_days: tuple[float, ...] = (0.0, 60.0, 14.0)  # one pooling head each, starting values; 0: no decay
@@ -185,7 +186,8 @@ class TowersSettings(Section):
 RECIPES: dict[Protocol, dict[str, Any]] = {
     "windows": {
         "embedding_dim": 512,
-        "content_share": 0.19,
+        "content_share": 0.5,
+        "tastes": 4096,
         "decay_days": (0.0, 60.0),
         "temperature": 0.04,
         "learning_rate": 2e-4,

@@ -32,9 +32,10 @@ def settle(model: TwoTowers, data: TrainingData) -> None:
     """Fits the item tower's content to the directions of the known ads' vectors.
 
     Known ads keep their vectors: their own rows take the difference. An ad without an id of its own gets what its
-    content says: the nearer to 0 the less that is, and the known ads' mean bias. All known ads weigh alike, however
-    often they were sold; else a new ad would be like its kind's best seller. Columns that content fills alone
-    (``content_share``) stay as they are; in the others, gates of outside vectors then let one half of all through.
+    content says: the nearer to 0 the less that is, and the known ads' mean bias, with what their counts add. All known
+    ads weigh alike, however often they were sold; else a new ad would be like its kind's best seller. Columns that
+    content fills alone (``content_share``) stay as they are; in the others, gates of outside vectors then let one half
+    of all through.
 
     Does nothing without content, and where known ads have no rows of their own: without an id, with several or a hashed
     one, and with one that several ads share.
@@ -48,7 +49,7 @@ def settle(model: TwoTowers, data: TrainingData) -> None:
     if not known.any() or len(np.unique(codes[known])) < known.sum():
         return
     vectors = _outputs(body, data)
-    lengths = np.linalg.norm(vectors[:, :dim], axis=1)
+    lengths = np.linalg.norm(vectors[:, : body.own_dim], axis=1)
     # Root mean square: new ads' scores shall spread like the known ads', of which few are long and most are short.
     usual = float(np.sqrt(np.mean(np.square(lengths[known]))))
     to_usual = (usual / np.maximum(lengths, 1e-12))[:, None]
@@ -69,7 +70,7 @@ def settle(model: TwoTowers, data: TrainingData) -> None:
     table = body.tables[item_id]
     rows = np.zeros(tuple(table.shape), np.float32)
     rows[codes[known]] = vectors[known][:, columns]
-    rows[OUT_OF_VOCABULARY, body.own_dim :] = vectors[known, dim:].mean(0)
+    rows[OUT_OF_VOCABULARY, body.own_dim :] = (vectors[:, dim:] + _lift(model, data))[known].mean(0)
     table.assign(rows)
     if model.item_tower.usual_length is not None:
         model.item_tower.usual_length.assign(usual)
@@ -130,6 +131,15 @@ def content_of(body: FeatureSum) -> list[Any]:
     weights = {**body.tables, **body.maps}
     content = [weight for name, weight in weights.items() if kinds[name] != "id"]
     return [*content, *body.gates.values(), *body.token_logits.values()]
+
+
+def _lift(model: TwoTowers, data: TrainingData) -> Float:
+    """``[items, 1]`` what the items' counts add to their bias."""
+    tower = model.item_tower
+    if tower.demand is None:
+        return np.zeros((data.num_items, 1), np.float32)
+    lift: Float = tower.lift(np.concatenate([data.items[name] for name in tower.counts], axis=1)).numpy()
+    return lift
 
 
 def _own_id(body: FeatureSum) -> str | None:

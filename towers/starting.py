@@ -1,12 +1,14 @@
-"""A start from linear algebra: truncated SVD of the degree-normalised user-item matrix.
+"""A start from linear algebra: factors of the user-item matrix, in closed form or by alternating least squares.
 
 Where users have rows of their own, the factors of ``D_u^-1/2 R D_i^-1/2`` (as in GF-CF, Shen et al. 2021) are already
-a good pair of towers; training starts from them instead of from noise.
+a good pair of towers, and for events with a time those of implicit feedback (Hu et al. 2008) are; training starts from
+them instead of from noise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,22 +18,22 @@ import scipy.sparse
 from sklearn.utils.extmath import randomized_svd
 
 from pipelines.schema import Side
-from towers.demand import fit_demand
+from towers.balance import Balance, Vectors, find_balance
 from towers.encoders import FeatureSum
 from towers.history_encoders import PooledHistory
 from towers.inputs import DAY_US, Events, Int32, TrainingData
 from towers.model import TwoTowers
-from towers.moments import last_windows
 from towers.settings import TowersSettings
+from towers.tastes import Tastes, fit_tastes
 
 Float = npt.NDArray[Any]
 
-# Found on Complete Journey's validation weeks: the ridge regression's penalty an example, the share of the identity,
-# without which what a household buys again ranks too low, and the length at which content is pooled, but ranks nothing
-# by itself before it has been trained.
-_RIDGE = 1e-2
-_IDENTITY = 0.05
-_CONTENT_NORM = 0.003
+# Found on Complete Journey's validation weeks. Alternating least squares: what a pair counts more than none, and the
+# penalty, of the pairs a user has. Pooled histories to its users: the ridge regression's penalty, and the share of the
+# identity, without which what a household buys again ranks low: where new items alone choose the weights, and else.
+_ALPHA, _ITERATIONS, _PENALTY = 2.0, 12, 0.1
+_RIDGE = 0.3
+_IDENTITY_OF_NOVEL, _IDENTITY = 0.1, 0.3
 
 
 def start_from_svd(model: TwoTowers, data: TrainingData, events: Events) -> None:
@@ -39,8 +41,9 @@ def start_from_svd(model: TwoTowers, data: TrainingData, events: Events) -> None
 
     Users with an id and no history: factors of the degree-normalised matrix. Else the right singular vectors of the
     users' square-root counts: a history pooled over them is its projection on the directions in which users
-    differ most, and the content dimensions are filled. For windows, the pooled heads are mixed as ridge regression has
-    it.
+    differ most. For windows, factors of implicit feedback, and the pooled heads are mixed as ridge regression has it;
+    the content columns are filled (``towers.tastes``), and logistic regression finds what each counts
+    (``towers.balance``).
     """
     item_id = _id_feature(data, "item")
     if item_id is None or min(events.users, data.num_items) < 2:
@@ -53,54 +56,112 @@ def start_from_svd(model: TwoTowers, data: TrainingData, events: Events) -> None
         _fill(profile.tables[user_id], data.users[user_id], _scaled(svd.left * root))
         _fill(model.item_tower.body.tables[item_id], data.items[item_id], _scaled(svd.right * root))
         return
-    half_life = _middle(model.settings) if model.settings.protocol == "windows" else 0.0
-    own = model.settings.vector_dim - model.settings.content_dim
-    svd = _svd(_root_counts(events, data.num_items, half_life), own)
+    if model.settings.protocol == "windows" and isinstance(model.user_tower.pool, PooledHistory):
+        _start_windows(model, data, events, item_id)
+        return
+    svd = _svd(_root_counts(events, data.num_items), model.item_tower.body.own_dim)
     factors = svd.right if model.settings.item_norm == "free" else _scaled(svd.right)
     _fill(model.item_tower.body.tables[item_id], data.items[item_id], factors)
-    content = _fill_content(model.item_tower.body, data, events, own, model.settings)
-    demand = fit_demand(model.item_tower, data, events, model.settings.window_days)
-    pool = model.user_tower.pool
-    if model.settings.protocol == "windows" and isinstance(pool, PooledHistory):
-        spectrum = np.concatenate(
-            [svd.values, np.zeros(own - len(svd.values)), np.full(content.shape[1], svd.values[-1])]
-        )
-        padded = np.zeros((data.num_items, own), np.float32)
-        padded[:, : factors.shape[1]] = factors
-        mix = _ridge_mix(events, [padded, content], demand, model.settings)
-        # The fourth root of the spectrum, half way between whitening and none, serves repeated and novel items alike.
-        pool.mix.assign(mix * (spectrum / spectrum[0]) ** 0.25)
 
 
-def _fill_content(body: FeatureSum, data: TrainingData, events: Events, start: int, settings: TowersSettings) -> Float:
-    """Fills the content dimensions and returns them, ``[items, content_dim]``.
+def _start_windows(model: TwoTowers, data: TrainingData, events: Events, item_id: str) -> None:
+    settings, pool, body = model.settings, model.user_tower.pool, model.item_tower.body
+    coded = [f.name for f in data.features("item") if f.kind in ("categorical", "list", "text")]
+    coded = coded if settings.content_dim else []
+    codes = [body.code_weights(name, data.items[name]) for name in coded]
 
-    Each value of a content feature gets its right singular vector of the users' square-root counts of the values they
-    bought, rarer values weighing more: items of one kind lie together whether anyone bought them or not.
-    """
-    coded = [f for f in data.features("item") if f.kind in ("categorical", "list", "text")]
-    dim = settings.content_dim
-    if not dim or not coded:
-        return np.zeros((data.num_items, dim), np.float32)
-    parts = [body.code_weights(f.name, data.items[f.name]) for f in coded]
-    codes = scipy.sparse.hstack(parts).tocsr()
-    users = _matrix(events.user_of_event(), events.rows, None, events.users, data.num_items)
-    users.data = np.sqrt(users.data)
-    bought = (users @ codes).tocsr()
-    bought.data = np.sqrt(bought.data)
-    rarity = np.log(events.users / np.maximum(np.asarray((bought > 0).sum(0)).ravel(), 1))
-    svd = _svd(_unit_rows(bought @ scipy.sparse.diags(np.sqrt(np.maximum(rarity, 0.05)))), dim)
-    rows = svd.right * _CONTENT_NORM
+    def made_of(known: Events, now: int) -> _Made:
+        return _made(known, now, data.num_items, codes, settings, pool.parts)
+
+    def vectors_at(known: Events, now: int) -> Vectors:
+        return made_of(known, now).vectors(known, now, settings)
+
+    balance = find_balance(vectors_at, data, events, settings.window_days)
+    now = int(events.times.max()) + 1
+    made = made_of(events, now).balanced(events, now, settings, balance, float(model.temperature))
+    _fill(body.tables[item_id], data.items[item_id], made.factors)
+    pool.mix.assign(made.mix)
+    if made.tastes is not None:
+        pool.to_tastes.assign(made.tastes.to_tastes)
+        pool.of_tastes.assign(made.tastes.of_tastes)
+        _fill_content(body, coded, made.tastes.rows)
+    if model.item_tower.demand is not None:
+        model.item_tower.demand.assign(balance.demand[:, None])
+
+
+def _fill_content(body: FeatureSum, names: list[str], rows: Float) -> None:
+    """Writes the content values' ``rows``, feature after feature, into the columns that content fills alone."""
     place = 0
-    for feature, part in zip(coded, parts, strict=True):
-        table = body.tables[feature.name]
+    for name in names:
+        table = body.tables[name]
         values = table.numpy()
-        values[:, start : start + rows.shape[1]] = rows[place : place + part.shape[1]]
+        values[:, body.own_dim : body.own_dim + rows.shape[1]] = rows[place : place + len(values)]
         table.assign(values)
-        place += part.shape[1]
-    vectors = np.zeros((data.num_items, dim), np.float32)
-    vectors[:, : rows.shape[1]] = codes @ rows
-    return vectors
+        place += len(values)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A closed-form start for windows: ``factors [items, own]``, ``mix [heads * own, own]``, and tastes, if any."""
+
+    factors: Float
+    mix: Float
+    tastes: Tastes | None
+
+    def vectors(self, events: Events, now: int, settings: TowersSettings) -> Vectors:
+        """The vectors of all items, and of all users as they are known at ``now``."""
+        owner, known = events.user_of_event(), events.times < now
+        items = len(self.factors)
+        heads = [_head(events, owner, known, now, days, items) for days in settings.decay_days]
+        users = np.hstack([_unit(head @ self.factors) for head in heads]) @ self.mix
+        if self.tastes is None:
+            return Vectors(self.factors, np.zeros((items, 0)), users, np.zeros((len(users), 0)))
+        return Vectors(self.factors, self.tastes.items, users, self.tastes.of(heads[0]))
+
+    def balanced(
+        self, events: Events, now: int, settings: TowersSettings, balance: Balance, temperature: float
+    ) -> _Made:
+        """The same, so that a unit user's product with an item, over the temperature, is the balance's logit.
+
+        Users have a root-mean-square length of 1 before they are made unit vectors.
+        """
+        found = self.vectors(events, now, settings)
+        squares = balance.own**2 * np.square(found.users_own).sum(1)
+        squares += balance.content**2 * np.square(found.users_content).sum(1)
+        usual, longer = max(float(np.sqrt(squares.mean())), 1e-12), balance.scale * temperature
+        tastes = self.tastes
+        if tastes is not None:
+            tastes = dataclasses.replace(
+                tastes,
+                rows=tastes.rows * longer,
+                items=tastes.items * longer,
+                to_tastes=tastes.to_tastes / longer,
+                of_tastes=tastes.of_tastes * (balance.content / usual),
+            )
+        return _Made(self.factors * longer, self.mix * (balance.own / usual), tastes)
+
+
+def _made(
+    events: Events,
+    now: int,
+    items: int,
+    codes: list[scipy.sparse.csr_matrix],
+    settings: TowersSettings,
+    parts: list[int],
+) -> _Made:
+    own, content = parts
+    fitted = _implicit_factors(_matrix(events.user_of_event(), events.rows, None, events.users, items), own)
+    factors = _scaled(fitted.items)
+    mix = _ridge_mix(events, now, factors, fitted.users, settings)
+    tastes = None
+    if codes:
+        owner = events.user_of_event()
+        history = _head(events, owner, events.times < now, now, settings.decay_days[0], items)
+        tastes = fit_tastes(history, len(events.rows), scipy.sparse.hstack(codes).tocsr(), content, settings.tastes)
+    # Of one size whatever the catalogue's: items of length 1, users too, on the root mean square.
+    users = np.linalg.norm(_Made(factors, mix, None).vectors(events, now, settings).users_own, axis=1)
+    usual = max(float(np.sqrt(np.mean(np.square(users)))), 1e-12)
+    return _Made(factors, (mix / usual).astype(np.float32), tastes)
 
 
 @dataclass(frozen=True)
@@ -115,36 +176,48 @@ def _svd(matrix: scipy.sparse.csr_matrix, dim: int) -> _Svd:
     return _Svd(left.astype(np.float32), values.astype(np.float32), right.T.astype(np.float32))
 
 
-def _ridge_mix(events: Events, blocks: list[Float], demand: Callable[[int], Float], settings: TowersSettings) -> Float:
-    """``[heads * dim, dim]``: pooled histories to the projection of what follows, by ridge regression.
+def _ridge_mix(events: Events, now: int, factors: Float, users: Float, settings: TowersSettings) -> Float:
+    """``[heads * dim, dim]``: histories pooled over ``factors [items, dim]`` to the ``users``, by ridge regression.
 
-    Over the last windows of the train events: history before the window's start, target its items (unit rows).
-    ``blocks`` are the parts of the item vectors that are pooled apart. Where what people buy again counts too, the
-    head of the middle decay also keeps a share of the identity.
+    The head of the middle decay also keeps a share of the identity, for what people buy again.
     """
-    owner = events.user_of_event()
-    factors = np.concatenate(blocks, 1)
-    dim, heads = factors.shape[1], len(settings.decay_days)
-    gram, target, examples = np.zeros((heads * dim, heads * dim)), np.zeros((heads * dim, dim)), 0
-    for start, stop in last_windows(events, settings.window_days):
-        before, after = events.times < start, (events.times >= start) & (events.times < stop)
-        follows = _matrix(owner[after], events.rows[after], None, events.users, len(factors))
-        follows.data[:] = 1.0
-        lift = scipy.sparse.diags(demand(start))
-        histories = [_head(events, owner, before, start, days, len(factors)) @ lift for days in settings.decay_days]
-        pooled = np.hstack([_unit(history @ block) for history in histories for block in blocks])
-        useful = (np.asarray(follows.sum(1)).ravel() > 0) & (np.abs(pooled).sum(1) > 0)
-        if not useful.any():
-            continue
-        wanted = (_unit_rows(follows) @ factors)[useful]
-        gram += pooled[useful].T @ pooled[useful]
-        target += pooled[useful].T @ wanted
-        examples += int(useful.sum())
-    mix = np.linalg.solve(gram + np.eye(len(gram)) * (_RIDGE * examples + 1e-3), target)
-    if settings.select != "novel":
-        middle = heads // 2
-        mix[middle * dim : (middle + 1) * dim] += _IDENTITY * np.eye(dim)
-    return mix.astype(np.float32)
+    owner, dim, heads = events.user_of_event(), factors.shape[1], len(settings.decay_days)
+    known = events.times < now
+    histories = [_head(events, owner, known, now, days, len(factors)) for days in settings.decay_days]
+    pooled = np.hstack([_unit(history @ factors) for history in histories])
+    gram = pooled.T @ pooled
+    mix = np.linalg.solve(gram + np.eye(len(gram)) * (_RIDGE * len(pooled) / len(gram)), pooled.T @ users)
+    share = _IDENTITY_OF_NOVEL if settings.select == "novel" else _IDENTITY
+    middle = heads // 2
+    usual = np.sqrt(np.mean(np.square(pooled @ mix).sum(1)))
+    mix[middle * dim : (middle + 1) * dim] += share * usual * np.eye(dim)
+    return mix
+
+
+@dataclass(frozen=True)
+class _Factors:
+    users: Float
+    items: Float
+
+
+def _implicit_factors(counts: scipy.sparse.csr_matrix, dim: int) -> _Factors:
+    """Factors of implicit feedback (Hu et al. 2008, equations 4 and 5): whether a user had an item, not how often."""
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    with warnings.catch_warnings():
+        # The library's progress bars look for a notebook's widgets; ours are not needed.
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        from implicit.cpu.als import AlternatingLeastSquares
+    pairs = counts.copy()
+    pairs.data[:] = 1.0
+    penalty = _PENALTY * pairs.nnz / max(pairs.shape[0], 1)
+    # Its own threads and BLAS's would stand in each other's way; it warns where they may.
+    with threadpool_limits(1, "blas"):
+        model = AlternatingLeastSquares(
+            factors=dim, alpha=_ALPHA, regularization=penalty, iterations=_ITERATIONS, random_state=dim
+        )
+        model.fit(pairs, show_progress=False)
+    return _Factors(np.asarray(model.user_factors), np.asarray(model.item_factors))
 
 
 def _head(
@@ -190,19 +263,11 @@ def _matrix(owner: Int32, rows: Int32, weights: Float | None, users: int, items:
     return matrix
 
 
-def _root_counts(events: Events, items: int, decay_days: float) -> scipy.sparse.csr_matrix:
-    """Square roots of counts, unit rows; with a decay the newest events count most, the oldest a quarter as much."""
-    weights = np.ones(len(events.rows))
-    if decay_days > 0:
-        ages = (events.times.max() - events.times) / DAY_US
-        weights = 0.3 + np.exp(-ages / decay_days)
-    matrix = _matrix(events.user_of_event(), events.rows, weights, events.users, items)
+def _root_counts(events: Events, items: int) -> scipy.sparse.csr_matrix:
+    """Square roots of counts, unit rows."""
+    matrix = _matrix(events.user_of_event(), events.rows, None, events.users, items)
     matrix.data = np.sqrt(matrix.data)
     return _unit_rows(matrix)
-
-
-def _middle(settings: TowersSettings) -> float:
-    return settings.decay_days[len(settings.decay_days) // 2]
 
 
 def _degree_normalised(events: Events, items: int) -> scipy.sparse.csr_matrix:

@@ -29,9 +29,8 @@ class UserTower(tf_keras.Model):
         elif self.encoder == "attention":
             self.pool = AttentionPool(dim, settings.heads)
         elif self.encoder in ("mean", "recency"):
-            self.pool = PooledHistory(
-                dim, settings.content_dim, (0.0,) if self.encoder == "mean" else settings.decay_days, actions
-            )
+            decay_days = (0.0,) if self.encoder == "mean" else settings.decay_days
+            self.pool = PooledHistory(dim, settings.content_dim, settings.tastes, decay_days, actions)
 
     def call(self, inputs: dict[str, Any], training: bool = False) -> Any:
         """The users' vectors."""

@@ -196,16 +196,32 @@ def test_content_that_is_fitted_in_the_end_keeps_still(given: dict[str, object],
 
 
 def test_an_ad_without_an_id_of_its_own_is_not_longer_for_its_content() -> None:
-    """Its length is the geometric mean of what content gives it and the known ads' usual one; its direction stays."""
+    """In the columns that an id has a part in, its length is the geometric mean of what content gives it and the known
+    ads' usual one; its direction stays, and so do the columns that content fills alone.
+    """
     data = with_looks(new=NEW)
     model = towers_of(data)
     settle(model, data)
     tower = model.item_tower
     inputs = {**data.items, "sold": np.zeros((data.num_items, 2), np.float32)}
-    vectors = tower(inputs).numpy()[:, :16]
-    new, known = vectors[:NEW], vectors[NEW:]
-    body = tower.body(data.items).numpy()[:NEW, :16]
+    vectors, body = tower(inputs).numpy(), tower.body(data.items).numpy()[:NEW]
+    np.testing.assert_allclose(vectors[:NEW, 8:16], body[:, 8:16], atol=1e-5)
+    new, known, body = vectors[:NEW, :8], vectors[NEW:, :8], body[:, :8]
     length = np.linalg.norm(body, axis=1)
     usual = np.sqrt(np.mean(np.square(known).sum(1)))
     np.testing.assert_allclose(np.linalg.norm(new, axis=1), np.sqrt(length * usual), rtol=1e-3)
     np.testing.assert_allclose(new / np.linalg.norm(new, axis=1)[:, None], body / length[:, None], atol=1e-5)
+
+
+def test_an_ad_without_an_id_has_the_known_ads_mean_bias_and_lift() -> None:
+    """Nobody could have taken it: that its counts are 0 says nothing, where for a known ad it says much."""
+    data = with_looks(new=NEW)
+    sold = np.random.default_rng(2).uniform(0, 3, (data.num_items, 2)).astype(np.float32)
+    sold[:NEW] = 0.0
+    data = dataclasses.replace(data, items={**data.items, "sold": sold})
+    model = towers_of(data)
+    demand = model.item_tower.demand
+    demand.assign(np.linspace(-0.2, 0.5, demand.shape[0])[:, None])
+    settle(model, data)
+    biases = model.item_tower(data.items).numpy()[:, 16]
+    np.testing.assert_allclose(biases[:NEW], biases[NEW:].mean(), atol=1e-4)
