@@ -65,7 +65,9 @@ def start_from_svd(model: TwoTowers, data: TrainingData, events: Events) -> None
 
 
 def _start_windows(model: TwoTowers, data: TrainingData, events: Events, item_id: str) -> None:
-    settings, pool, body = model.settings, model.user_tower.pool, model.item_tower.body
+    pool, body = model.user_tower.pool, model.item_tower.body
+    # A plain mean is one head, whatever the settings say of others.
+    settings = model.settings.model_copy(update={"decay_days": pool.decay_days})
     coded = [f.name for f in data.features("item") if f.kind in ("categorical", "list", "text")]
     coded = coded if settings.content_dim else []
     codes = [body.code_weights(name, data.items[name]) for name in coded]

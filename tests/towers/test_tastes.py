@@ -13,7 +13,12 @@ from tests.towers.tiny import ITEMS, tiny_data
 from towers.balance import Vectors, find_balance
 from towers.history_encoders import PooledHistory
 from towers.inputs import DAY_US, Events
+from towers.model import TwoTowers
+from towers.recall import recall_at
+from towers.settings import TowersSettings
+from towers.starting import start_from_svd
 from towers.tastes import fit_tastes
+from towers.validation import evaluate, truth_of
 
 Float = npt.NDArray[np.float64]
 
@@ -108,6 +113,21 @@ def test_the_balance_of_a_world_is_found() -> None:
     assert found.content == pytest.approx(0.5, rel=0.15)
     assert found.scale > 0
     assert np.abs(found.demand).max() < 1.0
+
+
+@pytest.mark.parametrize("given", [{"history_encoder": "mean"}, {"content_share": 0.0}, {"item_bias": False}])
+def test_other_towers_for_windows_start_as_well(given: dict[str, object]) -> None:
+    data = tiny_data("time")
+    settings = TowersSettings.model_validate({"embedding_dim": 16, "window_days": 7.0} | given).resolved(data.schema)
+    events, model = data.events.before(1), TwoTowers(data, settings, 1)
+    start_from_svd(model, data, events)
+    figures = evaluate(model, data, 1, (10,), names=("novel",))["novel"]
+    popular = np.argsort(-np.bincount(events.rows, minlength=ITEMS), kind="stable")
+    order = np.zeros(ITEMS, np.float32)
+    order[popular] = -np.arange(ITEMS)
+    truth = truth_of(data.events, 1).without_seen()
+    base = recall_at(np.ones((len(truth.users), 1), np.float32), order[:, None], truth, (10,), remove_seen=True)
+    assert figures.capped_recall[10] > base.capped_recall[10]
 
 
 def test_without_a_window_the_usual_balance_stands() -> None:
