@@ -100,7 +100,8 @@ def find_balance(
     windows = []
     for start, stop in last_windows(events, window_days, _WINDOWS):
         before = events.where(events.times < start)
-        seen, novel = _pairs(before, data.num_items), _novel(events, start, stop, data.num_items)
+        seen = _pairs(before, data.num_items)
+        novel = _novel(events.where((events.times >= start) & (events.times < stop)), seen)
         users = np.flatnonzero((np.diff(novel.indptr) > 0) & (np.diff(seen.indptr) > 0))
         if len(users):
             users = users[np.unique(np.linspace(0, len(users) - 1, _USERS).astype(np.int64))]
@@ -192,9 +193,9 @@ def _pairs(events: Events, items: int) -> scipy.sparse.csr_matrix:
     return pairs
 
 
-def _novel(events: Events, start: int, stop: int, items: int) -> scipy.sparse.csr_matrix:
-    """The pairs of the window that were none before."""
-    within = _pairs(events.where((events.times >= start) & (events.times < stop)), items)
-    novel = within - within.multiply(_pairs(events.where(events.times < start), items))
+def _novel(events: Events, seen: scipy.sparse.csr_matrix) -> scipy.sparse.csr_matrix:
+    """The pairs of the events that were none before."""
+    within = _pairs(events, seen.shape[1])
+    novel = within - within.multiply(seen)
     novel.eliminate_zeros()
     return novel.tocsr()

@@ -24,7 +24,7 @@ class PooledHistory(tf_keras.layers.Layer):
 
     What content alone says is added up instead, by the first head's weights, and goes through a hidden layer of
     ``tastes`` units ``log(1 + max(0, .))``: each can stand for a value of a content feature and tell how often a user
-    had it. Tenfold as much of a kind adds as much as double after double, where a mean drowns what is rare.
+    had it. The log lets what was had once count beside what was had a hundred times.
     """
 
     def __init__(
