@@ -5,7 +5,7 @@ Reads ``features/``; writes nothing. No TensorFlow.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pipelines.errors import SchemaError
 from pipelines.manifest import open_artifact
 from pipelines.schema import DatasetSchema, Feature, Side
-from pipelines.vocabulary import FittedCodes, FittedNumbers, Vocabulary
+from pipelines.vocabulary import RESERVED_CODES, FittedCodes, FittedNumbers, Vocabulary
 
 Int8 = npt.NDArray[np.int8]
 Int32 = npt.NDArray[np.int32]
@@ -90,6 +90,11 @@ class TrainingData:
     numbers: dict[Side, dict[str, FittedNumbers]]
     mined: Int32 | None = None
 
+    def weighs(self, events: Events) -> npt.NDArray[np.bool_]:
+        """``[events]`` whether each is of an action that counts: what has weight 0 in ``[actions]`` is context only."""
+        found: npt.NDArray[np.bool_] = np.array(self.schema.action_weights)[events.actions] > 0
+        return found
+
     @property
     def num_items(self) -> int:
         """Items in the catalogue."""
@@ -127,7 +132,22 @@ def load(features: Path) -> TrainingData:
         numbers={"item": _numbers(vocabulary, "item"), "user": _numbers(vocabulary, "user")},
     )
     check(data, str(features))
-    return data
+    return _counted(data)
+
+
+def _counted(data: TrainingData) -> TrainingData:
+    """The same, an item's events being those that count where others are context: an item id's bias starts there."""
+    train = data.events.where(data.events.splits == 0)
+    weighs = data.weighs(train)
+    if weighs.all():
+        return data
+    counts = np.bincount(train.rows[weighs], minlength=data.num_items)
+    frequencies = dict(data.frequencies)
+    for feature in data.features("item"):
+        if feature.kind == "id" and feature.hash_buckets is None:
+            by_code = np.bincount(data.items[feature.name], counts, data.table_sizes["item"][feature.name])
+            frequencies[feature.name] = by_code[RESERVED_CODES:].astype(np.int64)
+    return replace(data, frequencies=frequencies)
 
 
 def table_sizes(vocabulary: Vocabulary, side: Side) -> dict[str, int]:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.errors import SchemaError
 from towers.inputs import DAY_US, Events, Int8, Int32, Int64, TrainingData
 from towers.losses import log_inclusion
-from towers.moments import Counts, clock_of
+from towers.moments import Counts
 from towers.settings import TowersSettings
 
 Float32 = npt.NDArray[np.float32]
@@ -88,6 +89,27 @@ class _Asked:
         return cls(queries, targets, np.ones(len(targets)), others)
 
 
+@dataclass(frozen=True)
+class _Baskets:
+    """The events of one user and moment, of which none foretells another: ``of_event [events] int64`` the number of
+    each event's basket, ascending; ``starts [baskets + 1]`` their first events.
+    """
+
+    of_event: Int64
+    starts: Int64
+
+    @classmethod
+    def of(cls, events: Events, owners: Int32) -> _Baskets:
+        """All baskets of the events, whose users are ``owners [events]``."""
+        begins = np.ones(len(owners), np.bool_)
+        begins[1:] = (owners[1:] != owners[:-1]) | (events.times[1:] != events.times[:-1])
+        return cls(np.cumsum(begins) - 1, np.append(np.flatnonzero(begins), len(owners)))
+
+    def begins(self, baskets: Int64) -> Int64:
+        """The first event of each of these; beyond the last one, the end."""
+        return self.starts[np.minimum(baskets, len(self.starts) - 1)]
+
+
 def ranges(starts: Int64, stops: Int64) -> Int64:
     """All integers of ``[starts[i], stops[i])``, one range after the other."""
     counts = stops - starts
@@ -142,6 +164,9 @@ class Sampler:
         events: what may be learned from, and nothing else. A positive weighs what ``[actions]`` says of its event's
             action, that of the strongest where a query has it several times; 0: context only, never a positive.
         settings: resolved.
+
+    Raises:
+        SchemaError: nothing could be a positive.
     """
 
     def __init__(self, data: TrainingData, events: Events, settings: TowersSettings) -> None:
@@ -149,21 +174,46 @@ class Sampler:
         self.settings = settings
         self.items = data.num_items
         self.length = data.schema.history.max_length
-        counts = np.diff(events.offsets)
-        least = 1 if settings.protocol == "sets" else 2
-        self.users = np.flatnonzero(counts >= least).astype(np.int32)
         self._strengths = np.array(data.schema.action_weights)[events.actions]
-        frequency = np.bincount(events.rows[self._strengths > 0], minlength=self.items)
+        taken = data.weighs(events)
+        owners = events.user_of_event()
+        least = 1 if settings.protocol == "sets" else 2
+        self.users = np.flatnonzero(np.diff(events.offsets) >= least).astype(np.int32)
+        self._baskets = _Baskets.of(events, owners) if settings.protocol == "positions" else None
+        drawn = self._drawn_from(owners, taken)
+        if not len(drawn) or not len(self.users):
+            raise SchemaError(
+                f"expected users with {least} or more events to learn from, some of them of an action that weighs "
+                f"something; got {len(self.users)} such users, and {len(drawn)} events to be found by what a user did "
+                "before. Check [split] and [actions]."
+            )
         names = data.schema.action_names
         self._shown: Float64 | None = None
         if settings.negative_actions:
             self._shown = np.array([settings.negative_actions.get(name, 0.0) for name in names])[events.actions]
-        self._mined = data.mined
+        self._mined = (
+            None if data.mined is None else _untaken(data.mined, owners[taken], events.rows[taken], self.items)
+        )
+        frequency = np.bincount(drawn, minlength=self.items)
         self._shares = frequency / max(int(frequency.sum()), 1)
-        taken = self._strengths > 0
         self._uniform = min(settings.uniform_negatives, self.items)
         self._reach = _reach(settings.lookahead, self.length)
         self._moments = _Moments(data, events, taken, settings) if settings.protocol == "windows" else None
+
+    def _drawn_from(self, owners: Int32, taken: npt.NDArray[np.bool_]) -> Int32:
+        """The rows that an epoch's batches have as positives, each as often as it comes up among them.
+
+        Of a sequence, the events that have earlier ones in what is read of it; else a user's different items. (For
+        windows, where it goes by the moment, all that was taken.)
+        """
+        rows = self.events.rows
+        if self.settings.protocol == "windows":
+            return rows[taken]
+        if self._baskets is not None:
+            starts, stops = self.events.offsets[:-1], self.events.offsets[1:]
+            oldest = np.maximum(starts, stops - self.length - 1)[owners]
+            return rows[taken & (self._baskets.of_event > self._baskets.of_event[oldest])]
+        return self._parts(np.unique(owners[taken].astype(np.int64) * self.items + rows[taken]))[1]
 
     @property
     def steps(self) -> int:
@@ -229,11 +279,16 @@ class Sampler:
         known = histories(self.events, starts, stops - 1, None, int(lengths.max()))
         query_users = np.repeat(np.arange(len(users), dtype=np.int32), lengths)
         query_positions = (ranges(np.zeros_like(lengths), lengths)).astype(np.int32)
-        following = ranges(starts + 1, stops)
-        queries = np.arange(len(following), dtype=np.int32)
-        ends = np.minimum(following + self._reach, stops[query_users])
+        assert self._baskets is not None
+        places = ranges(starts, stops - 1)
+        queries = np.arange(len(places), dtype=np.int32)
+        basket = self._baskets.of_event[places]
+        following, ends = (
+            np.minimum(self._baskets.begins(basket + after), stops[query_users]) for after in (1, 1 + self._reach)
+        )
         owners, targets = np.repeat(queries, ends - following), ranges(following, ends)
-        credits = np.power(np.float64(self.settings.lookahead), targets - following[owners], dtype=np.float64)
+        distances = self._baskets.of_event[targets] - basket[owners] - 1
+        credits = np.power(np.float64(self.settings.lookahead), distances, dtype=np.float64)
         credits /= np.bincount(owners, credits)[owners]
         # What the user took at another place of the sequence is sure to be in the batch, and no negative.
         first, last = starts[query_users], stops[query_users]
@@ -366,8 +421,14 @@ class Sampler:
         return all_keys[kept], all_strengths[kept]
 
 
+def _untaken(mined: Int32, owners: Int32, rows: Int32, items: int) -> Int32:
+    """``mined [users, n]`` with -1 for what a user took at any time: that is no negative, whatever an index says."""
+    keys = np.arange(len(mined), dtype=np.int64)[:, None] * items + mined
+    return np.where(np.isin(keys, owners.astype(np.int64) * items + rows), -1, mined).astype(np.int32)
+
+
 def _reach(lookahead: float, length: int) -> int:
-    """How many following events are positives: those that count a hundredth of the first or more, up to ``length``."""
+    """How many following baskets are positives: those that count a hundredth of the first or more, up to ``length``."""
     if lookahead in (0.0, 1.0):
         return length if lookahead else 1
     return min(1 + int(np.log(0.01) / np.log(lookahead)), length)
@@ -419,8 +480,12 @@ class _Moments:
         self._of_items, self._of_users = Counts(data, events, "item"), Counts(data, events, "user")
         self.users = self._of_users.clock
         # Positives come from what was taken, not from what was only seen.
-        self._taken = self._of_items.clock if taken.all() else clock_of(events.where(taken), "item")
-        self._times = np.sort(events.times[taken])
+        chosen = events.where(taken)
+        owners, order = chosen.user_of_event(), np.argsort(chosen.times, kind="stable")
+        self._times, self._rows = chosen.times[order], chosen.rows[order]
+        # When the event's user had this item last before, and when the first event of all was.
+        self._last, self._first = _last_before(chosen, owners)[order], _firsts(events)[owners][order]
+        self._items = data.num_items
         self._window_us = int(settings.window_days * DAY_US)
         self._min_history_us = int(settings.min_history_days * DAY_US)
 
@@ -436,11 +501,32 @@ class _Moments:
         return int(np.clip(moment, first, max(last, first)))
 
     def shares(self, rows: Int32, moment: int) -> npt.NDArray[np.float64]:
-        """``[rows] float64`` each item's part of the events of the window, which the positives are drawn from."""
+        """``[rows] float64`` each item's part of the positives of the window: of the pairs of a user who was there
+        before the moment and an item, once however often the user took it.
+        """
         start, stop = np.searchsorted(self._times, [moment, moment + self._window_us])
-        counts = self._taken.count(rows, moment, moment + self._window_us)
-        return counts / max(int(stop - start), 1)
+        window = slice(int(start), int(stop))
+        positive = (self._last[window] < moment) & (self._first[window] < moment)
+        counts = np.bincount(self._rows[window][positive], minlength=self._items)
+        found: npt.NDArray[np.float64] = counts[rows] / max(int(counts.sum()), 1)
+        return found
 
     def counts(self, rows: Int32, users: Int32, moment: int) -> tuple[Float32, Float32]:
         """The count features of these items and users as of the moment."""
         return self._of_items.at(rows, moment), self._of_users.at(users, moment)
+
+
+def _last_before(events: Events, owners: Int32) -> Int64:
+    """``[events]`` the time of the event before it of the same user and item; long ago where there is none."""
+    order = np.lexsort((events.times, events.rows, owners))
+    times, rows, users = events.times[order], events.rows[order], owners[order]
+    again = (rows[1:] == rows[:-1]) & (users[1:] == users[:-1])
+    found = np.full(len(order), np.iinfo(np.int64).min)
+    found[order[1:][again]] = times[:-1][again]
+    return found
+
+
+def _firsts(events: Events) -> Int64:
+    """``[users]`` the time of the first event; of users without one, anything."""
+    padded = np.append(events.times, np.int64(0))
+    return padded[events.offsets[:-1]]

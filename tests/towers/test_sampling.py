@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipelines.errors import SchemaError
 from tests.towers.tiny import tiny_data
-from towers.inputs import DAY_US, Events
+from towers.inputs import DAY_US, Events, TrainingData
 from towers.sampling import Sampler, histories, ranges
 from towers.settings import TowersSettings
 
@@ -269,3 +269,92 @@ def test_the_share_of_an_item_in_a_window_leaves_out_what_was_only_shown() -> No
         seen += len(place)
         np.testing.assert_allclose(np.exp(batch.log_inclusion[place]), 45 / data.num_items, rtol=1e-5)
     assert seen > 0
+
+
+def drifting(kind: str) -> TrainingData:
+    """A catalogue in motion, of which users take the newest third most: of a sequence, old items are not read any more;
+    of a window, a few items are taken again and again.
+    """
+    data, rng = tiny_data(kind), np.random.default_rng(5)
+    users, each = data.events.users, 100
+    moment = np.tile(np.arange(each), users)
+    rows = np.minimum(moment * 60 // each + rng.integers(0, 30, users * each), data.num_items - 1).astype(np.int32)
+    times = moment.astype(np.int64)
+    if kind == "time":
+        rows = np.where(rng.random(len(rows)) < 0.5, np.repeat(np.arange(users) % 10, each), rows).astype(np.int32)
+        times = times * DAY_US // 3 + np.repeat(np.arange(users), each) * 60_000_000
+    zeros = np.zeros(len(rows), np.int8)
+    events = Events(np.arange(users + 1, dtype=np.int64) * each, rows, times, zeros, zeros)
+    return dataclasses.replace(data, events=events, item_frequency=np.bincount(rows, minlength=data.num_items))
+
+
+@pytest.mark.parametrize("kind", ["time", "order", "set"])
+def test_an_item_is_among_the_candidates_as_often_as_its_told_probability_says(kind: str) -> None:
+    """1 / told, added up over the batches that have an item, is 1 a batch: what the partition's estimate lives by."""
+    data = drifting(kind)
+    wanted = {"batch_users": 6, "uniform_negatives": 9, "window_days": 4.0} if kind == "time" else {}
+    chosen = TowersSettings.model_validate({"batch_users": 6, "uniform_negatives": 9} | wanted).resolved(data.schema)
+    made, generator = Sampler(data, data.events, chosen), np.random.default_rng(0)
+    batches = []
+    for _ in range(60):
+        for batch in made.epoch(generator):
+            found = np.zeros(data.num_items)
+            found[batch.rows[batch.candidates]] = np.exp(-batch.log_inclusion)
+            batches.append(found)
+    told = np.array(batches)
+    sums = np.bincount(data.events.rows, minlength=data.num_items)
+    for group in np.array_split(np.argsort(sums, kind="stable"), 4):
+        each = told[:, group].mean(1)
+        error = each.std() / np.sqrt(len(each))
+        # Users come without replacement, draws are told as if with: a few percent.
+        assert abs(each.mean() - 1.0) < 4 * error + 0.05, (group, each.mean(), error)
+
+
+def test_what_a_user_took_at_any_time_is_no_hard_negative() -> None:
+    data = tiny_data("time")
+    known = data.events.before(1)
+    mined = np.tile(np.arange(data.num_items, dtype=np.int32), (data.events.users, 1))
+    chosen = TowersSettings(batch_users=32, uniform_negatives=20, min_steps=3, window_days=7.0).resolved(data.schema)
+    for batch in Sampler(dataclasses.replace(data, mined=mined), known, chosen).epoch(np.random.default_rng(0)):
+        for query, user in enumerate(batch.users):
+            taken = set(known.rows[known.offsets[user] : known.offsets[user + 1]].tolist())
+            found = batch.rows[batch.certain[batch.certain[:, 0] == query, 1]].tolist()
+            assert sorted(found) == sorted(set(range(data.num_items)) - taken)
+
+
+def test_of_one_basket_no_item_foretells_another() -> None:
+    """Baskets of four: a place's positives begin with all of the next basket, each counting alike."""
+    data = tiny_data("order")
+    events = dataclasses.replace(data.events, times=data.events.times // 4).before(1)
+    chosen = TowersSettings(batch_users=32, uniform_negatives=20, lookahead=0.5).resolved(data.schema)
+    made = Sampler(data, events, chosen)
+    batch = next(iter(made.epoch(np.random.default_rng(0))))
+    assert set(batch.positives[:, 0].tolist()) < set(range(len(batch.query_users)))
+    for query, owner in enumerate(batch.query_users):
+        stop = int(events.offsets[batch.users[owner] + 1])
+        start = max(stop - 11, int(events.offsets[batch.users[owner]]))
+        place = start + int(batch.query_positions[query])
+        expected: dict[int, float] = {}
+        for later in range(place + 1, stop):
+            distance = int(events.times[later] - events.times[place])
+            if distance > 0:
+                row = int(events.rows[later])
+                expected[row] = max(expected.get(row, 0.0), 0.5 ** (distance - 1))
+        mine = batch.positives[:, 0] == query
+        found = dict(zip(batch.rows[batch.positives[mine, 1]].tolist(), batch.weights[mine].tolist(), strict=True))
+        assert set(found) == set(expected)
+        for row, credit in expected.items():
+            assert found[row] / max(found.values()) == pytest.approx(credit / max(expected.values()), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["time", "order", "set"])
+def test_data_without_a_positive_or_without_users_to_learn_from_are_refused(kind: str) -> None:
+    data = tiny_data(kind)
+    chosen = TowersSettings(batch_users=32).resolved(data.schema)
+    shown = data.schema.model_copy(update={"actions": {"impression": 0.0}})
+    with pytest.raises(SchemaError, match=r"weighs something.*\[actions\]"):
+        Sampler(dataclasses.replace(data, schema=shown), data.events.before(1), chosen)
+    first = np.zeros(len(data.events.rows), np.bool_)
+    first[data.events.offsets[:-1]] = kind != "set"
+    with pytest.raises(SchemaError, match="got 0 such users"):
+        Sampler(data, data.events.where(first), chosen)
