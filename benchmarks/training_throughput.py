@@ -127,7 +127,7 @@ class Ours:
         if starts:
             start_from_svd(self.model, data, events)
         self.start_seconds = time.perf_counter() - started
-        optimizer = optimizer_of(self.model, self.settings, self.sampler.steps)
+        optimizer = optimizer_of(self.model, data, self.settings, self.sampler.steps)
 
         @tf.function(input_signature=[signature(batch)], autograph=False)
         def step(batch: dict[str, Any]) -> Any:

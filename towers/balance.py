@@ -101,7 +101,8 @@ def find_balance(
     for start, stop in last_windows(events, window_days, _WINDOWS):
         before = events.where(events.times < start)
         seen = _pairs(before, data.num_items)
-        novel = _novel(events.where((events.times >= start) & (events.times < stop)), seen)
+        within = (events.times >= start) & (events.times < stop)
+        novel = _novel(events.where(within & data.weighs(events)), seen)
         users = np.flatnonzero((np.diff(novel.indptr) > 0) & (np.diff(seen.indptr) > 0))
         if len(users):
             users = users[np.unique(np.linspace(0, len(users) - 1, _USERS).astype(np.int64))]

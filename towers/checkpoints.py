@@ -1,7 +1,7 @@
 """Where a training run stands, on disk: a killed run goes on with the same loss curve.
 
 Reads and writes a directory beside the model artifact: weights and optimizer moments (``.npz``, no pickle), the best
-weights so far, the curves. A checkpoint of other features, settings or another seed is not used.
+weights so far, the curves. A checkpoint of other features, settings, workers or another seed is not used.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ class Best:
 
 @dataclass(frozen=True)
 class State:
-    """What is needed, besides the weights, to go on after ``epoch``."""
+    """What is needed, besides the weights, to go on after ``epoch``: the ``best`` so far (in the refit, the epoch that
+    the search found), and the ``curves`` of all phases.
+    """
 
     epoch: int
     best: Best
@@ -74,11 +76,8 @@ class Place:
 
     def restore(self, phase: str, model: Any, optimizer: Any) -> State | None:
         """Puts a checkpoint of this run and phase into model and optimizer; None where there is none."""
-        file = self.directory / "state.json"
-        if not self.resume or not file.is_file():
-            return None
-        record = json.loads(file.read_text())
-        if record["fingerprint"] != self.fingerprint or record["phase"] != phase:
+        record = self._record()
+        if record is None or record["phase"] != phase:
             return None
         optimizer.build(model.trainable_variables)
         model.set_weights(_read(self.directory / "model.npz"))
@@ -87,6 +86,18 @@ class Place:
         best_file = self.directory / "best.npz"
         best = Best(record["best_epoch"], record["best_valid"], _read(best_file) if best_file.exists() else None)
         return State(record["epoch"], best, record["curves"])
+
+    def reached(self) -> tuple[str, int, int]:
+        """The phase and the epoch of this run's checkpoint and the best epoch by then; no phase where there is none."""
+        record = self._record()
+        return ("", 0, 0) if record is None else (record["phase"], record["epoch"], record["best_epoch"])
+
+    def _record(self) -> dict[str, Any] | None:
+        file = self.directory / "state.json"
+        if not self.resume or not file.is_file():
+            return None
+        record: dict[str, Any] = json.loads(file.read_text())
+        return record if record["fingerprint"] == self.fingerprint else None
 
     def remove(self) -> None:
         """Removes the checkpoint: the run has ended well."""

@@ -68,6 +68,16 @@ class Chance:
         kept = ~self.below(tf.shape(values), share)
         return tf.where(kept, values / (1.0 - share), tf.zeros_like(values))
 
+    def seed(self) -> Any:
+        """``[2] int32`` for ``drop_by``."""
+        return self.generator.uniform_full_int([2], tf.int32)
+
+
+def drop_by(seed: Any, values: Any, share: float) -> Any:
+    """Dropout that can be made again: the same ``seed [2] int32`` drops the same."""
+    kept = tf.random.stateless_uniform(tf.shape(values), seed) >= share
+    return tf.where(kept, values / (1.0 - share), tf.zeros_like(values))
+
 
 class FeatureSum(tf_keras.layers.Layer):
     """``{name: encoded feature}`` to ``[batch, width]``: each feature's learned contribution, added up.
@@ -100,7 +110,7 @@ class FeatureSum(tf_keras.layers.Layer):
         name: str,
     ) -> None:
         super().__init__(name=name)
-        self.chance = chance
+        self.chance, scope = chance, name  # the optimizer tells weights of both sides apart by their names
         self.features = tuple(features)
         self.id_dropout = settings.id_dropout
         self.tables: dict[str, Any] = {}
@@ -119,14 +129,15 @@ class FeatureSum(tf_keras.layers.Layer):
             initializer = RowNorm(scale, columns, seed * 1009 + place, rest, 2 * (feature.kind == "id"))
             if feature.kind in ("id", "categorical", "list", "text"):
                 shape = (table_sizes[feature.name], columns + self.bias_dim)
-                self.tables[feature.name] = self.add_weight(f"{feature.name}_table", shape, initializer=initializer)
+                title = f"{scope}/{feature.name}_table"
+                self.tables[feature.name] = self.add_weight(title, shape, initializer=initializer)
             else:
                 shape = (_columns(feature), width)
-                self.maps[feature.name] = self.add_weight(f"{feature.name}_map", shape, initializer=initializer)
+                self.maps[feature.name] = self.add_weight(f"{scope}/{feature.name}_map", shape, initializer=initializer)
             if feature.kind == "embedding":
-                self.gates[feature.name] = self.add_weight(f"{feature.name}_gate", shape, initializer="zeros")
+                self.gates[feature.name] = self.add_weight(f"{scope}/{feature.name}_gate", shape, initializer="zeros")
             if feature.kind == "text" and settings.text_pool == "attention":
-                name, sizes = f"{feature.name}_logits", (table_sizes[feature.name],)
+                name, sizes = f"{scope}/{feature.name}_logits", (table_sizes[feature.name],)
                 self.token_logits[feature.name] = self.add_weight(name, sizes, initializer="zeros")
             if feature.kind == "text":
                 weights = token_weights(table_sizes[feature.name], frequencies.get(feature.name))

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from pipelines.schema import Feature, Side
 from towers.encoders import Chance, FeatureSum
+from towers.history_encoders import PooledHistory
 from towers.inputs import Features, TrainingData
 from towers.item_tower import ItemTower
 from towers.losses import Certain, Pairs, cosine_contrastive, sampled_softmax
@@ -21,6 +22,9 @@ from towers.runtime import tf, tfrs
 from towers.sampling import Batch
 from towers.settings import TowersSettings
 from towers.user_tower import UserTower
+
+# Log of what a shown item counts in a history at the start, beside one that was taken.
+_HUSHED = -5.0
 
 
 class Columns:
@@ -67,6 +71,8 @@ class TwoTowers(tfrs.Model):
             history=data.schema.history.max_length,
             actions=len(data.schema.action_names),
         )
+        if settings.negative_actions and isinstance(self.user_tower.pool, PooledHistory):
+            self._hush(data)
         self._columns = {
             "item": Columns(data.items, data.features("item")),
             "user": Columns(data.users, data.features("user")),
@@ -87,6 +93,12 @@ class TwoTowers(tfrs.Model):
             seed=seed,
             name=f"{side}_features",
         )
+
+    def _hush(self, data: TrainingData) -> None:
+        """What was shown and not taken begins as next to nothing in a pooled history."""
+        weights = self.user_tower.pool.action_weights.numpy()
+        weights[[name in self.settings.negative_actions for name in data.schema.action_names]] = _HUSHED
+        self.user_tower.pool.action_weights.assign(weights)
 
     def own_rows(self) -> list[Any]:
         """The tables in which each item or user has a row of its own."""

@@ -5,7 +5,8 @@ Imports no TensorFlow, so that a configuration is checked before anything heavy 
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -50,14 +51,15 @@ class TowersSettings(Section):
 
     # The towers.
     embedding_dim: int = Field(default=128, ge=2)  # of the exported vectors, the item bias counted in
-    item_bias: bool = True
+    item_bias: bool = True  # off for cosine contrastive, where a score is a cosine
     # unit: cosine. free: an item that says more of a user has a longer vector, in histories and in the ranking.
     item_norm: Literal["auto", "unit", "free"] = "auto"
     content_share: float = Field(default=0.0, ge=0.0, le=0.5)  # of the dimensions, those content fills without the id
     tastes: int = Field(default=256, ge=1)  # hidden units between a history's content and what the user likes of it
     bias_start: float = Field(default=1.0, ge=0.0, le=1.0)  # an item's bias starts at this times the log of its count
     history_encoder: Literal["auto"] | HistoryEncoder = "auto"
-    decay_days: tuple[float, ...] = (0.0, 60.0, 14.0)  # one pooling head each, starting values; 0: no decay
+    # One pooling head each, starting values; 0: no decay.
+    decay_days: tuple[Annotated[float, Field(ge=0.0)], ...] = Field(default=(0.0, 60.0, 14.0), min_length=1)
     layers: int = Field(default=2, ge=1)
     heads: int = Field(default=2, ge=1)
     dropout: float = Field(default=0.2, ge=0.0, lt=1.0)
@@ -127,6 +129,12 @@ class TowersSettings(Section):
             raise ValueError(f"negative_actions: expected weights above 0, got {self.negative_actions}")
         if self.loss != "softmax" and (self.negative_actions or self.hard_negatives):
             raise ValueError("hard_negatives and negative_actions need loss = 'softmax'")
+        if self.loss != "softmax" and self.item_norm == "free":
+            raise ValueError(f"loss = {self.loss!r} compares cosines: expected item_norm = 'unit', got 'free'")
+        if self.loss != "softmax" and self.item_bias and "item_bias" in self.model_fields_set:
+            raise ValueError(f"loss = {self.loss!r} compares cosines: expected item_bias = false, got true")
+        if not (self.uniform_negatives or self.in_batch_negatives is None or self.in_batch_negatives):
+            raise ValueError("expected uniform_negatives or in_batch_negatives above 0: without negatives all is right")
         unknown = sorted(set(self.tune) - (set(type(self).model_fields) - {"tune"}))
         if unknown:
             raise ValueError(f"tune: expected keys of [towers], got {', '.join(unknown)}")
@@ -166,10 +174,41 @@ class TowersSettings(Section):
             "initializer": "random" if protocol == "positions" else "svd",
             "item_norm": "free" if protocol == "windows" else "unit",
         }
+        if self.loss == "cosine_contrastive":
+            chosen["item_norm"] = "unit"
         chosen = {name: value for name, value in chosen.items() if getattr(self, name) == "auto"}
+        if self.loss == "cosine_contrastive":
+            chosen["item_bias"] = False
         recipe = {name: value for name, value in RECIPES[protocol].items() if name not in self.model_fields_set}
         update = {"protocol": protocol, "history_encoder": encoder, **chosen, **recipe}
-        return TowersSettings.model_validate({**self.model_dump(), **update})
+        found = TowersSettings.model_validate({**self.model_dump(), **update})
+        found._refuse_idle(schema)
+        return found
+
+    def _refuse_idle(self, schema: DatasetSchema) -> None:
+        """Refuses what these resolved settings would never read.
+
+        Raises:
+            SchemaError: a key has a value other than the usual one and no effect, or the encoder does not fit.
+        """
+        if self.protocol == "positions" and self.history_encoder != "transformer":
+            raise SchemaError(
+                "towers.history_encoder: with protocol = 'positions' each place of a sequence is an example, which "
+                f"only 'transformer' embeds; got {self.history_encoder!r}. Leave it out, or take protocol = 'sets'."
+            )
+        usual = {name: field.default for name, field in type(self).model_fields.items()}
+        usual |= RECIPES[self.protocol]  # type: ignore[index]
+        idle = [
+            f"{name} (only {reads} reads it)"
+            for name, (does, reads) in _READ_BY.items()
+            if not does(self) and getattr(self, name) != usual[name]
+        ]
+        if idle:
+            raise SchemaError(
+                f"{schema.dataset.name}: expected keys of [towers] that have an effect with protocol = "
+                f"{self.protocol!r}, history_encoder = {self.history_encoder!r} and loss = {self.loss!r}; got "
+                f"{', '.join(idle)}. Leave them out."
+            )
 
     def _protocol(self, schema: DatasetSchema) -> Protocol:
         if self.protocol != "auto":
@@ -178,6 +217,25 @@ class TowersSettings(Section):
         by_time = events.time is not None and not schema.split.leave_last_out
         return "windows" if by_time else "sets" if events.unordered else "positions"
 
+
+# Keys that not all settings read: whether these do, and how to say which.
+_READ_BY: dict[str, tuple[Callable[[TowersSettings], bool], str]] = {
+    "window_days": (lambda s: s.protocol == "windows", "protocol = 'windows'"),
+    "min_history_days": (lambda s: s.protocol == "windows", "protocol = 'windows'"),
+    "novel_weight": (lambda s: s.protocol == "windows" and s.loss == "softmax", "protocol = 'windows', by softmax,"),
+    "lookahead": (lambda s: s.protocol == "positions", "protocol = 'positions'"),
+    "activity_power": (lambda s: s.protocol != "positions", "protocol = 'windows' or 'sets'"),
+    "decay_days": (lambda s: s.history_encoder == "recency", "history_encoder = 'recency'"),
+    "tastes": (
+        lambda s: s.content_dim > 0 and s.history_encoder in ("mean", "recency"),
+        "a pooled history, with content_share above 0,",
+    ),
+    "heads": (lambda s: s.history_encoder in ("attention", "transformer"), "an attention or transformer encoder"),
+    "layers": (lambda s: s.history_encoder == "transformer", "history_encoder = 'transformer'"),
+    "dropout": (lambda s: s.history_encoder == "transformer", "history_encoder = 'transformer'"),
+    "margin": (lambda s: s.loss == "cosine_contrastive", "loss = 'cosine_contrastive'"),
+    "negative_weight": (lambda s: s.loss == "cosine_contrastive", "loss = 'cosine_contrastive'"),
+}
 
 # Starting points for a kind of data: windows was settled on the validation weeks of Complete Journey; positions follows
 # published settings (SASRec with sampled softmax), of which validation on Amazon's beauty products preferred no other

@@ -41,13 +41,11 @@ def settle(model: TwoTowers, data: TrainingData) -> None:
     one, and with one that several ads share.
     """
     body, dim = model.item_tower.body, model.settings.vector_dim
-    item_id, content = _own_id(body), [feature.name for feature in body.features if feature.kind != "id"]
+    item_id, content = _own_id(body, data), [feature.name for feature in body.features if feature.kind != "id"]
     if item_id is None or not content:
         return
     codes = data.items[item_id].astype(np.int64)
     known: npt.NDArray[np.bool_] = codes >= RESERVED_CODES
-    if not known.any() or len(np.unique(codes[known])) < known.sum():
-        return
     vectors = _outputs(body, data)
     lengths = np.linalg.norm(vectors[:, : body.own_dim], axis=1)
     # Root mean square: new ads' scores shall spread like the known ads', of which few are long and most are short.
@@ -121,11 +119,11 @@ def _fit(inputs: list[_Input], wanted: Float, part: slice, known: npt.NDArray[np
     return said
 
 
-def content_of(body: FeatureSum) -> list[Any]:
+def content_of(body: FeatureSum, data: TrainingData) -> list[Any]:
     """What ``content_rate`` is about: all weights of the items' content, where rows of their own can do all the
     learning and content is fitted in the end.
     """
-    if _own_id(body) is None:
+    if _own_id(body, data) is None:
         return []
     kinds = {feature.name: feature.kind for feature in body.features}
     weights = {**body.tables, **body.maps}
@@ -142,10 +140,14 @@ def _lift(model: TwoTowers, data: TrainingData) -> Float:
     return lift
 
 
-def _own_id(body: FeatureSum) -> str | None:
-    """The feature that gives each known ad a row of its own."""
+def _own_id(body: FeatureSum, data: TrainingData) -> str | None:
+    """The feature that gives each known ad a row of its own, where any is known and no two share one."""
     ids = [feature for feature in body.features if feature.kind == "id"]
-    return ids[0].name if len(ids) == 1 and ids[0].hash_buckets is None else None
+    if len(ids) != 1 or ids[0].hash_buckets is not None:
+        return None
+    codes = data.items[ids[0].name].astype(np.int64)
+    known = codes[codes >= RESERVED_CODES]
+    return ids[0].name if len(known) and len(np.unique(known)) == len(known) else None
 
 
 def _outputs(body: FeatureSum, data: TrainingData) -> Float:

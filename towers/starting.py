@@ -43,15 +43,16 @@ def start_from_svd(model: TwoTowers, data: TrainingData, events: Events) -> None
     users' square-root counts: a history pooled over them is its projection on the directions in which users
     differ most. For windows, factors of implicit feedback, and the pooled heads are mixed as ridge regression has it;
     the content columns are filled (``towers.tastes``), and logistic regression finds what each counts
-    (``towers.balance``).
+    (``towers.balance``). What has weight 0 in ``[actions]`` is in no such matrix, though in histories.
     """
     item_id = _id_feature(data, "item")
     if item_id is None or min(events.users, data.num_items) < 2:
         return
     user_id = _id_feature(data, "user")
     profile = model.user_tower.profile
+    taken = events.where(data.weighs(events))
     if user_id is not None and profile is not None and model.settings.history_encoder == "none":
-        svd = _svd(_degree_normalised(events, data.num_items), model.settings.vector_dim)
+        svd = _svd(_degree_normalised(taken, data.num_items), model.settings.vector_dim)
         root = np.sqrt(svd.values)
         _fill(profile.tables[user_id], data.users[user_id], _scaled(svd.left * root))
         _fill(model.item_tower.body.tables[item_id], data.items[item_id], _scaled(svd.right * root))
@@ -59,28 +60,33 @@ def start_from_svd(model: TwoTowers, data: TrainingData, events: Events) -> None
     if model.settings.protocol == "windows" and isinstance(model.user_tower.pool, PooledHistory):
         _start_windows(model, data, events, item_id)
         return
-    svd = _svd(_root_counts(events, data.num_items), model.item_tower.body.own_dim)
+    svd = _svd(_root_counts(taken, data.num_items), model.item_tower.body.own_dim)
     factors = svd.right if model.settings.item_norm == "free" else _scaled(svd.right)
     _fill(model.item_tower.body.tables[item_id], data.items[item_id], factors)
 
 
 def _start_windows(model: TwoTowers, data: TrainingData, events: Events, item_id: str) -> None:
     pool, body = model.user_tower.pool, model.item_tower.body
+    shown = np.array([name in model.settings.negative_actions for name in data.schema.action_names])
     # A plain mean is one head, whatever the settings say of others.
     settings = model.settings.model_copy(update={"decay_days": pool.decay_days})
     coded = [f.name for f in data.features("item") if f.kind in ("categorical", "list", "text")]
     coded = coded if settings.content_dim else []
     codes = [body.code_weights(name, data.items[name]) for name in coded]
 
+    def read(known: Events) -> Events:
+        """What was shown and not taken is as good as nothing in a history (``TwoTowers``)."""
+        return known.where(~shown[known.actions]) if shown.any() else known
+
     def made_of(known: Events, now: int) -> _Made:
-        return _made(known, now, data.num_items, codes, settings, pool.parts)
+        return _made(read(known), known.where(data.weighs(known)), now, data.num_items, codes, settings, pool.parts)
 
     def vectors_at(known: Events, now: int) -> Vectors:
-        return made_of(known, now).vectors(known, now, settings)
+        return made_of(known, now).vectors(read(known), now, settings)
 
     balance = find_balance(vectors_at, data, events, settings.window_days)
     now = int(events.times.max()) + 1
-    made = made_of(events, now).balanced(events, now, settings, balance, float(model.temperature))
+    made = made_of(events, now).balanced(read(events), now, settings, balance, float(model.temperature))
     _fill(body.tables[item_id], data.items[item_id], made.factors)
     pool.mix.assign(made.mix)
     if made.tastes is not None:
@@ -145,14 +151,16 @@ class _Made:
 
 def _made(
     events: Events,
+    taken: Events,
     now: int,
     items: int,
     codes: list[scipy.sparse.csr_matrix],
     settings: TowersSettings,
     parts: list[int],
 ) -> _Made:
+    """Of all that histories have, ``events``, those that the users' factors are made of were ``taken``."""
     own, content = parts
-    fitted = _implicit_factors(_matrix(events.user_of_event(), events.rows, None, events.users, items), own)
+    fitted = _implicit_factors(_matrix(taken.user_of_event(), taken.rows, None, taken.users, items), own)
     factors = _scaled(fitted.items)
     mix = _ridge_mix(events, now, factors, fitted.users, settings)
     tastes = None
@@ -243,7 +251,10 @@ def _fill(table: Any, codes: npt.NDArray[Any], factors: Float) -> None:
     """Writes the factors of all known codes into the first columns of their rows."""
     values = table.numpy()
     known = codes > 1
-    values[codes[known], : factors.shape[1]] = factors[known]
+    shared = np.maximum(np.bincount(codes[known], minlength=len(values)), 1)[codes[known]]
+    values[np.unique(codes[known]), : factors.shape[1]] = 0.0
+    # Those that share a code, as hashed ids may, have their mean.
+    np.add.at(values[:, : factors.shape[1]], codes[known], factors[known] / shared[:, None])
     table.assign(values)
 
 

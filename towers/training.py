@@ -33,7 +33,7 @@ from towers.sampling import Sampler
 from towers.settings import TowersSettings
 from towers.settling import content_of, settle
 from towers.starting import start_from_svd
-from towers.validation import evaluate, selecting, selection, truth_of
+from towers.validation import can_evaluate, evaluate, selecting, selection
 from towers.warm_start import NIGHTS, WarmStart
 from towers.workers import part_of, workers
 
@@ -44,7 +44,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class TrainingError(TowerlineError):
-    """Training cannot go on: a loss that is no number."""
+    """Training cannot go on: a loss or a gradient that is no number."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def run(
             exported tower differs from the trained one.
         SchemaError: there is nothing to learn from.
         ConfigError: TensorFlow was imported with another Keras.
-        TrainingError: the loss became NaN or infinite.
+        TrainingError: the loss or a gradient became NaN or infinite.
     """
     # Before TensorFlow does anything else: workers of TF_CONFIG meet here.
     team = workers()
@@ -107,9 +107,15 @@ def run(
     config = {"towers": settings.model_dump(mode="json", exclude={"tune"}), "seed": seed}
     inputs = {"features": artifact.manifest.fingerprint}
     begun_from = None if warm is None else [read_manifest(warm.model).fingerprint, warm.epochs]
-    fingerprint = fingerprint_of([inputs, config, begun_from])
+    mined_from = None if mined is None else mined.version
+    fingerprint = fingerprint_of([inputs, config, begun_from, mined_from, team.count])
     own = f".{out.name}.checkpoint" + (f".{team.index}" if team.index else "")
-    place = checkpoints.Place(out.parent / own, fingerprint, settings.checkpoint_minutes, resume)
+    # Workers go on together or not at all: each has a checkpoint of each epoch.
+    minutes = settings.checkpoint_minutes if team.count == 1 else 0.0
+    place = checkpoints.Place(out.parent / own, fingerprint, minutes, resume)
+    if not team.agree(place.reached()):
+        _LOG.warning("the workers' checkpoints are of different epochs: training begins anew")
+        place.resume = False
     report = _to_tensorboard(out.parent / "tensorboard" / fingerprint[:12]) if team.writes else None
     shown = progress and team.writes
     if warm is None:
@@ -127,7 +133,7 @@ def run(
         (draft.dir / "training.json").write_text(json.dumps(record, indent=1))
         draft.facts.update({"space": facts["space"], "dim": facts["dim"], "best_epoch": trained.best_epoch})
         draft.facts[NIGHTS] = 0 if warm is None else warm.nights()
-        draft.facts["mined_from"] = None if mined is None else mined.version
+        draft.facts["mined_from"] = mined_from
         draft.facts["valid"] = max((epoch.valid for epoch in trained.curves if epoch.valid is not None), default=None)
     place.remove()
     return out
@@ -148,14 +154,16 @@ def train(
         settings: resolved.
         report: called after each epoch; what it raises ends the training (tuning prunes so).
     """
-    can_validate = len(truth_of(data.events, _VALID).users) > 0
-    found = _Phase(data, settings, seed, "search", settings.epochs, can_validate, place, report).fit(progress)
-    if not (settings.refit and can_validate):
-        return found
-    again = _Phase(
-        _with_valid(data), settings, seed, "refit", found.best_epoch, False, place, report, found.curves
-    ).fit(progress)
-    return replace(again, best_epoch=found.best_epoch)
+    can_validate = can_evaluate(data, _VALID)
+    phase, _, best_epoch = ("", 0, 0) if place is None else place.reached()
+    curves: tuple[Epoch, ...] = ()
+    # A checkpoint of the refit has the search's curves, and the epoch that it found.
+    if phase != "refit":
+        found = _Phase(data, settings, seed, "search", settings.epochs, can_validate, place, report).fit(progress)
+        if not (settings.refit and can_validate):
+            return found
+        best_epoch, curves = found.best_epoch, found.curves
+    return _Phase(_with_valid(data), settings, seed, "refit", best_epoch, False, place, report, curves).fit(progress)
 
 
 def _go_on(
@@ -182,14 +190,19 @@ def _with_valid(data: TrainingData) -> TrainingData:
     return replace(data, item_frequency=data.item_frequency + seen)
 
 
-def optimizer_of(model: TwoTowers, settings: TowersSettings, steps: int) -> LazyAdam:
+def optimizer_of(model: TwoTowers, data: TrainingData, settings: TowersSettings, steps: int) -> LazyAdam:
     """The settings' optimizer of a built model, for epochs of so many ``steps``."""
     rate: Any = settings.learning_rate
     if settings.schedule == "cosine":
         rate = tf_keras.optimizers.schedules.CosineDecay(rate, max(steps * settings.epochs, 1), alpha=0.02)
+    names = [variable.name for variable in model.trainable_variables]
+    assert len(set(names)) == len(names), "two weights of one name would learn at one rate"
     own = {table.name for table in model.own_rows()}
-    shared = {v.name: settings.shared_rate for v in model.trainable_variables if v.name not in own}
-    shared |= {v.name: settings.shared_rate * settings.content_rate for v in content_of(model.item_tower.body)}
+    shared = {name: settings.shared_rate for name in names if name not in own}
+    content = content_of(model.item_tower.body, data)
+    shared |= {variable.name: settings.shared_rate * settings.content_rate for variable in content}
+    if settings.learned_temperature:
+        shared[model.temperature.name] = 1.0
     return LazyAdam(
         rate,
         epsilon=settings.epsilon,
@@ -227,7 +240,7 @@ class _Phase:
             self.signature = self._built()
             if settings.initializer == "svd":
                 start_from_svd(self.model, data, events)
-            self.optimizer = optimizer_of(self.model, settings, self.sampler.steps)
+            self.optimizer = optimizer_of(self.model, data, settings, self.sampler.steps)
             self.model.compile(optimizer=self.optimizer)
         self.step = self._step_function()
 
@@ -236,8 +249,9 @@ class _Phase:
         batch = next(self.sampler.epoch(np.random.default_rng(self.seed)), None)
         if batch is None:
             raise SchemaError(
-                "expected users with events both before and within a window, found none. Lower towers.window_days or "
-                "towers.min_history_days, or check [split]."
+                "expected a user with events before others of an action that weighs something, found none"
+                + (" in a window. Lower towers.window_days or" if self.settings.protocol == "windows" else ". Lower")
+                + " towers.min_history_days, or check [split] and [actions]."
             )
         self.model.compute_loss(tensors_of(batch))
         return signature(batch)
@@ -250,17 +264,20 @@ class _Phase:
             with tf.GradientTape() as tape:
                 loss = model.compute_loss(batch, training=True)
 
+            gradients = tape.gradient(loss, model.trainable_variables)
+
             def update() -> Any:
-                gradients = tape.gradient(loss, model.trainable_variables)
                 return optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
 
-            # A loss that is no number must not reach the weights: they are what the report is made from. (Workers
-            # cannot meet within a condition.)
+            # What is no number must not reach the weights: they are what the report is made from. (Workers cannot meet
+            # within a condition.)
+            length = tf.linalg.global_norm([gradient for gradient in gradients if gradient is not None])
+            finite = tf.math.is_finite(loss) & tf.math.is_finite(length)
             if alone:
-                tf.cond(tf.math.is_finite(loss), update, lambda: optimizer.iterations)
+                tf.cond(finite, update, lambda: optimizer.iterations)
             else:
                 update()
-            return loss
+            return tf.where(finite, loss, loss + np.nan)
 
         # Without autograph: to rewrite the source of all that is called takes longer than the rest, for nothing.
         @tf.function(input_signature=[self.signature], autograph=False)
@@ -271,7 +288,7 @@ class _Phase:
 
     def fit(self, progress: bool) -> Trained:
         """Trains to the end, or until the validation recall no longer grows."""
-        first = self._restore()
+        first, every = self._restore(), self.settings.evaluate_every
         bar = tqdm(
             total=self.epochs * self.sampler.steps,
             initial=(first - 1) * self.sampler.steps,
@@ -283,13 +300,13 @@ class _Phase:
             self.curves.append(self._validated(Epoch(self.name, 0, 0.0, 0.0, 0.0)))
         with bar:
             for number in range(first, self.epochs + 1):
+                if self.validates and number - 1 - self.best.epoch >= self.settings.patience * every:
+                    break
                 epoch = self._epoch(number, bar)
                 self.curves.append(epoch)
                 if self.report is not None:
                     self.report(epoch)
                 self._checkpoint(number)
-                if self.validates and number - self.best.epoch >= self.settings.patience * self.settings.evaluate_every:
-                    break
         if self.best.weights is not None:
             self.model.set_weights(self.best.weights)
         with self.workers.strategy.scope():
@@ -339,18 +356,23 @@ class _Phase:
     def _checkpoint(self, number: int) -> None:
         if self.place is not None:
             curves = [asdict(epoch) for epoch in self.curves]
-            self.place.save(self.name, checkpoints.State(number, self.best, curves), self.model, self.optimizer)
+            best = self.best if self.validates else checkpoints.Best(self.epochs)
+            self.place.save(self.name, checkpoints.State(number, best, curves), self.model, self.optimizer)
 
     def _blame(self, number: int, step: int, loss: float) -> str:
-        """The message for a loss that is no number, with the feature whose weights went furthest."""
-        tables: dict[str, float] = {}
+        """The message for a loss that is no number, with the feature that adds most to a vector."""
+        parts: dict[str, float] = {}
         for side, body in (("item", self.model.item_tower.body), ("user", self.model.user_tower.profile)):
-            for name, weights in ({} if body is None else {**body.tables, **body.maps}).items():
-                tables[f"{side} feature {name!r}"] = float(np.abs(weights.numpy()).max())
-        worst = max(tables, key=lambda name: tables[name] if np.isfinite(tables[name]) else np.inf)
+            columns = self.data.items if side == "item" else self.data.users
+            for name, table in ({} if body is None else body.tables).items():
+                parts[f"{side} feature {name!r}"] = float(np.abs(table.numpy()).max())
+            for name, weights in ({} if body is None else body.maps).items():
+                values, largest = np.abs(columns[name]).max(0), np.abs(weights.numpy()).max(1)
+                parts[f"{side} feature {name!r}"] = float(values.astype(np.float64) @ largest.astype(np.float64))
+        worst = max(parts, key=lambda name: parts[name] if np.isfinite(parts[name]) else np.inf)
         return (
-            f"{self.name}, epoch {number}, step {step}: expected a finite loss, got {loss}. The largest weights are "
-            f"those of {worst} ({tables[worst]:.3g}). Lower towers.learning_rate, set clip_norm, or mend the column."
+            f"{self.name}, epoch {number}, step {step}: expected a finite loss and gradient, got {loss}. Most is added "
+            f"by {worst} (up to {parts[worst]:.3g}). Lower towers.learning_rate, set clip_norm, or mend the column."
         )
 
 

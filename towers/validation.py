@@ -135,7 +135,7 @@ def evaluate(
     what was held out, only that action's events.
     """
     weights = data.schema.action_weights
-    held = data.events.where((data.events.splits < split) | (np.array(weights)[data.events.actions] > 0))
+    held = _held(data, split)
     truth = truth_of(held, split)
     if max_users is not None:
         truth = truth.spread(max_users)
@@ -153,6 +153,16 @@ def evaluate(
         own = truth_of(held.where((held.splits < split) | (held.actions == code)), split).of(truth.users)
         figures[f"all {action}"] = recall_at(users[np.isin(truth.users, own.users)], items, own, ks, remove_seen=False)
     return figures
+
+
+def can_evaluate(data: TrainingData, split: int) -> bool:
+    """Whether anything of an action that counts is held out in ``split``."""
+    return len(truth_of(_held(data, split), split).users) > 0
+
+
+def _held(data: TrainingData, split: int) -> Events:
+    """The events but for those of later splits, and of ``split`` only what counts."""
+    return data.events.where((data.events.splits < split) | data.weighs(data.events))
 
 
 def selecting(settings: TowersSettings) -> tuple[str, ...]:

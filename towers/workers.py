@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import json
 import os
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,14 @@ class Workers:
     def writes(self) -> bool:
         """Whether this worker writes the model; exactly one does."""
         return self.index == 0
+
+    def agree(self, value: object) -> bool:
+        """Whether all workers call this with the same value."""
+        if self.count == 1:
+            return True
+        told = tf.constant([zlib.crc32(repr(value).encode())], tf.int64)
+        found = self.strategy.gather(self.strategy.run(lambda: tf.identity(told)), axis=0).numpy()
+        return bool((found == found[0]).all())
 
 
 @functools.cache

@@ -189,7 +189,7 @@ def test_content_that_is_fitted_in_the_end_keeps_still(given: dict[str, object],
     with tf.GradientTape() as tape:
         loss = model.compute_loss(batch, training=True)
     variables = model.trainable_variables
-    optimizer_of(model, settings, 1).apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+    optimizer_of(model, data, settings, 1).apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
     for name, weights in {**body.tables, **body.maps}.items():
         same = np.array_equal(weights.numpy(), before[name])
         assert same == (name != "item" and not moves), name

@@ -9,17 +9,19 @@ import numpy as np
 import pytest
 
 from pipelines.errors import ConfigError, SchemaError
+from pipelines.schema import DatasetSchema
 from tests.towers.tiny import ITEMS, tiny_data
 from towers import inputs
 from towers.checkpoints import Place
 from towers.export import write_towers
+from towers.inputs import Events
 from towers.model import TwoTowers, tensors_of
 from towers.recall import recall_at
 from towers.runtime import tf
 from towers.sampling import Sampler
 from towers.serving import SavedTowers
 from towers.settings import TowersSettings
-from towers.training import Epoch, TrainingError, _to_tensorboard, train
+from towers.training import Epoch, TrainingError, _Phase, _to_tensorboard, train
 from towers.tuning import to_toml
 from towers.validation import all_vectors, truth_of
 
@@ -112,6 +114,101 @@ def test_a_killed_run_goes_on_with_the_same_loss_curve(kind: str, tmp_path: Path
     np.testing.assert_allclose(losses(resumed.curves), losses(whole.curves), rtol=1e-5)
 
 
+def test_a_run_killed_in_its_refit_does_not_search_again(tmp_path: Path) -> None:
+    data, chosen = tiny_data("order"), settings("order", epochs=4)
+    whole = train(data, chosen, seed=5)
+    assert whole.best_epoch >= 2
+    seen: list[tuple[str, int]] = []
+
+    def watch(epoch: Epoch) -> None:
+        seen.append((epoch.phase, epoch.epoch))
+        if len(seen) == 6:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train(data, chosen, seed=5, place=Place(tmp_path / "checkpoint", "a", 0.0), report=watch)
+    assert seen[-1] == ("refit", 2)
+    resumed = train(data, chosen, seed=5, place=Place(tmp_path / "checkpoint", "a", 0.0), report=watch)
+    assert seen[6:] == [("refit", number) for number in range(2, whole.best_epoch + 1)]
+    assert resumed.best_epoch == whole.best_epoch
+    assert [epoch.phase for epoch in resumed.curves] == [epoch.phase for epoch in whole.curves]
+    np.testing.assert_allclose(losses(resumed.curves), losses(whole.curves), rtol=1e-5)
+
+
+def test_a_run_killed_after_its_early_stop_does_not_go_on_searching(tmp_path: Path) -> None:
+    """The rate is too high to learn by: a best epoch soon, then the patience runs out."""
+    data, chosen = tiny_data("order"), settings("order", epochs=12, patience=2, learning_rate=0.5, refit=False)
+    whole = train(data, chosen, seed=5, place=Place(tmp_path / "whole", "a", 0.0))
+    assert len(whole.curves) == whole.best_epoch + 2 < 12
+    # The checkpoint of the last epoch is still there: the process ended before the model was written.
+    again = train(data, chosen, seed=5, place=Place(tmp_path / "whole", "a", 0.0))
+    assert again.best_epoch == whole.best_epoch
+    assert losses(again.curves) == losses(whole.curves)
+    for left, right in zip(again.model.get_weights(), whole.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_features_of_one_name_on_both_sides_learn_each_at_its_own_rate() -> None:
+    """The items' content waits for the end (content_rate 0); the users' feature of its name does not."""
+    data = tiny_data("time")
+    raw = data.schema.model_dump(mode="json")
+    raw["features"]["user"][0]["name"] = "category"
+    users = {"category": data.users["country"]}
+    sizes = {**data.table_sizes, "user": {"category": data.table_sizes["user"]["country"]}}
+    schema = DatasetSchema.model_validate(raw)
+    data = dataclasses.replace(data, schema=schema, users=users, table_sizes=sizes)
+    phase = _Phase(data, settings("time", content_rate=0.0), 1, "search", 1, False, None, None)
+    model = phase.model
+    tables = model.item_tower.body.tables["category"], model.user_tower.profile.tables["category"]
+    before = [table.numpy() for table in tables]
+    for batch in phase.sampler.epoch(np.random.default_rng(0)):
+        phase.step(tensors_of(batch))
+    moved = [not np.array_equal(table.numpy(), old) for table, old in zip(tables, before, strict=True)]
+    assert moved == [False, True]
+
+
+def test_a_temperature_that_is_learned_moves_at_the_full_rate() -> None:
+    data, chosen = tiny_data("time"), settings("time", learned_temperature=True, shared_rate=0.001, epochs=1)
+    phase = _Phase(data, chosen, 1, "search", 1, False, None, None)
+    for batch in phase.sampler.epoch(np.random.default_rng(0)):
+        phase.step(tensors_of(batch))
+    # Four of Adam's steps of about the rate each.
+    assert 0.1 * 0.02 < abs(float(phase.model.temperature) - chosen.temperature) < 4 * 0.02 + 1e-6
+
+
+def test_held_out_events_that_weigh_nothing_choose_no_epoch() -> None:
+    data = tiny_data("set")
+    events = dataclasses.replace(data.events, actions=(data.events.splits == 1).astype(np.int8))
+    schema = data.schema.model_copy(update={"actions": {"click": 1.0, "impression": 0.0}})
+    trained = train(dataclasses.replace(data, schema=schema, events=events), settings("set", epochs=2), seed=1)
+    assert [epoch.valid for epoch in trained.curves] == [None, None]
+    assert trained.best_epoch == 2
+
+
+@pytest.mark.parametrize("kind", ["time", "order", "set"])
+def test_the_start_is_made_of_what_was_taken_alone(kind: str) -> None:
+    """Impressions of other items beside the same clicks: the items' own rows start as without."""
+    data = tiny_data(kind)
+    schema = data.schema.model_copy(update={"actions": {"click": 1.0, "impression": 0.0}})
+    data = dataclasses.replace(data, schema=schema)
+    rng = np.random.default_rng(0)
+    shown = np.repeat(np.arange(len(data.events.rows)), 2)
+    actions = np.tile(np.array([0, 1], np.int8), len(data.events.rows))
+    rows = np.where(actions == 1, rng.integers(0, 9, len(shown)), data.events.rows[shown]).astype(np.int32)
+    events = Events(
+        data.events.offsets * 2, rows, data.events.times[shown] + actions, actions, data.events.splits[shown]
+    )
+    chosen = TowersSettings.model_validate(SMALL | {"initializer": "svd", "negative_actions": {"impression": 1.0}})
+    found = []
+    for one in (data, dataclasses.replace(data, events=events)):
+        model = _Phase(one, chosen.resolved(schema), 1, "search", 1, False, None, None).model
+        found.append(model.item_tower.body.tables["item"].numpy()[:, : model.item_tower.body.own_dim])
+    lengths = [np.linalg.norm(each, axis=1, keepdims=True) for each in found]
+    np.testing.assert_allclose(
+        found[0] / np.maximum(lengths[0], 1e-9), found[1] / np.maximum(lengths[1], 1e-9), atol=1e-4
+    )
+
+
 def test_a_checkpoint_of_another_schema_is_not_used(tmp_path: Path) -> None:
     data, chosen = tiny_data("order"), settings("order", epochs=1, refit=False)
     train(data, chosen, seed=5, place=Place(tmp_path / "checkpoint", "one", 0.0))
@@ -125,8 +222,24 @@ def test_a_loss_that_is_no_number_stops_and_names_the_feature() -> None:
     price = data.items["price"].copy()
     price[:, 0] = 1e30
     broken = dataclasses.replace(data, items={**data.items, "price": price})
-    with pytest.raises(TrainingError, match=r"epoch \d+, step \d+: expected a finite loss, got .*feature"):
+    with pytest.raises(TrainingError, match=r"epoch 1, step 0: expected a finite loss and gradient, got .*'price'"):
         train(broken, settings("time", content_scale=1e9), seed=1)
+
+
+def test_a_gradient_that_is_no_number_stops_before_it_reaches_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The root of a difference that is 0: a finite loss with an infinite slope."""
+    phase = _Phase(tiny_data("set"), settings("set"), 1, "search", 1, False, None, None)
+    honest, before = TwoTowers.compute_loss, phase.model.get_weights()
+
+    def steep(model: TwoTowers, inputs: dict[str, object], training: bool = False) -> object:
+        loss = honest(model, inputs, training=training)
+        return loss + tf.sqrt(loss - loss)
+
+    monkeypatch.setattr(TwoTowers, "compute_loss", steep)
+    with pytest.raises(TrainingError, match="expected a finite loss and gradient"):
+        phase.fit(False)
+    for left, right in zip(before, phase.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(left, right)
 
 
 def test_nan_in_a_feature_is_refused_with_its_row() -> None:
@@ -164,6 +277,49 @@ def test_a_user_without_history_gets_a_vector() -> None:
 def test_heads_must_divide_the_vector() -> None:
     with pytest.raises(ValueError, match="heads: expected a divisor of the unit vector's 16 dimensions"):
         settings("order", heads=3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "named"),
+    [
+        ("order", {"window_days": 7.0, "activity_power": 0.5}, r"window_days \(only protocol = 'windows' .*activity"),
+        ("set", {"lookahead": 0.5}, r"lookahead \(only protocol = 'positions' reads it\)"),
+        ("time", {"layers": 3}, r"layers \(only history_encoder = 'transformer' reads it\)"),
+        ("set", {"margin": 0.5}, r"margin \(only loss = 'cosine_contrastive'"),
+        ("order", {"history_encoder": "mean"}, "only 'transformer' embeds; got 'mean'"),
+    ],
+)
+def test_a_key_that_nothing_reads_is_refused(kind: str, given: dict[str, object], named: str) -> None:
+    with pytest.raises(SchemaError, match=named):
+        settings(kind, **given)
+
+
+@pytest.mark.parametrize("kind", ["time", "order", "set"])
+def test_resolved_settings_resolve_to_themselves(kind: str) -> None:
+    resolved = TowersSettings().resolved(tiny_data(kind).schema)
+    assert resolved.resolved(tiny_data(kind).schema) == resolved
+
+
+def test_cosines_have_neither_bias_nor_length() -> None:
+    resolved = settings("time", loss="cosine_contrastive")
+    assert (resolved.item_norm, resolved.item_bias) == ("unit", False)
+    for wrong, named in (({"item_norm": "free"}, "item_norm = 'unit'"), ({"item_bias": True}, "item_bias = false")):
+        with pytest.raises(ValueError, match=named):
+            settings("time", loss="cosine_contrastive", **wrong)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"uniform_negatives": 0, "in_batch_negatives": 0}, "expected uniform_negatives or in_batch_negatives above 0"),
+        ({"decay_days": ()}, "decay_days"),
+        ({"decay_days": (-1.0,)}, "decay_days"),
+        ({"negative_actions": {"impression": 0.0}}, "negative_actions: expected weights above 0"),
+    ],
+)
+def test_settings_without_sense_are_refused(given: dict[str, object], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        TowersSettings.model_validate(given)
 
 
 def test_a_recipe_fills_only_what_was_not_given() -> None:
