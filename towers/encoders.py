@@ -145,9 +145,9 @@ class FeatureSum(tf_keras.layers.Layer):
         self.width = width
 
     def call(self, inputs: dict[str, Any], training: bool = False) -> Any:
-        """The sum of all contributions, ``[batch, width]``."""
+        """The sum of all contributions, ``[batch, width]``; zeros where there are none: an item of counts alone."""
         parts = [self._contribution(feature, inputs[feature.name], training) for feature in self.features]
-        return tf.add_n(parts)
+        return tf.add_n(parts) if parts else tf.zeros([tf.shape(next(iter(inputs.values())))[0], self.width])
 
     def code_weights(self, name: str, values: npt.NDArray[Any]) -> scipy.sparse.csr_matrix:
         """``[batch, table rows]``: the weights with which a coded feature's ``values`` add up its table's rows."""
