@@ -98,7 +98,9 @@ def add_compare_options(parser: argparse.ArgumentParser) -> None:
 
 def add_tune_options(parser: argparse.ArgumentParser) -> None:
     """Options of ``tune``."""
-    parser.add_argument("--trials", type=int, default=20, help="settings tried in all (default: 20)")
+    parser.add_argument(
+        "--trials", type=int, default=20, help="settings tried in all, an earlier run's counted in (default: 20)"
+    )
 
 
 def add_version_option(parser: argparse.ArgumentParser) -> None:

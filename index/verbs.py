@@ -18,6 +18,7 @@ from pipelines.manifest import MANIFEST_FILE
 
 if TYPE_CHECKING:
     from index.publishing import Publication
+    from towers.inputs import Mined
 
 
 @dataclass(frozen=True)
@@ -275,17 +276,26 @@ def verb_compare(call: Call) -> Answer:
 
 def verb_tune(call: Call) -> Answer:
     """Searches the ranges of [towers.tune] on validation recall (Optuna); resumable; writes the best as a TOML."""
+    from index.mining import mine
     from towers import tuning
 
     config = call.config
-    out = config.work / "tuned.toml"
+    features, out = config.work / "features", config.work / "tuned.toml"
+
+    def mined(count: int) -> Mined | None:
+        towers = config.towers.model_copy(update={"hard_negatives": count})
+        asked = config.model_copy(update={"towers": towers})
+        return mine(asked, features, lambda line: call.report(line.replace("train:", "tune:", 1)))
+
     tuning.run(
-        config.work / "features",
+        features,
         config.towers,
         out,
         trials=call.arguments.trials,
         seed=config.seed,
         progress=call.progress,
+        report=call.report,
+        mine=mined,
     )
     return Answer(lines=[out.read_text().rstrip()], facts={"stage": "tune"}, written=out)
 

@@ -152,7 +152,8 @@ def train(
 
     Args:
         settings: resolved.
-        report: called after each epoch; what it raises ends the training (tuning prunes so).
+        report: called after each epoch, and with the measured start; what it raises ends the training (tuning prunes
+            so).
     """
     can_validate = can_evaluate(data, _VALID)
     phase, _, best_epoch = ("", 0, 0) if place is None else place.reached()
@@ -297,21 +298,23 @@ class _Phase:
             disable=not progress,
         )
         if first == 1 and self.validates and self.settings.initializer == "svd":
-            self.curves.append(self._validated(Epoch(self.name, 0, 0.0, 0.0, 0.0)))
+            self._told(self._validated(Epoch(self.name, 0, 0.0, 0.0, 0.0)))
         with bar:
             for number in range(first, self.epochs + 1):
                 if self.validates and number - 1 - self.best.epoch >= self.settings.patience * every:
                     break
-                epoch = self._epoch(number, bar)
-                self.curves.append(epoch)
-                if self.report is not None:
-                    self.report(epoch)
+                self._told(self._epoch(number, bar))
                 self._checkpoint(number)
         if self.best.weights is not None:
             self.model.set_weights(self.best.weights)
         with self.workers.strategy.scope():
             settle(self.model, self.data)
         return Trained(self.model, tuple(self.curves), self.best.epoch if self.validates else self.epochs)
+
+    def _told(self, epoch: Epoch) -> None:
+        self.curves.append(epoch)
+        if self.report is not None:
+            self.report(epoch)
 
     def _epoch(self, number: int, bar: Any) -> Epoch:
         generator = np.random.default_rng([self.seed, number])

@@ -22,7 +22,6 @@ from towers.sampling import Sampler
 from towers.serving import SavedTowers
 from towers.settings import TowersSettings
 from towers.training import Epoch, TrainingError, _Phase, _to_tensorboard, train
-from towers.tuning import to_toml
 from towers.validation import all_vectors, truth_of
 
 SMALL = {
@@ -328,10 +327,7 @@ def test_a_recipe_fills_only_what_was_not_given() -> None:
     assert resolved.embedding_dim == 129
 
 
-def test_tuning_writes_a_section_of_the_toml() -> None:
-    assert to_toml({"learning_rate": 0.01, "batch_users": 64}, 0.25).splitlines() == [
-        "# validation recall 0.25000", "[towers]", "batch_users = 64", "learning_rate = 0.01",
-    ]  # fmt: skip
+def test_a_range_is_of_a_known_key_and_of_one_form() -> None:
     with pytest.raises(ValueError, match="give either low and high, or choices"):
         TowersSettings.model_validate({"tune": {"learning_rate": {"low": 0.1}}})
     with pytest.raises(ValueError, match=r"expected keys of \[towers\], got lerning_rate"):
