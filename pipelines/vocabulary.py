@@ -219,6 +219,11 @@ class FittedNumbers:
         transformed = self.transform(self.scale, values)
         return (transformed - self.center) / (self.spread if self.spread > 0 else 1.0)
 
+    def restored(self, scaled: Float64) -> Float64:
+        """The values that ``scaled`` made of: its inverse, for scales that have one (standard and log)."""
+        transformed = scaled * (self.spread if self.spread > 0 else 1.0) + self.center
+        return transformed if self.scale == "standard" else np.sign(transformed) * np.expm1(np.abs(transformed))
+
     @staticmethod
     def transform(scale: str, values: Float64) -> Float64:
         """What is standardised: the values themselves, or sign(x)·log1p(|x|)."""

@@ -77,7 +77,8 @@ class TrainingData:
 
     ``items`` and ``users`` map a feature's name to its encoded column; the rows of ``users`` are the users of
     ``events``. ``item_frequency [items] int64`` counts each item's train events. ``numbers`` has what each feature of
-    numbers was fitted to. ``mined [users, n] int32``: items that the live index gives each user, -1 for none.
+    numbers was fitted to. ``as_of_us``: the moment, in microseconds, that the columns' times since are counted to.
+    ``mined [users, n] int32``: items that the live index gives each user, -1 for none.
     """
 
     schema: DatasetSchema
@@ -88,6 +89,7 @@ class TrainingData:
     table_sizes: dict[Side, dict[str, int]]
     frequencies: dict[str, Int64]
     numbers: dict[Side, dict[str, FittedNumbers]]
+    as_of_us: int = 0
     mined: Int32 | None = None
 
     def weighs(self, events: Events) -> npt.NDArray[np.bool_]:
@@ -130,6 +132,7 @@ def load(features: Path) -> TrainingData:
             name: fitted.frequencies for name, fitted in vocabulary.item.items() if isinstance(fitted, FittedCodes)
         },
         numbers={"item": _numbers(vocabulary, "item"), "user": _numbers(vocabulary, "user")},
+        as_of_us=int(artifact.manifest.facts["as_of_us"]),
     )
     check(data, str(features))
     return _counted(data)

@@ -17,7 +17,7 @@ from towers.history_encoders import PooledHistory
 from towers.inputs import Features, TrainingData
 from towers.item_tower import ItemTower
 from towers.losses import Certain, Pairs, cosine_contrastive, sampled_softmax
-from towers.moments import count_features
+from towers.moments import count_features, moving_features
 from towers.runtime import tf, tfrs
 from towers.sampling import Batch
 from towers.settings import TowersSettings
@@ -32,18 +32,18 @@ class Columns:
 
     def __init__(self, values: Features, features: tuple[Feature, ...]) -> None:
         self.tensors = {f.name: tf.Variable(values[f.name], trainable=False, name=f.name) for f in features}
-        self.counts = [feature.name for feature in features if feature.kind == "count"]
+        self.moving = [feature.name for feature in moving_features(features)]
 
     def __call__(self, rows: Any) -> dict[str, Any]:
         """``{name: [rows, ..]}``."""
         return {name: tf.gather(tensor, rows) for name, tensor in self.tensors.items()}
 
-    def at_moment(self, rows: Any, counts: Any) -> dict[str, Any]:
-        """The same, the count features from ``counts [rows, windows]``, which has all of them side by side or none."""
+    def at_moment(self, rows: Any, moving: Any) -> dict[str, Any]:
+        """The same, what changes with the moment from ``moving [rows, widths]``, which has all side by side or none."""
         columns = self(rows)
-        names = [name for name in self.counts if counts.shape[1]]
+        names = [name for name in self.moving if moving.shape[1]]
         widths = [self.tensors[name].shape[1] for name in names]
-        return columns | dict(zip(names, tf.split(counts, widths, axis=1) if names else (), strict=True))
+        return columns | dict(zip(names, tf.split(moving, widths, axis=1) if names else (), strict=True))
 
 
 class TwoTowers(tfrs.Model):
@@ -105,13 +105,16 @@ class TwoTowers(tfrs.Model):
         bodies = [body for body in (self.item_tower.body, self.user_tower.profile) if body is not None]
         return [body.tables[f.name] for body in bodies for f in body.features if f.kind == "id"]
 
-    def item_vectors(self, rows: Any, counts: Any, training: bool = False) -> Any:
-        """``[rows] int32`` and their counts ``[rows, windows or 0] float32`` to ``[rows, embedding_dim]``."""
-        return self.item_tower(self._columns["item"].at_moment(rows, counts), training=training)
+    def item_vectors(self, rows: Any, moving: Any, training: bool = False) -> Any:
+        """``[rows] int32`` and what they have that moves ``[rows, widths or 0] float32`` to ``[rows, embedding_dim]``.
+
+        ``moving`` is as of a moment (``towers.moments.Moving``); without columns the encoded ones stand.
+        """
+        return self.item_tower(self._columns["item"].at_moment(rows, moving), training=training)
 
     def user_inputs(self, vectors: Any, batch: dict[str, Any]) -> dict[str, Any]:
         """The user tower's inputs; ``vectors [unique, dim]`` are those the histories point into."""
-        inputs: dict[str, Any] = self._columns["user"].at_moment(batch["users"], batch["user_counts"])
+        inputs: dict[str, Any] = self._columns["user"].at_moment(batch["users"], batch["user_moving"])
         if self.settings.history_encoder == "none":
             return inputs
         mask = tf.cast(batch["history"] >= 0, tf.float32)
@@ -126,7 +129,7 @@ class TwoTowers(tfrs.Model):
 
     def compute_loss(self, inputs: dict[str, Any], training: bool = False) -> Any:
         """The loss of one batch (``tensors_of``)."""
-        vectors = self.item_vectors(inputs["rows"], inputs["item_counts"], training=training)
+        vectors = self.item_vectors(inputs["rows"], inputs["item_moving"], training=training)
         user_inputs = self.user_inputs(vectors, inputs)
         if self.settings.protocol == "positions":
             places = inputs["query_users"], inputs["query_positions"]
@@ -227,16 +230,16 @@ def signature(batch: Batch) -> dict[str, Any]:
     specs["actions"] = tf.TensorSpec([None, None], tf.int8)
     for name in ("positives", "excluded", "seen", "certain"):
         specs[name] = tf.TensorSpec([None, 2], whole)
-    specs["item_counts"] = tf.TensorSpec([None, batch.item_counts.shape[1]], real)
-    specs["user_counts"] = tf.TensorSpec([None, batch.user_counts.shape[1]], real)
+    specs["item_moving"] = tf.TensorSpec([None, batch.item_moving.shape[1]], real)
+    specs["user_moving"] = tf.TensorSpec([None, batch.user_moving.shape[1]], real)
     return specs
 
 
-def all_item_vectors(model: TwoTowers, counts: npt.NDArray[np.float32], block: int = 8192) -> npt.NDArray[np.float32]:
-    """``[items, embedding_dim]`` of the whole catalogue; ``counts [items, windows or 0]`` as ``item_vectors``."""
-    rows = range(0, len(counts), block)
+def all_item_vectors(model: TwoTowers, moving: npt.NDArray[np.float32], block: int = 8192) -> npt.NDArray[np.float32]:
+    """``[items, embedding_dim]`` of the whole catalogue; ``moving [items, widths or 0]`` as ``item_vectors``."""
+    rows = range(0, len(moving), block)
     parts = [
-        model.item_vectors(tf.range(start, min(start + block, len(counts))), counts[start : start + block]).numpy()
+        model.item_vectors(tf.range(start, min(start + block, len(moving))), moving[start : start + block]).numpy()
         for start in rows
     ]
     return np.concatenate(parts)

@@ -1,4 +1,4 @@
-"""What is true at a moment: places in the events by owner and time, and count features as of then.
+"""What is true at a moment: places in the events by owner and time, and the features that change with it.
 
 An example of training stands at a moment of its own; what counts as recent there is counted from the events before
 it. Vectorised NumPy, no TensorFlow.
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.schema import CountFeature, Feature, Side
+from pipelines.schema import CountFeature, Feature, Side, TimeSinceFeature
 from pipelines.vocabulary import FittedNumbers
 from towers.inputs import DAY_US, Events, Features, Int64, TrainingData
 
@@ -56,6 +56,12 @@ def count_features(features: Iterable[Feature]) -> tuple[CountFeature, ...]:
     return tuple(feature for feature in features if isinstance(feature, CountFeature))
 
 
+def moving_features(features: Iterable[Feature]) -> tuple[Feature, ...]:
+    """Those whose column depends on the moment: counts, then times since."""
+    features = tuple(features)
+    return (*count_features(features), *(feature for feature in features if isinstance(feature, TimeSinceFeature)))
+
+
 def side_by_side(columns: Features, rows: int) -> Float32:
     """``[rows, widths together] float32``; no columns where there are none."""
     return np.concatenate([np.zeros((rows, 0), np.float32), *columns.values()], axis=1, dtype=np.float32)
@@ -96,3 +102,36 @@ class Counts:
         clock, numbers = self._clocks[feature.action], self._numbers[feature.name]
         counts = [clock.count(owners, np.asarray(moments) - days * DAY_US, moments) for days in feature.window_days]
         return numbers.scaled(np.stack(counts, 1).astype(np.float64)).astype(np.float32)
+
+
+class Moving:
+    """All of a side's features that change with the moment, as the features job gives them at its own.
+
+    A time since is reckoned back from the column that the job encoded: what lay in its future stays at 0 days.
+    """
+
+    def __init__(self, data: TrainingData, events: Events, side: Side) -> None:
+        self.counts = Counts(data, events, side)
+        self._as_of_us, self._numbers = data.as_of_us, data.numbers[side]
+        columns = data.items if side == "item" else data.users
+        self._days: dict[str, npt.NDArray[np.float64]] = {}
+        self._present: dict[str, npt.NDArray[np.bool_]] = {}
+        for feature in data.schema.side(side):
+            if isinstance(feature, TimeSinceFeature):
+                scaled, present = np.asarray(columns[feature.name], np.float64).T
+                self._days[feature.name] = self._numbers[feature.name].restored(scaled)
+                self._present[feature.name] = present > 0
+
+    def at(self, owners: npt.NDArray[np.integer], moment: int) -> Float32:
+        """``[owners, widths together] float32``: the columns side by side, in the order of ``moving_features``."""
+        return side_by_side(self.columns(owners, moment), len(owners))
+
+    def columns(self, owners: npt.NDArray[np.integer], moment: int) -> Features:
+        """Encoded columns of these owners as of the moment, by feature."""
+        found = self.counts.columns(owners, moment)
+        passed = (self._as_of_us - moment) / DAY_US
+        for name, days in self._days.items():
+            present = self._present[name][owners]
+            scaled = self._numbers[name].scaled(np.maximum(days[owners] - passed, 0.0))
+            found[name] = np.stack([np.where(present, scaled, 0.0), present], 1).astype(np.float32)
+        return found

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pipelines.errors import SchemaError
 from towers.inputs import DAY_US, Events, Int8, Int32, Int64, TrainingData
 from towers.losses import log_inclusion
-from towers.moments import Counts
+from towers.moments import Moving
 from towers.settings import TowersSettings
 
 Float32 = npt.NDArray[np.float32]
@@ -42,9 +42,9 @@ class Batch:
     ascending, ``weights [pairs]`` add up to 1; ``excluded [places, 2]`` are the candidates that are no negatives of a
     query, its user's positives, as (query, candidate); ``seen [places, 2]`` are candidates that stand in the query's
     history; ``certain [places, 2]`` are negatives of a query besides the candidates, as (query, place in ``rows``),
-    with their ``certain_weights``; ``novel [pairs]`` are the weights with repeated items left out. ``item_counts
-    [unique, windows]`` and ``user_counts [users, windows]``: the count features as of the examples' moment, no columns
-    where the features' own stand for them.
+    with their ``certain_weights``; ``novel [pairs]`` are the weights with repeated items left out. ``item_moving
+    [unique, widths]`` and ``user_moving [users, widths]``: the features that change with the moment, as of the
+    examples' own; no columns where the encoded ones stand for them.
     """
 
     rows: Int32
@@ -63,8 +63,8 @@ class Batch:
     seen: Int32
     certain: Int32
     certain_weights: Float32
-    item_counts: Float32
-    user_counts: Float32
+    item_moving: Float32
+    user_moving: Float32
 
 
 @dataclass(frozen=True)
@@ -340,10 +340,10 @@ class Sampler:
             seen, is_novel = _novel(known, candidate_place, pairs, np.int64(self.items))
             novel = self._balanced(queries, strengths * is_novel)
         shares = self._shares[candidate_rows]
-        item_counts, user_counts = np.zeros((len(rows), 0), np.float32), np.zeros((len(users), 0), np.float32)
+        item_moving, user_moving = np.zeros((len(rows), 0), np.float32), np.zeros((len(users), 0), np.float32)
         if self._moments is not None and moment is not None:
             shares = self._moments.shares(candidate_rows, moment)
-            item_counts, user_counts = self._moments.counts(rows, users, moment)
+            item_moving, user_moving = self._moments.moving(rows, users, moment)
         return Batch(
             rows=rows,
             users=users,
@@ -361,8 +361,8 @@ class Sampler:
             seen=seen,
             certain=np.stack([certain_queries, place[certain_rows]], 1),
             certain_weights=certain_weights.astype(np.float32),
-            item_counts=item_counts,
-            user_counts=user_counts,
+            item_moving=item_moving,
+            user_moving=user_moving,
         )
 
     def _candidates(
@@ -477,8 +477,8 @@ class _Moments:
     def __init__(
         self, data: TrainingData, events: Events, taken: npt.NDArray[np.bool_], settings: TowersSettings
     ) -> None:
-        self._of_items, self._of_users = Counts(data, events, "item"), Counts(data, events, "user")
-        self.users = self._of_users.clock
+        self._of_items, self._of_users = Moving(data, events, "item"), Moving(data, events, "user")
+        self.users = self._of_users.counts.clock
         # Positives come from what was taken, not from what was only seen.
         chosen = events.where(taken)
         owners, order = chosen.user_of_event(), np.argsort(chosen.times, kind="stable")
@@ -511,8 +511,8 @@ class _Moments:
         found: npt.NDArray[np.float64] = counts[rows] / max(int(counts.sum()), 1)
         return found
 
-    def counts(self, rows: Int32, users: Int32, moment: int) -> tuple[Float32, Float32]:
-        """The count features of these items and users as of the moment."""
+    def moving(self, rows: Int32, users: Int32, moment: int) -> tuple[Float32, Float32]:
+        """The features of these items and users that change with the moment, as of then."""
         return self._of_items.at(rows, moment), self._of_users.at(users, moment)
 
 

@@ -28,8 +28,8 @@ class SavedTowers:
     def vectors(self, data: TrainingData, users: Int32, split: int, block: int = 2048) -> Vectors:
         """Vectors of the catalogue, and of ``users [n] int32`` as they are known when ``split`` begins."""
         known = known_at(data, users, split)
-        features = data.items | known.item_counts
-        profiles = {name: column[users] for name, column in data.users.items()} | known.user_counts
+        features = data.items | known.item_moving
+        profiles = {name: column[users] for name, column in data.users.items()} | known.user_moving
         names = set(self._item.structured_input_signature[1])
         items = np.concatenate(
             [

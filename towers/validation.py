@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pipelines.schema import SPLITS, DatasetSchema
 from towers.inputs import Events, Features, Int32, TrainingData
 from towers.model import TwoTowers, all_item_vectors
-from towers.moments import Counts, side_by_side
+from towers.moments import Moving, side_by_side
 from towers.recall import Figures, Truth, recall_at
 from towers.runtime import tf
 from towers.sampling import Histories, request_histories
@@ -66,11 +66,11 @@ def user_vectors(
     model: TwoTowers,
     item_vectors: npt.NDArray[np.float32],
     users: Int32,
-    counts: npt.NDArray[np.float32],
+    moving: npt.NDArray[np.float32],
     known: Histories,
     block: int = 256,
 ) -> npt.NDArray[np.float32]:
-    """``[users, embedding_dim]`` of users with these count features (``[users, windows or 0]``) and histories."""
+    """``[users, embedding_dim]`` of users with these ``moving`` columns (``[users, widths or 0]``) and histories."""
     table = tf.constant(item_vectors)
     vectors = np.zeros((len(users), item_vectors.shape[1]), np.float32)
     # Users with like many events together, and a block as wide as its longest history: padding costs as much as events.
@@ -81,7 +81,7 @@ def user_vectors(
         width = slice(max(int(lengths[part[-1]]), 1))
         batch = {
             "users": tf.constant(users[part]),
-            "user_counts": tf.constant(counts[part]),
+            "user_moving": tf.constant(moving[part]),
             "history": tf.constant(known.rows[part, width]),
             "ages_days": tf.constant(known.ages_days[part, width]),
             "actions": tf.constant(known.actions[part, width]),
@@ -92,13 +92,13 @@ def user_vectors(
 
 @dataclass(frozen=True)
 class Known:
-    """What is known when a split begins: the users' ``histories``, and the count features of all items and of the
-    users, ``{name: [rows, windows] float32}``; no counts where the split has no such moment.
+    """What is known when a split begins: the users' ``histories``, and of all items and of the users the features that
+    change with the moment, ``{name: [rows, width] float32}``; none where the split has no such moment.
     """
 
     histories: Histories
-    item_counts: Features
-    user_counts: Features
+    item_moving: Features
+    user_moving: Features
 
 
 def known_at(data: TrainingData, users: Int32, split: int) -> Known:
@@ -110,16 +110,16 @@ def known_at(data: TrainingData, users: Int32, split: int) -> Known:
         return Known(histories, {}, {})
     before = data.events.before(split)
     rows = np.arange(data.num_items, dtype=np.int32)
-    items, owners = Counts(data, before, "item"), Counts(data, before, "user")
+    items, owners = Moving(data, before, "item"), Moving(data, before, "user")
     return Known(histories, items.columns(rows, start), owners.columns(users, start))
 
 
 def all_vectors(model: TwoTowers, data: TrainingData, users: Int32, split: int) -> Vectors:
     """Vectors of the catalogue, and of ``users`` as they are known when ``split`` begins."""
     known = known_at(data, users, split)
-    items = all_item_vectors(model, side_by_side(known.item_counts, data.num_items))
-    counts = side_by_side(known.user_counts, len(users))
-    return Vectors(items, user_vectors(model, items, users, counts, known.histories))
+    items = all_item_vectors(model, side_by_side(known.item_moving, data.num_items))
+    moving = side_by_side(known.user_moving, len(users))
+    return Vectors(items, user_vectors(model, items, users, moving, known.histories))
 
 
 def evaluate(

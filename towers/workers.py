@@ -78,7 +78,7 @@ def part_of(batch: Batch, index: int, count: int) -> Batch:
         history=batch.history[users],
         ages_days=batch.ages_days[users],
         actions=batch.actions[users],
-        user_counts=batch.user_counts[users],
+        user_moving=batch.user_moving[users],
         query_users=batch.query_users[queries] - np.int32(first_user),
         query_positions=batch.query_positions[queries],
         positives=moved(batch.positives),

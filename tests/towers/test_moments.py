@@ -5,13 +5,18 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.towers.tiny import ITEMS, tiny_data
+from pipelines.encode import encode_table
+from pipelines.schema import DatasetSchema
+from pipelines.vocabulary import FittedNumbers
+from tests.towers.tiny import ITEMS, USERS, tiny_data
 from towers.inputs import DAY_US, Events
-from towers.model import TwoTowers
-from towers.moments import Clock, Counts
+from towers.model import TwoTowers, tensors_of
+from towers.moments import Clock, Counts, Moving
+from towers.runtime import tf
 from towers.sampling import Sampler
 from towers.settings import TowersSettings
 from towers.starting import start_from_svd
@@ -59,8 +64,8 @@ def test_a_batch_counts_what_was_before_its_moment() -> None:
             expected.append(np.log1p(counts))
         assert len(positives)
         # float32 days are exact to a minute here: an event that near the window's edge may count either way.
-        assert min(np.abs(batch.item_counts - one).max() for one in expected) < np.log(2) + 1e-6
-        assert min((np.abs(batch.item_counts - one) > 1e-5).mean() for one in expected) < 0.02
+        assert min(np.abs(batch.item_moving - one).max() for one in expected) < np.log(2) + 1e-6
+        assert min((np.abs(batch.item_moving - one) > 1e-5).mean() for one in expected) < 0.02
 
 
 def test_later_events_never_change_counts() -> None:
@@ -89,3 +94,35 @@ def test_demand_lifts_what_sells_more_of_late() -> None:
     start_from_svd(model, data, events)
     lift = model.item_tower.lift(Counts(data, events, "item").at(np.arange(ITEMS), int(times.max()))).numpy()[:, 0]
     assert lift[ITEMS // 2 :].mean() > lift[: ITEMS // 2].mean() + 0.3
+
+
+def test_a_time_since_is_what_the_features_job_would_give_at_the_moment() -> None:
+    """Users who joined at different times, one of them unknown: recomputed by the job's own encoder."""
+    data, as_of, moment = tiny_data("time"), 60 * DAY_US, 25 * DAY_US + 12_345
+    joined = np.random.default_rng(2).integers(0, 50 * DAY_US, USERS)
+    column = pa.array(joined, pa.int64(), mask=np.arange(USERS) == 7)
+    raw = data.schema.model_dump(mode="json")
+    raw["features"]["user"].append({"name": "joined", "kind": "time_since"})
+    schema = DatasetSchema.model_validate(raw)
+    feature = [schema.side("user")[-1]]
+    fitted = {"joined": FittedNumbers("log", 3.1, 0.7)}
+    table = pa.table({"joined": column})
+    encoded = encode_table(feature, fitted, table, as_of_us=as_of)["joined"]
+    data = dataclasses.replace(
+        data, schema=schema, users={**data.users, "joined": encoded}, as_of_us=as_of,
+        numbers={"item": data.numbers["item"], "user": fitted},
+    )  # fmt: skip
+    expected = encode_table(feature, fitted, table, as_of_us=moment)["joined"]
+    everyone = np.arange(USERS, dtype=np.int32)
+    np.testing.assert_allclose(Moving(data, data.events, "user").at(everyone, moment), expected, atol=2e-4)
+    assert expected[7].tolist() == [0.0, 0.0]
+    settings = TowersSettings(batch_users=32, uniform_negatives=20, min_steps=3, window_days=7.0).resolved(schema)
+    model = TwoTowers(data, settings, 1)
+    for batch in Sampler(data, data.events.before(1), settings).epoch(np.random.default_rng(0)):
+        found = model.user_inputs(tf.zeros([len(batch.rows), settings.vector_dim]), tensors_of(batch))["joined"].numpy()
+        ages = np.expm1(found[:, 0].astype(np.float64) * 0.7 + 3.1)
+        known = (found[:, 1] > 0) & (ages > 1e-6)
+        # One moment for all of a batch, and it lies in the data.
+        moments = ages[known] + joined[batch.users[known]] / DAY_US
+        assert np.ptp(moments) < 0.01
+        assert 0 < moments.mean() < 40
