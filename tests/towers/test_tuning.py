@@ -236,7 +236,7 @@ def test_a_trial_is_worth_its_best_epoch_the_start_counted_in(
     trainings.recalls = lambda chosen: [0.5, 0.2, 0.4] if chosen.learning_rate == 0.01 else [0.1, 0.3, 0.45]
     asked = settings({"learning_rate": {"choices": [0.01, 0.02]}})
     tuning.run(features, asked, out, trials=8, progress=False)
-    expected = {0.01: (0.5, {1: 0.5, 2: 0.5}), 0.02: (0.45, {0: 0.1, 1: 0.3, 2: 0.45})}
+    expected = {0.01: (0.5, {0: 0.5, 1: 0.5, 2: 0.5}), 0.02: (0.45, {0: 0.1, 1: 0.3, 2: 0.45})}
     seen = {}
     for one in trials(out):
         value, reported = expected[one.params["learning_rate"]]
