@@ -19,6 +19,7 @@ from pipelines.vocabulary import RESERVED_CODES, FittedCodes, FittedNumbers, Voc
 Int8 = npt.NDArray[np.int8]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
+Float32 = npt.NDArray[np.float32]
 Features = dict[str, npt.NDArray[np.generic]]
 
 DAY_US = 86_400_000_000

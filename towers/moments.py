@@ -13,9 +13,8 @@ import numpy.typing as npt
 
 from pipelines.schema import CountFeature, Feature, Side, TimeSinceFeature
 from pipelines.vocabulary import FittedNumbers
-from towers.inputs import DAY_US, Events, Features, Int64, TrainingData
-
-Float32 = npt.NDArray[np.float32]
+from towers.inputs import DAY_US, Events, Features, Float32, Int32, Int64, TrainingData
+from towers.settings import TowersSettings
 
 
 class Clock:
@@ -135,3 +134,64 @@ class Moving:
             scaled = self._numbers[name].scaled(np.maximum(days[owners] - passed, 0.0))
             found[name] = np.stack([np.where(present, scaled, 0.0), present], 1).astype(np.float32)
         return found
+
+
+class Moments:
+    """Draws the moments of batches, and tells what is counted as of one."""
+
+    def __init__(
+        self, data: TrainingData, events: Events, taken: npt.NDArray[np.bool_], settings: TowersSettings
+    ) -> None:
+        self._of_items, self._of_users = Moving(data, events, "item"), Moving(data, events, "user")
+        self.users = self._of_users.counts.clock
+        # Positives come from what was taken, not from what was only seen.
+        chosen = events.where(taken)
+        owners, order = chosen.user_of_event(), np.argsort(chosen.times, kind="stable")
+        self._times, self._rows = chosen.times[order], chosen.rows[order]
+        # When the event's user had this item last before, and when the first event of all was.
+        self._last, self._first = _last_before(chosen, owners)[order], _firsts(events)[owners][order]
+        self._items = data.num_items
+        self._window_us = int(settings.window_days * DAY_US)
+        self._min_history_us = int(settings.min_history_days * DAY_US)
+
+    def draw(self, generator: np.random.Generator) -> int:
+        """A moment up to a window before some event, such that all of the window after it lies in the data.
+
+        Where the data are that long, at least ``min_history_days`` of them lie before it.
+        """
+        first, last = int(self._times[0]) + 1_000_000, int(self._times[-1]) - self._window_us
+        first = min(first + self._min_history_us, max(last, first))
+        anchor = int(self._times[int(generator.random() * len(self._times))])
+        moment = anchor - int(generator.random() * self._window_us)
+        return int(np.clip(moment, first, max(last, first)))
+
+    def shares(self, rows: Int32, moment: int) -> npt.NDArray[np.float64]:
+        """``[rows] float64`` each item's part of the positives of the window: of the pairs of a user who was there
+        before the moment and an item, once however often the user took it.
+        """
+        start, stop = np.searchsorted(self._times, [moment, moment + self._window_us])
+        window = slice(int(start), int(stop))
+        positive = (self._last[window] < moment) & (self._first[window] < moment)
+        counts = np.bincount(self._rows[window][positive], minlength=self._items)
+        found: npt.NDArray[np.float64] = counts[rows] / max(int(counts.sum()), 1)
+        return found
+
+    def moving(self, rows: Int32, users: Int32, moment: int) -> tuple[Float32, Float32]:
+        """The features of these items and users that change with the moment, as of then."""
+        return self._of_items.at(rows, moment), self._of_users.at(users, moment)
+
+
+def _last_before(events: Events, owners: Int32) -> Int64:
+    """``[events]`` the time of the event before it of the same user and item; long ago where there is none."""
+    order = np.lexsort((events.times, events.rows, owners))
+    times, rows, users = events.times[order], events.rows[order], owners[order]
+    again = (rows[1:] == rows[:-1]) & (users[1:] == users[:-1])
+    found = np.full(len(order), np.iinfo(np.int64).min)
+    found[order[1:][again]] = times[:-1][again]
+    return found
+
+
+def _firsts(events: Events) -> Int64:
+    """``[users]`` the time of the first event; of users without one, anything."""
+    padded = np.append(events.times, np.int64(0))
+    return padded[events.offsets[:-1]]

@@ -12,24 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.errors import SchemaError
-from towers.inputs import DAY_US, Events, Int8, Int32, Int64, TrainingData
+from towers.histories import Histories, histories, ranges
+from towers.inputs import DAY_US, Events, Float32, Int8, Int32, Int64, TrainingData
 from towers.losses import log_inclusion
-from towers.moments import Moving
+from towers.moments import Moments
 from towers.settings import TowersSettings
 
-Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Histories:
-    """Padded histories, oldest first, left-aligned: ``rows [users, history] int32`` (-1: padding), ``ages_days
-    [users, history] float32``, ``actions [users, history] int8``.
-    """
-
-    rows: Int32
-    ages_days: Float32
-    actions: Int8
 
 
 @dataclass(frozen=True)
@@ -110,52 +99,6 @@ class _Baskets:
         return self.starts[np.minimum(baskets, len(self.starts) - 1)]
 
 
-def ranges(starts: Int64, stops: Int64) -> Int64:
-    """All integers of ``[starts[i], stops[i])``, one range after the other."""
-    counts = stops - starts
-    owners = np.repeat(np.arange(len(starts)), counts)
-    before = np.cumsum(counts) - counts
-    places: Int64 = np.arange(int(counts.sum()), dtype=np.int64) - before[owners] + starts[owners]
-    return places
-
-
-def histories(events: Events, starts: Int64, stops: Int64, now: Int64 | None, length: int) -> Histories:
-    """The ``length`` newest of the events ``starts[i]`` to ``stops[i]`` of each user.
-
-    Args:
-        now: ``[users]`` the moment ages are counted to; None where times are no times: ages are 0.
-    """
-    starts = np.maximum(starts, stops - length)
-    counts = stops - starts
-    places = starts[:, None] + np.arange(length)
-    mask = np.arange(length) < counts[:, None]
-    places = np.where(mask, places, 0)
-    if len(events.rows) == 0:
-        empty = np.zeros(mask.shape)
-        return Histories(np.full(mask.shape, -1, np.int32), empty.astype(np.float32), empty.astype(np.int8))
-    ages = np.zeros(mask.shape, np.float32)
-    if now is not None:
-        ages = ((now[:, None] - events.times[places]) / DAY_US).astype(np.float32)
-    return Histories(
-        np.where(mask, events.rows[places], -1).astype(np.int32),
-        np.where(mask, np.maximum(ages, 0), 0).astype(np.float32),
-        np.where(mask, events.actions[places], 0).astype(np.int8),
-    )
-
-
-def request_histories(
-    events: Events, users: Int32, split: int, now: int | None, length: int, *, timed: bool
-) -> Histories:
-    """What is known of ``users`` when ``split`` begins: their events of the splits before it."""
-    known = events.before(split)
-    starts, stops = known.offsets[users], known.offsets[users + 1]
-    moments = None
-    if timed:
-        last = known.times[np.maximum(stops - 1, 0)] if len(known.times) else np.zeros(len(users), np.int64)
-        moments = last if now is None else np.full(len(users), now, np.int64)
-    return histories(known, starts, stops, moments, length)
-
-
 class Sampler:
     """Makes the batches of an epoch.
 
@@ -198,7 +141,7 @@ class Sampler:
         self._shares = frequency / max(int(frequency.sum()), 1)
         self._uniform = min(settings.uniform_negatives, self.items)
         self._reach = _reach(settings.lookahead, self.length)
-        self._moments = _Moments(data, events, taken, settings) if settings.protocol == "windows" else None
+        self._moments = Moments(data, events, taken, settings) if settings.protocol == "windows" else None
 
     def _drawn_from(self, owners: Int32, taken: npt.NDArray[np.bool_]) -> Int32:
         """The rows that an epoch's batches have as positives, each as often as it comes up among them.
@@ -469,64 +412,3 @@ def _novel(
     places = candidate_place[rows]
     seen = np.stack([owners, places], 1)[places >= 0]
     return seen.astype(np.int32), ~np.isin(pairs, seen_keys)
-
-
-class _Moments:
-    """Draws the moments of batches, and tells what is counted as of one."""
-
-    def __init__(
-        self, data: TrainingData, events: Events, taken: npt.NDArray[np.bool_], settings: TowersSettings
-    ) -> None:
-        self._of_items, self._of_users = Moving(data, events, "item"), Moving(data, events, "user")
-        self.users = self._of_users.counts.clock
-        # Positives come from what was taken, not from what was only seen.
-        chosen = events.where(taken)
-        owners, order = chosen.user_of_event(), np.argsort(chosen.times, kind="stable")
-        self._times, self._rows = chosen.times[order], chosen.rows[order]
-        # When the event's user had this item last before, and when the first event of all was.
-        self._last, self._first = _last_before(chosen, owners)[order], _firsts(events)[owners][order]
-        self._items = data.num_items
-        self._window_us = int(settings.window_days * DAY_US)
-        self._min_history_us = int(settings.min_history_days * DAY_US)
-
-    def draw(self, generator: np.random.Generator) -> int:
-        """A moment up to a window before some event, such that all of the window after it lies in the data.
-
-        Where the data are that long, at least ``min_history_days`` of them lie before it.
-        """
-        first, last = int(self._times[0]) + 1_000_000, int(self._times[-1]) - self._window_us
-        first = min(first + self._min_history_us, max(last, first))
-        anchor = int(self._times[int(generator.random() * len(self._times))])
-        moment = anchor - int(generator.random() * self._window_us)
-        return int(np.clip(moment, first, max(last, first)))
-
-    def shares(self, rows: Int32, moment: int) -> npt.NDArray[np.float64]:
-        """``[rows] float64`` each item's part of the positives of the window: of the pairs of a user who was there
-        before the moment and an item, once however often the user took it.
-        """
-        start, stop = np.searchsorted(self._times, [moment, moment + self._window_us])
-        window = slice(int(start), int(stop))
-        positive = (self._last[window] < moment) & (self._first[window] < moment)
-        counts = np.bincount(self._rows[window][positive], minlength=self._items)
-        found: npt.NDArray[np.float64] = counts[rows] / max(int(counts.sum()), 1)
-        return found
-
-    def moving(self, rows: Int32, users: Int32, moment: int) -> tuple[Float32, Float32]:
-        """The features of these items and users that change with the moment, as of then."""
-        return self._of_items.at(rows, moment), self._of_users.at(users, moment)
-
-
-def _last_before(events: Events, owners: Int32) -> Int64:
-    """``[events]`` the time of the event before it of the same user and item; long ago where there is none."""
-    order = np.lexsort((events.times, events.rows, owners))
-    times, rows, users = events.times[order], events.rows[order], owners[order]
-    again = (rows[1:] == rows[:-1]) & (users[1:] == users[:-1])
-    found = np.full(len(order), np.iinfo(np.int64).min)
-    found[order[1:][again]] = times[:-1][again]
-    return found
-
-
-def _firsts(events: Events) -> Int64:
-    """``[users]`` the time of the first event; of users without one, anything."""
-    padded = np.append(events.times, np.int64(0))
-    return padded[events.offsets[:-1]]

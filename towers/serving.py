@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.schema import HISTORY_INPUTS
+from towers.histories import Histories
 from towers.inputs import Features, Int32, TrainingData
 from towers.runtime import tf
-from towers.sampling import Histories
 from towers.validation import Vectors, known_at
 
 

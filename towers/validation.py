@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.schema import SPLITS, DatasetSchema
+from towers.histories import Histories, request_histories
 from towers.inputs import Events, Features, Int32, TrainingData
 from towers.model import TwoTowers, all_item_vectors
 from towers.moments import Moving, side_by_side
 from towers.recall import Figures, Truth, recall_at
 from towers.runtime import tf
-from towers.sampling import Histories, request_histories
 from towers.settings import TowersSettings
 
 

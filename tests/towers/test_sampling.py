@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from pipelines.errors import SchemaError
 from tests.towers.tiny import tiny_data
+from towers.histories import histories, ranges
 from towers.inputs import DAY_US, Events, TrainingData
-from towers.sampling import Sampler, histories, ranges
+from towers.sampling import Sampler
 from towers.settings import TowersSettings
 
 
