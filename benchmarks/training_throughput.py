@@ -39,7 +39,7 @@ from towers.runtime import tf, tf_keras, tfrs
 from towers.sampling import Sampler
 from towers.settings import TowersSettings
 from towers.starting import start_from_svd
-from towers.training import optimizer_of
+from towers.training import optimizer_of, step_function
 from towers.validation import evaluate, truth_of
 
 RESULTS = Path(__file__).parent / "results" / "training_throughput.json"
@@ -128,16 +128,7 @@ class Ours:
             start_from_svd(self.model, data, events)
         self.start_seconds = time.perf_counter() - started
         optimizer = optimizer_of(self.model, data, self.settings, self.sampler.steps)
-
-        @tf.function(input_signature=[signature(batch)], autograph=False)
-        def step(batch: dict[str, Any]) -> Any:
-            with tf.GradientTape() as tape:
-                loss = self.model.compute_loss(batch, training=True)
-            variables = self.model.trainable_variables
-            optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
-            return loss
-
-        self.step = step
+        self.step = step_function(self.model, optimizer, signature(batch))
 
     def steps(self, generator: np.random.Generator) -> Iterator[int]:
         """Learns from the batches of one epoch; gives the pairs of each."""

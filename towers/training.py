@@ -213,6 +213,38 @@ def optimizer_of(model: TwoTowers, data: TrainingData, settings: TowersSettings,
     )
 
 
+def step_function(model: TwoTowers, optimizer: LazyAdam, batches: dict[str, Any]) -> Any:
+    """One step of learning: ``tensors_of`` a batch (``batches``: their signature) to its loss, NaN where nothing was
+    learned because the loss or a gradient is no number.
+    """
+    team = workers()
+
+    def learn(batch: dict[str, Any]) -> Any:
+        with tf.GradientTape() as tape:
+            loss = model.compute_loss(batch, training=True)
+        gradients = tape.gradient(loss, model.trainable_variables)
+
+        def update() -> Any:
+            return optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+
+        # What is no number must not reach the weights: they are what the report is made from. (Workers cannot meet
+        # within a condition.)
+        length = tf.linalg.global_norm([gradient for gradient in gradients if gradient is not None])
+        finite = tf.math.is_finite(loss) & tf.math.is_finite(length)
+        if team.count == 1:
+            tf.cond(finite, update, lambda: optimizer.iterations)
+        else:
+            update()
+        return tf.where(finite, loss, loss + np.nan)
+
+    # Without autograph: to rewrite the source of all that is called takes longer than the rest, for nothing.
+    @tf.function(input_signature=[batches], autograph=False)
+    def step(batch: dict[str, Any]) -> Any:
+        return team.strategy.reduce("SUM", team.strategy.run(learn, args=(batch,)), axis=None)
+
+    return step
+
+
 class _Phase:
     """One training from the start: ``epochs`` of the settings' schedule, with or without validation."""
 
@@ -243,7 +275,7 @@ class _Phase:
                 start_from_svd(self.model, data, events)
             self.optimizer = optimizer_of(self.model, data, settings, self.sampler.steps)
             self.model.compile(optimizer=self.optimizer)
-        self.step = self._step_function()
+        self.step = step_function(self.model, self.optimizer, self.signature)
 
     def _built(self) -> dict[str, Any]:
         """Makes all weights, some of which Keras makes at the first call; returns the batches' signature."""
@@ -256,36 +288,6 @@ class _Phase:
             )
         self.model.compute_loss(tensors_of(batch))
         return signature(batch)
-
-    def _step_function(self) -> Any:
-        model, optimizer, strategy = self.model, self.optimizer, self.workers.strategy
-        alone = self.workers.count == 1
-
-        def learn(batch: dict[str, Any]) -> Any:
-            with tf.GradientTape() as tape:
-                loss = model.compute_loss(batch, training=True)
-
-            gradients = tape.gradient(loss, model.trainable_variables)
-
-            def update() -> Any:
-                return optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
-
-            # What is no number must not reach the weights: they are what the report is made from. (Workers cannot meet
-            # within a condition.)
-            length = tf.linalg.global_norm([gradient for gradient in gradients if gradient is not None])
-            finite = tf.math.is_finite(loss) & tf.math.is_finite(length)
-            if alone:
-                tf.cond(finite, update, lambda: optimizer.iterations)
-            else:
-                update()
-            return tf.where(finite, loss, loss + np.nan)
-
-        # Without autograph: to rewrite the source of all that is called takes longer than the rest, for nothing.
-        @tf.function(input_signature=[self.signature], autograph=False)
-        def step(batch: dict[str, Any]) -> Any:
-            return strategy.reduce("SUM", strategy.run(learn, args=(batch,)), axis=None)
-
-        return step
 
     def fit(self, progress: bool) -> Trained:
         """Trains to the end, or until the validation recall no longer grows."""
