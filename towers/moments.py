@@ -183,7 +183,9 @@ class Moments:
 
 def _last_before(events: Events, owners: Int32) -> Int64:
     """``[events]`` the time of the event before it of the same user and item; long ago where there is none."""
-    order = np.lexsort((events.times, events.rows, owners))
+    # A user's events stand in the order of time, which a stable sort keeps.
+    width = int(events.rows.max(initial=0)) + 1
+    order = np.argsort(owners.astype(np.int64) * width + events.rows, kind="stable")
     times, rows, users = events.times[order], events.rows[order], owners[order]
     again = (rows[1:] == rows[:-1]) & (users[1:] == users[:-1])
     found = np.full(len(order), np.iinfo(np.int64).min)

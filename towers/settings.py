@@ -180,6 +180,8 @@ class TowersSettings(Section):
         if self.loss == "cosine_contrastive":
             chosen["item_bias"] = False
         recipe = {name: value for name, value in RECIPES[protocol].items() if name not in self.model_fields_set}
+        if self.loss == "cosine_contrastive" and "embedding_dim" in recipe:
+            recipe["embedding_dim"] -= 1  # the recipe's has the bias in it
         update = {"protocol": protocol, "history_encoder": encoder, **chosen, **recipe}
         found = TowersSettings.model_validate({**self.model_dump(), **update})
         found._refuse_idle(schema)

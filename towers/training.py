@@ -283,8 +283,11 @@ class _Phase:
         if batch is None:
             raise SchemaError(
                 "expected a user with events before others of an action that weighs something, found none"
-                + (" in a window. Lower towers.window_days or" if self.settings.protocol == "windows" else ". Lower")
-                + " towers.min_history_days, or check [split] and [actions]."
+                + (
+                    " in a window. Lower towers.window_days or towers.min_history_days, or check [split] and [actions]."
+                    if self.settings.protocol == "windows"
+                    else ". Check [split] and [actions]."
+                )
             )
         self.model.compute_loss(tensors_of(batch))
         return signature(batch)

@@ -161,7 +161,7 @@ def can_evaluate(data: TrainingData, split: int) -> bool:
 
 
 def _held(data: TrainingData, split: int) -> Events:
-    """The events but for those of later splits, and of ``split`` only what counts."""
+    """All events before ``split``, and of it and later splits what counts."""
     return data.events.where((data.events.splits < split) | data.weighs(data.events))
 
 

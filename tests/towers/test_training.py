@@ -299,6 +299,14 @@ def test_resolved_settings_resolve_to_themselves(kind: str) -> None:
     assert resolved.resolved(tiny_data(kind).schema) == resolved
 
 
+@pytest.mark.parametrize("kind", ["time", "order", "set"])
+def test_cosines_resolve_by_each_recipe_and_to_themselves(kind: str) -> None:
+    schema = tiny_data(kind).schema
+    resolved = TowersSettings(loss="cosine_contrastive").resolved(schema)
+    assert resolved.vector_dim == TowersSettings().resolved(schema).vector_dim
+    assert resolved.resolved(schema) == resolved
+
+
 def test_cosines_have_neither_bias_nor_length() -> None:
     resolved = settings("time", loss="cosine_contrastive")
     assert (resolved.item_norm, resolved.item_bias) == ("unit", False)
