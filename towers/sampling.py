@@ -123,7 +123,7 @@ class Sampler:
         least = 1 if settings.protocol == "sets" else 2
         self.users = np.flatnonzero(np.diff(events.offsets) >= least).astype(np.int32)
         self._baskets = _Baskets.of(events, owners) if settings.protocol == "positions" else None
-        drawn = self._drawn_from(owners, taken)
+        drawn, chances = self._drawn_from(owners, taken)
         if not len(drawn) or not len(self.users):
             raise SchemaError(
                 f"expected users with {least} or more events to learn from, some of them of an action that weighs "
@@ -137,26 +137,32 @@ class Sampler:
         self._mined = (
             None if data.mined is None else _untaken(data.mined, owners[taken], events.rows[taken], self.items)
         )
-        frequency = np.bincount(drawn, minlength=self.items)
-        self._shares = frequency / max(int(frequency.sum()), 1)
+        frequency = np.bincount(drawn, chances, self.items)
+        self._shares = frequency / frequency.sum()
         self._uniform = min(settings.uniform_negatives, self.items)
         self._reach = _reach(settings.lookahead, self.length)
         self._moments = Moments(data, events, taken, settings) if settings.protocol == "windows" else None
 
-    def _drawn_from(self, owners: Int32, taken: npt.NDArray[np.bool_]) -> Int32:
-        """The rows that an epoch's batches have as positives, each as often as it comes up among them.
+    def _drawn_from(self, owners: Int32, taken: npt.NDArray[np.bool_]) -> tuple[Int32, Float64 | None]:
+        """The rows that an epoch's batches may have as positives, and how often each comes up; None: always.
 
-        Of a sequence, the events that have earlier ones in what is read of it; else a user's different items. (For
-        windows, where it goes by the moment, all that was taken.)
+        Of a sequence, the events that have earlier ones in what is read of it; else a user's different items, where
+        histories hide some (``_hidden``) each as likely as it is hidden. (For windows, where it goes by the moment, all
+        that was taken.)
         """
         rows = self.events.rows
         if self.settings.protocol == "windows":
-            return rows[taken]
+            return rows[taken], None
         if self._baskets is not None:
             starts, stops = self.events.offsets[:-1], self.events.offsets[1:]
             oldest = np.maximum(starts, stops - self.length - 1)[owners]
-            return rows[taken & (self._baskets.of_event > self._baskets.of_event[oldest])]
-        return self._parts(np.unique(owners[taken].astype(np.int64) * self.items + rows[taken]))[1]
+            return rows[taken & (self._baskets.of_event > self._baskets.of_event[oldest])], None
+        keys = owners.astype(np.int64) * self.items + rows
+        users, found = self._parts(np.unique(keys[taken]))
+        if self.settings.history_encoder == "none":
+            return found, None
+        each = np.bincount(self._parts(np.unique(keys))[0], minlength=self.events.users)[users]
+        return found, (each + 1) / (2 * each)
 
     @property
     def steps(self) -> int:
@@ -247,9 +253,7 @@ class Sampler:
         if self.settings.history_encoder == "none":
             known = histories(self.events, starts, starts, None, 1)
             return self._assemble(users, known, _Asked.of_users(queries, targets), generator)
-        # The target must not stand in its own history: a random half is history, the rest are positives.
-        hidden = generator.random(len(rows)) < 0.5
-        hidden[np.unique(queries, return_index=True)[1]] = True
+        hidden = self._hidden(queries, rows, generator)
         kept = Events(
             np.concatenate([[0], np.cumsum(np.bincount(queries[~hidden], minlength=len(users)))]).astype(np.int64),
             rows[~hidden], np.zeros((~hidden).sum(), np.int64), np.zeros((~hidden).sum(), np.int8),
@@ -258,6 +262,17 @@ class Sampler:
         known = histories(kept, kept.offsets[:-1], kept.offsets[1:], None, self.length)
         asked = _Asked.of_users(queries[hidden], targets[hidden], self._taken(queries, targets))
         return self._assemble(users, known, asked, generator)
+
+    def _hidden(self, queries: Int32, rows: Int32, generator: np.random.Generator) -> npt.NDArray[np.bool_]:
+        """``[events]`` whether each is of the items to find, which must not stand in the history they are found by.
+
+        An item of each user's, drawn evenly, and every other with a chance of a half: of n, each with (n + 1) / 2n.
+        """
+        keys, places = np.unique(queries.astype(np.int64) * self.items + rows, return_inverse=True)
+        counts = np.bincount(self._parts(keys)[0])
+        hidden = generator.random(len(keys)) < 0.5
+        hidden[np.cumsum(counts) - counts + generator.integers(counts)] = True
+        return hidden[places]
 
     def _assemble(
         self, users: Int32, known: Histories, asked: _Asked, generator: np.random.Generator, moment: int | None = None

@@ -274,10 +274,10 @@ def test_the_share_of_an_item_in_a_window_leaves_out_what_was_only_shown() -> No
 
 def drifting(kind: str) -> TrainingData:
     """A catalogue in motion, of which users take the newest third most: of a sequence, old items are not read any more;
-    of a window, a few items are taken again and again.
+    of a window, a few items are taken again and again. Sets are small: what a user's one positive is counts.
     """
     data, rng = tiny_data(kind), np.random.default_rng(5)
-    users, each = data.events.users, 100
+    users, each = data.events.users, 5 if kind == "set" else 100
     moment = np.tile(np.arange(each), users)
     rows = np.minimum(moment * 60 // each + rng.integers(0, 30, users * each), data.num_items - 1).astype(np.int32)
     times = moment.astype(np.int64)
@@ -289,12 +289,16 @@ def drifting(kind: str) -> TrainingData:
     return dataclasses.replace(data, events=events, item_frequency=np.bincount(rows, minlength=data.num_items))
 
 
-@pytest.mark.parametrize("kind", ["time", "order", "set"])
-def test_an_item_is_among_the_candidates_as_often_as_its_told_probability_says(kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [("time", {"window_days": 4.0}), ("order", {}), ("set", {}), ("set", {"history_encoder": "mean"})],
+)
+def test_an_item_is_among_the_candidates_as_often_as_its_told_probability_says(
+    kind: str, given: dict[str, object]
+) -> None:
     """1 / told, added up over the batches that have an item, is 1 a batch: what the partition's estimate lives by."""
     data = drifting(kind)
-    wanted = {"batch_users": 6, "uniform_negatives": 9, "window_days": 4.0} if kind == "time" else {}
-    chosen = TowersSettings.model_validate({"batch_users": 6, "uniform_negatives": 9} | wanted).resolved(data.schema)
+    chosen = TowersSettings.model_validate({"batch_users": 6, "uniform_negatives": 9, **given}).resolved(data.schema)
     made, generator = Sampler(data, data.events, chosen), np.random.default_rng(0)
     batches = []
     for _ in range(60):
@@ -304,7 +308,8 @@ def test_an_item_is_among_the_candidates_as_often_as_its_told_probability_says(k
             batches.append(found)
     told = np.array(batches)
     sums = np.bincount(data.events.rows, minlength=data.num_items)
-    for group in np.array_split(np.argsort(sums, kind="stable"), 4):
+    rare, early = np.argsort(sums, kind="stable"), np.arange(data.num_items)
+    for group in (*np.array_split(rare, 4), *np.array_split(early, 4)):
         each = told[:, group].mean(1)
         error = each.std() / np.sqrt(len(each))
         # Users come without replacement, draws are told as if with: a few percent.
