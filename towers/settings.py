@@ -50,8 +50,8 @@ class TowersSettings(Section):
     protocol: Literal["auto"] | Protocol = "auto"
 
     # The towers.
-    embedding_dim: int = Field(default=128, ge=2)  # of the exported vectors, the item bias counted in
-    item_bias: bool = True  # off for cosine contrastive, where a score is a cosine
+    embedding_dim: int = Field(default=129, ge=2)  # of the exported vectors, the item bias counted in
+    item_bias: Literal["auto"] | bool = "auto"  # off for cosine contrastive, where a score is a cosine
     # unit: cosine. free: an item that says more of a user has a longer vector, in histories and in the ranking.
     item_norm: Literal["auto", "unit", "free"] = "auto"
     content_share: float = Field(default=0.0, ge=0.0, le=0.5)  # of the dimensions, those content fills without the id
@@ -113,25 +113,21 @@ class TowersSettings(Section):
     select: Literal["auto", "all", "novel", "both"] = "auto"  # which validation recall chooses the weights
     max_valid_users: int = Field(default=5000, ge=1)
     refit: bool = True  # train again on train and valid for the epochs found best
-    checkpoint_minutes: float = Field(default=2.0, ge=0.0)  # least time between two checkpoints
+    # Least time between two checkpoints; of several workers each keeps one of every epoch.
+    checkpoint_minutes: float = Field(default=2.0, ge=0.0)
 
     # What `towerline tune` varies: [towers.tune] with a range a key.
     tune: dict[str, TuningRange] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.history_encoder == "transformer" and self.vector_dim % self.heads:
-            raise ValueError(
-                f"heads: expected a divisor of the unit vector's {self.vector_dim} dimensions "
-                f"(embedding_dim, less one with item_bias), got {self.heads}"
-            )
         if self.negative_actions and min(self.negative_actions.values()) <= 0:
             raise ValueError(f"negative_actions: expected weights above 0, got {self.negative_actions}")
         if self.loss != "softmax" and (self.negative_actions or self.hard_negatives):
             raise ValueError("hard_negatives and negative_actions need loss = 'softmax'")
         if self.loss != "softmax" and self.item_norm == "free":
             raise ValueError(f"loss = {self.loss!r} compares cosines: expected item_norm = 'unit', got 'free'")
-        if self.loss != "softmax" and self.item_bias and "item_bias" in self.model_fields_set:
+        if self.loss != "softmax" and self.item_bias is True:
             raise ValueError(f"loss = {self.loss!r} compares cosines: expected item_bias = false, got true")
         if not (self.uniform_negatives or self.in_batch_negatives is None or self.in_batch_negatives):
             raise ValueError("expected uniform_negatives or in_batch_negatives above 0: without negatives all is right")
@@ -144,8 +140,8 @@ class TowersSettings(Section):
 
     @property
     def vector_dim(self) -> int:
-        """Dimensions of the unit vector: the exported ones less the item bias."""
-        return self.embedding_dim - int(self.item_bias)
+        """Dimensions of the unit vector: the exported ones less the item bias. Of resolved settings."""
+        return self.embedding_dim - int(self.item_bias is True)
 
     @property
     def content_dim(self) -> int:
@@ -156,60 +152,73 @@ class TowersSettings(Section):
         """These settings with each ``auto`` replaced by what the schema asks for.
 
         A key that was not given takes the value of the protocol's recipe (``RECIPES``).
+
+        Raises:
+            SchemaError: they do not fit the schema, or each other, or nothing reads a key that was given.
         """
+        found = self._filled(schema)
+        found._refuse_misfits(schema)
+        recipe, fields = RECIPES[found.protocol], type(self).model_fields  # type: ignore[index]
+        unread = [
+            name for name in found._idle() if getattr(found, name) not in (fields[name].default, recipe.get(name))
+        ]
+        if unread:
+            told = ", ".join(f"{name} (only {read_by(name)} reads it)" for name in unread)
+            raise SchemaError(
+                f"{schema.dataset.name}: expected keys of [towers] that have an effect with protocol = "
+                f"{found.protocol!r}, history_encoder = {found.history_encoder!r} and loss = {found.loss!r}; got "
+                f"{told}. Leave them out."
+            )
+        return found
+
+    def idle(self, schema: DatasetSchema) -> tuple[str, ...]:
+        """The keys that have no effect, whatever their value: ``resolved`` refuses those of an unusual one."""
+        return self._filled(schema)._idle()
+
+    def _idle(self) -> tuple[str, ...]:
+        return tuple(name for name, (does, _) in _READ_BY.items() if not does(self))
+
+    def _filled(self, schema: DatasetSchema) -> TowersSettings:
         protocol = self._protocol(schema)
+        cosines = self.loss == "cosine_contrastive"
+        knows_users = any(feature.kind == "id" for feature in schema.features.user)
+        of_sets: HistoryEncoder = "none" if knows_users else "mean"
+        chosen: dict[str, Any] = {
+            "protocol": protocol,
+            "history_encoder": {"windows": "recency", "positions": "transformer", "sets": of_sets}[protocol],
+            "select": "both" if protocol == "windows" else "novel",
+            "initializer": "random" if protocol == "positions" else "svd",
+            "item_norm": "free" if protocol == "windows" and not cosines else "unit",
+            "item_bias": not cosines,
+        }
+        chosen = {name: value for name, value in chosen.items() if getattr(self, name) == "auto"}
+        recipe = {name: value for name, value in RECIPES[protocol].items() if name not in self.model_fields_set}
+        if cosines and "embedding_dim" in recipe:
+            recipe["embedding_dim"] -= 1  # the recipe's has the bias in it
+        return TowersSettings.model_validate({**self.model_dump(), **chosen, **recipe})
+
+    def _refuse_misfits(self, schema: DatasetSchema) -> None:
+        """Refuses resolved settings that do not fit the schema, or each other."""
         wrong = [name for name in self.negative_actions if schema.actions.get(name) != 0]
         if wrong:
             raise SchemaError(
                 f"towers.negative_actions: expected actions with weight 0 in [actions], got {', '.join(sorted(wrong))}."
                 " What counts as a positive cannot be a negative as well."
             )
-        encoder = self.history_encoder
-        if encoder == "auto":
-            knows_users = any(feature.kind == "id" for feature in schema.features.user)
-            of_sets: HistoryEncoder = "none" if knows_users else "mean"
-            encoder = {"windows": "recency", "positions": "transformer", "sets": of_sets}[protocol]  # type: ignore[assignment]
-        chosen: dict[str, Any] = {
-            "select": "both" if protocol == "windows" else "novel",
-            "initializer": "random" if protocol == "positions" else "svd",
-            "item_norm": "free" if protocol == "windows" else "unit",
-        }
-        if self.loss == "cosine_contrastive":
-            chosen["item_norm"] = "unit"
-        chosen = {name: value for name, value in chosen.items() if getattr(self, name) == "auto"}
-        if self.loss == "cosine_contrastive":
-            chosen["item_bias"] = False
-        recipe = {name: value for name, value in RECIPES[protocol].items() if name not in self.model_fields_set}
-        if self.loss == "cosine_contrastive" and "embedding_dim" in recipe:
-            recipe["embedding_dim"] -= 1  # the recipe's has the bias in it
-        update = {"protocol": protocol, "history_encoder": encoder, **chosen, **recipe}
-        found = TowersSettings.model_validate({**self.model_dump(), **update})
-        found._refuse_idle(schema)
-        return found
-
-    def _refuse_idle(self, schema: DatasetSchema) -> None:
-        """Refuses what these resolved settings would never read.
-
-        Raises:
-            SchemaError: a key has a value other than the usual one and no effect, or the encoder does not fit.
-        """
         if self.protocol == "positions" and self.history_encoder != "transformer":
             raise SchemaError(
                 "towers.history_encoder: with protocol = 'positions' each place of a sequence is an example, which "
                 f"only 'transformer' embeds; got {self.history_encoder!r}. Leave it out, or take protocol = 'sets'."
             )
-        usual = {name: field.default for name, field in type(self).model_fields.items()}
-        usual |= RECIPES[self.protocol]  # type: ignore[index]
-        idle = [
-            f"{name} (only {reads} reads it)"
-            for name, (does, reads) in _READ_BY.items()
-            if not does(self) and getattr(self, name) != usual[name]
-        ]
-        if idle:
+        if self.history_encoder == "transformer" and self.vector_dim % self.heads:
             raise SchemaError(
-                f"{schema.dataset.name}: expected keys of [towers] that have an effect with protocol = "
-                f"{self.protocol!r}, history_encoder = {self.history_encoder!r} and loss = {self.loss!r}; got "
-                f"{', '.join(idle)}. Leave them out."
+                f"towers.heads: expected a divisor of the unit vector's {self.vector_dim} dimensions (embedding_dim, "
+                f"less one with item_bias), got {self.heads}. Change either."
+            )
+        if not self.item_bias and all(feature.kind == "count" for feature in schema.features.item):
+            raise SchemaError(
+                f"{schema.dataset.name}: expected an item feature besides counts, which move nothing but the item bias,"
+                " got item_bias = false and counts alone. Add a feature, or leave item_bias out."
             )
 
     def _protocol(self, schema: DatasetSchema) -> Protocol:
@@ -220,6 +229,8 @@ class TowersSettings(Section):
         return "windows" if by_time else "sets" if events.unordered else "positions"
 
 
+# What decides whether the keys below are read.
+DECIDING = ("protocol", "history_encoder", "loss", "content_share")
 # Keys that not all settings read: whether these do, and how to say which.
 _READ_BY: dict[str, tuple[Callable[[TowersSettings], bool], str]] = {
     "window_days": (lambda s: s.protocol == "windows", "protocol = 'windows'"),
@@ -238,6 +249,12 @@ _READ_BY: dict[str, tuple[Callable[[TowersSettings], bool], str]] = {
     "margin": (lambda s: s.loss == "cosine_contrastive", "loss = 'cosine_contrastive'"),
     "negative_weight": (lambda s: s.loss == "cosine_contrastive", "loss = 'cosine_contrastive'"),
 }
+
+
+def read_by(key: str) -> str:
+    """Which settings read a key that not all do, as an error says it."""
+    return _READ_BY[key][1]
+
 
 # Starting points for a kind of data: windows was settled on the validation weeks of Complete Journey; positions follows
 # published settings (SASRec with sampled softmax), of which validation on Amazon's beauty products preferred no other

@@ -7,6 +7,8 @@ it is. Needs the extra ``tune``.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import math
 import types
@@ -23,7 +25,7 @@ from pipelines.errors import ConfigError, SchemaError, TowerlineError
 from pipelines.manifest import read_manifest, write_durably
 from pipelines.schema import SPLITS, describe
 from towers.inputs import Mined, TrainingData, load
-from towers.settings import TowersSettings, TuningRange
+from towers.settings import DECIDING, TowersSettings, TuningRange, read_by
 
 if TYPE_CHECKING:
     from towers.training import Epoch
@@ -211,10 +213,11 @@ class _Search:
     mined: Mined | None
 
     def check(self) -> None:
-        """Refuses data by which no trial is better than another.
+        """Refuses data by which no trial is better than another, and ranges of what no trial reads.
 
         Raises:
             SchemaError: there is no valid split.
+            ConfigError: a key has no effect, whatever is drawn for the others.
         """
         from towers.validation import can_evaluate
 
@@ -223,6 +226,18 @@ class _Search:
                 f"{self.data.schema.dataset.name}: expected held-out events in the valid split to choose by, got none. "
                 "Check [split] and [actions]."
             )
+        for key in sorted(self._never_read()):
+            _refuse(key, f"no trial reads it: only {read_by(key)} does")
+
+    def _never_read(self) -> set[str]:
+        """Keys that are idle in every trial, whatever it draws of those that decide on it."""
+        spans = {key: span for key, span in self.settings.tune.items() if key in DECIDING}
+        idle = set(self.settings.tune)
+        for drawn in itertools.product(*(span.choices or (span.low, span.high) for span in spans.values())):
+            # What cannot be is for its trial to say.
+            with contextlib.suppress(TowerlineError):
+                idle &= set(self._with(dict(zip(spans, drawn, strict=True))).idle(self.data.schema))
+        return idle
 
     def made_with(self, features: Path) -> dict[str, Any]:
         """All that the worth of the same values depends on, and what they are drawn from."""
@@ -276,10 +291,17 @@ class _Search:
             ConfigError: a value, or several together, cannot be.
             SchemaError: they do not fit the data.
         """
+        return self._with(self.read(values)).resolved(self.data.schema)
+
+    def read(self, values: dict[str, Any]) -> dict[str, Any]:
+        """A trial's values without those that nothing reads beside its others, as a history's decay beside a mean."""
+        idle = self._with(values).idle(self.data.schema)
+        return {key: value for key, value in values.items() if key not in idle}
+
+    def _with(self, values: dict[str, Any]) -> TowersSettings:
         given = self.settings.model_dump(exclude_unset=True, exclude={"tune"})
         try:
-            chosen = TowersSettings.model_validate({**given, **values, "refit": False})
-            return chosen.resolved(self.data.schema)
+            return TowersSettings.model_validate({**given, **values, "refit": False})
         except ValidationError as err:
             raise ConfigError(describe(err, "[towers]")) from err
 
@@ -329,7 +351,7 @@ def to_toml(best: Any, tried: list[Any], search: _Search) -> str:
     ends = {"COMPLETE": "to the end", "PRUNED": "ended early", "FAIL": "failed"}
     counts = ", ".join(f"{states.count(state)} {end}" for state, end in ends.items() if state in states)
     # JSON's numbers, strings and booleans are TOML's.
-    lines = [f"{key} = {json.dumps(value)}" for key, value in sorted(best.params.items())]
+    lines = [f"{key} = {json.dumps(value)}" for key, value in sorted(search.read(best.params).items())]
     head = (
         f"# trial {best.number}, the best of {len(tried)} ({counts})",
         f"# {search.metric(best.params)}: {best.value:.5f}",

@@ -164,7 +164,7 @@ ALL_NULL: dict[str, Any] = {
 
 
 def tower(features: list[Any], norm: str, counts: tuple[CountFeature, ...] = ()) -> ItemTower:
-    settings = TowersSettings(embedding_dim=7, item_norm=norm, text_pool="attention")
+    settings = TowersSettings(embedding_dim=7, item_bias=True, item_norm=norm, text_pool="attention")
     sizes = {feature.name: 5 for feature in features if feature.kind in ("id", "categorical", "list", "text")}
     chance = Chance()
     body = FeatureSum(features, sizes, {}, settings, chance, width=7, content_dim=0, seed=3, name="item_features")

@@ -149,7 +149,7 @@ def test_values_that_cannot_be_fail_with_one_line_and_the_search_goes_on(
         dim = trial.params["embedding_dim"]
         assert line.startswith(f"tune: trial {trial.number} (embedding_dim = {dim}): ")
         assert f"expected a divisor of the unit vector's {dim - 1} dimensions" in line
-        assert line.endswith("got 2")
+        assert line.endswith("got 2. Change either.")
         assert "\n" not in line
     assert {chosen.embedding_dim for chosen in trainings.asked} == {9}
     assert len(trainings.asked) + len(wrong) == 12
@@ -165,10 +165,11 @@ def test_where_every_trial_failed_one_error_says_why(features: Path, trainings: 
     # Refused by the settings themselves, and by what the data make of them.
     for ranges, why in (
         ({"learning_rate": {"choices": [-1.0]}}, "towers.*learning_rate: Input should be greater than 0"),
-        ({"window_days": {"choices": [2.0]}}, "window_days .only protocol = 'windows' reads it"),
+        ({"heads": {"choices": [3]}}, "heads: expected a divisor"),
     ):
+        asked = settings(ranges, protocol="positions", history_encoder="auto")
         with pytest.raises(ConfigError, match=f"got 3 that failed.*remove the journal.*trial 2 .*{why}"):
-            tuning.run(features, settings(ranges), out, trials=3, progress=False)
+            tuning.run(features, asked, out, trials=3, progress=False)
         assert not out.exists()
         out.with_suffix(".journal").unlink()
     assert trainings.asked == []
@@ -412,6 +413,39 @@ def test_protocols_are_compared_by_a_recall_that_is_given(features: Path, traini
     measured = {(chosen.select, chosen.select_k, chosen.max_valid_users) for chosen in trainings.asked}
     assert measured == {("all", (10,), 50)}
     assert {chosen.protocol for chosen in trainings.asked} == {"sets", "positions"}
+
+
+def test_what_a_trial_does_not_read_of_its_values_is_left_out(
+    features: Path, trainings: Trainings, tmp_path: Path
+) -> None:
+    """Heads are of an attention alone: a trial with a mean has no use for those it drew, and the result names none."""
+    trainings.recalls = lambda chosen: [float(chosen.history_encoder == best)]
+    ranges = {"history_encoder": {"choices": ["mean", "attention"]}, "heads": {"choices": [1, 4, 8]}}
+    for best, keys in (("mean", {"history_encoder"}), ("attention", {"history_encoder", "heads"})):
+        out, asked = tmp_path / f"{best}.toml", settings(ranges, history_encoder="auto")
+        tuning.run(features, asked, out, trials=8, progress=False)
+        assert {trial.state.name for trial in trials(out)} <= {"COMPLETE", "PRUNED"}
+        found = tomllib.loads(out.read_text())["towers"]
+        assert (found["history_encoder"], set(found)) == (best, keys)
+        TowersSettings.model_validate(SMALL | found).resolved(tiny_data("set").schema)
+    assert {chosen.heads for chosen in trainings.asked if chosen.history_encoder == "mean"} == {2}
+
+
+@pytest.mark.parametrize(
+    ("tune", "key"),
+    [
+        ({"window_days": {"choices": [2.0, 4.0]}}, "window_days: no trial reads it: only protocol = 'windows' does"),
+        ({"heads": {"low": 1, "high": 4}, "history_encoder": {"choices": ["mean", "recency"]}}, "heads: no trial"),
+        ({"tastes": {"low": 8, "high": 64}, "loss": {"choices": ["cosine_contrastive", "softmax"]}}, "tastes: no"),
+    ],
+)
+def test_a_range_that_no_trial_reads_is_refused(
+    features: Path, trainings: Trainings, tmp_path: Path, tune: dict[str, Any], key: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"\[towers.tune\]: .* got {key}"):
+        tuning.run(features, settings(tune), tmp_path / "best.toml", progress=False)
+    assert trainings.asked == []
+    assert not (tmp_path / "best.journal").exists()
 
 
 def test_the_result_says_at_its_head_what_it_is(features: Path, trainings: Trainings, tmp_path: Path) -> None:
