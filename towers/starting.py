@@ -250,11 +250,11 @@ def _scaled(factors: Float) -> Float:
 def _fill(table: Any, codes: npt.NDArray[Any], factors: Float) -> None:
     """Writes the factors of all known codes into the first columns of their rows."""
     values = table.numpy()
-    known = codes > 1
-    shared = np.maximum(np.bincount(codes[known], minlength=len(values)), 1)[codes[known]]
-    values[np.unique(codes[known]), : factors.shape[1]] = 0.0
+    known = np.flatnonzero(codes > 1)
     # Those that share a code, as hashed ids may, have their mean.
-    np.add.at(values[:, : factors.shape[1]], codes[known], factors[known] / shared[:, None])
+    found, places, shared = np.unique(codes[known], return_inverse=True, return_counts=True)
+    means = scipy.sparse.csr_matrix((1.0 / shared[places], (places, known)), (len(found), len(factors)))
+    values[found, : factors.shape[1]] = means @ factors
     table.assign(values)
 
 

@@ -85,7 +85,8 @@ def run(
 ) -> Path:
     """Trains the towers on the artifact at ``features`` and writes the model artifact to ``out``.
 
-    A killed run goes on from its last checkpoint, kept beside ``out``, where features, settings and seed are the same.
+    A killed run goes on from its last checkpoint, kept beside ``out``, where features, settings, seed, the version that
+    was mined, the earlier model and the number of workers are the same.
     Curves for TensorBoard stand in ``tensorboard/`` beside ``out``. With several workers (``TF_CONFIG``) each calls
     this with the same arguments and features, and the first of them writes. ``mined``: hard negatives. ``warm``: go on
     from an earlier model instead of training in full.
@@ -164,7 +165,7 @@ def train(
         if not (settings.refit and can_validate):
             return found
         best_epoch, curves = found.best_epoch, found.curves
-    return _Phase(_with_valid(data), settings, seed, "refit", best_epoch, False, place, report, curves).fit(progress)
+    return _Phase(data, settings, seed, "refit", best_epoch, False, place, report, curves).fit(progress)
 
 
 def _go_on(
@@ -180,15 +181,9 @@ def _go_on(
 ) -> Trained:
     """One phase on train and valid. The earlier model has seen most of valid: it can choose no epoch."""
     settings = settings.model_copy(update={"epochs": warm.epochs, "initializer": "random"})
-    phase = _Phase(_with_valid(data), settings, seed, "warm", warm.epochs, False, place, report)
+    phase = _Phase(data, settings, seed, "warm", warm.epochs, False, place, report)
     warm.fill(phase.model, features)
     return phase.fit(progress)
-
-
-def _with_valid(data: TrainingData) -> TrainingData:
-    """The same, the valid split's events counted as well."""
-    seen = np.bincount(data.events.rows[data.events.splits == _VALID], minlength=data.num_items)
-    return replace(data, item_frequency=data.item_frequency + seen)
 
 
 def optimizer_of(model: TwoTowers, data: TrainingData, settings: TowersSettings, steps: int) -> LazyAdam:
@@ -392,7 +387,8 @@ def _to_tensorboard(folder: Path) -> Callable[[Epoch], None]:
         if epoch.phase not in writers:
             writers[epoch.phase] = tf.summary.create_file_writer(str(folder / epoch.phase))
         writer = writers[epoch.phase]
-        scalars = {"loss": epoch.loss, "examples_per_second": epoch.examples_per_second, **epoch.recall}
+        trained = {"loss": epoch.loss, "examples_per_second": epoch.examples_per_second}
+        scalars = {**(trained if epoch.epoch else {}), **epoch.recall}
         with writer.as_default(step=epoch.epoch):
             for name, value in scalars.items():
                 tf.summary.scalar(name.replace(" ", "_"), value)

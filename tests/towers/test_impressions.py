@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from tests.towers.tiny import ITEMS, tiny_data
+from towers import inputs
 from towers.inputs import Events, TrainingData
 from towers.recall import recall_at
 from towers.settings import TowersSettings
@@ -69,3 +70,20 @@ def test_what_was_shown_and_not_taken_tells_taste_from_exposure(seed: int) -> No
         found.append(recall_at(vectors.users, vectors.items, truth, (10,), remove_seen=False).recall[10])
     without, with_impressions = found
     assert with_impressions > 1.03 * without
+
+
+def test_the_first_bias_counts_what_was_taken_not_what_was_shown() -> None:
+    """Of an id, as a bias starts there; of a category all events, which say how rare it is."""
+    data = world(1)
+    shown = np.bincount(data.events.rows[data.events.splits == 0], minlength=ITEMS)
+    of_category = np.arange(5)
+    counted = inputs._counted(dataclasses.replace(data, frequencies={"item": shown, "category": of_category}))
+    assert not np.array_equal(shown, data.frequencies["item"])
+    np.testing.assert_array_equal(counted.frequencies["item"], data.frequencies["item"])
+    np.testing.assert_array_equal(counted.frequencies["category"], of_category)
+    plain = dataclasses.replace(
+        data,
+        schema=data.schema.model_copy(update={"actions": {"seen": 1.0, "click": 1.0}}),
+        frequencies={"item": shown},
+    )
+    assert inputs._counted(plain) is plain

@@ -15,8 +15,9 @@ from towers.history_encoders import PooledHistory
 from towers.inputs import DAY_US, Events
 from towers.model import TwoTowers
 from towers.recall import recall_at
+from towers.runtime import tf
 from towers.settings import TowersSettings
-from towers.starting import start_from_svd
+from towers.starting import _fill, start_from_svd
 from towers.tastes import fit_tastes
 from towers.validation import evaluate, truth_of
 
@@ -140,3 +141,16 @@ def test_without_a_window_the_usual_balance_stands() -> None:
     found = find_balance(lambda *_: pytest.fail("nothing to make vectors for"), data, one, window_days=14.0)
     assert (found.own, found.content, found.scale) == (1.7, 0.5, 1.0)
     assert not found.demand.any()
+
+
+def test_items_that_share_a_code_start_from_their_mean_and_an_unknown_one_leaves_its_row() -> None:
+    rng = np.random.default_rng(4)
+    factors = rng.normal(size=(7, 3)).astype(np.float32)
+    codes = np.array([2, 5, 1, 2, 4, 2, 0])
+    before = rng.normal(size=(6, 5)).astype(np.float32)
+    table = tf.Variable(before)
+    _fill(table, codes, factors)
+    expected = before.copy()
+    for code in (2, 4, 5):
+        expected[code, :3] = factors[codes == code].mean(0)
+    np.testing.assert_allclose(table.numpy(), expected, rtol=1e-6)
