@@ -5,25 +5,27 @@ Reads and writes nothing. Nothing here outlives the call: whoever holds the vers
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from index.blending import interleaved, own_items, own_places
-from index.candidates import OWN_ITEMS, POPULARITY, TOWERS, Candidates, ColdStart, Plan, SourceLabels
+from index.blending import interleaved, own_items, places_of
+from index.candidates import NEW_ITEMS, OWN_ITEMS, POPULARITY, TOWERS, Candidates, ColdStart, Plan, SourceLabels
 from index.crowding import within_limits
 from index.exact import scores_of
 from index.explain import Explanation
 from index.request import Request
-from index.searcher import Neighbors, Rows, Scores, Vectors
-from index.selection import ReadRules, Rules, read_rules, select
+from index.searcher import Neighbors, Rows, Vectors
+from index.selection import ReadRules, Rules, Selected, read_rules, select
 from index.serving import ServingVersion
 
 NO_RULES = Rules()
 _LABELS = SourceLabels()
 _NO_ROWS = np.zeros(0, np.int32)
+_NOTHING = Selected(Neighbors(_NO_ROWS, np.zeros(0, np.float32)), Plan("empty", 0, 0, 0, True))
 
 
 def answer_record(
@@ -33,7 +35,7 @@ def answer_record(
     request = live.reader.read(record)
     cold = cold_start(live, request, record)
     query = None if cold == "popularity" else live.tower.embed(request, record)
-    if rules is NO_RULES and not explain and query is not None and live.settings.own_items_share == 0.0:
+    if rules is NO_RULES and not explain and query is not None and not live.settings.blends:
         return unfiltered(live, live.searcher.search(query, k), k, cold, request.unknown)
     return answer(live, query, k, rules, explain=explain, cold=cold, request=request)
 
@@ -62,11 +64,13 @@ def answer(
     """Answers a vector, or popularity where there is none, under rules."""
     read = read_rules(live, rules)
     own = _own(live, k, read, request) if query is not None and request is not None else _NO_ROWS
-    selected = select(live, query, k + len(own), read)
-    found = selected.neighbors
+    new = _new(live, query, k, read)
+    selected = select(live, query, k + len(own) + len(new.neighbors.rows), read)
+    found, plan = selected.neighbors, selected.plan
     sources = _LABELS.of(POPULARITY if query is None else TOWERS, len(found.rows))
-    if len(own) and query is not None:
-        found, sources = _blended(live, query, k, read, found, own)
+    if query is not None and (len(own) or len(new.neighbors.rows)):
+        plan = dataclasses.replace(plan, scored=plan.scored + new.plan.scored)
+        found, sources = _blended(live, k, read, _scored(live, query, own, read.weight), new.neighbors, found)
     explanation = Explanation(live, query, rules, read, k, found.rows) if explain else None
     return Candidates(
         live.items.of(found.rows),
@@ -76,7 +80,7 @@ def answer(
         live.version,
         live.space,
         k,
-        selected.plan,
+        plan,
         cold,
         0 if request is None else request.unknown,
         explanation,
@@ -85,20 +89,34 @@ def answer(
 
 def _own(live: ServingVersion, k: int, read: ReadRules, request: Request) -> Rows:
     """The user's own items that the rules allow, as many as have places."""
-    places = own_places(k, live.settings.own_items_share)
+    places = places_of(k, live.settings.own_items_share)
     if places == 0 or len(request.all_rows) == 0:
         return _NO_ROWS
     return _allowed(own_items(request, live.action_weights, live.settings.own_items_half_life_days), read)[:places]
 
 
+def _new(live: ServingVersion, query: Vectors | None, k: int, read: ReadRules) -> Selected:
+    """The new ads that are best for the user under the rules, as many as have places."""
+    if query is None or read.new is None:
+        return _NOTHING
+    return select(
+        live, query, places_of(k, live.settings.new_items_share), dataclasses.replace(read, eligible=read.new)
+    )
+
+
 def _blended(
-    live: ServingVersion, query: Vectors, k: int, read: ReadRules, tower: Neighbors, own: Rows
+    live: ServingVersion, k: int, read: ReadRules, own: Neighbors, new: Neighbors, tower: Neighbors
 ) -> tuple[Neighbors, npt.NDArray[np.str_]]:
-    """The towers' candidates and the user's own items in one order; the limits hold for both together."""
-    order = interleaved(tower.rows, own, live.settings.own_items_share)
-    rows = np.concatenate([tower.rows, own])[order]
-    scores = np.concatenate([tower.scores, _scores(live, query, own, read.weight)])[order]
-    sources = np.concatenate([_LABELS.of(TOWERS, len(tower.rows)), _LABELS.of(OWN_ITEMS, len(own))])[order]
+    """All sources' candidates in one order; the limits hold for them together."""
+    settings = live.settings
+    shares = (settings.own_items_share, settings.new_items_share)
+    parts = (own, new, tower)
+    order = interleaved([part.rows for part in parts], [*shares, 1.0 - sum(shares)])
+    rows = np.concatenate([part.rows for part in parts])[order]
+    scores = np.concatenate([part.scores for part in parts])[order]
+    names = (OWN_ITEMS, NEW_ITEMS, TOWERS)
+    labels = [_LABELS.of(name, len(part.rows)) for name, part in zip(names, parts, strict=True)]
+    sources = np.concatenate(labels)[order]
     places = within_limits(rows, read.limits)[:k] if read.limits else slice(k)
     return Neighbors(rows[places], scores[places]), sources[places]
 
@@ -109,10 +127,10 @@ def _allowed(rows: Rows, read: ReadRules) -> Rows:
     return rows[np.isin(rows, read.excluded, invert=True)] if len(read.excluded) else rows
 
 
-def _scores(live: ServingVersion, query: Vectors, rows: Rows, weight: float) -> Scores:
+def _scored(live: ServingVersion, query: Vectors, rows: Rows, weight: float) -> Neighbors:
     scores = scores_of(live.vectors, rows, query)
     values = live.planner.log_values
-    return scores if weight == 0.0 or values is None else scores + np.float32(weight) * values[rows]
+    return Neighbors(rows, scores if weight == 0.0 or values is None else scores + np.float32(weight) * values[rows])
 
 
 def cold_start(live: ServingVersion, request: Request, record: Mapping[str, Any]) -> ColdStart | None:

@@ -1,13 +1,15 @@
-"""Two sources in one answer: the towers' candidates, and the user's own items, which people come back to.
+"""Several sources in one answer: the towers' candidates, the user's own items, and new ads.
 
-Reads and writes nothing. An own item's strength is its recency-weighted frequency in the record's history,
-``sum of action weight · 2^(-age / half-life)``. Own items take the configured share of the places, evenly spread, for
-as long as there are any; a rule that forbids an item forbids it in both sources.
+Reads and writes nothing. People come back to their own items: the strength of one is its recency-weighted frequency in
+the record's history, ``sum of action weight · 2^(-age / half-life)``. New ads rank behind those that have sold where
+lengths are free: the best of them for the user, by the towers, may have places of their own. Each source takes its
+configured share of the places, evenly spread, for as long as it lasts; a rule that forbids an item forbids it in all.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -37,27 +39,25 @@ def own_items(request: Request, action_weights: npt.NDArray[np.float64], half_li
     return distinct[np.lexsort((-latest, -strength))].astype(np.int32)
 
 
-def interleaved(tower: Rows, own: Rows, share: float) -> npt.NDArray[np.int64]:
-    """Returns the order of a blended answer, as places: 0.. in ``tower``, and ``len(tower)``.. in ``own``.
+def interleaved(sources: Sequence[Rows], shares: Sequence[float]) -> npt.NDArray[np.int64]:
+    """Returns the order of a blended answer, as places in the concatenated sources.
 
-    Of every stretch of the answer the own items take ``share`` while they last. An item of both sources stands where
-    it comes first. The order does not depend on how many candidates are asked for: a longer answer begins with the
+    Of every stretch of the answer a source takes its share while it lasts. An item of several sources stands where it
+    comes first. The order does not depend on how many candidates are asked for: a longer answer begins with the
     shorter one.
 
     Args:
-        tower: ``[n] int32`` the towers' candidates, best first.
-        own: ``[m] int32`` own items that may be shown, best first.
-        share: of own items, above 0.
+        sources: ``[n] int32`` each, best first. At equal places the earlier source comes first.
+        shares: of each source.
     """
-    # At equal places the own items come first.
-    where_own = (np.arange(len(own)) + 0.5) / share
-    where_tower = (np.arange(len(tower)) + 0.5) / max(1.0 - share, 1e-9)
-    order = np.lexsort((np.arange(len(tower) + len(own)) < len(tower), np.concatenate([where_tower, where_own])))
-    _, first = np.unique(np.concatenate([tower, own])[order], return_index=True)
+    wanted = [(np.arange(len(rows)) + 0.5) / max(share, 1e-9) for rows, share in zip(sources, shares, strict=True)]
+    # Stable: what stands at the same place stays in the order of the sources.
+    order = np.argsort(np.concatenate(wanted), kind="stable")
+    _, first = np.unique(np.concatenate(sources)[order], return_index=True)
     kept: npt.NDArray[np.int64] = order[np.sort(first)]
     return kept
 
 
-def own_places(k: int, share: float) -> int:
-    """How many own items the first k places of a blended answer can hold."""
+def places_of(k: int, share: float) -> int:
+    """How many items of a source the first k places of a blended answer can hold."""
     return math.ceil(share * k)

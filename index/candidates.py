@@ -21,6 +21,7 @@ Method = Literal["search", "fetch", "leaves", "exact", "popularity", "empty"]
 
 TOWERS = "towers"
 OWN_ITEMS = "own items"
+NEW_ITEMS = "new items"
 POPULARITY = "popularity"
 _SOURCE_DTYPE = np.dtype("<U10")
 
@@ -50,11 +51,11 @@ class Candidates:
     """The answer to one call, best first.
 
     item_ids: ``[n]`` int64, or text as objects. scores: ``[n] float32``; with ``value_weight`` the utility.
-    rows: ``[n] int32``, the items' places in this version. sources: ``[n]`` text: "towers", "own items"
-    or "popularity". version: the bundle that answered; space: of its vectors. fill: n / k. cold_start: None where the
-    user's history or id was known; "profile" where only features were; "popularity" where nothing was, and then
-    scores are log1p of the items' train events. unknown_history: history ids that the catalogue does not have.
-    explanation: with ``explain=True``.
+    rows: ``[n] int32``, the items' places in this version. sources: ``[n]`` text: "towers", "own items",
+    "new items" or "popularity". version: the bundle that answered; space: of its vectors. fill: n / k.
+    cold_start: None where the user's history or id was known; "profile" where only features were; "popularity" where
+    nothing was, and then scores are log1p of the items' train events. unknown_history: history ids that the catalogue
+    does not have. explanation: with ``explain=True``.
     """
 
     item_ids: npt.NDArray[Any]

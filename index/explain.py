@@ -25,8 +25,8 @@ class ItemExplanation:
     score: what it was ranked by. leaf: of the tree; None with exact search. rank: its place among all items by exact
     search, 1 is the best; eligible_rank: among those that ``where`` and ``exclude`` leave, None where they remove it.
     place: in the answer, 1 is the first; None where it did not come back. removed_by: the rule that removed it
-    ("where ...", "exclude", "max_per ..."), "rank" where k better ones came first, "diversity", or "search" where
-    exact search would have returned it; None where it came back.
+    ("where ...", "exclude", "max_per ..."), "rank" where k better ones came first, "diversity", "blending" where
+    the places went to other sources, or "search" where exact search would have returned it; None where it came back.
     """
 
     item_id: Any
@@ -105,4 +105,6 @@ class Explanation:
             order = kept
         if int(np.flatnonzero(order == row)[0]) >= self.k:
             return "rank"
-        return "diversity" if self.read.diversity > 0 else "search"
+        if self.read.diversity > 0:
+            return "diversity"
+        return "blending" if self.live.settings.blends else "search"

@@ -174,7 +174,7 @@ class Retriever:
         """
         live = self._serving()
         k = _whole_number(k)
-        if rules or live.settings.own_items_share > 0:
+        if rules or live.settings.blends:
             return self._one_by_one(live, records, k, **rules)
         return answer_batch(live, records, k)
 

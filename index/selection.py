@@ -44,10 +44,12 @@ class Rules:
 class ReadRules:
     """The rules in a version's own terms.
 
-    eligible: None is every item. excluded: ``[n] int32`` rows, rising, eligible ones or not.
+    eligible: None is every item. new: those of them without an event in train, where these have places of their own,
+    else None. excluded: ``[n] int32`` rows, rising, eligible ones or not.
     """
 
     eligible: Eligible | None
+    new: Eligible | None
     excluded: Rows
     limits: tuple[Limit, ...]
     weight: float
@@ -76,10 +78,12 @@ def read_rules(live: ServingVersion, rules: Rules) -> ReadRules:
         )
     diversity = _number(rules.diversity, "diversity", 0.0, 1.0)
     eligible = live.alive if rules.where is None else live.eligible(rules.where)
+    new = live.new_items(rules.where) if live.settings.new_items_share > 0.0 else None
     excluded = _excluded(live, rules.exclude)
     if len(excluded) > _FEW_EXCLUDED:
-        eligible, excluded = _without(live, eligible, excluded), excluded[:0]
-    return ReadRules(eligible, excluded, limits, weight, diversity)
+        eligible, new = _without(live, eligible, excluded), None if new is None else _without(live, new, excluded)
+        excluded = excluded[:0]
+    return ReadRules(eligible, new, excluded, limits, weight, diversity)
 
 
 def _number(value: object, name: str, least: float, most: float) -> float:

@@ -116,6 +116,16 @@ class ServingVersion:
             raise SchemaError(f"where: expected text such as 'price < 10', got {where!r:.80}")
         return self.eligibles.get(where, lambda: self.lay_out(mask_of(where, self.attributes)))
 
+    def new_items(self, where: str | None) -> Eligible:
+        """Of what a rule leaves, the ads without an event in train; kept as what the rule leaves is."""
+
+        def lay_out() -> Eligible:
+            mask = self._frequency == 0
+            return self.lay_out(mask if where is None else mask & self.eligible(where).mask)
+
+        # No rule can be read that begins so.
+        return self.eligibles.get(f"new:{'' if where is None else where}", lay_out)
+
     def lay_out(self, mask: Mask, *, gather: bool = True) -> Eligible:
         """Lays out the rows where ``mask [items] bool`` is true and that deltas leave."""
         mask = mask if self.alive is None else mask & self.alive.mask

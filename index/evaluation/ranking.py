@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from index.candidates import Candidates
+from index.candidates import NEW_ITEMS, Candidates
 from index.evaluation.blocks import exact_top_k
 from index.evaluation.metrics import without
 from index.evaluation.subject import Subject
@@ -67,9 +67,10 @@ def _deeper(subject: Subject, records: list[dict[str, Any]], answers: list[Candi
     """``[records, k] int32``: the answers, gone on with to a larger k.
 
     Exact search that is asked for thousands of rows takes the way that is made for many users; what it finds is the
-    same. What the retriever mixes in beside the search is the user's own items, which are taken out of it again.
+    same where all that the retriever mixes in is the user's own items, which are taken out of it again.
     """
-    if subject.bundle.spec.engine != "exact" or any(answer.cold_start == "popularity" for answer in answers):
+    mixed = any(answer.cold_start == "popularity" or NEW_ITEMS in answer.sources for answer in answers)
+    if subject.bundle.spec.engine != "exact" or mixed:
         return subject.rows_of_answers(subject.answers(records, k), k)
     searches = subject.searches(records, answers)
     found = exact_top_k(searches.vectors, subject.bundle.vectors, k)

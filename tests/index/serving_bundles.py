@@ -121,14 +121,16 @@ def write_bundle(
     users: bool = True,
     value_scale: float | None = None,
     retriever: RetrieverSettings | None = None,
+    new: int = 0,
 ) -> Path:
     """Writes a bundle; with ``leaves`` it is searched by ScaNN, else exactly. Item ids are 1000, 1003, 1006 ...
 
-    With ``value_scale`` it has a value dimension over ``price``.
+    With ``value_scale`` it has a value dimension over ``price``. The last ``new`` items have no event in train.
     """
     vectors = clustered(items, dim, seed)
     ids = [f"ad{item:06d}" for item in range(items)] if text_ids else [1000 + 3 * item for item in range(items)]
     frequency = np.random.default_rng(seed + 2).zipf(1.5, items).clip(max=5000).astype(np.int64)
+    frequency[items - new :] = 0
     vocabulary = Vocabulary(
         user={
             "country": FittedCodes(pa.array(COUNTRIES), np.array([30, 20, 10])),

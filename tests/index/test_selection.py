@@ -10,8 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from index import planner
+from index.blending import interleaved
 from index.candidates import Candidates
 from index.retriever import Retriever
 from index.retriever_settings import RetrieverSettings
@@ -252,6 +255,89 @@ def test_own_items_take_their_share_and_are_told(tmp_path: Path) -> None:
     assert 1003 not in ruled.item_ids
     assert len(ruled) == 10
     assert len(retriever.retrieve_batch([{"history": history}], 10)[0]) == 10
+
+
+@pytest.mark.parametrize("leaves", [None, 20])
+def test_new_items_have_places_of_their_own_and_the_rules_hold_for_them(
+    tmp_path: Path, items: dict[str, Any], leaves: int | None
+) -> None:
+    """The best of those without an event in train, where the search alone would bring none."""
+    settings = RetrieverSettings(own_items_share=0.3, new_items_share=0.2)
+    bundle = serving_bundles.write_bundle(tmp_path / "bundle", leaves=leaves, retriever=settings, new=600)
+    retriever, towers = Retriever.open(bundle), Retriever.open(bundle, settings=RetrieverSettings())
+    record = {"history": [1000, 1003, 1003, 1003, 1006, 1006, 4000], "country": "CA"}
+    vector = retriever.embed(record)
+    order = np.lexsort((np.arange(ITEMS), -(items["vectors"] @ vector))).tolist()
+
+    def best(count: int, passes: Callable[[int], bool] = lambda row: True) -> list[int]:
+        return [row for row in order if row >= ITEMS - 600 and passes(row)][:count]
+
+    found = retriever.retrieve(record, 10)
+    named = {source: found.rows[found.sources == source].tolist() for source in ("own items", "new items", "towers")}
+    assert named["own items"] == [1, 2, 1000]
+    assert named["new items"] == [row for row in best(2) if row in named["new items"]]
+    assert set(best(2)) <= set(found.rows.tolist())
+    assert named["towers"] == [row for row in towers.retrieve(record, 20).rows.tolist() if row in named["towers"]]
+    np.testing.assert_allclose(found.scores, items["vectors"][found.rows] @ vector, atol=1e-5)
+    assert len(found) == len(set(found.rows.tolist())) == 10
+
+    def in_stock(row: int) -> bool:
+        return bool(items["in_stock"][row])
+
+    ruled = retriever.retrieve(record, 20, where="in_stock", max_per={"advertiser_id": 3})
+    assert all(in_stock(row) for row in ruled.rows.tolist())
+    assert max(Counter(items["advertiser_id"][row] for row in ruled.rows.tolist()).values()) <= 3
+    assert "new items" in ruled.sources
+    of_rule = retriever.retrieve(record, 20, where="in_stock").rows.tolist()
+    assert all(in_stock(row) for row in of_rule)
+    assert set(best(4, in_stock)) <= set(of_rule)
+    few, many = ([1000 + 3 * row for row in best(count)] for count in (5, 590))
+    for gone in (few, [*many, *range(1000, 1000 + 3 * 1000, 3)]):
+        left = best(4, lambda row, gone=gone: 1000 + 3 * row not in gone and in_stock(row))  # type: ignore[misc]
+        answer = retriever.retrieve(record, 20, where="in_stock", exclude=gone)
+        assert set(left) <= set(answer.rows.tolist())
+        assert not set(gone) & set(answer.item_ids.tolist())
+    assert retriever.retrieve_batch([record], 10)[0].rows.tolist() == found.rows.tolist()
+    by_vector = retriever.retrieve_vector(vector, retriever.space, 10)
+    assert set(best(2)) <= set(by_vector.rows.tolist())
+
+
+def test_without_new_items_or_with_new_items_alone_an_answer_is_that_of_the_towers(tmp_path: Path) -> None:
+    for new in (0, ITEMS):
+        bundle = serving_bundles.write_bundle(
+            tmp_path / f"{new}", retriever=RetrieverSettings(new_items_share=0.4), new=new
+        )
+        plain = Retriever.open(bundle, settings=RetrieverSettings()).retrieve(RECORD, 10)
+        assert Retriever.open(bundle).retrieve(RECORD, 10).rows.tolist() == plain.rows.tolist()
+
+
+def test_shares_are_of_one_answer() -> None:
+    with pytest.raises(ValueError, match=r"of 1 or less together, got 0\.7 and 0\.5"):
+        RetrieverSettings(own_items_share=0.7, new_items_share=0.5)
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 40), unique=True, max_size=12), min_size=1, max_size=4),
+    st.lists(st.integers(1, 9), min_size=4, max_size=4),
+)
+def test_each_source_has_its_share_of_every_beginning_while_it_lasts(
+    sources: list[list[int]], parts: list[int]
+) -> None:
+    rows = [np.array(source, np.int32) for source in sources]
+    shares = [part / sum(parts[: len(rows)]) for part in parts[: len(rows)]]
+    order = interleaved(rows, shares)
+    merged = np.concatenate(rows)[order]
+    assert sorted(merged.tolist()) == sorted({row for source in sources for row in source})
+    # Without an item in two sources: apart, by adding a thousand a source.
+    apart = [source + np.int32(1000 * place) for place, source in enumerate(rows)]
+    owners = np.concatenate(apart)[interleaved(apart, shares)] // 1000
+    lasting = min(len(source) / share for source, share in zip(rows, shares, strict=True))
+    for length in range(1, int(lasting) + 1):
+        for place, share in enumerate(shares):
+            assert abs(np.count_nonzero(owners[:length] == place) - share * length) <= 1.0 + 1e-9
+    for place in range(len(rows)):
+        of_one = np.concatenate(apart)[interleaved(apart, shares)]
+        assert of_one[owners == place].tolist() == apart[place].tolist()
 
 
 @pytest.mark.parametrize(
