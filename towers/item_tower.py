@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from pipelines.schema import CountFeature
-from towers.encoders import EPSILON, FeatureSum, unit
+from towers.encoders import EPSILON, FeatureSum
 from towers.runtime import tf, tf_keras
 from towers.settings import TowersSettings
 
@@ -51,33 +54,45 @@ class ItemTower(tf_keras.Model):
         if self.item_id is not None:
             self.usual_length = self.add_weight("usual_length", (), initializer="zeros", trainable=False)
         self.temperature = temperature
-        self.dim = settings.vector_dim
         self.item_bias = settings.item_bias
-        self.normalise = tf.identity if self.free else unit
+        # Which columns an id has a part in, which content alone, which is the bias: each group has one scale a row.
+        content = settings.vector_dim - body.own_dim
+        groups = np.repeat(range(3), [body.own_dim, content, settings.embedding_dim - settings.vector_dim])
+        self.groups = np.eye(3, dtype=np.float32)[:, groups]
 
     def call(self, inputs: dict[str, Any], training: bool = False) -> Any:
         """The vectors."""
         raw = self.body(inputs, training=training)
-        # Split, not sliced: the gradient of a slice is a whole tensor of zeros to be filled in.
-        own, bias = tf.split(raw, [self.dim, int(self.item_bias)], axis=1)
-        vectors = self.normalise(own)
-        if self.item_id is not None:
-            with_id, content = tf.split(vectors, [self.body.own_dim, self.dim - self.body.own_dim], axis=1)
-            with_id *= tf.where(inputs[self.item_id] > 1, 1.0, self.evened(with_id))[:, None]
-            vectors = tf.concat([with_id, content], 1)
+        # Scaled whole: to take vector and bias apart and together again costs as much as the rest of the tower.
+        vectors = raw * tf.matmul(self._scales(raw, inputs), self.groups)
         if self.demand is not None:
-            bias += self.lift(tf.concat([inputs[name] for name in self.counts], 1))
-        return tf.concat([vectors, bias * self.temperature], 1) if self.item_bias else vectors
+            counts = tf.concat([inputs[name] for name in self.counts], 1)
+            vectors += tf.matmul(self.lift(counts) * self.temperature, self.groups[2:])
+        return vectors
 
-    def evened(self, vectors: Any) -> Any:
-        """``[batch, own_dim]`` to ``[batch]``: what makes each length the geometric mean of its own and the usual one.
+    def _scales(self, raw: Any, inputs: dict[str, Any]) -> Any:
+        """``[batch, 3]``: what multiplies the columns that the id has a part in, those of content alone, the bias."""
+        ones = tf.ones_like(raw[:, :1])
+        own, content = ones, ones
+        if not self.free:
+            own = content = tf.math.rsqrt(_squared_length(raw, self.groups[0] + self.groups[1]))
+        elif self.item_id is not None:
+            own = tf.where(inputs[self.item_id][:, None] > 1, ones, self._evened(_squared_length(raw, self.groups[0])))
+        return tf.concat([own, content, ones * self.temperature], 1)
+
+    def _evened(self, squared_length: Any) -> Any:
+        """``[batch, 1]``: what makes each length the geometric mean of its own and the usual one.
 
         For ads without an id of their own. How long a known ad's vector is says how often it is wanted; how long the
         one made of content alone is says which of its columns happen to be filled.
         """
-        length = tf.sqrt(tf.maximum(tf.reduce_sum(tf.square(vectors), 1), EPSILON))
-        return tf.where(self.usual_length > 0, tf.sqrt(self.usual_length / length), 1.0)
+        return tf.where(self.usual_length > 0, tf.sqrt(self.usual_length / tf.sqrt(squared_length)), 1.0)
 
     def lift(self, counts: Any) -> Any:
         """``[batch, windows]`` encoded counts to ``[batch, 1]``: what they add to an item's bias, in logits."""
         return tf.clip_by_value(tf.matmul(hinges(counts), self.demand), -MAX_LIFT, MAX_LIFT)
+
+
+def _squared_length(raw: Any, columns: npt.NDArray[np.float32]) -> Any:
+    """``[batch, 1]`` of the columns where ``columns [width]`` is 1; never 0."""
+    return tf.maximum(tf.matmul(tf.square(raw), columns[:, None]), EPSILON)

@@ -94,7 +94,8 @@ class LazyAdam(tf_keras.optimizers.Optimizer):
         if not isinstance(gradient, tf.IndexedSlices):
             gradient = tf.IndexedSlices(gradient, tf.range(tf.shape(gradient)[0]))
         rows, values = gradient.indices, gradient.values
-        square = tf.reduce_mean(tf.square(values), 1, keepdims=True)
+        # The mean, as a product with a column: faster than a reduction.
+        square = tf.matmul(tf.square(values), tf.fill([variable.shape[1], 1], 1.0 / variable.shape[1]))
         new_v = self.beta_2 * tf.gather(v, rows) + (1.0 - self.beta_2) * square
         v.scatter_update(tf.IndexedSlices(new_v, rows))
         variable.scatter_sub(tf.IndexedSlices(values * (rate / (tf.sqrt(new_v) + self.epsilon)), rows))

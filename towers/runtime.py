@@ -40,4 +40,8 @@ import tensorflow as tf  # noqa: E402
 import tensorflow_recommenders as tfrs  # noqa: E402
 import tf_keras  # noqa: E402
 
+# A GPU's usual float32 keeps ten bits of a factor: vectors would differ from those that the exported towers make on a
+# CPU. ``towers.mixed_precision`` is the way to ask for speed.
+tf.config.experimental.enable_tensor_float_32_execution(False)
+
 __all__ = ["require_legacy_keras", "tf", "tf_keras", "tfrs"]
