@@ -59,7 +59,7 @@ SHORT = {
     "in_batch_negatives": 512,
     "uniform_negatives": 512,
     "learning_rate": 0.005,
-    "epochs": 5,
+    "epochs": 3,
 }
 RACERS: dict[str, dict[str, float]] = {"towerline": SHORT, "towerline wide": WIDE, "towerline recipe": {}}
 RACES = 3  # of which the one with the median ratio is told
