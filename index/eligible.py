@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,15 +70,15 @@ class Eligible:
 
 
 class EligibleCache:
-    """Keeps what rules leave, by expression. Safe to use from many threads."""
+    """Keeps what rules leave, by expression; under another key what is no rule. Safe to use from many threads."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._kept: OrderedDict[str, Eligible] = OrderedDict()
+        self._kept: OrderedDict[Hashable, Eligible] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def get(self, where: str, make: Callable[[], Eligible]) -> Eligible:
+    def get(self, where: Hashable, make: Callable[[], Eligible]) -> Eligible:
         """What ``where`` leaves; made and kept at its first use. Two threads may make the same one at once."""
         with self._lock:
             kept = self._kept.get(where)

@@ -123,8 +123,7 @@ class ServingVersion:
             mask = self._frequency == 0
             return self.lay_out(mask if where is None else mask & self.eligible(where).mask)
 
-        # No rule can be read that begins so.
-        return self.eligibles.get(f"new:{'' if where is None else where}", lay_out)
+        return self.eligibles.get(("new items", where), lay_out)
 
     def lay_out(self, mask: Mask, *, gather: bool = True) -> Eligible:
         """Lays out the rows where ``mask [items] bool`` is true and that deltas leave."""
@@ -211,6 +210,8 @@ class ServingVersion:
         if isinstance(self.searcher, ValueSearcher):
             self.searcher.warm()
         self.popularity_order  # noqa: B018
+        if self.settings.new_items_share > 0.0:
+            self.new_items(None)
         self.popularity_scores  # noqa: B018
         self._user_places  # noqa: B018
 

@@ -253,7 +253,7 @@ class Sampler:
         if self.settings.history_encoder == "none":
             known = histories(self.events, starts, starts, None, 1)
             return self._assemble(users, known, _Asked.of_users(queries, targets), generator)
-        hidden = self._hidden(queries, rows, generator)
+        hidden = self._hidden(self._keys(queries, targets), generator)
         kept = Events(
             np.concatenate([[0], np.cumsum(np.bincount(queries[~hidden], minlength=len(users)))]).astype(np.int64),
             rows[~hidden], np.zeros((~hidden).sum(), np.int64), np.zeros((~hidden).sum(), np.int8),
@@ -263,14 +263,14 @@ class Sampler:
         asked = _Asked.of_users(queries[hidden], targets[hidden], self._taken(queries, targets))
         return self._assemble(users, known, asked, generator)
 
-    def _hidden(self, queries: Int32, rows: Int32, generator: np.random.Generator) -> npt.NDArray[np.bool_]:
+    def _hidden(self, keys: Int64, generator: np.random.Generator) -> npt.NDArray[np.bool_]:
         """``[events]`` whether each is of the items to find, which must not stand in the history they are found by.
 
         An item of each user's, drawn evenly, and every other with a chance of a half: of n, each with (n + 1) / 2n.
         """
-        keys, places = np.unique(queries.astype(np.int64) * self.items + rows, return_inverse=True)
-        counts = np.bincount(self._parts(keys)[0])
-        hidden = generator.random(len(keys)) < 0.5
+        different, places = np.unique(keys, return_inverse=True)
+        counts = np.bincount(self._parts(different)[0])
+        hidden = generator.random(len(different)) < 0.5
         hidden[np.cumsum(counts) - counts + generator.integers(counts)] = True
         return hidden[places]
 

@@ -300,6 +300,13 @@ def test_new_items_have_places_of_their_own_and_the_rules_hold_for_them(
     assert retriever.retrieve_batch([record], 10)[0].rows.tolist() == found.rows.tolist()
     by_vector = retriever.retrieve_vector(vector, retriever.space, 10)
     assert set(best(2)) <= set(by_vector.rows.tolist())
+    explanation = retriever.retrieve(record, 10, explain=True).explanation
+    assert explanation is not None
+    lost = next(row for row in order[:10] if row not in found.rows)
+    assert explanation.of(1000 + 3 * lost).removed_by == "blending"
+    # What is kept for new items cannot be asked for as a rule.
+    with pytest.raises(SchemaError, match="where"):
+        retriever.retrieve(record, 10, where="new items")
 
 
 def test_without_new_items_or_with_new_items_alone_an_answer_is_that_of_the_towers(tmp_path: Path) -> None:
