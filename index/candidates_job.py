@@ -75,8 +75,6 @@ def run(registry: str, out: Path, *, k: int = 100, users: Path | None = None, be
                 | "Spread over workers" >> beam.Reshuffle()
                 | "Retrieve candidates" >> beam.ParDo(job)
             )
-        for abandoned in folder.glob(".*"):
-            abandoned.unlink()
         draft.facts.update(users=elements[-1].end if elements else 0, version=opened.version)
     return out
 

@@ -66,8 +66,6 @@ class ShardsJob:
                 | "Spread over workers" >> beam.Reshuffle()
                 | "Build shards" >> beam.ParDo(BuildShard(self.vectors, self.out, tree, self.threads))
             )
-        for abandoned in self.out.glob(".*"):
-            shutil.rmtree(abandoned)
         return ShardedSearcher.load(self.out, vectors, self.shards)
 
 

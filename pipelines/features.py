@@ -9,7 +9,6 @@ one partition; ``totals`` adds up what the partitions counted; ``fitting`` fits 
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,7 +85,6 @@ def run(
         plan = Planner(schema, inputs, draft.dir, work, forget).plan(previous, partitions)
         facts = _Assembler(plan, draft, options, progress).write(before)
         draft.facts.update(facts)
-        shutil.rmtree(work)
     return out
 
 
@@ -150,7 +148,7 @@ class _Assembler:
 
     def _encode(self) -> None:
         out = self.draft.dir
-        names = [f"{side}/{path.name}" for side in ("items", "users") for path in sorted((out / side).iterdir())]
+        names = [f"{side}/{path.name}" for side in ("items", "users") for path in sorted((out / side).glob("part-*"))]
         with watched([Step("encoding", len(names), self._work / transforms.ENCODED_FOLDER)], shown=self.progress):
             transforms.encode(self.plan.job, names, self.options)
 

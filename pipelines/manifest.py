@@ -73,7 +73,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Draft:
-    """A directory being written, out of every reader's sight.
+    """A directory being written, out of every reader's sight. What is hidden in it is removed at the end.
 
     ``facts`` goes into the manifest. ``carried`` are entries of files taken over unchanged from another artifact,
     durable as they are: their checksums are not made anew, so that damage done there is still found here.
@@ -151,8 +151,8 @@ def write_artifact(
 
 
 def _seal(draft: Draft, kind: str, format_version: int, inputs: dict[str, str], config: dict[str, Any]) -> Manifest:
-    names = sorted(str(file.relative_to(draft.dir)) for file in draft.dir.rglob("*") if file.is_file())
-    written = [name for name in names if name not in draft.carried]
+    _sweep(draft.dir)
+    written = sorted(_files_below(draft.dir) - set(draft.carried))
     with ThreadPoolExecutor(_SYNC_THREADS) as pool:  # Side by side, a disk makes many files durable at once.
         entries = pool.map(lambda name: _made_durable(draft.dir / name), written)
         files = dict(sorted({**draft.carried, **dict(zip(written, entries, strict=True))}.items()))
@@ -172,6 +172,21 @@ def _seal(draft: Draft, kind: str, format_version: int, inputs: dict[str, str], 
         "fingerprint": fingerprint_of(content),
     }
     return Manifest.model_validate({**fields, "seal": fingerprint_of(fields)})
+
+
+def _files_below(folder: Path) -> set[str]:
+    """Names of an artifact's files. A hidden one is a draft, of a task that was killed or that a cluster runs twice."""
+    names = (file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
+    return {str(name) for name in names if not any(part.startswith(".") for part in name.parts)}
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what is hidden. Another task may do so too, or rename it, meanwhile."""
+    for hidden in list(folder.rglob(".*")):
+        if hidden.is_dir():
+            shutil.rmtree(hidden, ignore_errors=True)
+        else:
+            hidden.unlink(missing_ok=True)
 
 
 def _made_durable(path: Path) -> FileEntry:
@@ -312,8 +327,7 @@ def check_files(path: Path, manifest: Manifest, *, verify: bool) -> None:
             raise ArtifactError(f"{file}: expected {entry.bytes} bytes, found {size}. Write the artifact again.")
         if verify and checksum(file) != entry.xxh128:
             raise ArtifactError(f"{file}: its checksum is not the manifest's: damaged. Write the artifact again.")
-    present = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
-    extra = sorted(present - set(manifest.files) - {MANIFEST_FILE})
+    extra = sorted(_files_below(path) - set(manifest.files) - {MANIFEST_FILE})
     if extra:
         raise ArtifactError(f"{path / extra[0]}: not in the manifest. Remove it, or write the artifact again.")
 

@@ -33,7 +33,7 @@ def watched(steps: Sequence[Step], *, shown: bool) -> Iterator[None]:
 
     def look() -> None:
         for bar, step in zip(bars, steps, strict=True):
-            bar.n = sum(1 for _ in step.folder.iterdir()) if step.folder.exists() else 0
+            bar.n = sum(1 for _ in step.folder.glob("[!.]*")) if step.folder.exists() else 0
             bar.refresh()
 
     def watch() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import features
+from pipelines import features, transforms
 from pipelines.errors import ConfigError, SchemaError
+from pipelines.job import Job
 from pipelines.manifest import open_artifact
 from pipelines.schema import DatasetSchema
 from pipelines.sequences import Sequences, load_encoded, load_items, load_users
+from pipelines.tables import Shard
 from pipelines.vocabulary import FittedCodes, Vocabulary
 from tests.pipelines.conftest import EVENTS, ITEMS, USERS, at, raw_schema, schema_of, write_rows
 
@@ -288,6 +290,27 @@ def test_a_missing_table_and_a_damaged_one_name_the_file(small: Small, tmp_path:
 def test_an_unknown_runner_is_a_misuse(small: Small, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no runner 'NoSuchRunner'"):
         features.run(small(), tmp_path / "features", ["--runner=NoSuchRunner"], progress=False)
+
+
+def test_what_a_killed_worker_left_half_written_changes_nothing(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schema = small()
+    whole = run(schema, tmp_path / "whole", partitions=2)
+    build = transforms.build
+
+    def build_and_leave(job: Job, shards: Sequence[Shard], options: Any) -> None:
+        build(job, shards, options)
+        for folder in ("users", "sequences", "rejects"):
+            (Path(job.out) / folder).mkdir(exist_ok=True)
+            (Path(job.out) / folder / ".part-00001-of-00002.parquet.17.0badcafe").touch()
+        for folder in (transforms.FACTS_FOLDER, transforms.SHARDS_FOLDER):
+            (Path(job.work) / folder / ".events-000000.json.17.0badcafe").touch()
+
+    monkeypatch.setattr(transforms, "build", build_and_leave)
+    other = run(schema, tmp_path / "other", partitions=2)
+    assert content(other) == content(whole)
+    assert open_artifact(other, kind="features").manifest.files == open_artifact(whole, kind="features").manifest.files
 
 
 def test_several_processes_give_what_one_gives(small: Small, tmp_path: Path) -> None:

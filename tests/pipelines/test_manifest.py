@@ -50,6 +50,19 @@ def test_a_failing_writer_leaves_the_old_artifact_and_nothing_else(tmp_path: Pat
     assert (open_artifact(tmp_path / "x", kind="letter").dir / "inner" / "a.txt").read_text() == "hello"
 
 
+def test_drafts_of_killed_and_doubled_tasks_are_no_part_of_an_artifact(tmp_path: Path) -> None:
+    with write_artifact(tmp_path / "x", kind="letter") as draft:
+        (draft.dir / "a.txt").write_text("a")
+        (draft.dir / ".a.txt.17.0badcafe").touch()
+        (draft.dir / ".0.17.0badcafe").mkdir()
+        (draft.dir / ".0.17.0badcafe" / "half").touch()
+    assert list(open_artifact(tmp_path / "x", kind="letter").manifest.files) == ["a.txt"]
+    assert sorted(os.listdir(tmp_path / "x")) == ["a.txt", "manifest.json"]
+    # A task that a cluster runs twice may still write when the artifact is done.
+    (tmp_path / "x" / ".a.txt.18.0badcafe").touch()
+    assert open_artifact(tmp_path / "x", kind="letter").manifest.facts == {}
+
+
 def test_a_killed_writer_leaves_nothing_that_is_read(tmp_path: Path) -> None:
     write(tmp_path / "x")
     program = (
