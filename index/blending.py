@@ -42,9 +42,10 @@ def own_items(request: Request, action_weights: npt.NDArray[np.float64], half_li
 def interleaved(sources: Sequence[Rows], shares: Sequence[float]) -> npt.NDArray[np.int64]:
     """Returns the order of a blended answer, as places in the concatenated sources.
 
-    Of every stretch of the answer a source takes its share while it lasts. An item of several sources stands where it
-    comes first. The order does not depend on how many candidates are asked for: a longer answer begins with the
-    shorter one.
+    Of every beginning of the answer a source has its share while it lasts, to within half an item between two sources,
+    and ``1/2 + share * (n - 2) / 2`` items among n (the j-th item of each stands where a Sainte-Lague apportionment
+    has it). An item of several sources stands where it comes first. The order does not depend on how many candidates
+    are asked for: a longer answer begins with the shorter one.
 
     Args:
         sources: ``[n] int32`` each, best first. At equal places the earlier source comes first.
@@ -59,5 +60,5 @@ def interleaved(sources: Sequence[Rows], shares: Sequence[float]) -> npt.NDArray
 
 
 def places_of(k: int, share: float) -> int:
-    """How many items of a source the first k places of a blended answer can hold."""
+    """How many items of a source the first k places of a blended answer can hold, of three sources at most."""
     return math.ceil(share * k)

@@ -323,28 +323,33 @@ def test_shares_are_of_one_answer() -> None:
         RetrieverSettings(own_items_share=0.7, new_items_share=0.5)
 
 
-@given(
-    st.lists(st.lists(st.integers(0, 40), unique=True, max_size=12), min_size=1, max_size=4),
-    st.lists(st.integers(1, 9), min_size=4, max_size=4),
-)
-def test_each_source_has_its_share_of_every_beginning_while_it_lasts(
+_PARTS = st.lists(st.integers(1, 9), min_size=1, max_size=4)
+
+
+@given(_PARTS)
+def test_each_source_has_its_share_of_every_beginning(parts: list[int]) -> None:
+    shares = [part / sum(parts) for part in parts]
+    sources = [np.arange(100, dtype=np.int32) + np.int32(1000 * place) for place in range(len(parts))]
+    owners = np.concatenate(sources)[interleaved(sources, shares)] // 1000
+    for length in range(1, 60):
+        for place, share in enumerate(shares):
+            most = 0.5 + share * (len(parts) - 2) / 2
+            assert abs(np.count_nonzero(owners[:length] == place) - share * length) <= most + 1e-9
+
+
+@given(st.lists(st.lists(st.integers(0, 40), unique=True, max_size=12), min_size=4, max_size=4), _PARTS)
+def test_a_blended_answer_has_each_item_once_and_each_source_in_its_order(
     sources: list[list[int]], parts: list[int]
 ) -> None:
-    rows = [np.array(source, np.int32) for source in sources]
-    shares = [part / sum(parts[: len(rows)]) for part in parts[: len(rows)]]
-    order = interleaved(rows, shares)
-    merged = np.concatenate(rows)[order]
-    assert sorted(merged.tolist()) == sorted({row for source in sources for row in source})
+    rows = [np.array(source, np.int32) for source in sources[: len(parts)]]
+    shares = [part / sum(parts) for part in parts]
+    merged = np.concatenate(rows)[interleaved(rows, shares)]
+    assert sorted(merged.tolist()) == sorted({row for source in rows for row in source.tolist()})
     # Without an item in two sources: apart, by adding a thousand a source.
     apart = [source + np.int32(1000 * place) for place, source in enumerate(rows)]
-    owners = np.concatenate(apart)[interleaved(apart, shares)] // 1000
-    lasting = min(len(source) / share for source, share in zip(rows, shares, strict=True))
-    for length in range(1, int(lasting) + 1):
-        for place, share in enumerate(shares):
-            assert abs(np.count_nonzero(owners[:length] == place) - share * length) <= 1.0 + 1e-9
-    for place in range(len(rows)):
-        of_one = np.concatenate(apart)[interleaved(apart, shares)]
-        assert of_one[owners == place].tolist() == apart[place].tolist()
+    found = np.concatenate(apart)[interleaved(apart, shares)]
+    for place, source in enumerate(apart):
+        assert found[found // 1000 == place].tolist() == source.tolist()
 
 
 @pytest.mark.parametrize(
