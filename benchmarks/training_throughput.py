@@ -135,9 +135,10 @@ class Ours:
 
     def steps(self, generator: np.random.Generator) -> Iterator[int]:
         """Learns from the batches of one epoch; gives the pairs of each."""
-        for batch in prefetched(self.sampler.epoch(generator)):
-            float(self.step(tensors_of(batch)))
-            yield len(batch.positives)
+        batches = ((tensors_of(batch), len(batch.positives)) for batch in self.sampler.epoch(generator))
+        for batch, pairs in prefetched(batches):
+            float(self.step(batch))
+            yield pairs
 
     def recall(self) -> float:
         """Validation recall@20, train items removed from the ranking."""

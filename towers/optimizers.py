@@ -84,7 +84,7 @@ class LazyAdam(tf_keras.optimizers.Optimizer):
             new_v = self.beta_2 * tf.gather(v, rows) + (1.0 - self.beta_2) * tf.square(values)
             m.scatter_update(tf.IndexedSlices(new_m, rows))
             v.scatter_update(tf.IndexedSlices(new_v, rows))
-            variable.scatter_sub(tf.IndexedSlices(rate * new_m / (tf.sqrt(new_v) + self.epsilon), rows))
+            _lower(variable, rows, rate * new_m / (tf.sqrt(new_v) + self.epsilon))
             return
         m.assign(self.beta_1 * m + (1.0 - self.beta_1) * gradient)
         v.assign(self.beta_2 * v + (1.0 - self.beta_2) * tf.square(gradient))
@@ -98,7 +98,7 @@ class LazyAdam(tf_keras.optimizers.Optimizer):
         square = tf.matmul(tf.square(values), tf.fill([variable.shape[1], 1], 1.0 / variable.shape[1]))
         new_v = self.beta_2 * tf.gather(v, rows) + (1.0 - self.beta_2) * square
         v.scatter_update(tf.IndexedSlices(new_v, rows))
-        variable.scatter_sub(tf.IndexedSlices(values * (rate / (tf.sqrt(new_v) + self.epsilon)), rows))
+        _lower(variable, rows, values * (rate / (tf.sqrt(new_v) + self.epsilon)))
 
     def get_config(self) -> dict[str, Any]:
         """The optimizer's settings, for saving."""
@@ -112,6 +112,14 @@ class LazyAdam(tf_keras.optimizers.Optimizer):
             "name_to_scale": self.name_to_scale,
             "rowwise": self.rowwise,
         }
+
+
+def _lower(variable: Any, rows: Any, by: Any) -> None:
+    """Takes ``by [rows, dim]`` from the rows, which are unique.
+
+    Read and written: subtracting in place takes a lock for each row, and half as long again.
+    """
+    variable.scatter_update(tf.IndexedSlices(tf.gather(variable, rows) - by, rows))
 
 
 def _summed(gradient: Any) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from towers.moments import Moments
 from towers.settings import TowersSettings
 
 Float64 = npt.NDArray[np.float64]
+Number = TypeVar("Number", np.int32, np.int64)
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,7 @@ class Sampler:
         frequency = np.bincount(drawn, chances, self.items)
         self._shares = frequency / frequency.sum()
         self._uniform = min(settings.uniform_negatives, self.items)
+        self._places, self._candidate_places = _Places(self.items), _Places(self.items)
         self._reach = _reach(settings.lookahead, self.length)
         self._moments = Moments(data, events, taken, settings) if settings.protocol == "windows" else None
 
@@ -289,7 +292,7 @@ class Sampler:
         no_negatives = pairs if asked.others is None else asked.others
         certain, certain_weights = self._certain(users[asking], keys, asked, no_negatives)
         certain_queries, certain_rows = self._parts(certain)
-        rows, place = _places(self.items, positive_rows, candidate_rows, certain_rows, known.rows[known.rows >= 0])
+        rows, place = self._places.of(positive_rows, candidate_rows, certain_rows, known.rows[known.rows >= 0])
         masked_queries, masked_rows = self._parts(np.concatenate([no_negatives, certain]))
         excluded = np.stack([masked_queries, candidate_place[masked_rows]], 1)
         weights = strengths if asked.positions is not None else self._balanced(queries, strengths)
@@ -331,10 +334,10 @@ class Sampler:
         shared, limit = positive_rows, self.settings.in_batch_negatives
         if asked.positions is not None:
             # An event is in the batch once, whichever queries it is a positive of.
-            shared = self.events.rows[np.unique(asked.targets[self._strengths[asked.targets] > 0])]
+            shared = self.events.rows[_different(asked.targets[self._strengths[asked.targets] > 0])]
         if limit is not None and limit < len(shared):
             shared = shared[generator.integers(len(shared), size=limit)]
-        return *_places(self.items, shared, drawn), len(shared)
+        return *self._candidate_places.of(shared, drawn), len(shared)
 
     def _balanced(self, queries: Int32, strengths: Float64) -> Float64:
         """Weights such that a user's positives together weigh their strength to the power ``activity_power``."""
@@ -403,18 +406,30 @@ def _strongest(keys: Int64, strengths: Float64) -> tuple[Int64, Float64]:
     return ordered[first], np.maximum.reduceat(strengths[order], np.flatnonzero(first))
 
 
-def _places(items: int, *rows: Int32) -> tuple[Int32, Int32]:
-    """The different rows among these, ascending, and ``[items + 1]`` the place of each there; -1: not among them.
-
-    Tables over the catalogue, not searches: hundreds of thousands of entries are looked up a step.
+class _Places:
+    """The places of rows among the different ones of some: a table over the catalogue, not searches, since hundreds of
+    thousands are looked up a step; made once, since a new one of a large catalogue takes as long as all lookups.
     """
-    present = np.zeros(items, np.bool_)
-    for some in rows:
-        present[some] = True
-    found = np.flatnonzero(present).astype(np.int32)
-    place = np.full(items + 1, -1, np.int32)
-    place[found] = np.arange(len(found), dtype=np.int32)
-    return found, place
+
+    def __init__(self, items: int) -> None:
+        self._table = np.full(items + 1, -1, np.int32)  # the last one: for -1, no row
+        self._rows = np.zeros(0, np.int32)
+
+    def of(self, *rows: Int32) -> tuple[Int32, Int32]:
+        """The different rows among these, ascending, and ``[items + 1]`` the place of each there; -1: not among them.
+
+        The table is the same one at each call.
+        """
+        self._table[self._rows] = -1
+        self._rows = _different(np.concatenate(rows))
+        self._table[self._rows] = np.arange(len(self._rows), dtype=np.int32)
+        return self._rows, self._table
+
+
+def _different(values: npt.NDArray[Number]) -> npt.NDArray[Number]:
+    """Each value once, ascending. (``np.unique`` hashes whole numbers, which takes several times as long.)"""
+    ordered = np.sort(values)
+    return ordered[np.append(True, ordered[1:] != ordered[:-1])] if len(ordered) else ordered
 
 
 def _novel(
@@ -422,7 +437,7 @@ def _novel(
 ) -> tuple[Int32, npt.NDArray[np.bool_]]:
     """Places of the candidates a query's history has, and which of the positives it has not."""
     owner, slot = np.nonzero(known.rows >= 0)
-    seen_keys = np.unique(owner.astype(np.int64) * width + known.rows[owner, slot])
+    seen_keys = _different(owner.astype(np.int64) * width + known.rows[owner, slot])
     owners, rows = seen_keys // width, seen_keys % width
     places = candidate_place[rows]
     seen = np.stack([owners, places], 1)[places >= 0]

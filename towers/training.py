@@ -10,7 +10,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -321,12 +321,12 @@ class _Phase:
         self.model.chance.reset(self.seed * 100_003 + number)
         started, examples = time.monotonic(), 0
         losses: list[float] = []
-        for batch in prefetched(self.sampler.epoch(generator)):
-            loss = float(self.step(tensors_of(part_of(batch, self.workers.index, self.workers.count))))
+        for batch, pairs in prefetched(self._batches(generator)):
+            loss = float(self.step(batch))
             if not np.isfinite(loss):
                 raise TrainingError(self._blame(number, len(losses), loss))
             losses.append(loss)
-            examples += len(batch.positives)
+            examples += pairs
             speed = examples / (time.monotonic() - started)
             bar.update(1)
             valid = {"valid": f"{self.best.valid:.4f}"} if self.best.valid >= 0 else {}
@@ -336,6 +336,11 @@ class _Phase:
         epoch = Epoch(self.name, number, mean_loss, seconds, examples / max(seconds, 1e-9))
         due = number % self.settings.evaluate_every == 0 or number == self.epochs
         return self._validated(epoch) if self.validates and due else epoch
+
+    def _batches(self, generator: np.random.Generator) -> Iterator[tuple[dict[str, Any], int]]:
+        """An epoch's batches, of each this worker's part, and the pairs of the whole."""
+        for batch in self.sampler.epoch(generator):
+            yield tensors_of(part_of(batch, self.workers.index, self.workers.count)), len(batch.positives)
 
     def _validated(self, epoch: Epoch) -> Epoch:
         settings, names = self.settings, selecting(self.settings)
