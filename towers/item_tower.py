@@ -72,7 +72,7 @@ class ItemTower(tf_keras.Model):
 
     def _scales(self, raw: Any, inputs: dict[str, Any]) -> Any:
         """``[batch, 3]``: what multiplies the columns that the id has a part in, those of content alone, the bias."""
-        ones = tf.ones_like(raw[:, :1])
+        ones = tf.ones([tf.shape(raw)[0], 1])
         own, content = ones, ones
         if not self.free:
             own = content = tf.math.rsqrt(_squared_length(raw, self.groups[0] + self.groups[1]))

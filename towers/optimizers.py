@@ -124,9 +124,15 @@ def _lower(variable: Any, rows: Any, by: Any) -> None:
 
 def _summed(gradient: Any) -> Any:
     """The same gradient, its rows unique."""
-    rows, place = tf.unique(gradient.indices)
-    count, values = tf.size(rows), gradient.values
-    alone = tf.equal(count, tf.size(place))
-    # In order of first appearance: where all differ, that is the order they stand in.
-    sums = tf.cond(alone, lambda: values, lambda: tf.math.unsorted_segment_sum(values, place, count))
-    return tf.IndexedSlices(sums, rows, gradient.dense_shape)
+    rows, values = gradient.indices, gradient.values
+
+    def summed() -> Any:
+        different, place = tf.unique(rows)
+        count = tf.size(different)
+        # In order of first appearance: where all differ, that is the order they stand in.
+        alone = tf.equal(count, tf.size(place))
+        return different, tf.cond(alone, lambda: values, lambda: tf.math.unsorted_segment_sum(values, place, count))
+
+    ascending = tf.reduce_all(rows[1:] > rows[:-1])
+    rows, values = tf.cond(ascending, lambda: (rows, values), summed)
+    return tf.IndexedSlices(values, rows, gradient.dense_shape)
