@@ -5,7 +5,7 @@ A missing value (code 0, present 0, an embedding of zeros) adds nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -94,6 +94,7 @@ class FeatureSum(tf_keras.layers.Layer):
             bias starts at the log of its count. May be empty.
         width: columns in all; those after ``vector_dim`` are the bias.
         content_dim: the last of the ``vector_dim`` columns that the id has no part in.
+        complete: features of which training never sees a missing value.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class FeatureSum(tf_keras.layers.Layer):
         *,
         width: int,
         content_dim: int,
+        complete: Collection[str] = (),
         seed: int,
         name: str,
     ) -> None:
@@ -113,6 +115,7 @@ class FeatureSum(tf_keras.layers.Layer):
         self.chance, scope = chance, name  # the optimizer tells weights of both sides apart by their names
         self.features = tuple(features)
         self.id_dropout = settings.id_dropout
+        self.complete = frozenset(complete)
         self.tables: dict[str, Any] = {}
         self.maps: dict[str, Any] = {}
         self.gates: dict[str, Any] = {}
@@ -175,7 +178,9 @@ class FeatureSum(tf_keras.layers.Layer):
             values = tf.where(hidden & (values > 1), tf.ones_like(values), values)
         present = tf.cast(values > 0, table.dtype)
         if feature.kind == "id":
-            rows = tf.gather(table, values) * present[:, None]
+            rows = tf.gather(table, values)
+            if not (training and feature.name in self.complete):
+                rows *= present[:, None]
             if table.shape[1] == self.width:
                 return rows
             parts = tf.split(rows, [self.own_dim, self.bias_dim], axis=1)

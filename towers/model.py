@@ -79,7 +79,7 @@ class TwoTowers(tfrs.Model):
         }
 
     def _features(self, data: TrainingData, side: Side, seed: int, width: int) -> FeatureSum | None:
-        features = data.features(side)
+        features, columns = data.features(side), data.items if side == "item" else data.users
         if side == "item":
             features = tuple(feature for feature in features if feature.kind != "count")
         return FeatureSum(
@@ -90,6 +90,7 @@ class TwoTowers(tfrs.Model):
             self.chance,
             width=width,
             content_dim=self.settings.content_dim if side == "item" else 0,
+            complete=[f.name for f in features if f.kind == "id" and columns[f.name].all()],  # code 0: missing
             seed=seed,
             name=f"{side}_features",
         )
