@@ -138,6 +138,22 @@ def test_id_dropout_hides_the_asked_share_of_known_ids_in_training_and_none_in_s
     np.testing.assert_array_equal(body({"item": codes}, training=False).numpy(), table[codes])
 
 
+@pytest.mark.parametrize("missing", [[], [3, 7]])
+def test_a_missing_id_adds_nothing_while_training_either(missing: list[int]) -> None:
+    data = tiny_data("set")
+    codes = data.items["item"].copy()
+    codes[missing] = 0
+    data = dataclasses.replace(data, items={**data.items, "item": codes})
+    body = TwoTowers(data, TowersSettings(embedding_dim=8).resolved(data.schema), seed=1).item_tower.body
+    table = np.random.default_rng(0).normal(size=body.tables["item"].shape).astype(np.float32)
+    body.tables["item"].assign(table)
+    inputs = {feature.name: data.items[feature.name] for feature in body.features}
+    rest = body({**inputs, "item": np.zeros_like(codes)}).numpy()
+    expected = rest + np.where(codes[:, None] > 0, table[codes], 0.0)
+    np.testing.assert_allclose(body(inputs, training=True).numpy(), expected, atol=1e-5)
+    assert body.complete == (set() if missing else {"item"})
+
+
 def test_a_hashed_id_has_its_buckets_row() -> None:
     """Row 2 + XXH3 of the text, modulo the buckets: ids of one bucket are alike, and a missing one adds nothing."""
     feature = IdFeature(name="item", kind="id", hash_buckets=3)
