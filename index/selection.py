@@ -103,8 +103,8 @@ def _excluded(live: ServingVersion, exclude: object) -> Rows:
         exclude = list(exclude)
     if not isinstance(exclude, Sequence | np.ndarray | pa.Array):
         raise SchemaError(f"exclude: expected a list of item ids, got {exclude!r:.80}")
-    rows = np.unique(live.items.rows(exclude, "exclude"))
-    return rows[rows >= 0]
+    rows = np.sort(live.items.rows(exclude, "exclude"))
+    return rows[np.diff(rows, prepend=np.int32(-1)) > 0]  # Each once, and no -1. A thousand take np.unique 70 us.
 
 
 def _without(live: ServingVersion, eligible: Eligible | None, excluded: Rows) -> Eligible:
