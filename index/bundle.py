@@ -170,8 +170,8 @@ class Bundle:
 
     @functools.cached_property
     def items_schema(self) -> pa.Schema:
-        """Columns of ``items``, without reading them."""
-        return pq.read_schema(self.dir / ITEMS_FILE)
+        """Columns of ``items``, without reading them. Where they were read, the file may be gone meanwhile."""
+        return self.items.schema if "items" in vars(self) else pq.read_schema(self.dir / ITEMS_FILE)
 
     @functools.cached_property
     def users(self) -> pa.Table | None:

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from index.registry import Registry
+from index.reload import Source
 from index.retriever import Retriever
 from index.scann_loading import load, release
+from index.serving import ServingVersion
 from index.settings import TreeSettings
 from index.tree import ScannSearcher
 from pipelines.errors import ArtifactError, TowerlineError
@@ -67,6 +69,28 @@ def test_calls_go_on_through_swaps_and_name_their_version(tmp_path: Path, bundle
     assert watcher.last_error is None
     assert retriever.metrics.registry.get_sample_value("towerline_swaps_total") == 6.0
     retriever.close()
+
+
+def test_a_version_that_retention_removes_while_it_is_opened_answers(
+    tmp_path: Path, bundles: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Registry(tmp_path / "registry")
+    first = registry.publish(bundles[0])
+    opened = Source.open
+
+    def opened_and_removed(source: Source, version: str | None = None) -> ServingVersion:
+        live = opened(source, version)
+        registry.publish(bundles[1], keep=1)
+        return live
+
+    monkeypatch.setattr(Source, "open", opened_and_removed)
+    retriever = Retriever.open(tmp_path / "registry")
+    assert first not in registry.version_names()
+    found = retriever.retrieve({"history": [1000, 1003]}, 20)
+    monkeypatch.undo()
+    assert found.version == first
+    assert found.rows.tolist() == Retriever.open(bundles[0]).retrieve({"history": [1000, 1003]}, 20).rows.tolist()
+    assert len(retriever.describe(found)) == 20
 
 
 def test_the_old_version_is_freed(tmp_path: Path, bundles: list[Path]) -> None:
