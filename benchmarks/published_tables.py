@@ -326,6 +326,9 @@ def _run_and_store(folder: Path, settings: TowersSettings, seed: int, arguments:
         print(f"{folder.name} seed {seed}: stands in {arguments.results}")
         return
     entry = run_one(schema, arguments.work, settings, seed, same[0]["config"]["temperature"] if same else None)
+    # One run stands for a data set, dimension and seed: what has other settings is of an earlier recipe.
+    place = [entry[key] for key in ("dataset", "dim", "seed")]
+    stored["runs"] = [run for run in stored["runs"] if [run[key] for key in ("dataset", "dim", "seed")] != place]
     stored["runs"].append(entry)
     if not schema.tables.events.unordered and folder.name not in stored["baselines"]:
         features = arguments.work / folder.name / "features"
