@@ -35,8 +35,8 @@ demo: $(VENV)/.installed-all,demo
 	$(BIN)/towerline retrieve --config $(CONFIG) --work $(WORK) --user $(HOUSEHOLD) --k 10
 
 lint: $(VENV)/.installed-dev
-	$(BIN)/ruff format --check pipelines towers index tests benchmarks
-	$(BIN)/ruff check pipelines towers index tests benchmarks notebooks
+	$(BIN)/ruff format --check pipelines towers index towerline tests benchmarks
+	$(BIN)/ruff check pipelines towers index towerline tests benchmarks notebooks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

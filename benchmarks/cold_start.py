@@ -31,20 +31,20 @@ import scipy.sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from benchmarks.published_tables import TEST, events_of, schema_of
-from index.blending import interleaved, places_of
-from index.config import load_config
-from index.exact import top_k
-from pipelines import features as features_job
-from pipelines.manifest import git_commit
-from pipelines.schema import DatasetSchema
-from pipelines.sequences import load_items
-from pipelines.vocabulary import Vocabulary
-from towers import training
-from towers.inputs import TrainingData, load
-from towers.recall import Float32, Truth, recall_of
-from towers.serving import SavedTowers
+from benchmarks.saved_towers import SavedTowers
+from index.retrieval.blending import interleaved, places_of
+from index.search.exact import top_k
+from pipelines.contracts.manifest import git_commit
+from pipelines.contracts.schema import DatasetSchema
+from pipelines.contracts.vocabulary import Vocabulary
+from pipelines.features import job as features_job
+from pipelines.sequences.reader import load_items
+from towerline.commands.config import load_config
+from towers.data.training_data import TrainingData, load
 from towers.settings import TowersSettings
-from towers.validation import truth_of
+from towers.training import job as training
+from towers.training.recall import Float32, Truth, recall_of
+from towers.training.validation_recall import truth_of
 
 RESULTS = Path(__file__).parent / "results" / "cold_start.json"
 K = 100

@@ -21,11 +21,11 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.index_frontier import machine
-from index import delta_writer
-from index.bundle import ITEM_TOWER_FILE
-from index.registry import Registry
-from index.retriever import Retriever
-from pipelines.manifest import read_manifest, write_artifact
+from index.registry import delta_writer
+from index.registry.bundle import ITEM_TOWER_FILE
+from index.registry.registry import Registry
+from index.retrieval.retriever import Retriever
+from pipelines.contracts.manifest import read_manifest, write_artifact
 from tests.index.serving_bundles import write_bundle
 
 RESULTS = Path(__file__).parent / "results" / "delta_freshness.json"

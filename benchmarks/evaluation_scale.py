@@ -21,13 +21,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from index.evaluation.blocks import exact_top_k
-from index.evaluation.metrics import without
-from index.evaluation.quality import measure_quality
+from index.evaluation.held_out import HeldOut, Pairs
+from index.evaluation.measures.exact_top_k import exact_top_k
+from index.evaluation.measures.metrics import without
 from index.evaluation.ranking import Rankings
+from index.evaluation.sections.quality import measure_quality
 from index.evaluation.settings import EvaluationSettings
-from index.evaluation.truth import HeldOut, Pairs
-from pipelines.manifest import git_commit
+from pipelines.contracts.manifest import git_commit
 
 RESULT = Path(__file__).parent / "results" / "evaluation_scale.json"
 DIM = 64

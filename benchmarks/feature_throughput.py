@@ -101,7 +101,7 @@ def schema_for(
     bounds: tuple[str, str] = ("2025-02-16", "2025-02-23"),
 ) -> Any:
     """The schema of the synthetic tables, with a rule on a column besides the checks every column gets."""
-    from pipelines.schema import parse_schema
+    from pipelines.contracts.schema import parse_schema
 
     events: str | list[str] = str(folder / "events.parquet")
     if (folder / "events").is_dir():
@@ -131,7 +131,7 @@ def schema_for(
 
 def contend_towerline(folder: Path, out: Path) -> None:
     """The features job on its default local runner."""
-    from pipelines import features
+    from pipelines.features import job as features
 
     features.run(schema_for(folder), out / "features", progress=False)
 
@@ -144,14 +144,14 @@ def contend_one_core(folder: Path, out: Path) -> None:
 
 def contend_sixty_days(folder: Path, out: Path) -> None:
     """All days but the last: what a nightly run builds upon."""
-    from pipelines import features
+    from pipelines.features import job as features
 
     features.run(schema_for(folder, days="day-0[0-5]*.parquet"), out / "features", progress=False)
 
 
 def contend_sixty_days_in_nights(folder: Path, out: Path) -> None:
     """The same, the last days a night each: what a nightly run builds upon after weeks of them."""
-    from pipelines import features
+    from pipelines.features import job as features
 
     made, previous = out / "features", None
     for last in range(DAYS - 1 - NIGHTS, DAYS):
@@ -162,8 +162,8 @@ def contend_sixty_days_in_nights(folder: Path, out: Path) -> None:
 
 def contend_one_day(folder: Path, out: Path, *, upon: str = "sixty_days", **changes: Any) -> None:
     """The last day upon the others."""
-    from pipelines import features
-    from pipelines.manifest import read_manifest
+    from pipelines.contracts.manifest import read_manifest
+    from pipelines.features import job as features
 
     made = features.run(
         schema_for(folder, **changes), out / "features", progress=False, previous=out.parent / upon / "features"
@@ -329,7 +329,7 @@ def contend(contender: str, folder: Path, out: Path) -> None:
     import polars  # noqa: F401
     from apache_beam.runners.portability import fn_api_runner  # noqa: F401
 
-    from pipelines import features  # noqa: F401
+    from pipelines.features import job as features  # noqa: F401
 
     started, cpu_started = time.perf_counter(), time.process_time()
     CONTENDERS[contender](folder, out)

@@ -28,15 +28,15 @@ from typing import Any
 
 import numpy as np
 
-from index.bundle import Measured
-from index.capacity import GIB, forecast
-from index.measuring import Queries, measure
-from index.scann_binding import builder, compiled
-from index.searcher import Searcher, Vectors
+from index.building.forecast import GIB, forecast
+from index.building.measurement import Queries, measure
+from index.building.tuning import fastest_effort, tune
+from index.registry.bundle import Measured
+from index.search.scann_binding import builder, compiled
+from index.search.scann_tree import ScannSearcher
+from index.search.searcher import Searcher, Vectors
 from index.settings import IndexSettings, TreeSettings
-from index.tree import ScannSearcher
-from index.tuning import fastest_effort, tune
-from pipelines.manifest import git_commit
+from pipelines.contracts.manifest import git_commit
 
 RESULTS = Path(__file__).parent / "results" / "index_frontier.json"
 # How far above autopilot's recall a tree is aimed that is to be compared at the same recall.

@@ -25,15 +25,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines import features as features_job
-from pipelines.manifest import git_commit
-from pipelines.schema import DatasetSchema, parse_schema
-from towers import training
-from towers.inputs import Int32, load
-from towers.recall import Figures, Float32, Truth, recall_at, recall_of
-from towers.serving import SavedTowers
+from benchmarks.saved_towers import SavedTowers
+from pipelines.contracts.manifest import git_commit
+from pipelines.contracts.schema import DatasetSchema, parse_schema
+from pipelines.features import job as features_job
+from towers.data.training_data import Int32, load
 from towers.settings import TowersSettings
-from towers.validation import truth_of
+from towers.training import job as training
+from towers.training.recall import Figures, Float32, Truth, recall_at, recall_of
+from towers.training.validation_recall import truth_of
 
 RESULTS = Path(__file__).parent / "results" / "published_tables.json"
 # Share of a random split's train events that choose the epoch.

@@ -25,10 +25,10 @@ from benchmarks import retrieval_world as world_of
 from benchmarks.retrieval_peers import TARGET, K, aimed, peers, recall_of, tfrs_peer
 from benchmarks.retrieval_reload import in_own_process
 from benchmarks.retrieval_throughput import throughput
-from index.measuring import Queries
-from index.retriever import Retriever
+from index.building.measurement import Queries
+from index.retrieval.retriever import Retriever
 from index.settings import TreeSettings
-from pipelines.manifest import git_commit
+from pipelines.contracts.manifest import git_commit
 
 # One thread a query, for every engine; read when NumPy, TensorFlow and FAISS are loaded.
 ENVIRONMENT = {
@@ -47,7 +47,7 @@ JUDGED = 200
 CHOOSING = 500
 # Added to the recall asked for: users differ from those that an effort is chosen by.
 MARGIN = 0.004
-# What ``index.tuning`` chose for this world, given 200 seconds (2026-11-21).
+# What ``index.building.tuning`` chose for this world, given 200 seconds (2026-11-21).
 ITEMS_A_LEAF = 1000
 TREE = {"anisotropic_threshold": 0.3, "dims_per_block": 1}
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks import retrieval_world as world_of
-from index.measuring import Queries
+from index.building.measurement import Queries
+from index.building.tuning import fastest_effort
+from index.search.scann_tree import ScannSearcher
 from index.settings import TreeSettings
-from index.tree import ScannSearcher
-from index.tuning import fastest_effort
 
 K = 100
 # Recall that all contestants are asked for.

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from index.registry import Registry
-from index.retriever import Retriever
+from index.registry.registry import Registry
+from index.retrieval.retriever import Retriever
 
 K = 100
 SWAPS = 20

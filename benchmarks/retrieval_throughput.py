@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from index.retriever import Retriever
+from index.retrieval.retriever import Retriever
 
 K = 100
 _CALLS = 4000

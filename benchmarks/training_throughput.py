@@ -30,18 +30,18 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from pipelines.manifest import git_commit
-from pipelines.schema import parse_schema
-from towers.inputs import Events, TrainingData
-from towers.model import TwoTowers, signature, tensors_of
-from towers.prefetching import prefetched
-from towers.recall import recall_at
+from pipelines.contracts.manifest import git_commit
+from pipelines.contracts.schema import parse_schema
+from towers.closed_form.start import start_from_svd
+from towers.data.sampler import Sampler
+from towers.data.training_data import Events, TrainingData
+from towers.network.model import TwoTowers, signature, tensors_of
 from towers.runtime import tf, tf_keras, tfrs
-from towers.sampling import Sampler
 from towers.settings import TowersSettings
-from towers.starting import start_from_svd
-from towers.training import optimizer_of, step_function
-from towers.validation import evaluate, truth_of
+from towers.training.job import optimizer_of, step_function
+from towers.training.prefetch import prefetched
+from towers.training.recall import recall_at
+from towers.training.validation_recall import evaluate, truth_of
 
 RESULTS = Path(__file__).parent / "results" / "training_throughput.json"
 DIM = 64

@@ -8,19 +8,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from index.candidates import Candidates
-    from index.retriever import Retriever
+    from index.retrieval.candidates import Candidates
+    from index.retrieval.retriever import Retriever
 
 __all__ = ["Candidates", "Retriever"]
 
 
 def __getattr__(name: str) -> object:
     if name == "Retriever":
-        from index.retriever import Retriever
+        from index.retrieval.retriever import Retriever
 
         return Retriever
     if name == "Candidates":
-        from index.candidates import Candidates
+        from index.retrieval.candidates import Candidates
 
         return Candidates
     raise AttributeError(f"module 'index' has no attribute {name!r}")

@@ -9,7 +9,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from pipelines.schema import Section
+from pipelines.contracts.schema import Section
 
 # Where a bundle keeps them.
 RETRIEVER_FILE = "retriever.json"

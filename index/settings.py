@@ -9,7 +9,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipelines.schema import Section
+from pipelines.contracts.schema import Section
 
 ReorderType = Literal["float32", "bf16", "int8"]
 Engine = Literal["exact", "scann"]

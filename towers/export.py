@@ -14,11 +14,11 @@ import numpy.typing as npt
 import xxhash
 from ai_edge_litert.interpreter import Interpreter
 
-from pipelines.encode import input_dtype, input_shape
-from pipelines.errors import ArtifactError
-from pipelines.schema import HISTORY_INPUTS, DatasetSchema, Feature
-from towers.encoders import FeatureSum
-from towers.model import TwoTowers
+from pipelines.contracts.encoding import input_dtype, input_shape
+from pipelines.contracts.errors import ArtifactError
+from pipelines.contracts.schema import HISTORY_INPUTS, DatasetSchema, Feature
+from towers.network.encoders import FeatureSum
+from towers.network.model import TwoTowers
 from towers.runtime import tf
 from towers.settings import TowersSettings
 

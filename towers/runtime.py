@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from pipelines.errors import ConfigError
+from pipelines.contracts.errors import ConfigError
 
 _SWITCH = "TF_USE_LEGACY_KERAS"
 

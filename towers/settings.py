@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipelines.errors import SchemaError
-from pipelines.schema import DatasetSchema, Section
+from pipelines.contracts.errors import SchemaError
+from pipelines.contracts.schema import DatasetSchema, Section
 
 Protocol = Literal["windows", "positions", "sets"]
 HistoryEncoder = Literal["none", "mean", "recency", "attention", "transformer"]
@@ -98,7 +98,7 @@ class TowersSettings(Section):
     # of Adam's steps on a matrix of fan-in n moves an output n times as far as one on a row of its own.
     shared_rate: float = Field(default=1.0, ge=0.0)
     # Of that, the items' content at this times as much, where items have ids: these can learn it all, and what content
-    # says of them is fitted in the end (``towers.settling``).
+    # says of them is fitted in the end (``towers.closed_form.content_fit``).
     content_rate: float = Field(default=1.0, ge=0.0)
     # An item's or a user's own row keeps one second moment and no first one: faster, and a third of the memory.
     rowwise: bool = False

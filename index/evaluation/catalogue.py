@@ -12,13 +12,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from index.evaluation.held_out import Float64
 from index.evaluation.settings import EvaluationSettings
 from index.evaluation.subject import Heldout
-from index.evaluation.truth import Float64
-from index.users import request_times
-from pipelines.encode import US_PER_DAY
-from pipelines.errors import ConfigError
-from pipelines.schema import SPLITS
+from index.inference.user_records import request_times
+from pipelines.contracts.encoding import US_PER_DAY
+from pipelines.contracts.errors import ConfigError
+from pipelines.contracts.schema import SPLITS
 
 Codes = npt.NDArray[np.int32]
 

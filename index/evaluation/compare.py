@@ -16,22 +16,22 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from index.bundle import Bundle
-from index.evaluation.bootstrap import Difference, bootstrap, paired_bootstrap
 from index.evaluation.catalogue import Catalogue
 from index.evaluation.evaluate import facts_of, measured
-from index.evaluation.plots import comparison
-from index.evaluation.quality import ALL, NOVEL, REPEAT, Quality, number
+from index.evaluation.held_out import Float64, Int32
+from index.evaluation.measures.bootstrap import Difference, bootstrap, paired_bootstrap
+from index.evaluation.pages.plots import comparison
+from index.evaluation.pages.release_notes import write_notes
 from index.evaluation.ranking import Rankings, rank
-from index.evaluation.release_notes import write_notes
+from index.evaluation.sections.quality import ALL, NOVEL, REPEAT, Quality, number
+from index.evaluation.sections.slices import Found, ad_cuts, user_cuts
 from index.evaluation.settings import EvaluationSettings
-from index.evaluation.slices import Found, ad_cuts, user_cuts
 from index.evaluation.subject import Heldout, Subject
-from index.evaluation.truth import Float64, Int32
-from index.gates import judge
+from index.publishing.gates import judge
+from index.registry.bundle import Bundle
 from index.settings import GatesSettings
-from pipelines.errors import SchemaError
-from pipelines.manifest import write_durably
+from pipelines.contracts.errors import SchemaError
+from pipelines.contracts.manifest import write_durably
 
 COMPARE_JSON = "compare.json"
 COMPARE_HTML = "compare.html"

@@ -14,23 +14,23 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from index.bundle import Bundle
-from index.evaluation.baselines import check_implicit, rank_baseline
 from index.evaluation.catalogue import Catalogue
-from index.evaluation.embedding_map import check_umap, embedding_map
-from index.evaluation.gaps import find_gaps
-from index.evaluation.health import measure_health
-from index.evaluation.plots import pictures
-from index.evaluation.quality import Quality, measure_quality
+from index.evaluation.pages.plots import pictures
+from index.evaluation.pages.report import tables, write_html
 from index.evaluation.ranking import Rankings, rank
-from index.evaluation.report import tables, write_html
-from index.evaluation.sections import frontier, lorenz_curves, training_curves, value_frontier
+from index.evaluation.sections.baselines import check_implicit, rank_baseline
+from index.evaluation.sections.curves import frontier, lorenz_curves, training_curves, value_frontier
+from index.evaluation.sections.embedding_map import check_umap, embedding_map
+from index.evaluation.sections.gaps import find_gaps
+from index.evaluation.sections.health import measure_health
+from index.evaluation.sections.quality import Quality, measure_quality
+from index.evaluation.sections.slices import measure_slices
+from index.evaluation.sections.waterfall import measure_waterfall
 from index.evaluation.settings import EvaluationSettings
-from index.evaluation.slices import measure_slices
 from index.evaluation.subject import Heldout, Subject
-from index.evaluation.waterfall import measure_waterfall
-from index.registry import Registry
-from pipelines.manifest import MANIFEST_FILE, open_artifact, write_durably
+from index.registry.bundle import Bundle
+from index.registry.registry import Registry
+from pipelines.contracts.manifest import MANIFEST_FILE, open_artifact, write_durably
 
 REPORT_JSON = "report.json"
 REPORT_HTML = "report.html"

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from index.evaluation.truth import Int32
-from pipelines.schema import SPLITS
-from pipelines.sequences import Sequences
+from index.evaluation.held_out import Int32
+from pipelines.contracts.schema import SPLITS
+from pipelines.sequences.reader import Sequences
 
 _TEST = SPLITS.index("test")
 

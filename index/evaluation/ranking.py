@@ -1,7 +1,7 @@
 """Rankings of the held-out users by a bundle: what the retriever returns for them, in the catalogue of the features.
 
-Reads a bundle through ``Retriever``; writes nothing. The records are those of ``index.users``, the ones that
-``retrieve_by_id`` reads out of the bundle, so that the report ranks what ``towerline retrieve`` shows.
+Reads a bundle through ``Retriever``; writes nothing. The records are those of ``index.inference.user_records``, the
+ones that ``retrieve_by_id`` reads out of the bundle, so that the report ranks what ``towerline retrieve`` shows.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from index.candidates import NEW_ITEMS, Candidates
-from index.evaluation.blocks import exact_top_k
-from index.evaluation.metrics import without
+from index.evaluation.held_out import HeldOut, Int32, Int64, Pairs
+from index.evaluation.measures.exact_top_k import exact_top_k
+from index.evaluation.measures.metrics import without
 from index.evaluation.subject import Subject
-from index.evaluation.truth import HeldOut, Int32, Int64, Pairs
+from index.retrieval.candidates import NEW_ITEMS, Candidates
 
 # Users answered at once: bounds the memory of their records and of the searcher's scores.
 _USERS_AT_ONCE = 512

@@ -13,20 +13,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from index.bundle import Bundle
-from index.candidates import Candidates
+from index.evaluation.held_out import Bools, Float64, HeldOut, Int32, Int64, held_out
 from index.evaluation.past import Past
 from index.evaluation.settings import EvaluationSettings
-from index.evaluation.truth import Bools, Float64, HeldOut, Int32, Int64, held_out
-from index.registry import Registry
-from index.retriever import Retriever
-from index.searcher import Neighbors, Vectors
-from index.users import records_of, user_table
-from pipelines.errors import SchemaError
-from pipelines.manifest import MANIFEST_FILE, open_artifact
-from pipelines.schema import DatasetSchema
-from pipelines.sequences import Sequences, load_items
-from pipelines.vocabulary import ValueTable, Vocabulary
+from index.inference.user_records import records_of, user_table
+from index.registry.bundle import Bundle
+from index.registry.registry import Registry
+from index.retrieval.candidates import Candidates
+from index.retrieval.retriever import Retriever
+from index.search.searcher import Neighbors, Vectors
+from pipelines.contracts.errors import SchemaError
+from pipelines.contracts.manifest import MANIFEST_FILE, open_artifact
+from pipelines.contracts.schema import DatasetSchema
+from pipelines.contracts.vocabulary import ValueTable, Vocabulary
+from pipelines.sequences.reader import Sequences, load_items
 
 SCHEMA_FILE = "schema.json"
 

@@ -12,10 +12,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import xxhash
 
-from index import candidates_job, embed
-from index.config import Config, load_config
-from index.registry import Registry
-from pipelines import complete_journey, features
+from index.building import embedding_job as embed
+from index.registry.registry import Registry
+from pipelines import complete_journey
+from pipelines.features import job as features
+from towerline.commands import candidates_job
+from towerline.commands.config import Config, load_config
 
 CONFIG = Path(__file__).parents[2] / "configs" / "complete_journey.toml"
 PARTITIONS = 12
@@ -42,8 +44,8 @@ class Journey:
 
     def run_local(self) -> None:
         """Features, model, embeddings, bundle, registry and candidates, below ``root``."""
-        from index import build  # TensorFlow comes with these two: not where the tests are only listed.
-        from towers import training
+        from index.building import job as build  # TensorFlow comes with these two: not where the tests are only listed.
+        from towers.training import job as training
 
         config, root = self.config, self.root
         self.features(root / "features", ())

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index import candidates_job
-from index.exact import VECTORS_FILE
+from index.search.exact import VECTORS_FILE
 from tests.cluster.flink import Cluster, fetch
 from tests.cluster.journey import PARTITIONS, Journey, features_hash, rows_hash
+from towerline.commands import candidates_job
 
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("default")]
 

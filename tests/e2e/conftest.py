@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.marketplace import write_marketplace
+from tests.worlds import write_marketplace
 
 Towerline = Callable[..., "subprocess.CompletedProcess[str]"]
 # Small towers: the data has eight categories.

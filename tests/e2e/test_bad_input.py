@@ -111,7 +111,7 @@ def test_a_nan_in_the_embeddings_stops_the_build(marketplace: Path, copy: Path, 
 
 def spoil_vectors(embeddings: Path) -> None:
     """Writes the embeddings again with one NaN, sealed as a stage would have."""
-    from pipelines.manifest import read_manifest, write_artifact
+    from pipelines.contracts.manifest import read_manifest, write_artifact
 
     manifest = read_manifest(embeddings)
     vectors = np.load(embeddings / "vectors.npy")

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from index import refresh
-from index.config import Config
-from pipelines import features as features_stage
-from pipelines.manifest import read_manifest
-from pipelines.schema import DatasetSchema
+from pipelines.contracts.manifest import read_manifest
+from pipelines.contracts.schema import DatasetSchema
+from pipelines.features import job as features_stage
 from tests.index.serving_bundles import SCHEMA
 from tests.index.stage_artifacts import write_features, write_model
-from towers import training
+from towerline.commands import refresh
+from towerline.commands.config import Config
 from towers.settings import TowersSettings
+from towers.training import job as training
 
 ITEMS, DIM = 200, 16
 

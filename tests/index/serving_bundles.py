@@ -11,15 +11,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from index.bundle import Probes, SearcherSpec, save_probes
-from index.exact import ExactSearcher
+from index.registry.bundle import Probes, SearcherSpec, save_probes
 from index.retriever_settings import RetrieverSettings
+from index.search.exact import ExactSearcher
+from index.search.scann_tree import ScannSearcher
+from index.search.value_tree import ValueSpec, augmented, log_values_of, save_value
 from index.settings import TreeSettings
-from index.tree import ScannSearcher
-from index.value import ValueSpec, augmented, log_values_of, save_value
-from pipelines.manifest import write_artifact
-from pipelines.schema import parse_schema
-from pipelines.vocabulary import FittedCodes, FittedNumbers, Vocabulary
+from pipelines.contracts.manifest import write_artifact
+from pipelines.contracts.schema import parse_schema
+from pipelines.contracts.vocabulary import FittedCodes, FittedNumbers, Vocabulary
 
 HISTORY = 12
 ADVERTISERS = 40

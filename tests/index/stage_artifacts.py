@@ -15,12 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.encode import encode_table
-from pipelines.grouping import Grouped
-from pipelines.manifest import read_manifest, write_artifact
-from pipelines.schema import DatasetSchema, parse_schema
-from pipelines.sequences import encoded_table, part_name, write_part
-from pipelines.vocabulary import FittedCodes, FittedNumbers, Vocabulary
+from pipelines.contracts.encoding import encode_table
+from pipelines.contracts.manifest import read_manifest, write_artifact
+from pipelines.contracts.schema import DatasetSchema, parse_schema
+from pipelines.contracts.vocabulary import FittedCodes, FittedNumbers, Vocabulary
+from pipelines.sequences.grouping import Grouped
+from pipelines.sequences.reader import encoded_table, part_name, write_part
 from tests.index.serving_bundles import CATEGORIES, COUNTRIES, SCHEMA, attributes, clustered, query_tower
 
 TEST_FROM_US = 1_740_268_800_000_000  # 2025-02-23

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import settings
 
-from pipelines.schema import DatasetSchema, parse_schema
+from pipelines.contracts.schema import DatasetSchema, parse_schema
 
 # A busy machine is no failure: what is asked is the law, not the milliseconds.
 settings.register_profile("any machine", deadline=None)

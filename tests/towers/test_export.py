@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.errors import ArtifactError
+from pipelines.contracts.errors import ArtifactError
 from tests.towers.tiny import tiny_data
 from towers import export
+from towers.data.training_data import TrainingData
 from towers.export import write_towers
-from towers.inputs import TrainingData
-from towers.model import TwoTowers
+from towers.network.model import TwoTowers
 from towers.runtime import tf
 from towers.settings import TowersSettings
-from towers.validation import all_vectors
+from towers.training.validation_recall import all_vectors
 
 
 def data_of(kind: str, length: int) -> TrainingData:

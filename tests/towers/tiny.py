@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.schema import parse_schema
-from pipelines.vocabulary import FittedNumbers
-from towers.inputs import DAY_US, Events, TrainingData
+from pipelines.contracts.schema import parse_schema
+from pipelines.contracts.vocabulary import FittedNumbers
+from towers.data.training_data import DAY_US, Events, TrainingData
 
 USERS, ITEMS, EVENTS_PER_USER = 120, 90, 16
 

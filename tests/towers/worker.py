@@ -10,14 +10,14 @@ import sys
 import numpy as np
 
 from tests.towers.tiny import tiny_data
-from towers.workers import workers
+from towers.training.workers import workers
 
 
 def main(kind: str, out: str) -> None:
     """Two epochs without dropout, whose draws would differ from worker to worker."""
     team = workers()
     from towers.settings import TowersSettings
-    from towers.training import train
+    from towers.training.job import train
 
     data = tiny_data(kind)
     given = {

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index.bundle import Bundle
 from index.evaluation.compare import churn, movers, run
 from index.evaluation.settings import EvaluationSettings
-from index.gates import judge
+from index.publishing.gates import judge
+from index.registry.bundle import Bundle
 from index.settings import GatesSettings
-from pipelines.errors import ArtifactError, SchemaError
+from pipelines.contracts.errors import ArtifactError, SchemaError
 from tests.index.evaluation.conftest import Written
 from tests.index.evaluation.worlds import make_world, write_bundle
 

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from index import Retriever, evaluation
-from index.evaluation import baselines
 from index.evaluation.evaluate import current_report
-from index.evaluation.plots import pictures
+from index.evaluation.pages.plots import pictures
 from index.evaluation.ranking import rank
+from index.evaluation.sections import baselines
 from index.evaluation.settings import EvaluationSettings
 from index.evaluation.subject import Heldout, Subject
-from index.registry import Registry
-from pipelines.errors import ArtifactError, ConfigError, SchemaError
+from index.registry.registry import Registry
+from pipelines.contracts.errors import ArtifactError, ConfigError, SchemaError
 from tests.index.evaluation.conftest import Written
 from tests.index.evaluation.worlds import make_world, write_bundle, write_features
 

@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from index.registry import Registry
+from index.registry.registry import Registry
 from tests.index.evaluation.conftest import Written
 from tests.index.evaluation.worlds import SCHEMA_TOML, make_world, write_bundle, write_features
 

@@ -15,15 +15,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from index.bundle import Probes, SearcherSpec, save_probes
-from index.exact import ExactSearcher
+from index.registry.bundle import Probes, SearcherSpec, save_probes
+from index.search.exact import ExactSearcher
+from index.search.scann_tree import ScannSearcher
 from index.settings import TreeSettings
-from index.tree import ScannSearcher
-from pipelines.grouping import Grouped
-from pipelines.manifest import write_artifact
-from pipelines.schema import DatasetSchema, parse_schema
-from pipelines.sequences import part_name, write_part
-from pipelines.vocabulary import FittedCodes, FittedNumbers, Vocabulary
+from pipelines.contracts.manifest import write_artifact
+from pipelines.contracts.schema import DatasetSchema, parse_schema
+from pipelines.contracts.vocabulary import FittedCodes, FittedNumbers, Vocabulary
+from pipelines.sequences.grouping import Grouped
+from pipelines.sequences.reader import part_name, write_part
 from tests.index.serving_bundles import CATEGORIES, COUNTRIES, HISTORY, SCHEMA, query_tower
 
 TEST_FROM_US = 1_740_268_800_000_000  # 2025-02-23

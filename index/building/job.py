@@ -1,0 +1,310 @@
+"""Builds the bundle: ``towerline build``.
+
+Reads embeddings, the model and the features they were made from; writes an artifact of kind ``bundle``
+(docs/bundle-format.md): everything that answers a request, with the searcher tuned to the recall target on held-out
+users and golden probes to check it by.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from index.building.embedding_job import describe
+from index.building.forecast import Forecast, check_budget
+from index.building.measurement import Queries, Report, silent
+from index.building.sharding_job import ShardsJob
+from index.building.tuning import Tuned, tune
+from index.inference.item_tower import convert
+from index.inference.record_embedder import RecordEmbedder
+from index.inference.user_records import chosen_users, known_users, records_of, user_table
+from index.registry.bundle import (
+    FORMAT_VERSION,
+    ITEM_TOWER_DIR,
+    ITEM_TOWER_FILE,
+    ITEMS_FILE,
+    KIND,
+    PROBES_DIR,
+    QUERY_TOWER_FILE,
+    SCANN_DIR,
+    SCHEMA_FILE,
+    SEARCHER_FILE,
+    TOWERS_FILE,
+    USER_TOWER_DIR,
+    USERS_FILE,
+    VOCABULARY_DIR,
+    Probes,
+    SearcherSpec,
+    read_json,
+    save_probes,
+)
+from index.retriever_settings import RETRIEVER_FILE, RetrieverSettings
+from index.search.exact import VECTORS_FILE, ExactSearcher, load_vectors
+from index.search.searcher import Neighbors, Vectors, check_vectors
+from index.search.value_tree import add_value
+from index.settings import IndexSettings
+from pipelines.contracts.errors import ArtifactError, ConfigError
+from pipelines.contracts.manifest import Artifact, open_artifact, write_artifact
+from pipelines.contracts.schema import DatasetSchema
+from pipelines.contracts.vocabulary import Vocabulary
+from pipelines.sequences.reader import load_encoded, load_items
+
+# Neighbors that a golden probe keeps.
+_PROBE_K = 20
+# With fewer users than this beside the probes, the same users tune, check and probe.
+_FEWEST_APART = 20
+# Items whose vectors the converted item tower must give again.
+_COMPARED_ITEMS = 1000
+_COPIED = (SCHEMA_FILE, TOWERS_FILE, QUERY_TOWER_FILE, VOCABULARY_DIR, ITEM_TOWER_DIR, USER_TOWER_DIR)
+
+
+@dataclass(frozen=True)
+class _Sources:
+    """The inputs of a build, opened."""
+
+    embeddings: Artifact
+    model: Artifact
+    features: Artifact
+    schema: DatasetSchema
+    vocabulary: Vocabulary
+    vectors: Vectors
+    towers: dict[str, Any]
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Of each input, for the manifest."""
+        named = {"embeddings": self.embeddings, "model": self.model, "features": self.features}
+        return {name: artifact.manifest.fingerprint for name, artifact in named.items()}
+
+
+def run(
+    embeddings: Path,
+    model: Path,
+    features: Path,
+    settings: IndexSettings,
+    out: Path,
+    *,
+    retriever: RetrieverSettings | None = None,
+    beam_args: Sequence[str] = (),
+    report: Report = silent,
+) -> Path:
+    """Builds the bundle and returns ``out``.
+
+    Args:
+        embeddings: the item vectors.
+        model: the towers that made them.
+        features: the features the model was trained on.
+        settings: target, engine, attributes, budgets.
+        out: where the bundle goes.
+        retriever: how the bundle is to be asked where a call does not say; None is the defaults.
+        beam_args: for the shards, options of Beam; none is the runner inside this process.
+        report: is told what is predicted and measured.
+
+    Raises:
+        ArtifactError: an input is missing or damaged, or the inputs do not belong together.
+        ConfigError: an attribute is unknown, or the build would exceed a budget (then nothing was started).
+    """
+    sources = _open(embeddings, model, features)
+    items = item_table(sources, settings)
+    check_budget(len(sources.vectors), sources.vectors.shape[1], settings, report)
+    with write_artifact(
+        out,
+        kind=KIND,
+        format_version=FORMAT_VERSION,
+        inputs=sources.fingerprints,
+        config=config_of(settings, retriever),
+    ) as draft:
+        started = time.perf_counter()
+        _copy(sources, draft.dir)
+        (draft.dir / RETRIEVER_FILE).write_text((retriever or RetrieverSettings()).model_dump_json())
+        _convert_item_tower(sources, draft.dir, report)
+        pq.write_table(items, draft.dir / ITEMS_FILE)
+        users = _users(sources, settings, draft.dir)
+        tuned = tune(
+            sources.vectors,
+            users.tuning,
+            users.check,
+            settings,
+            report,
+            _shards_job(sources.embeddings.dir / VECTORS_FILE, draft.dir, settings, beam_args),
+        )
+        if settings.value is not None:
+            column, queries = items[settings.value], users.tuning.vectors
+            searcher = add_value(draft.dir, tuned.searcher, sources.vectors, column, settings.value, queries)
+            tuned = dataclasses.replace(tuned, searcher=searcher)
+        save_searcher(tuned, draft.dir)
+        save_probes(users.probes, draft.dir / PROBES_DIR)
+        draft.facts.update(facts_of(sources, tuned.spec), seconds=time.perf_counter() - started)
+    return out
+
+
+def plan(
+    embeddings: Path,
+    settings: IndexSettings,
+    *,
+    items: int | None = None,
+    dim: int | None = None,
+    report: Report = silent,
+) -> Forecast:
+    """Predicts what ``run`` will need, and builds nothing.
+
+    Args:
+        embeddings: the item vectors, whose size counts where none is given.
+        settings: engine, storages, shards, budgets.
+        items, dim: another size than that of ``embeddings``, which then need not be there.
+        report: is told the forecast.
+
+    Raises:
+        ArtifactError: no size is given, and the embeddings are missing or damaged.
+        ConfigError: the build would exceed a budget.
+    """
+    if items is None or dim is None:
+        shape = load_vectors(open_artifact(embeddings, kind="embeddings", verify=False).dir / VECTORS_FILE).shape
+        items, dim = items or shape[0], dim or shape[1]
+    return check_budget(items, dim, settings, report)
+
+
+def config_of(settings: IndexSettings, retriever: RetrieverSettings | None) -> dict[str, Any]:
+    """What a bundle's manifest keeps of the configuration, and what a refresh compares."""
+    return {**settings.model_dump(mode="json"), "retriever": (retriever or RetrieverSettings()).model_dump(mode="json")}
+
+
+def _open(embeddings: Path, model: Path, features: Path) -> _Sources:
+    opened = _Sources(
+        embeddings=open_artifact(embeddings, kind="embeddings"),
+        model=open_artifact(model, kind="model"),
+        features=open_artifact(features, kind="features", verify=False),
+        schema=DatasetSchema.model_validate_json((model / SCHEMA_FILE).read_bytes()),
+        vocabulary=Vocabulary.load(model / VOCABULARY_DIR),
+        vectors=load_vectors(embeddings / VECTORS_FILE),
+        towers=read_json(model / TOWERS_FILE),
+    )
+    for name, fingerprint in opened.fingerprints.items():
+        made_from = opened.embeddings.manifest.inputs.get(name, fingerprint)
+        if made_from != fingerprint:
+            raise ArtifactError(
+                f"{embeddings}: made from {name} {made_from}, but {name} given is {fingerprint}. Run `towerline embed`."
+            )
+    if len(opened.vocabulary.item_ids) != len(opened.vectors):
+        raise ArtifactError(
+            f"{embeddings}: expected {len(opened.vocabulary.item_ids)} vectors, one an item of {model}, found "
+            f"{len(opened.vectors)}. Run `towerline embed`."
+        )
+    check_vectors(opened.vectors, str(embeddings))
+    return opened
+
+
+def item_table(sources: _Sources, settings: IndexSettings) -> pa.Table:
+    """``item_id``, attributes, advertiser and title, in row order.
+
+    Raises:
+        ConfigError: an attribute is no column of the items table.
+    """
+    table = load_items(sources.features.dir)
+    schema = sources.schema
+    roles = schema.tables.items
+    named = [] if roles is None else [roles.advertiser_id, roles.title]
+    value = [] if settings.value is None else [settings.value]
+    columns = {"item_id": sources.vocabulary.item_ids}
+    for name in dict.fromkeys([*settings.attributes, *value, *named]):
+        if name is None:
+            continue
+        if name not in table.column_names:
+            known = ", ".join(table.column_names)
+            raise ConfigError(f"index.attributes: expected columns of the items table ({known}), got {name!r}.")
+        columns[name] = table[name].combine_chunks()
+    return pa.table(columns)
+
+
+def _copy(sources: _Sources, target: Path) -> None:
+    for name in _COPIED:
+        source = sources.model.dir / name
+        if source.is_dir():
+            shutil.copytree(source, target / name)
+        elif source.exists():
+            shutil.copyfile(source, target / name)
+        elif name not in (ITEM_TOWER_DIR, USER_TOWER_DIR):
+            raise ArtifactError(f"{source}: missing. Run `towerline train`.")
+    shutil.copyfile(sources.embeddings.dir / VECTORS_FILE, target / VECTORS_FILE)
+
+
+def _convert_item_tower(sources: _Sources, target: Path, report: Report) -> None:
+    """Writes the item tower for LiteRT, compared with the first vectors, so that deltas need no TensorFlow."""
+    if not (target / ITEM_TOWER_DIR).exists():
+        report("the model has no item tower: this bundle will take no deltas")
+        return
+    first = min(len(sources.vectors), _COMPARED_ITEMS)
+    encoded = {name: values[:first] for name, values in load_encoded(sources.features.dir, "item").items()}
+    convert(target / ITEM_TOWER_DIR, target / ITEM_TOWER_FILE, encoded, sources.vectors[:first])
+
+
+@dataclass(frozen=True)
+class _Users:
+    """Held-out users in their three parts; no user is in two, where there are enough."""
+
+    tuning: Queries
+    check: Queries
+    probes: Probes
+
+
+def _users(sources: _Sources, settings: IndexSettings, target: Path) -> _Users:
+    features, schema, item_ids = sources.features.dir, sources.schema, sources.vocabulary.item_ids
+    known = known_users(features)
+    if settings.include_users:
+        everyone = user_table(features, schema, item_ids, np.arange(known.total))
+        pq.write_table(everyone, target / USERS_FILE, compression="zstd")
+    n = settings.tuning_queries
+    chosen = chosen_users(known.user_ids, settings.probes + 2 * n, settings.seed, known.with_history)
+    records = records_of(user_table(features, schema, item_ids, chosen))
+    probes, rest = records[: settings.probes], records[settings.probes :]
+    if len(rest) < _FEWEST_APART:
+        rest = [*records, *records]
+    half = len(rest) // 2
+    parts = (probes, rest[:half], rest[half:])
+    tower = (sources.model.dir / QUERY_TOWER_FILE).read_bytes()
+    embedder = RecordEmbedder(tower, schema, sources.vocabulary, sources.vectors)
+    vectors = [embedder.vectors(records) for records in parts]
+    found = ExactSearcher(sources.vectors, checked=True).search_batch(vectors[0], _PROBE_K)
+    return _Users(
+        tuning=Queries.of(vectors[1], sources.vectors),
+        check=Queries.of(vectors[2], sources.vectors),
+        probes=Probes(tuple(probes), vectors[0], Neighbors(found.rows, found.scores)),
+    )
+
+
+def _shards_job(vectors: Path, target: Path, settings: IndexSettings, beam_args: Sequence[str]) -> ShardsJob | None:
+    """What builds the shards, where there are to be several."""
+    if settings.shards == 1:
+        return None
+    return ShardsJob(vectors, target / SCANN_DIR, settings.shards, settings.threads, beam_args)
+
+
+def save_searcher(tuned: Tuned, target: Path) -> None:
+    """Writes ``searcher.json``, and ScaNN's assets where ScaNN searches."""
+    (target / SEARCHER_FILE).write_text(tuned.spec.model_dump_json(indent=2))
+    if tuned.spec.engine == "scann":
+        (target / SCANN_DIR).mkdir(exist_ok=True)
+        tuned.searcher.save(target / SCANN_DIR)
+
+
+def facts_of(sources: _Sources, spec: SearcherSpec) -> dict[str, Any]:
+    """What the manifest says of the bundle."""
+    measured = spec.check or spec.chosen
+    return {
+        **describe(sources.vectors),
+        "space": sources.towers["space"],
+        "engine": spec.engine,
+        "ann_recall_at_100": None if measured is None else measured.ann_recall_at_100,
+        "p50_us": None if measured is None else measured.p50_us,
+        "p99_us": None if measured is None else measured.p99_us,
+        "searcher": spec.model_dump(mode="json"),
+    }

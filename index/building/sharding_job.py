@@ -1,0 +1,112 @@
+"""Builds the shards of a catalogue, each in a Beam worker: ``index.shards`` above 1.
+
+Reads ``vectors.npy``; writes one directory a shard, which ``index.shards`` searches. A Beam job: one element is one
+shard; the worker maps the file, so that it holds the vectors of its own rows alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import apache_beam as beam
+
+from index.search.exact import load_vectors
+from index.search.scann_tree import LEAST_ITEMS, ScannSearcher
+from index.search.shards import ShardedSearcher, shard_bounds, shard_name
+from index.settings import TreeSettings
+from pipelines.contracts.errors import ConfigError
+from pipelines.runner import new_pipeline, pipeline_options
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Rows ``start`` to ``end`` of the catalogue."""
+
+    number: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class ShardsJob:
+    """Where the shards' vectors are, where they go, and who builds them.
+
+    vectors: ``vectors.npy``, ``[items, dim] float32``; workers elsewhere see it, and ``out``, at the same path.
+    out: a folder that is made.
+    threads: of one build; None is all cores. beam_args: options of Beam; none is the runner inside this process.
+    """
+
+    vectors: Path
+    out: Path
+    shards: int
+    threads: int | None = None
+    beam_args: Sequence[str] = ()
+
+    def build(self, tree: TreeSettings) -> ShardedSearcher:
+        """Builds every shard with the settings of ``tree`` and returns them, loaded.
+
+        Raises:
+            ConfigError: a shard would have fewer than 16 items, or fewer items than the tree has leaves.
+        """
+        vectors = load_vectors(self.vectors)
+        check_shards(len(vectors), self.shards, tree)
+        bounds = itertools.pairwise(shard_bounds(len(vectors), self.shards))
+        self.out.mkdir()
+        elements = [Shard(number, start, end) for number, (start, end) in enumerate(bounds)]
+        with new_pipeline(pipeline_options(self.beam_args)) as pipeline:
+            _ = (
+                pipeline
+                | "List shards" >> beam.Create(elements)
+                | "Spread over workers" >> beam.Reshuffle()
+                | "Build shards" >> beam.ParDo(BuildShard(self.vectors, self.out, tree, self.threads))
+            )
+        return ShardedSearcher.load(self.out, vectors, self.shards)
+
+
+class BuildShard(beam.DoFn):
+    """Builds the tree of one shard and writes it to a directory of its own, whole or not at all."""
+
+    def __init__(self, vectors: Path, out: Path, tree: TreeSettings, threads: int | None) -> None:
+        self._vectors = vectors
+        self._out = out
+        self._tree = tree
+        self._threads = threads
+
+    def process(self, element: Shard) -> None:
+        """Writes ``shard-NNNNN/``."""
+        rows = load_vectors(self._vectors)[element.start : element.end]
+        aside = self._out / f".{element.number}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
+        aside.mkdir()
+        ScannSearcher.build(rows, self._tree, self._threads).save(aside)
+        target = self._out / shard_name(element.number)
+        try:
+            aside.rename(target)
+        except OSError:
+            # Another attempt at the same shard was faster: what it wrote stays.
+            if not target.is_dir():
+                raise
+            shutil.rmtree(aside)
+
+
+def check_shards(items: int, shards: int, tree: TreeSettings | None = None) -> None:
+    """Refuses shards that are too small for a tree.
+
+    Raises:
+        ConfigError: a shard would have fewer than 16 items, or fewer than the tree has leaves.
+    """
+    if items < shards * LEAST_ITEMS:
+        raise ConfigError(
+            f"index.shards: expected at most {items // LEAST_ITEMS} for {items} items, got {shards}. "
+            "Ask for fewer shards."
+        )
+    if tree is not None and tree.leaves > items // shards:
+        raise ConfigError(
+            f"tree.leaves: expected at most the {items // shards} items of a shard, got {tree.leaves}. "
+            "Ask for fewer leaves or fewer shards."
+        )

@@ -1,0 +1,140 @@
+"""Finds the fastest searcher that meets the recall target, by building and measuring.
+
+Reads item vectors and the vectors of held-out users; writes nothing but shards. A small catalogue gets exact search;
+for others ``index.building.tree_search`` looks for the tree. With shards it looks on a sample of a shard's size,
+every shard is built with what it found, and the effort is that which all of them together need.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from index.building.measurement import Queries, Report, frontier, measure, silent
+from index.building.sharding_job import ShardsJob, check_shards
+from index.building.tree_search import Built, Climb
+from index.registry.bundle import Measured, SearcherSpec
+from index.search.exact import ExactSearcher
+from index.search.scann_binding import scann_available
+from index.search.scann_tree import ScannSearcher
+from index.search.searcher import Searcher, Vectors
+from index.settings import IndexSettings, TreeSettings
+
+# A tree takes more than this many vectors a leaf to be trained on; below, exact search is as fast anyway.
+_LEAST_ITEMS_FOR_A_TREE = 1000
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The searcher that was chosen, and all that was measured."""
+
+    searcher: Searcher
+    spec: SearcherSpec
+
+
+def tune(
+    items: Vectors,
+    queries: Queries,
+    check: Queries,
+    settings: IndexSettings,
+    report: Report = silent,
+    shards: ShardsJob | None = None,
+) -> Tuned:
+    """Builds the fastest searcher whose recall meets the target with the margin.
+
+    Args:
+        items: ``[items, dim] float32``, finite.
+        queries: held-out users to choose by.
+        check: other held-out users, on which the chosen one is measured at the end.
+        settings: target, margin, engine, time and what may be varied.
+        report: is told what is measured.
+        shards: builds the shards of ``items`` where they are to be sharded; None is one tree.
+
+    Raises:
+        ConfigError: the engine asked for is not installed, or the tree or the shards asked for do not fit the
+            catalogue.
+    """
+    started = time.perf_counter()
+    exact = _measured_exact(items, queries)
+    if _takes_exact(exact, items, settings):
+        report(f"exact search: {exact.p50_us:.0f} µs")
+        return _tuned(ExactSearcher(items, checked=True), (exact,), exact, check, settings, started)
+    climb = Climb(items, queries, settings, report, started)
+    if shards is not None:
+        check_shards(len(items), shards.shards, settings.tree)
+        tree = settings.tree or _tree_of_a_shard(items, queries, settings, report, started)
+        best = None if tree is None else _built_shards(climb, tree, shards, aim=settings.tree is None)
+    else:
+        best = climb.given() if settings.tree is not None else climb.climb()
+    if best is None:
+        return _tuned(ExactSearcher(items, checked=True), (*climb.points, exact), exact, check, settings, started)
+    return _tuned(best.searcher, (*climb.points, exact), best.point, check, settings, started)
+
+
+def _tree_of_a_shard(
+    items: Vectors, queries: Queries, settings: IndexSettings, report: Report, started: float
+) -> TreeSettings | None:
+    """What the climb finds on every n-th item of n shards; None where no tree meets the target there.
+
+    Only the settings are returned: the sample and its trees are gone before the shards are built.
+    """
+    sample = np.ascontiguousarray(items[:: settings.shards])
+    best = Climb(sample, Queries.of(queries.vectors, sample), settings, report, started).climb()
+    return None if best is None else best.point.tree
+
+
+def _built_shards(climb: Climb, tree: TreeSettings, shards: ShardsJob, *, aim: bool) -> Built:
+    """All shards, with the tree's own effort, or with the fastest that meets the target on the whole catalogue."""
+    begun = time.perf_counter()
+    searcher = shards.build(tree)
+    seconds = time.perf_counter() - begun
+    return climb.aimed(searcher, seconds) if aim else climb.as_built(searcher, seconds)
+
+
+def _takes_exact(exact: Measured, items: Vectors, settings: IndexSettings) -> bool:
+    if settings.engine != "auto":
+        return settings.engine == "exact"
+    if settings.tree is not None:
+        return False
+    small = len(items) < _LEAST_ITEMS_FOR_A_TREE
+    return small or exact.p50_us <= settings.exact_below_us or not scann_available()
+
+
+def _measured_exact(items: Vectors, queries: Queries) -> Measured:
+    """A few queries are enough: exact search takes the same time for each."""
+    some = Queries(queries.vectors[:20], queries.truth[:20])
+    return measure(ExactSearcher(items, checked=True), some, None, 0.0)
+
+
+def fastest_effort(searcher: ScannSearcher, queries: Queries, goal: float) -> ScannSearcher:
+    """The same tree with the fastest effort that meets a recall; with its own where none does."""
+    settings = IndexSettings(ann_recall_at_100=goal, recall_margin=0.0)
+    built = Climb(searcher.vectors, queries, settings, silent, time.perf_counter()).aimed(searcher, 0.0)
+    return searcher.with_effort(built.effort) if built.meets else searcher
+
+
+def _tuned(
+    searcher: Searcher,
+    points: tuple[Measured, ...],
+    chosen: Measured,
+    check: Queries,
+    settings: IndexSettings,
+    started: float,
+) -> Tuned:
+    checked = measure(searcher, check, chosen.tree, chosen.build_seconds)
+    total = time.perf_counter() - started
+    spec = SearcherSpec(
+        engine="exact" if chosen.tree is None else "scann",
+        tree=chosen.tree,
+        shards=1 if chosen.tree is None else settings.shards,
+        target=settings.ann_recall_at_100,
+        chosen=chosen,
+        check=checked,
+        frontier=frontier(points),
+        points=len(points),
+        build_seconds=chosen.build_seconds,
+        tune_seconds=total - chosen.build_seconds,
+    )
+    return Tuned(searcher, spec)

@@ -1,0 +1,156 @@
+"""Retrieval metrics, one number a user: recall, NDCG, reciprocal rank, hit rate, weighted recall.
+
+Reads and writes nothing. Definitions with sources stand in docs/metrics.md. The corpus is never sampled. A ranking is
+``[users, k] int32`` rows, best first, -1 where it has ended. A row that stands twice counts at its first place only.
+A user whose truth is empty has no value: NaN, left out of every mean and counted by the caller.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from index.evaluation.held_out import Bools, Float64, Int32, Pairs
+from pipelines.contracts.errors import ConfigError
+
+# Users whose hits are looked up at once: bounds memory to some 100 MB at k = 500.
+_USERS_AT_ONCE = 1 << 14
+
+
+@dataclass(frozen=True)
+class UserMetrics:
+    """``[users, cut-offs] float64`` each, NaN for a user without truth. ``k``: the cut-offs."""
+
+    k: tuple[int, ...]
+    recall: Float64
+    ndcg: Float64
+    mrr: Float64
+    hit_rate: Float64
+
+    def at(self, name: str, k: int) -> Float64:
+        """``[users]`` values of one metric (a field's name) at one cut-off."""
+        values: Float64 = getattr(self, name)
+        return values[:, self.k.index(k)]
+
+
+METRIC_NAMES = ("recall", "ndcg", "mrr", "hit_rate")
+
+
+def hits_of(ranked: Int32, truth: Pairs) -> Bools:
+    """``[users, k] bool``: the row is in the user's truth and stands here for the first time.
+
+    Args:
+        ranked: ``[users, k] int32``.
+        truth: the same users.
+    """
+    hits = np.zeros(ranked.shape, np.bool_)
+    for start in range(0, len(ranked), _USERS_AT_ONCE):
+        part = np.arange(start, min(start + _USERS_AT_ONCE, len(ranked)))
+        found = truth.of_users(part).find(ranked[part])
+        users, places = np.nonzero(found >= 0)
+        # Nonzero runs along each user's ranking, so that unique's first index is the best place.
+        _, first = np.unique(found[users, places], return_index=True)
+        hits[start + users[first], places[first]] = True
+    return hits
+
+
+def user_metrics(ranked: Int32, truth: Pairs, k: tuple[int, ...]) -> UserMetrics:
+    """Computes all metrics at all cut-offs.
+
+    recall: ``|top-k ∩ truth| / min(k, |truth|)``. ndcg: binary gains, ``log2`` discount, divided by the best order's.
+    mrr: 1 / place of the first hit, 0 where there is none in the top k. hit_rate: 1 where there is a hit.
+
+    Args:
+        ranked: ``[users, depth] int32``; a k above the depth reads what there is.
+        truth: the same users.
+        k: cut-offs of 1 or more.
+
+    Raises:
+        ConfigError: a cut-off is below 1, there is none, or ranking and truth are of different users.
+    """
+    check_cutoffs(k)
+    check_users(ranked, truth)
+    hits = hits_of(ranked, truth)
+    depth = ranked.shape[1]
+    sizes = truth.counts.astype(np.float64)
+    none = sizes == 0
+    discount = 1.0 / np.log2(np.arange(max(depth, *k)) + 2.0)
+    ideal = np.concatenate([[0.0], np.cumsum(discount)])
+    first = np.where(hits.any(axis=1), hits.argmax(axis=1), depth) if depth else np.zeros(len(hits), np.int64)
+    values = {name: np.full((len(ranked), len(k)), np.nan) for name in METRIC_NAMES}
+    for column, cut in enumerate(k):
+        top = hits[:, :cut]
+        best = np.minimum(sizes, cut)[~none]
+        values["recall"][~none, column] = top.sum(axis=1)[~none] / best
+        gained = top @ discount[: top.shape[1]]
+        values["ndcg"][~none, column] = gained[~none] / ideal[best.astype(np.int64)]
+        reached = first < min(cut, depth)
+        values["mrr"][~none, column] = np.where(reached, 1.0 / (first + 1.0), 0.0)[~none]
+        values["hit_rate"][~none, column] = reached[~none]
+    return UserMetrics(k=k, **values)
+
+
+def weighted_recall(ranked: Int32, truth: Pairs, weights: Float64, k: int) -> Float64:
+    """``[users] float64``: weight of the truth in the top k, as a share of the most that k items could hold.
+
+    With weights of 1 it is recall. NaN where the truth weighs nothing.
+
+    Args:
+        ranked: ``[users, depth] int32``.
+        truth: the same users.
+        weights: ``[pairs] float64``, 0 or more, one for each pair of the truth.
+        k: 1 or more.
+
+    Raises:
+        ConfigError: k is below 1, or ranking and truth are of different users.
+    """
+    check_cutoffs((k,))
+    check_users(ranked, truth)
+    top = ranked[:, :k]
+    users, places = np.nonzero(hits_of(top, truth))
+    found = truth.find(top)[users, places]
+    gained = np.bincount(users, weights[found], minlength=len(ranked))
+    order = np.lexsort((-weights, truth.owners))
+    rank = np.arange(len(order)) - np.repeat(truth.offsets[:-1], truth.counts)
+    best = np.bincount(truth.owners, np.where(rank < k, weights[order], 0.0), minlength=len(ranked))
+    return np.where(best > 0, gained / np.where(best > 0, best, 1.0), np.nan)
+
+
+def without(ranked: Int32, removed: Pairs, k: int) -> Int32:
+    """``[users, k] int32``: the ranking with some rows of each user taken out and what follows moved up.
+
+    Args:
+        ranked: ``[users, depth] int32``.
+        removed: the same users' rows to take out.
+        k: how many rows to keep; -1 where the ranking ends before.
+    """
+    kept = (ranked >= 0) & ~removed.contains(ranked)
+    place = np.cumsum(kept, axis=1) - 1
+    users, columns = np.nonzero(kept & (place < k))
+    result = np.full((len(ranked), k), -1, np.int32)
+    result[users, place[users, columns]] = ranked[users, columns]
+    return result
+
+
+def check_cutoffs(k: tuple[int, ...]) -> None:
+    """Refuses cut-offs below 1.
+
+    Raises:
+        ConfigError: a cut-off is below 1, or there is none.
+    """
+    if not k or min(k) < 1:
+        raise ConfigError(f"k: expected cut-offs of 1 or more, got {list(k)}. Ask for the top 1 at least.")
+
+
+def check_users(ranked: Int32, truth: Pairs) -> None:
+    """Refuses a ranking of other users than the truth's.
+
+    Raises:
+        ConfigError: the numbers of users differ.
+    """
+    if ranked.ndim != 2 or len(ranked) != truth.num_users:
+        raise ConfigError(
+            f"ranking: expected shape ({truth.num_users}, k), one line a user of the truth, got {ranked.shape}. "
+            "Rank the same users."
+        )

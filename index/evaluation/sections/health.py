@@ -1,0 +1,252 @@
+"""Health of the marketplace: who is shown, how evenly, how new, how like what users chose before.
+
+Reads nothing but its arguments; writes nothing. An exposure is one place in the top k of one user. Every figure about
+exposures stands beside the same figure of the users' past, the marketplace as it was without the towers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from index.evaluation.catalogue import Catalogue
+from index.evaluation.held_out import Bools, Float64, Int32, Pairs
+from index.evaluation.measures.bootstrap import Interval, bootstrap
+from index.evaluation.sections.quality import number
+from index.evaluation.settings import EvaluationSettings
+from index.evaluation.subject import Subject
+
+# Steck 2018 (Calibrated recommendations), eq. 4: keeps the divergence finite where a category is never shown.
+_SMOOTHING = 0.01
+# Users whose lists are compared at once.
+_USERS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How evenly exposures fall on things (ads, advertisers).
+
+    coverage: share of things shown at all. gini: 0 all alike, 1 one has everything. effective: exp of the Shannon
+    entropy, the number of equally shown things that would spread as much (Hill 1973, order 1).
+    """
+
+    things: int
+    coverage: float
+    gini: float
+    effective: float
+
+    @classmethod
+    def of(cls, exposures: Float64) -> Spread:
+        """From ``[things] float64`` exposures; nothing shown at all gives a coverage of 0 and NaN for the rest."""
+        total = exposures.sum()
+        if total <= 0:
+            return cls(len(exposures), 0.0, float("nan"), float("nan"))
+        shares = exposures[exposures > 0] / total
+        return cls(
+            things=len(exposures),
+            coverage=float((exposures > 0).mean()),
+            gini=gini(exposures),
+            effective=float(np.exp(-(shares * np.log(shares)).sum())),
+        )
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "things": self.things,
+            "coverage": self.coverage,
+            "gini": number(self.gini),
+            "effective_number": number(self.effective),
+        }
+
+
+def gini(values: Float64) -> float:
+    """Gini coefficient of ``[n] float64`` values of 0 or more with a positive sum."""
+    ordered = np.sort(values)
+    n = len(ordered)
+    ranks = np.arange(1, n + 1)
+    return float((2.0 * ranks - n - 1) @ ordered / (n * ordered.sum()))
+
+
+def lorenz(exposures: Float64, points: int = 200) -> npt.NDArray[np.float64]:
+    """``[points + 1, 2]``: share of things (least shown first) and the share of exposures that falls on them."""
+    ordered = np.concatenate([[0.0], np.cumsum(np.sort(exposures))])
+    at = np.linspace(0, len(exposures), points + 1)
+    shares = np.interp(at, np.arange(len(ordered)), ordered / max(ordered[-1], 1e-300))
+    return np.stack([at / max(len(exposures), 1), shares], axis=1)
+
+
+@dataclass(frozen=True)
+class Health:
+    """What is served, and what the past was, side by side. Exposures are kept for the Lorenz curve.
+
+    calibration: Kullback–Leibler divergence of the categories shown to a user from those of the user's past, 0 where
+    they are alike. diversity: mean of 1 - cosine over the pairs of a list. novelty: mean of -log2 of the share of
+    users that met an ad, in bits.
+    """
+
+    k: int
+    ads: Spread
+    advertisers: Spread | None
+    past_ads: Spread
+    past_advertisers: Spread | None
+    fresh_share: float | None
+    fresh_in_catalogue: float | None
+    fresh_in_past: float | None
+    calibration: Interval
+    diversity: Interval
+    novelty: Interval
+    past_novelty: Interval
+    ad_exposures: Float64
+    advertiser_exposures: Float64 | None
+    past_exposures: Float64
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON."""
+        intervals = {
+            "category_calibration": self.calibration,
+            "intra_list_diversity": self.diversity,
+            "novelty_bits": self.novelty,
+            "past_novelty_bits": self.past_novelty,
+        }
+        told: dict[str, Any] = {"k": self.k, "ads": self.ads.plain(), "past_ads": self.past_ads.plain()}
+        if self.advertisers is not None and self.past_advertisers is not None:
+            told |= {"advertisers": self.advertisers.plain(), "past_advertisers": self.past_advertisers.plain()}
+        told |= {
+            "fresh_share": self.fresh_share,
+            "fresh_share_of_catalogue": self.fresh_in_catalogue,
+            "fresh_share_of_past": self.fresh_in_past,
+        }
+        for name, interval in intervals.items():
+            told[name] = {
+                "mean": number(interval.mean),
+                "interval": [number(interval.low), number(interval.high)],
+                "users": interval.users,
+            }
+        return told
+
+
+def measure_health(served: Int32, subject: Subject, catalogue: Catalogue, settings: EvaluationSettings) -> Health:
+    """Measures the top ``waterfall_k`` of what is served.
+
+    Args:
+        served: ``[users, depth] int32`` rows of the features' catalogue, -1 where a ranking has ended.
+        subject: the version and the users.
+        catalogue: what is known of the ads.
+        settings: k, days of freshness, the bootstrap.
+    """
+    data, top = subject.data, served[:, : settings.waterfall_k]
+    items = len(data.item_ids)
+    shown = np.bincount(top[top >= 0], minlength=items).astype(np.float64)
+    past = data.held_out.seen
+    met = np.bincount(past.rows, past.events, minlength=items).astype(np.float64)
+    owned = None if catalogue.advertiser is None else catalogue.advertiser
+    fresh = None if catalogue.age_days is None else catalogue.age_days < settings.fresh_days
+    bits = item_bits(data.sequences.num_users, _users_of_items(subject))
+    per_user = np.stack(
+        [
+            calibration(top, past, catalogue.category_code, len(catalogue.categories)),
+            diversity(top, vectors_of_features(subject)),
+            _mean_of(top, bits),
+            _mean_of_pairs(past, bits),
+        ],
+        axis=1,
+    )
+    intervals = bootstrap(per_user, resamples=settings.resamples, confidence=settings.confidence, seed=settings.seed)
+    by_owner = [None if owned is None else np.bincount(owned, weights).astype(np.float64) for weights in (shown, met)]
+    return Health(
+        k=settings.waterfall_k,
+        ads=Spread.of(shown[subject.in_catalogue]),
+        advertisers=None if by_owner[0] is None else Spread.of(by_owner[0]),
+        past_ads=Spread.of(met),
+        past_advertisers=None if by_owner[1] is None else Spread.of(by_owner[1]),
+        fresh_share=_share(shown, fresh),
+        fresh_in_catalogue=None if fresh is None else float(fresh.mean()),
+        fresh_in_past=_share(met, fresh),
+        calibration=intervals[0],
+        diversity=intervals[1],
+        novelty=intervals[2],
+        past_novelty=intervals[3],
+        ad_exposures=shown,
+        advertiser_exposures=by_owner[0],
+        past_exposures=met,
+    )
+
+
+def _share(exposures: Float64, chosen: Bools | None) -> float | None:
+    total = float(exposures.sum())
+    return None if chosen is None or total == 0 else float(exposures[chosen].sum() / total)
+
+
+def _users_of_items(subject: Subject) -> Float64:
+    """``[items] float64``: how many users of the features met each item before the test part."""
+    past = subject.data.past
+    pairs = Pairs.of(past.owners, past.rows, past.users)
+    return np.bincount(pairs.rows, minlength=past.items).astype(np.float64)
+
+
+def item_bits(users: int, users_of_items: Float64) -> Float64:
+    """``[items] float64``: -log2 of the share of users that met an item, one user more being supposed everywhere."""
+    return -np.log2((users_of_items + 1.0) / (users + 1.0))
+
+
+def vectors_of_features(subject: Subject) -> npt.NDArray[np.float32]:
+    """``[items of the features, dim] float32`` unit vectors, zeros for an item that the version does not have."""
+    vectors = np.zeros((len(subject.data.item_ids), subject.bundle.dim), np.float32)
+    known = subject.to_feature_row >= 0
+    vectors[subject.to_feature_row[known]] = subject.bundle.vectors[known]
+    lengths: npt.NDArray[np.float32] = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    vectors /= lengths
+    return vectors
+
+
+def calibration(top: Int32, past: Pairs, category: npt.NDArray[np.int32], categories: int) -> Float64:
+    """``[users] float64``: divergence of the shown categories from the past's (Steck 2018, eq. 2 to 4); NaN for a user
+    without past or without anything shown."""
+    users = len(top)
+    chosen = np.zeros((users, categories))
+    np.add.at(chosen, (past.owners, category[past.rows]), past.events)
+    shown = np.zeros((users, categories))
+    who, place = np.nonzero(top >= 0)
+    np.add.at(shown, (who, category[top[who, place]]), 1.0)
+    usable = (chosen.sum(axis=1) > 0) & (shown.sum(axis=1) > 0)
+    p = chosen[usable] / chosen[usable].sum(axis=1, keepdims=True)
+    q = shown[usable] / shown[usable].sum(axis=1, keepdims=True)
+    q = (1.0 - _SMOOTHING) * q + _SMOOTHING * p
+    ratio = np.where(p > 0, p / np.where(p > 0, q, 1.0), 1.0)
+    result = np.full(users, np.nan)
+    result[usable] = (p * np.log(ratio)).sum(axis=1)
+    return result
+
+
+def diversity(top: Int32, unit_vectors: npt.NDArray[np.float32]) -> Float64:
+    """``[users] float64``: mean of 1 - cosine over the pairs of a list; NaN for lists of fewer than two ads.
+
+    The pairs' cosines sum to (length of the sum of the vectors, squared, less their number) / 2.
+    """
+    result = np.full(len(top), np.nan)
+    for start in range(0, len(top), _USERS_AT_ONCE):
+        part = top[start : start + _USERS_AT_ONCE]
+        present = part >= 0
+        sums = np.einsum("uk,ukd->ud", present.astype(np.float64), unit_vectors[np.where(present, part, 0)])
+        counts = present.sum(axis=1).astype(np.float64)
+        own = np.einsum("uk,uk->u", present, (unit_vectors[np.where(present, part, 0)] ** 2).sum(axis=2))
+        pairs = counts * (counts - 1.0)
+        cosines = ((sums**2).sum(axis=1) - own) / np.where(pairs > 0, pairs, 1.0)
+        result[start : start + len(part)] = np.where(pairs > 0, 1.0 - cosines, np.nan)
+    return result
+
+
+def _mean_of(top: Int32, values: Float64) -> Float64:
+    present = top >= 0
+    counts = present.sum(axis=1)
+    sums = np.where(present, values[np.where(present, top, 0)], 0.0).sum(axis=1)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+
+
+def _mean_of_pairs(past: Pairs, values: Float64) -> Float64:
+    weights = np.bincount(past.owners, past.events, minlength=past.num_users)
+    sums = np.bincount(past.owners, past.events * values[past.rows], minlength=past.num_users)
+    return np.where(weights > 0, sums / np.maximum(weights, 1), np.nan)

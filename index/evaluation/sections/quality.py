@@ -1,0 +1,147 @@
+"""Quality of one ranking: every metric at every cut-off, for all, repeated and novel items, with intervals.
+
+Reads and writes nothing. The report is plain JSON of it: ``recall.all.20`` is ``plain()["recall"]["all"]["20"]``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from index.evaluation.held_out import Float64, HeldOut, Int32, Pairs
+from index.evaluation.measures.bootstrap import Interval, bootstrap
+from index.evaluation.measures.metrics import METRIC_NAMES, user_metrics, weighted_recall
+from index.evaluation.ranking import Rankings, novel_truth, repeated_truth
+from index.evaluation.settings import EvaluationSettings
+
+# Parts of the truth: everything, what the user had met before, what not.
+ALL, NOVEL, REPEAT = "all", "novel", "repeat"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number of a report. values: ``[users] float64``, NaN for a user without one."""
+
+    metric: str
+    part: str
+    k: int
+    values: Float64
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class Quality:
+    """All measures of one ranking, and how many hits stand behind the debiased ones."""
+
+    measures: tuple[Measure, ...]
+    effective_sample: float
+    by_action: dict[str, tuple[Measure, ...]] = field(default_factory=dict)
+
+    def find(self, metric: str, part: str, k: int) -> Measure:
+        """The measure of that metric, part and cut-off.
+
+        Raises:
+            KeyError: it was not measured.
+        """
+        for measure in self.measures:
+            if (measure.metric, measure.part, measure.k) == (metric, part, k):
+                return measure
+        raise KeyError(f"{metric}.{part}.{k}")
+
+    def has(self, part: str) -> bool:
+        """Whether the part was measured and any user had a value."""
+        return any(measure.part == part and measure.interval.users for measure in self.measures)
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON: ``{metric: {part: {k: mean}}}`` and the same below ``intervals``; None where no user had a value."""
+        intervals: dict[str, Any] = {}
+        told: dict[str, Any] = {"intervals": intervals}
+        for measure in self.measures:
+            _put(told, measure, number(measure.interval.mean))
+            _put(intervals, measure, [number(measure.interval.low), number(measure.interval.high)])
+        if self.by_action:
+            told["by_action"] = {
+                action: Quality(measures, float("nan")).plain() for action, measures in self.by_action.items()
+            }
+        if np.isfinite(self.effective_sample):
+            told["effective_sample"] = self.effective_sample
+        return told
+
+
+def number(value: float) -> float | None:
+    """The value, or None for NaN: JSON has none."""
+    return None if np.isnan(value) else float(value)
+
+
+def _put(target: dict[str, Any], measure: Measure, value: Any) -> None:
+    target.setdefault(measure.metric, {}).setdefault(measure.part, {})[str(measure.k)] = value
+
+
+def propensities(item_events: Float64, settings: EvaluationSettings) -> Float64:
+    """``[items] float64``: ``(n / max n) ** power``, clipped from below: how likely an item was to be met at all.
+
+    Yang et al. 2018 (Unbiased offline recommender evaluation), eq. 8, with the clip as the only deviation.
+    """
+    largest = max(float(item_events.max(initial=0.0)), 1.0)
+    return np.maximum((item_events / largest) ** settings.propensity_power, settings.propensity_clip)
+
+
+def measure_quality(
+    rankings: Rankings, held_out: HeldOut, item_events: Float64, actions: tuple[str, ...], settings: EvaluationSettings
+) -> Quality:
+    """Measures one ranking of the held-out users.
+
+    Args:
+        rankings: the same users.
+        held_out: truth and past.
+        item_events: ``[items] float64`` events of each item before the test part.
+        actions: names, in the order of ``held_out.truth_of_action``.
+        settings: cut-offs and the bootstrap.
+    """
+    if settings.remove_seen:
+        parts = {ALL: (rankings.novel, novel_truth(held_out))}
+    else:
+        parts = {
+            ALL: (rankings.served, held_out.truth),
+            NOVEL: (rankings.novel, novel_truth(held_out)),
+            REPEAT: (rankings.served, repeated_truth(held_out)),
+        }
+    measures: list[Measure] = []
+    for part, (ranked, truth) in parts.items():
+        measures += _measures(part, ranked, truth, settings)
+    ranked, truth = parts[ALL]
+    inverse = 1.0 / propensities(item_events, settings)[truth.rows]
+    weighted = {"value_recall": truth.values, "debiased_recall": inverse}
+    for metric, weights in weighted.items():
+        columns = [weighted_recall(ranked, truth, weights, k) for k in settings.k]
+        measures += _with_intervals([metric] * len(columns), ALL, settings.k, np.stack(columns, axis=1), settings)
+    by_action = {
+        name: tuple(_measures(ALL, ranked, pairs, settings))
+        for name, pairs in zip(actions, held_out.truth_of_action, strict=True)
+        if len(actions) > 1
+    }
+    effective = float(inverse.sum() ** 2 / (inverse**2).sum()) if len(inverse) else 0.0
+    return Quality(tuple(measures), effective, by_action)
+
+
+def _measures(part: str, ranked: Int32, truth: Pairs, settings: EvaluationSettings) -> list[Measure]:
+    found = user_metrics(ranked, truth, settings.k)
+    columns = np.concatenate([getattr(found, name) for name in METRIC_NAMES], axis=1)
+    names = [name for name in METRIC_NAMES for _ in settings.k]
+    return _with_intervals(names, part, settings.k * len(METRIC_NAMES), columns, settings)
+
+
+def _with_intervals(
+    names: list[str], part: str, k: tuple[int, ...], columns: Float64, settings: EvaluationSettings
+) -> list[Measure]:
+    # Users without a truth in this part have no value in any column: resampling goes over the others.
+    present = np.isfinite(columns).any(axis=1)
+    intervals = bootstrap(
+        columns[present], resamples=settings.resamples, confidence=settings.confidence, seed=settings.seed
+    )
+    return [
+        Measure(name, part, cut, columns[:, column], interval)
+        for column, (name, cut, interval) in enumerate(zip(names, k, intervals, strict=True))
+    ]

@@ -1,0 +1,165 @@
+"""The waterfall: where recall is lost, by putting the exact version of each stage in its place, one after the other.
+
+Reads nothing but its arguments; writes nothing. Lost recall is ``1 - recall@k`` of what is served. Between a perfect
+answer and the served one stand the stages; each one's part is the recall before it less the recall after it, on the
+same users, so that the parts sum to the whole. A part may be negative: a stage can help by accident.
+
+1. model: exact search over the vectors still misses the truth that the version has.
+2. staleness: truth the version does not have at all. Had it been there, it is taken to be found as often as the
+   user's other truth (as often as the mean user's, where the user has no other).
+3. pruning: only the tree's tuned leaves are searched, everything in them scored exactly.
+4. quantisation: the tuned reordering depth decides who is scored exactly.
+5. blending: what the retriever mixes in beside the search, where it does.
+6. filters, crowding, value: ``eligible``, ``max_per`` and ``value_weight`` of ``[evaluation]``, one upon the other.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from index.evaluation.held_out import Bools, Float64, Int32, Pairs
+from index.evaluation.measures.bootstrap import Interval, bootstrap
+from index.evaluation.measures.exact_top_k import exact_top_k
+from index.evaluation.measures.metrics import user_metrics
+from index.evaluation.ranking import blocks
+from index.evaluation.sections.quality import number
+from index.evaluation.settings import EvaluationSettings
+from index.evaluation.subject import Subject
+from index.registry.bundle import Bundle
+from index.search.searcher import Effort, Neighbors, Vectors
+
+MODEL = "model"
+
+
+@dataclass(frozen=True)
+class Lost:
+    """What one stage loses: mean over users with its interval. values: ``[users] float64``, NaN without truth."""
+
+    stage: str
+    values: Float64
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class Waterfall:
+    """recall: ``recall@k`` of what is served; the stages' means sum to ``1 - recall``."""
+
+    k: int
+    recall: float
+    stages: tuple[Lost, ...]
+
+    @property
+    def culprit(self) -> str:
+        """The stage that loses most besides the model; the model where no other loses anything."""
+        others = [stage for stage in self.stages if stage.stage != MODEL and stage.interval.mean > 0.0]
+        return max(others, key=lambda stage: stage.interval.mean).stage if others else MODEL
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "k": self.k,
+            "recall": self.recall,
+            "lost": 1.0 - self.recall,
+            "culprit": self.culprit,
+            "stages": {
+                stage.stage: {
+                    "lost": number(stage.interval.mean),
+                    "interval": [number(stage.interval.low), number(stage.interval.high)],
+                }
+                for stage in self.stages
+            },
+        }
+
+
+def measure_waterfall(subject: Subject, settings: EvaluationSettings, *, progress: bool = True) -> Waterfall:
+    """Asks the version's users once for each stage.
+
+    Raises:
+        SchemaError: ``eligible`` or ``max_per`` of the settings name what the version does not have.
+    """
+    k, truth = settings.waterfall_k, subject.data.held_out.truth
+    answers = _ask(subject, settings, progress=progress)
+    recalls = {name: user_metrics(rows, truth, (k,)).at("recall", k) for name, rows in answers.items()}
+    fresh = fresh_recall(answers["exact"], truth, subject.in_catalogue, k)
+    steps = [np.where(np.isfinite(fresh), 1.0, np.nan), fresh, *recalls.values()]
+    names = [MODEL, "staleness", *(stage for stage in answers if stage != "exact")]
+    lost = np.stack([before - after for before, after in itertools.pairwise(steps)], axis=1)
+    present = np.isfinite(lost).all(axis=1)
+    intervals = bootstrap(
+        lost[present], resamples=settings.resamples, confidence=settings.confidence, seed=settings.seed
+    )
+    stages = [Lost(name, lost[:, column], intervals[column]) for column, name in enumerate(names)]
+    return Waterfall(k, float(steps[-1][present].mean()), tuple(stages))
+
+
+def fresh_recall(exact: Int32, truth: Pairs, in_catalogue: Bools, k: int) -> Float64:
+    """``[users] float64``: recall of exact search, had the version every item of the truth.
+
+    Args:
+        exact: ``[users, k] int32`` rows that exact search finds.
+        truth: the same users.
+        in_catalogue: ``[items] bool``: the version has the item.
+        k: the cut-off.
+    """
+    inside = truth.where(in_catalogue[truth.rows])
+    rate = user_metrics(exact, inside, (k,)).at("recall", k)
+    some = np.isfinite(rate)
+    mean = float(rate[some].mean()) if some.any() else 0.0
+    missed = np.where(some, rate, mean)
+    return np.where(truth.counts > 0, missed, np.nan)
+
+
+def _ask(subject: Subject, settings: EvaluationSettings, *, progress: bool) -> dict[str, Int32]:
+    """Each stage's rows ``[users, k] int32`` in the features' catalogue, in the order of the stages."""
+    users, k = subject.data.held_out.num_users, settings.waterfall_k
+    rules = rules_of(settings)
+    names = ["exact", "pruning", "quantisation", "blending", *rules]
+    found = {name: np.full((users, k), -1, np.int32) for name in names}
+    bar = tqdm(total=users, desc="waterfall", unit="user", disable=not progress)
+    for places in blocks(users):
+        records = subject.records(places)
+        plain = subject.answers(records, k)
+        asked = subject.searches(records, plain)
+        searched = search_stages(subject.bundle, asked.vectors, k)
+        for name, neighbors in searched.items():
+            found[name][places] = subject.with_searched(plain, asked.searched, neighbors)
+        found["blending"][places] = subject.rows_of_answers(plain, k)
+        for name, rule in rules.items():
+            answers = subject.answers(records, k, **rule) if rule else plain
+            found[name][places] = subject.rows_of_answers(answers, k)
+        bar.update(len(places))
+    bar.close()
+    return found
+
+
+def search_stages(bundle: Bundle, vectors: Vectors, k: int) -> dict[str, Neighbors]:
+    """Exact search, the tuned leaves scored exactly, the searcher as tuned: ``[users, k]`` each.
+
+    Args:
+        bundle: the version.
+        vectors: ``[users, dim] float32``.
+        k: neighbors.
+    """
+    exact = exact_top_k(vectors, bundle.vectors, k)
+    tree = bundle.spec.tree
+    if bundle.spec.engine == "exact" or tree is None:
+        return {"exact": exact, "pruning": exact, "quantisation": exact}
+    everything = Effort(leaves=tree.leaves_to_search, reorder=bundle.num_items)
+    return {
+        "exact": exact,
+        "pruning": bundle.searcher.search_batch(vectors, k, everything),
+        "quantisation": bundle.searcher.search_batch(vectors, k),
+    }
+
+
+def rules_of(settings: EvaluationSettings) -> dict[str, dict[str, Any]]:
+    """Stage to the arguments of a retrieval: each stage has those before it too, and stands here even with none."""
+    filters: dict[str, Any] = {} if settings.eligible is None else {"where": settings.eligible}
+    crowding = {**filters, **({"max_per": settings.max_per} if settings.max_per else {})}
+    value = {**crowding, **({"value_weight": settings.value_weight} if settings.value_weight else {})}
+    return {"filters": filters, "crowding": crowding, "value": value}

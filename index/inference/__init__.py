@@ -1,0 +1,1 @@
+"""Records to vectors: the towers as a bundle holds them, without TensorFlow."""

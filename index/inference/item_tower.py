@@ -1,0 +1,104 @@
+"""The item tower in LiteRT: vectors for new and changed ads without TensorFlow, in milliseconds.
+
+``convert`` writes ``item_tower.tflite`` from the model's SavedModel (TensorFlow needed); ``LiteItemTower`` reads it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from ai_edge_litert.interpreter import Interpreter
+
+from index.search.searcher import Vectors
+from pipelines.contracts.errors import ArtifactError, SchemaError
+
+# Rows a call sees.
+_BATCH_ROWS = 512
+# Largest difference of a number from TensorFlow's that rounding explains at float32.
+TOLERANCE = 1e-4
+
+
+class LiteItemTower:
+    """The item tower. Not safe to call from several threads at once."""
+
+    def __init__(self, file: Path) -> None:
+        """Opens the tower.
+
+        Raises:
+            ArtifactError: the file is missing or no LiteRT model of an item tower.
+        """
+        try:
+            self._interpreter = Interpreter(model_path=str(file), num_threads=os.cpu_count())
+            signature = self._interpreter.get_signature_runner("serving_default")
+        except (OSError, ValueError, RuntimeError) as err:
+            raise ArtifactError(f"{file}: expected an item tower for LiteRT ({err}). Build the bundle again.") from err
+        self._inputs: dict[str, Any] = signature.get_input_details()
+        self._output = signature.get_output_details()["vectors"]["index"]
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the encoded features that the tower reads."""
+        return tuple(sorted(self._inputs))
+
+    def vectors(self, columns: Mapping[str, npt.NDArray[Any]]) -> Vectors:
+        """Embeds encoded items.
+
+        Args:
+            columns: encoded features, ``[items, ..]`` each (``pipelines.contracts.encoding``), one item or more.
+
+        Returns:
+            ``[items, dim] float32``.
+
+        Raises:
+            SchemaError: a feature that the tower reads is missing.
+        """
+        missing = sorted(set(self._inputs) - set(columns))
+        if missing:
+            raise SchemaError(f"items: the item tower reads {', '.join(missing)}, which the schema does not make.")
+        rows = len(columns[self.input_names[0]])
+        return np.concatenate(
+            [
+                self._batch(columns, slice(start, min(rows, start + _BATCH_ROWS)))
+                for start in range(0, rows, _BATCH_ROWS)
+            ]
+        )
+
+    def _batch(self, columns: Mapping[str, npt.NDArray[Any]], part: slice) -> Vectors:
+        rows = part.stop - part.start
+        for name, detail in self._inputs.items():
+            self._interpreter.resize_tensor_input(detail["index"], [rows, *columns[name].shape[1:]])
+        self._interpreter.allocate_tensors()
+        for name, detail in self._inputs.items():
+            self._interpreter.set_tensor(detail["index"], np.ascontiguousarray(columns[name][part], detail["dtype"]))
+        self._interpreter.invoke()
+        vectors: Vectors = self._interpreter.get_tensor(self._output)
+        return vectors
+
+
+def convert(saved_model: Path, out: Path, columns: Mapping[str, npt.NDArray[Any]], expected: Vectors) -> None:
+    """Converts the SavedModel and compares.
+
+    Args:
+        saved_model: the item tower.
+        out: the file to write.
+        columns: encoded features of some items.
+        expected: ``[items, dim] float32``: what the SavedModel made of them.
+
+    Raises:
+        ArtifactError: the converted tower gives other vectors.
+    """
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(saved_model), signature_keys=["serving_default"])
+    out.write_bytes(converter.convert())
+    difference = float(np.abs(LiteItemTower(out).vectors(columns) - expected).max(initial=0.0))
+    if not difference <= TOLERANCE:
+        raise ArtifactError(
+            f"{out.name}: differs from the SavedModel by {difference:.2e}, expected at most {TOLERANCE:.0e}. "
+            "This TensorFlow and this LiteRT do not agree: run `towerline doctor`."
+        )

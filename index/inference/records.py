@@ -1,0 +1,158 @@
+"""The raw user record, read: history ids to rows, ages and actions, feature columns checked by name.
+
+Reads and writes nothing. A record has the keys ``history`` (item ids, oldest first), ``history_time``,
+``history_action`` (as long as the history), ``time`` (the moment of the request), ``user_id``, and feature columns.
+"""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from index.inference.item_ids import ItemIds
+from index.search.searcher import Rows
+from pipelines.contracts.encoding import US_PER_DAY, source_columns, time_us
+from pipelines.contracts.errors import SchemaError
+from pipelines.contracts.schema import RECORD_KEYS, DatasetSchema
+
+Clock = Callable[[], float]
+_SEQUENCES = (list, tuple, np.ndarray)
+_NO_ROWS = np.zeros(0, np.int32)
+# What a count of microseconds may be: beyond the year 100,000.
+_LATEST_US = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A record as far as every tower needs it.
+
+    rows: ``[n] int32`` known history items, oldest first, at most the tower's history length (the latest ones).
+    ages_days: ``[n] float32`` days from event to request; None where the record does not tell the times.
+    actions: ``[n] int32`` codes; None where it does not tell the actions.
+    all_rows, all_ages_days, all_actions: the same, of the whole known history. now_us: the moment of the request.
+    unknown: history ids that the catalogue does not have.
+    """
+
+    rows: Rows
+    ages_days: npt.NDArray[np.float32] | None
+    actions: npt.NDArray[np.int32] | None
+    all_rows: Rows
+    all_ages_days: npt.NDArray[np.float32] | None
+    all_actions: npt.NDArray[np.int32] | None
+    now_us: int
+    unknown: int
+
+
+class RecordReader:
+    """Reads records for one schema and catalogue. Immutable."""
+
+    def __init__(self, schema: DatasetSchema, items: ItemIds, history_length: int, clock: Clock = time.time) -> None:
+        """Takes the clock for records that do not tell their ``time``."""
+        self._items = items
+        self._length = history_length
+        self.clock = clock
+        self._timed = schema.tables.events.time is not None
+        self._action_code = {name: code for code, name in enumerate(schema.action_names)}
+        columns = {column for feature in schema.side("user") for column in source_columns(feature)}
+        self._known_keys = frozenset({*RECORD_KEYS, *columns, schema.id_column("user"), schema.tables.events.user_id})
+
+    def read(self, record: Mapping[str, Any]) -> Request:
+        """Returns what the record says of history and moment.
+
+        Raises:
+            SchemaError: no mapping, an unknown key, a history that is no list of ids, or times and actions of another
+                length or type.
+        """
+        if not isinstance(record, Mapping):
+            raise SchemaError(f"record: expected a mapping such as {{'history': [...]}}, got {record!r:.80}")
+        if not record.keys() <= self._known_keys:
+            self._refuse_unknown(record)
+        moment = record.get("time")
+        now_us = int(self.clock() * 1e6) if moment is None else _moment(moment)
+        history = record.get("history")
+        if history is None:
+            return Request(_NO_ROWS, None, None, _NO_ROWS, None, None, now_us, 0)
+        if not isinstance(history, _SEQUENCES):
+            raise SchemaError(f"history: expected a list of item ids, oldest first, got {history!r:.80}")
+        rows = self._items.rows(history, "history")
+        ages = self._ages(record.get("history_time"), len(rows), now_us)
+        actions = self._actions(record.get("history_action"), len(rows))
+        return self._latest_known(rows, ages, actions, now_us)
+
+    def _latest_known(
+        self,
+        rows: Rows,
+        ages: npt.NDArray[np.float32] | None,
+        actions: npt.NDArray[np.int32] | None,
+        now_us: int,
+    ) -> Request:
+        unknown = 0
+        known = rows >= 0
+        count = int(np.count_nonzero(known))
+        if count < len(rows):
+            unknown = len(rows) - count
+            rows = rows[known]
+            ages = None if ages is None else ages[known]
+            actions = None if actions is None else actions[known]
+        start = len(rows) - self._length
+        if start <= 0:
+            return Request(rows, ages, actions, rows, ages, actions, now_us, unknown)
+        late_ages = None if ages is None else ages[start:]
+        late_actions = None if actions is None else actions[start:]
+        return Request(rows[start:], late_ages, late_actions, rows, ages, actions, now_us, unknown)
+
+    def _refuse_unknown(self, record: Mapping[str, Any]) -> None:
+        key = sorted(map(str, record.keys() - self._known_keys))[0]
+        near = difflib.get_close_matches(key, self._known_keys, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"Expected some of {', '.join(sorted(self._known_keys))}."
+        raise SchemaError(f"record: unknown key {key!r}; {hint}")
+
+    def _ages(self, times: Any, events: int, now_us: int) -> npt.NDArray[np.float32] | None:
+        if times is None or not self._timed:
+            return None
+        _check_length("history_time", times, events)
+        days = (now_us - _moments(times)) * (1.0 / US_PER_DAY)
+        ages: npt.NDArray[np.float32] = np.maximum(days, 0.0).astype(np.float32)
+        return ages
+
+    def _actions(self, actions: Any, events: int) -> npt.NDArray[np.int32] | None:
+        if actions is None:
+            return None
+        _check_length("history_action", actions, events)
+        try:
+            return np.array([self._action_code[action] for action in actions], np.int32)
+        except (KeyError, TypeError) as err:
+            known = ", ".join(self._action_code)
+            raise SchemaError(f"history_action: expected one of {known} for each event, got {err}") from err
+
+
+def _moments(times: Any) -> npt.NDArray[np.float64]:
+    """``[n] float64`` microseconds: exact to the microsecond until the year 2255."""
+    try:
+        moments = np.asarray(times)
+        if moments.ndim == 1 and moments.dtype == np.int64:
+            return moments.astype(np.float64)
+        if moments.ndim == 1 and moments.dtype.kind == "M" and not np.isnat(moments).any():
+            return moments.astype("datetime64[us]").astype(np.float64)
+        return np.array([float(time_us(moment)) for moment in times])
+    except (TypeError, ValueError, OverflowError) as err:
+        raise SchemaError(f"history_time: expected a time for each event, got {times!r:.80}") from err
+
+
+def _moment(value: Any) -> int:
+    moment = time_us(value)
+    if abs(moment) > _LATEST_US:
+        raise SchemaError(f"time: expected microseconds since the epoch, got {moment}")
+    return moment
+
+
+def _check_length(key: str, values: Any, events: int) -> None:
+    if not isinstance(values, _SEQUENCES) or len(values) != events:
+        got = f"{len(values)} values" if isinstance(values, _SEQUENCES) else f"{values!r:.80}"
+        raise SchemaError(f"{key}: expected a list as long as the history ({events}), got {got}")

@@ -1,0 +1,1 @@
+"""Gates that decide, and the publication that moves CURRENT."""

@@ -1,0 +1,108 @@
+"""The panel: a fixed set of users with held-out events, asked of a new bundle and of the live one alike.
+
+Reads features and bundles; writes nothing. Answers are told in rows of the new bundle's catalogue, so that two
+versions can be compared.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from index.inference.record_embedder import RecordEmbedder
+from index.inference.user_records import chosen_users, known_users, records_of, user_table
+from index.registry.bundle import Bundle
+from index.search.searcher import Rows, Vectors
+from pipelines.sequences.reader import Sequences
+
+# The panel's own seed: the same users night after night, others than the tuner's.
+_SEED = 1789
+K = 100
+# A search is timed so often, the fastest counts: what else the machine does only adds.
+_TIMINGS = 3
+# Users are timed in turn until so much time is spent, but not fewer than these: exact search over a large catalogue
+# takes about as long for each user.
+_TIMING_SECONDS = 5.0
+_LEAST_TIMED = 100
+
+
+@dataclass(frozen=True)
+class Panel:
+    """users: ``[panel] int64`` places in the sequences. records: theirs, as they stood before the test part."""
+
+    users: npt.NDArray[np.int64]
+    records: list[dict[str, Any]]
+
+    @classmethod
+    def of(cls, features: Path, bundle: Bundle, size: int) -> Panel:
+        """Chooses users by a stable hash: first of those with held-out events, then of the others.
+
+        Args:
+            features: the features the bundle was built from.
+            bundle: names schema and catalogue.
+            size: how many users; fewer where there are fewer.
+        """
+        sequences = Sequences.open(features)
+        truth = sequences.truth("test", bundle.schema)
+        held_out = np.flatnonzero(np.diff(truth.offsets)).astype(np.int64)
+        chosen = chosen_users(sequences.user_ids, size, _SEED, held_out)
+        if len(chosen) < size:
+            others = np.setdiff1d(known_users(features).with_history, chosen)
+            more = chosen_users(sequences.user_ids, size - len(chosen), _SEED, others)
+            chosen = np.concatenate([chosen, more])
+        table = user_table(features, bundle.schema, bundle.vocabulary.item_ids, chosen)
+        return cls(chosen, records_of(table))
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a bundle answers to the panel.
+
+    vectors: ``[panel, dim] float32``. found, exact: ``[panel, k] int32`` rows of its own catalogue, by its searcher and
+    by exact search. latencies_us: ``[timed] float64``, one search for each user that was timed, the fastest of three.
+    """
+
+    vectors: Vectors
+    found: Rows
+    exact: Rows
+    latencies_us: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, bundle: Bundle, panel: Panel) -> Answers:
+        """Asks the bundle.
+
+        Raises:
+            SchemaError: the bundle's tower cannot read the records.
+        """
+        vectors = RecordEmbedder.of(bundle).vectors(panel.records)
+        k = min(K, bundle.num_items)
+        exact = bundle.exact.search_batch(vectors, k).rows
+        found = exact if bundle.spec.engine == "exact" else bundle.searcher.search_batch(vectors, k).rows
+        return cls(vectors, found, exact, _latencies(bundle, vectors, k))
+
+
+def _latencies(bundle: Bundle, vectors: Vectors, k: int) -> npt.NDArray[np.float64]:
+    latencies: list[float] = []
+    started = time.perf_counter()
+    for vector in vectors:
+        if len(latencies) >= _LEAST_TIMED and time.perf_counter() - started > _TIMING_SECONDS:
+            break
+        latencies.append(min(_search_us(bundle, vector, k) for _ in range(_TIMINGS)))
+    return np.array(latencies, np.float64)
+
+
+def _search_us(bundle: Bundle, vector: Vectors, k: int) -> float:
+    start = time.perf_counter_ns()
+    bundle.searcher.search(vector, k)
+    return (time.perf_counter_ns() - start) / 1e3
+
+
+def in_catalogue_of(bundle: Bundle, rows: Rows, other: Bundle) -> Rows:
+    """``rows`` of ``other``'s catalogue as rows of ``bundle``'s; -1 where it does not have the item."""
+    places = bundle.vocabulary.item_rows(other.vocabulary.item_ids)
+    return np.where(rows < 0, -1, places[rows]).astype(np.int32)

@@ -1,0 +1,137 @@
+"""Publishes a bundle if the gates let it: ``towerline publish``.
+
+Reads a staged bundle, the features it was built from and the registry; writes a version and moves CURRENT, or changes
+nothing. The verdicts, and the reason where a failed gate was overruled, go into the published manifest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from index.building.measurement import Report, silent
+from index.publishing.gates import Verdict, judge
+from index.registry.bundle import Bundle
+from index.registry.delta_writer import carry
+from index.registry.registry import Registry
+from index.settings import GatesSettings
+from pipelines.contracts.errors import ConfigError, GateError
+from pipelines.contracts.manifest import read_manifest
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What came of it. ``version`` is None after a dry run."""
+
+    version: str | None
+    verdicts: tuple[Verdict, ...]
+    forced: bool
+
+    @property
+    def failed(self) -> tuple[Verdict, ...]:
+        """The verdicts against it."""
+        return tuple(verdict for verdict in self.verdicts if verdict.outcome == "failed")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to publish.
+
+    dry_run: let the gates decide, publish nothing. force_reason: publish against failed gates, and say why.
+    keep: versions that stay; None is all. since: ISO time; deltas of the live version from then on are brought over;
+    None is when the features were written.
+    """
+
+    dry_run: bool = False
+    force_reason: str | None = None
+    keep: int | None = None
+    since: str | None = None
+
+
+def run(
+    bundle: Path,
+    features: Path,
+    registry: str | Path,
+    gates: GatesSettings,
+    options: Options | None = None,
+    *,
+    report: Report = silent,
+) -> Publication:
+    """Asks the gates and publishes.
+
+    Args:
+        bundle: the staged bundle.
+        features: those it was built from: the panel's users and held-out events come from them.
+        registry: a folder or an fsspec URL.
+        gates: thresholds.
+        options: dry run, force, retention.
+        report: gets a line a gate.
+
+    Raises:
+        ArtifactError: the bundle or the live version is damaged.
+        ConfigError: a force without a reason.
+        GateError: a gate failed and no reason overrules it; CURRENT has not moved.
+    """
+    chosen = options or Options()
+    if chosen.force_reason is not None and not chosen.force_reason.strip():
+        raise ConfigError("--force: expected a reason, got none. It is recorded in the published manifest.")
+    opened = Registry(registry)
+    live_name = opened.current_or_none()
+    live = None if live_name is None else opened.open(live_name).bundle
+    verdicts = judge(Bundle.open(bundle), live, features, gates)
+    for verdict in verdicts:
+        report(verdict.line)
+    failed = [verdict for verdict in verdicts if verdict.outcome == "failed"]
+    if chosen.dry_run:
+        return Publication(None, verdicts, forced=False)
+    if failed and chosen.force_reason is None:
+        raise GateError(_refusal(failed, opened))
+    since = chosen.since if chosen.since is not None else read_manifest(features).created_at
+    version = opened.publish(
+        bundle,
+        facts=_facts(verdicts, failed, chosen, opened),
+        keep=chosen.keep,
+        before_live=lambda name: _bring_over(opened, name, since),
+    )
+    return Publication(version, verdicts, forced=bool(failed))
+
+
+def _bring_over(registry: Registry, target: str, since: str | None) -> None:
+    live = registry.current_or_none()
+    if live is not None:
+        carry(registry, live, target, since)
+
+
+def rollback(registry: str | Path, version: str | None = None) -> str:
+    """Makes an older version live; pauses, and changes made to the version that is left, come along.
+
+    Args:
+        registry: a folder or an fsspec URL.
+        version: None is the newest one older than the live one.
+
+    Returns:
+        The version that is live now.
+
+    Raises:
+        ArtifactError: there is no such version, none older, or it is damaged; the live one stays.
+    """
+    opened = Registry(registry)
+    return opened.rollback(version, before_live=lambda target: _bring_over(opened, target, None))
+
+
+def _facts(
+    verdicts: tuple[Verdict, ...], failed: list[Verdict], options: Options, registry: Registry
+) -> dict[str, Any]:
+    forced = {"forced_reason": options.force_reason} if failed else {}
+    return {"gates": [verdict.as_fact() for verdict in verdicts], "replaces": registry.current_or_none(), **forced}
+
+
+def _refusal(failed: list[Verdict], registry: Registry) -> str:
+    lines = "\n".join(verdict.line for verdict in failed)
+    stages = ", ".join(sorted({verdict.stage for verdict in failed}))
+    live = registry.current_or_none() or "nothing"
+    return (
+        f"{len(failed)} gate(s) failed, at fault: {stages}. {live} stays live.\n{lines}\n"
+        "Mend the stage, change the threshold in [gates], or publish with --force REASON."
+    )

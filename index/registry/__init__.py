@@ -1,0 +1,1 @@
+"""What is published: bundles, versions, and the changes between two nights."""

@@ -1,0 +1,264 @@
+"""The bundle: all that answers a request, in one directory that is whole or refused.
+
+Reads a directory that ``index.building.job`` wrote (docs/bundle-format.md). Needs neither TensorFlow nor Beam.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field, ValidationError
+
+from index.search.exact import VECTORS_FILE, ExactSearcher, load_vectors
+from index.search.scann_tree import ScannSearcher
+from index.search.searcher import Neighbors, Searcher, Vectors
+from index.search.shards import ShardedSearcher
+from index.search.value_tree import load_value, load_value_searcher
+from index.settings import Engine, TreeSettings
+from pipelines.contracts.errors import ArtifactError
+from pipelines.contracts.manifest import Artifact, Manifest, open_artifact
+from pipelines.contracts.schema import DatasetSchema, Section
+from pipelines.contracts.vocabulary import Vocabulary
+
+KIND = "bundle"
+FORMAT_VERSION = 1
+
+SCHEMA_FILE = "schema.json"
+TOWERS_FILE = "towers.json"
+QUERY_TOWER_FILE = "query_tower.tflite"
+ITEMS_FILE = "items.parquet"
+USERS_FILE = "users.parquet"
+SEARCHER_FILE = "searcher.json"
+VOCABULARY_DIR = "vocabulary"
+SCANN_DIR = "scann"
+ITEM_TOWER_DIR = "item_tower"
+ITEM_TOWER_FILE = "item_tower.tflite"
+USER_TOWER_DIR = "user_tower"
+PROBES_DIR = "probes"
+
+
+class Measured(Section):
+    """One setting as the tuner measured it, on held-out users, one query at a time in one thread.
+
+    ann_recall_at_100: mean share of exact search's best 100 that was found. tree: None is exact search.
+    """
+
+    tree: TreeSettings | None
+    ann_recall_at_100: float
+    p50_us: float
+    p99_us: float
+    build_seconds: float
+    queries: int
+
+
+class SearcherSpec(Section):
+    """``searcher.json``: which engine answers, with which settings, and what was measured when it was chosen.
+
+    tree: with shards, that of each.
+    chosen: as measured with the queries it was chosen by; check: with users never used in the choice.
+    frontier: the points that none beats in both recall and p50, by rising p50, out of ``points`` measured.
+    """
+
+    engine: Engine
+    tree: TreeSettings | None = None
+    shards: int = 1
+    target: float | None = None
+    chosen: Measured | None = None
+    check: Measured | None = None
+    frontier: tuple[Measured, ...] = Field(default=())
+    points: int = 0
+    build_seconds: float = 0.0
+    tune_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Golden probes: users with the answers that the builder saw by exact search.
+
+    records: raw user records, as ``Retriever.retrieve`` takes them.
+    vectors: ``[probes, dim] float32``, what the query tower made of them.
+    neighbors: ``[probes, k]``, exact search's answer to the vectors.
+    """
+
+    records: tuple[dict[str, Any], ...]
+    vectors: Vectors
+    neighbors: Neighbors
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle. What is large is read at its first use, once."""
+
+    dir: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, directory: Path, *, verify: bool = True) -> Bundle:
+        """Opens the bundle in a local directory.
+
+        Args:
+            directory: the bundle.
+            verify: compare every file's checksum with the manifest (about a second a gigabyte).
+
+        Raises:
+            ArtifactError: missing, damaged, of another kind or a newer format; the file is named.
+        """
+        artifact = open_artifact(directory, kind=KIND, format_version=FORMAT_VERSION, verify=verify)
+        return cls.of(artifact)
+
+    @classmethod
+    def of(cls, artifact: Artifact) -> Bundle:
+        """The bundle in an artifact that was opened already."""
+        return cls(dir=artifact.dir, manifest=artifact.manifest)
+
+    @property
+    def space(self) -> str:
+        """Names the vector space: vectors of another space have no meaning here."""
+        return str(self.towers["space"])
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return int(self.vectors.shape[1])
+
+    @property
+    def num_items(self) -> int:
+        """Items in the catalogue."""
+        return int(self.vectors.shape[0])
+
+    @property
+    def query_tower(self) -> Path:
+        """The LiteRT file of the query tower."""
+        return self.dir / QUERY_TOWER_FILE
+
+    @functools.cached_property
+    def schema(self) -> DatasetSchema:
+        """The data set's schema."""
+        file = self.dir / SCHEMA_FILE
+        try:
+            return DatasetSchema.model_validate_json(file.read_bytes())
+        except (OSError, ValidationError) as err:
+            raise ArtifactError(f"{file}: expected a schema ({err}). Build the bundle again.") from err
+
+    @functools.cached_property
+    def vocabulary(self) -> Vocabulary:
+        """What was fitted on the train window, the item ids in row order among it."""
+        return Vocabulary.load(self.dir / VOCABULARY_DIR)
+
+    @functools.cached_property
+    def towers(self) -> dict[str, Any]:
+        """``towers.json``: the towers' settings, the space, the history length, the input names."""
+        return read_json(self.dir / TOWERS_FILE)
+
+    @functools.cached_property
+    def vectors(self) -> Vectors:
+        """``[items, dim] float32`` in row order, a read-only memory map."""
+        return load_vectors(self.dir / VECTORS_FILE)
+
+    @functools.cached_property
+    def items(self) -> pa.Table:
+        """``item_id`` and what the catalogue says of each item (attributes, advertiser, title), in row order."""
+        return pq.read_table(self.dir / ITEMS_FILE)
+
+    @functools.cached_property
+    def items_schema(self) -> pa.Schema:
+        """Columns of ``items``, without reading them. Where they were read, the file may be gone meanwhile."""
+        return self.items.schema if "items" in vars(self) else pq.read_schema(self.dir / ITEMS_FILE)
+
+    @functools.cached_property
+    def users(self) -> pa.Table | None:
+        """``user_id``, raw features and history of each user; None where the bundle was built without."""
+        file = self.dir / USERS_FILE
+        return pq.read_table(file) if file.exists() else None
+
+    @functools.cached_property
+    def spec(self) -> SearcherSpec:
+        """Engine, settings and measurements."""
+        file = self.dir / SEARCHER_FILE
+        try:
+            return SearcherSpec.model_validate_json(file.read_bytes())
+        except (OSError, ValidationError) as err:
+            raise ArtifactError(f"{file}: expected a searcher's settings ({err}). Build the bundle again.") from err
+
+    @functools.cached_property
+    def exact(self) -> ExactSearcher:
+        """Exact search over the bundle's vectors."""
+        return ExactSearcher(self.vectors, checked=True)
+
+    @functools.cached_property
+    def searcher(self) -> Searcher:
+        """The searcher that the builder chose."""
+        return load_searcher(self.dir, self.spec, self.vectors)
+
+    @functools.cached_property
+    def probes(self) -> Probes:
+        """The golden probes."""
+        return load_probes(self.dir / PROBES_DIR)
+
+
+def load_searcher(directory: Path, spec: SearcherSpec, vectors: Vectors) -> Searcher:
+    """Returns the searcher below a bundle's directory.
+
+    Raises:
+        ArtifactError: ScaNN cannot read its assets.
+        ConfigError: ScaNN is needed and not installed.
+    """
+    if spec.engine == "exact":
+        return ExactSearcher(vectors, checked=True)
+    value = load_value(directory)
+    if value is not None:
+        return load_value_searcher(value, directory / SCANN_DIR, spec.shards)
+    if spec.shards == 1:
+        return ScannSearcher.load(directory / SCANN_DIR, vectors)
+    return ShardedSearcher.load(directory / SCANN_DIR, vectors, spec.shards)
+
+
+def save_probes(probes: Probes, directory: Path) -> None:
+    """Writes the probes below ``directory``, which is made."""
+    directory.mkdir()
+    (directory / "records.json").write_text(json.dumps(list(probes.records), default=str))
+    np.save(directory / "vectors.npy", probes.vectors)
+    np.save(directory / "rows.npy", probes.neighbors.rows)
+    np.save(directory / "scores.npy", probes.neighbors.scores)
+
+
+def load_probes(directory: Path) -> Probes:
+    """Reads what ``save_probes`` wrote.
+
+    Raises:
+        ArtifactError: a file is missing or cannot be read.
+    """
+    try:
+        records = tuple(json.loads((directory / "records.json").read_text()))
+        neighbors = Neighbors(_load(directory / "rows.npy"), _load(directory / "scores.npy"))
+        return Probes(records, _load(directory / "vectors.npy"), neighbors)
+    except (OSError, ValueError) as err:
+        raise ArtifactError(f"{directory}: the probes cannot be read ({err}). Build the bundle again.") from err
+
+
+def _load(file: Path) -> npt.NDArray[Any]:
+    array: npt.NDArray[Any] = np.load(file, allow_pickle=False)
+    return array
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Returns the object in a JSON file.
+
+    Raises:
+        ArtifactError: the file is missing or holds something else.
+    """
+    try:
+        value = json.loads(file.read_bytes())
+    except (OSError, ValueError) as err:
+        raise ArtifactError(f"{file}: expected JSON ({err}). Write the artifact again.") from err
+    if not isinstance(value, dict):
+        raise ArtifactError(f"{file}: expected an object, got {type(value).__name__}. Write the artifact again.")
+    return value

@@ -1,0 +1,374 @@
+"""What changed since a version was published: new, changed, removed and paused ads, applied in order.
+
+Reads ``deltas/<version>/<sequence>/`` of a registry: a write-ahead log in which each entry is an artifact, there
+whole or not at all. Replaying the entries in order over the bundle gives the same state everywhere. Needs neither
+TensorFlow nor ScaNN: fresh items lie in a side segment that exact search looks through, so ScaNN's own upsert and
+delete are never used.
+
+A row below the bundle's number of items is the bundle's; above it lie the fresh items in the order they came. A row
+never moves: an item that changes gets a new row and its old one dies.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from index.registry.bundle import Bundle
+from index.registry.store import Store
+from index.search.exact import ExactSearcher, load_vectors
+from index.search.searcher import (
+    PAD_ROW,
+    PAD_SCORE,
+    Effort,
+    Neighbors,
+    Rows,
+    Searcher,
+    Vectors,
+    best_first,
+    check_k,
+    check_queries,
+)
+from pipelines.contracts.errors import ArtifactError
+from pipelines.contracts.manifest import Artifact, open_artifact
+from pipelines.contracts.vocabulary import Vocabulary
+
+KIND = "delta"
+FORMAT_VERSION = 1
+DELTAS = "deltas"
+RAW_FILE = "raw.parquet"
+ROWS_FILE = "rows.parquet"
+IDS_FILE = "ids.parquet"
+VECTORS_FILE = "vectors.npy"
+CHANGES = ("upsert", "remove", "pause", "resume")
+_DIGITS = 8
+# Fresh items that exact search looks through in about the time of one ScaNN search (64 numbers each).
+_MOST_FRESH = 5_000
+# Share of the bundle's rows that may be dead before a search wastes a tenth of its neighbors on them.
+_MOST_DEAD = 0.1
+
+
+@dataclass(frozen=True)
+class Delta:
+    """One entry of the log.
+
+    sequence: 1, 2, 3 .. within a version. rows: the fresh items' ``item_id`` and attributes, as in the bundle's items.
+    vectors: ``[fresh, dim] float32``, theirs. removed, paused, resumed: item ids.
+    """
+
+    sequence: int
+    rows: pa.Table
+    vectors: Vectors
+    removed: pa.Array
+    paused: pa.Array
+    resumed: pa.Array
+
+    @classmethod
+    def read(cls, artifact: Artifact) -> Delta:
+        """Reads an opened entry.
+
+        Raises:
+            ArtifactError: a file cannot be read.
+        """
+        try:
+            rows = pq.read_table(artifact.dir / ROWS_FILE)
+            ids = pq.read_table(artifact.dir / IDS_FILE)
+        except (OSError, pa.ArrowException) as err:
+            raise ArtifactError(f"{artifact.dir}: the delta cannot be read ({err}). Apply it again.") from err
+        change = ids["change"].to_numpy(zero_copy_only=False)
+        item_ids = ids["item_id"].combine_chunks()
+        of = {name: item_ids.filter(pa.array(change == name)) for name in CHANGES}
+        sequence = int(artifact.manifest.facts["sequence"])
+        vectors = np.array(load_vectors(artifact.dir / VECTORS_FILE))
+        return cls(sequence, rows, vectors, of["remove"], of["pause"], of["resume"])
+
+
+class DeltaLog:
+    """The log of one version in a registry."""
+
+    def __init__(self, store: Store, version: str) -> None:
+        self._store = store
+        self._name = f"{DELTAS}/{version}"
+
+    @property
+    def name(self) -> str:
+        """Where the log lies in the registry."""
+        return self._name
+
+    def stamp(self) -> int | None:
+        """Changes with every entry; one stat. None on an object store, where ``sequences`` has to be asked."""
+        return self._store.changed_at(self._name)
+
+    def sequences(self) -> list[int]:
+        """Sequence numbers of all whole entries, rising."""
+        return [int(name) for name in self._store.artifacts(self._name)]
+
+    def after(self, sequence: int) -> list[Delta]:
+        """The entries after ``sequence``, in order.
+
+        Raises:
+            ArtifactError: an entry is damaged, or one in between is missing.
+        """
+        found: list[Delta] = []
+        for number in self.sequences():
+            if number <= sequence:
+                continue
+            if number != sequence + 1 + len(found):
+                raise ArtifactError(
+                    f"{self._store.url}/{self._name}: entry {sequence + 1 + len(found)} is missing. Publish again."
+                )
+            found.append(Delta.read(self.open(number)))
+        return found
+
+    def open(self, sequence: int) -> Artifact:
+        """Opens one entry, verified.
+
+        Raises:
+            ArtifactError: it is missing or damaged.
+        """
+        place = self._store.fetch(f"{self._name}/{entry_name(sequence)}")
+        return open_artifact(place, kind=KIND, format_version=FORMAT_VERSION)
+
+
+def entry_name(sequence: int) -> str:
+    """The directory of an entry; names sort by number."""
+    return f"{sequence:0{_DIGITS}d}"
+
+
+@dataclass(frozen=True)
+class DeltaState:
+    """A bundle with deltas applied. Immutable: ``apply`` returns the next state.
+
+    sequence: of the last delta applied, 0 for none. fresh_items: as the bundle's items table. fresh_vectors:
+    ``[fresh, dim] float32``. gone: ``[items + fresh] bool``: removed or replaced by a later row. paused: the same
+    for what is on the kill list. An upsert leaves a pause standing; only a resume ends it.
+    """
+
+    vocabulary: Vocabulary
+    sequence: int
+    fresh_items: pa.Table
+    fresh_vectors: Vectors
+    gone: npt.NDArray[np.bool_]
+    paused: npt.NDArray[np.bool_]
+    paused_ids: frozenset[Any]
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> DeltaState:
+        """The state before any delta."""
+        return cls(
+            vocabulary=bundle.vocabulary,
+            sequence=0,
+            fresh_items=bundle.items_schema.empty_table(),
+            fresh_vectors=np.zeros((0, bundle.dim), np.float32),
+            gone=np.zeros(bundle.num_items, np.bool_),
+            paused=np.zeros(bundle.num_items, np.bool_),
+            paused_ids=frozenset(),
+        )
+
+    @property
+    def base_items(self) -> int:
+        """Rows of the bundle."""
+        return len(self.vocabulary.item_ids)
+
+    @property
+    def num_fresh(self) -> int:
+        """Rows of the side segment, dead ones counted in."""
+        return len(self.fresh_vectors)
+
+    @functools.cached_property
+    def dead(self) -> npt.NDArray[np.bool_]:
+        """``[items + fresh] bool``: rows that must not be returned."""
+        return self.gone | self.paused
+
+    @functools.cached_property
+    def num_dead(self) -> int:
+        """How many rows are dead."""
+        return int(self.dead.sum())
+
+    @functools.cached_property
+    def _fresh_row(self) -> dict[Any, int]:
+        """Latest fresh row of an item id."""
+        ids = self.fresh_items["item_id"].to_pylist()
+        return {item_id: self.base_items + place for place, item_id in enumerate(ids)}
+
+    def rows_of(self, item_ids: pa.Array) -> Rows:
+        """``[n] int32`` latest row of each item, dead or not; -1 where there never was one."""
+        rows = self.vocabulary.item_rows(item_ids)
+        if self.num_fresh:
+            fresh = [self._fresh_row.get(item_id, -1) for item_id in item_ids.to_pylist()]
+            rows = np.where(np.asarray(fresh, np.int32) >= 0, fresh, rows)
+        return rows.astype(np.int32)
+
+    def apply(self, delta: Delta) -> DeltaState:
+        """Returns the state with one more delta: upserts, then removals, then resumes, then pauses.
+
+        Raises:
+            ArtifactError: the delta is not the next one, or its vectors are of another length.
+        """
+        if delta.sequence != self.sequence + 1:
+            raise ArtifactError(f"delta {delta.sequence}: expected the next one, {self.sequence + 1}. Replay in order.")
+        if delta.vectors.shape[1:] != self.fresh_vectors.shape[1:]:
+            raise ArtifactError(
+                f"delta {delta.sequence}: expected vectors of {self.fresh_vectors.shape[1]} numbers, got "
+                f"{delta.vectors.shape[1]}. It belongs to another version."
+            )
+        fresh = len(delta.vectors)
+        ids = delta.rows["item_id"].combine_chunks()
+        paused_ids = (self.paused_ids - set(delta.resumed.to_pylist())) | set(delta.paused.to_pylist())
+        gone = np.concatenate([self.gone, np.zeros(fresh, np.bool_)])
+        _mark(gone, self.rows_of(ids))
+        grown = DeltaState(
+            vocabulary=self.vocabulary,
+            sequence=delta.sequence,
+            fresh_items=pa.concat_tables([self.fresh_items, delta.rows]) if fresh else self.fresh_items,
+            fresh_vectors=np.concatenate([self.fresh_vectors, delta.vectors]) if fresh else self.fresh_vectors,
+            gone=gone,
+            paused=np.concatenate([self.paused, np.zeros(fresh, np.bool_)]),
+            paused_ids=frozenset(paused_ids),
+        )
+        _mark(gone, grown.rows_of(delta.removed))
+        _mark(grown.paused, grown.rows_of(delta.resumed), dead=False)
+        _mark(grown.paused, grown.rows_of(delta.paused))
+        still = [item_id for item_id in ids.to_pylist() if item_id in paused_ids]
+        _mark(grown.paused, grown.rows_of(pa.array(still, ids.type)))
+        return grown
+
+    def item_ids(self) -> pa.Array:
+        """``[items + fresh]`` item id of each row."""
+        fresh = self.fresh_items["item_id"].cast(self.vocabulary.item_ids.type).combine_chunks()
+        return pa.concat_arrays([self.vocabulary.item_ids, fresh])
+
+    def why_rebuild(self) -> str | None:
+        """Why the index should be built anew, None while it need not be."""
+        if self.num_fresh > _MOST_FRESH:
+            return f"{self.num_fresh:,} fresh items, above {_MOST_FRESH:,}: exact search over them costs too much"
+        share = self.num_dead / max(1, len(self.dead))
+        if share > _MOST_DEAD:
+            return f"{share:.1%} of the rows are dead, above {_MOST_DEAD:.0%}: searches return too few that live"
+        return None
+
+
+def _mark(flags: npt.NDArray[np.bool_], rows: Rows, *, dead: bool = True) -> None:
+    """Sets the flags of a state being made; unknown items (-1) have none."""
+    flags[rows[rows >= 0]] = dead
+
+
+class MaskedSearcher:
+    """A searcher that does not return some of its rows: it fetches more and drops them."""
+
+    def __init__(self, base: Searcher, dead: npt.NDArray[np.bool_]) -> None:
+        """Takes the searcher and ``dead [rows] bool``."""
+        self._base = base
+        self._dead = dead
+        self._num_dead = int(dead.sum())
+
+    @property
+    def num_items(self) -> int:
+        """Rows that can be found."""
+        return int(len(self._dead) - self._num_dead)
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return self._base.dim
+
+    @property
+    def full_effort(self) -> Effort | None:
+        """The base's."""
+        return self._base.full_effort
+
+    def search(self, query: Vectors, k: int, effort: Effort | None = None) -> Neighbors:
+        """Returns the best rows that live: more are fetched until k live or the base is exhausted."""
+        check_k(k)
+        if self._num_dead == 0:
+            return self._base.search(query, k, effort)
+        fetch = k + min(self._num_dead, k)
+        while True:
+            found = self._base.search(query, fetch, effort)
+            alive = ~self._dead[found.rows]
+            if int(alive.sum()) >= k or len(found.rows) < fetch or fetch >= len(self._dead):
+                return Neighbors(found.rows[alive][:k], found.scores[alive][:k])
+            fetch = min(2 * fetch, len(self._dead))
+
+    def search_batch(self, queries: Vectors, k: int, effort: Effort | None = None) -> Neighbors:
+        """Returns the best living rows of each query, one search each. See ``Searcher.search_batch``."""
+        return _one_by_one(self, queries, k, effort)
+
+    def save(self, directory: Path) -> None:
+        """What is masked is not saved: the bundle and its log are."""
+        raise NotImplementedError(f"{directory}: deltas lie in the registry's log")
+
+
+class DeltaSearcher:
+    """A searcher over a bundle with deltas applied: the bundle's own without its dead rows, and the fresh items."""
+
+    def __init__(self, base: Searcher, state: DeltaState) -> None:
+        self._base = MaskedSearcher(base, state.dead[: state.base_items])
+        self._first_fresh = np.int32(state.base_items)
+        self._fresh = ExactSearcher(state.fresh_vectors, checked=True) if state.num_fresh else None
+        self._fresh_rows = np.flatnonzero(~state.dead[state.base_items :]).astype(np.int32)
+
+    @property
+    def num_items(self) -> int:
+        """Rows that can be found."""
+        return self._base.num_items + len(self._fresh_rows)
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return self._base.dim
+
+    @property
+    def full_effort(self) -> Effort | None:
+        """The base's: fresh items are always all looked at."""
+        return self._base.full_effort
+
+    def search(self, query: Vectors, k: int, effort: Effort | None = None) -> Neighbors:
+        """Returns the best rows that live. See ``Searcher.search``."""
+        found = self._base.search(query, k, effort)
+        if self._fresh is None or len(self._fresh_rows) == 0:
+            return found
+        fresh = self._fresh.search_rows(query, k, self._fresh_rows)
+        rows = np.concatenate([found.rows, fresh.rows + self._first_fresh])
+        merged = best_first(rows, np.concatenate([found.scores, fresh.scores]))
+        return Neighbors(merged.rows[:k], merged.scores[:k])
+
+    def search_batch(self, queries: Vectors, k: int, effort: Effort | None = None) -> Neighbors:
+        """Returns the best living rows of each query, one search each. See ``Searcher.search_batch``."""
+        return _one_by_one(self, queries, k, effort)
+
+    def save(self, directory: Path) -> None:
+        """A state is not saved: the bundle and its log are."""
+        raise NotImplementedError(f"{directory}: deltas lie in the registry's log")
+
+
+def _one_by_one(searcher: Searcher, queries: Vectors, k: int, effort: Effort | None) -> Neighbors:
+    check_k(k)
+    checked = check_queries(queries, searcher.dim)
+    width = min(k, searcher.num_items)
+    rows = np.full((len(checked), width), PAD_ROW, np.int32)
+    scores = np.full((len(checked), width), PAD_SCORE, np.float32)
+    for line, query in enumerate(checked):
+        found = searcher.search(query, max(1, width), effort)
+        n = min(width, len(found.rows))
+        rows[line, :n], scores[line, :n] = found.rows[:n], found.scores[:n]
+    return Neighbors(rows, scores)
+
+
+def replay(bundle: Bundle, log: DeltaLog) -> DeltaState:
+    """The bundle with all deltas of its log applied.
+
+    Raises:
+        ArtifactError: an entry is damaged or missing.
+    """
+    state = DeltaState.of(bundle)
+    for delta in log.after(0):
+        state = state.apply(delta)
+    return state

@@ -1,0 +1,275 @@
+"""The registry: published versions of the bundle, and which of them is live.
+
+    versions/<version>/   a bundle, its manifest with the gates' verdicts
+    CURRENT               the live version's name
+    deltas/<version>/     what was changed since (index/registry/deltas.py)
+
+Publishing is: write aside, verify by opening and querying, rename, move CURRENT. A reader sees the old version or the
+new one, never a mixture. The same on a folder and on an object store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from index.registry.bundle import Bundle
+from index.registry.store import Store, open_store
+from pipelines.contracts.errors import ArtifactError, TowerlineError
+from pipelines.contracts.manifest import MANIFEST_FILE, Manifest, fingerprint_of, read_manifest, write_durably
+
+VERSIONS = "versions"
+CURRENT = "CURRENT"
+DELTAS = "deltas"
+# How often a reader starts anew when the version it was opening is removed under its hands.
+_OPEN_ATTEMPTS = 5
+
+
+@dataclass(frozen=True)
+class Version:
+    """A published version. ``facts`` are its manifest's: what was built, measured and decided."""
+
+    name: str
+    live: bool
+    created_at: str
+    items: int
+    fingerprint: str
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A bundle out of a registry, and its version's name."""
+
+    version: str
+    bundle: Bundle
+
+
+class Registry:
+    """The registry at a path or an fsspec URL; it need not exist yet."""
+
+    def __init__(self, url: str | Path, *, store: Store | None = None) -> None:
+        """Opens the registry; nothing is read.
+
+        Raises:
+            TowerlineError: the URL's protocol is unknown.
+        """
+        self._store = open_store(url) if store is None else store
+
+    @property
+    def url(self) -> str:
+        """Where the registry lies."""
+        return self._store.url
+
+    @property
+    def store(self) -> Store:
+        """The place itself."""
+        return self._store
+
+    def current(self) -> str:
+        """The live version's name.
+
+        Raises:
+            ArtifactError: nothing is live.
+        """
+        name = self.current_or_none()
+        if name is None:
+            raise ArtifactError(
+                f"{self.url}/{CURRENT}: missing: nothing has been published here. Run `towerline publish`, "
+                "or correct the registry's path."
+            )
+        return name
+
+    def current_or_none(self) -> str | None:
+        """The live version's name, None where nothing is live."""
+        text = self._store.read_text(CURRENT)
+        name = None if text is None else text.strip()
+        return name or None
+
+    def version_names(self) -> list[str]:
+        """All whole versions, oldest first."""
+        return self._store.artifacts(VERSIONS)
+
+    def versions(self) -> list[Version]:
+        """All whole versions, oldest first, with what their manifests say.
+
+        Raises:
+            ArtifactError: a manifest is damaged.
+        """
+        live = self.current_or_none()
+        return [self._version(name, live) for name in self.version_names()]
+
+    def _version(self, name: str, live: str | None) -> Version:
+        try:
+            manifest = Manifest.model_validate_json(self._store.manifest_text(f"{VERSIONS}/{name}"))
+        except ValueError as err:
+            raise ArtifactError(f"{self.url}/{VERSIONS}/{name}/{MANIFEST_FILE}: damaged ({err}).") from err
+        items = int(manifest.facts.get("items", 0))
+        return Version(name, name == live, manifest.created_at, items, manifest.fingerprint, manifest.facts)
+
+    def open(self, version: str | None = None, *, verify: bool = True) -> Opened:
+        """Opens a version; None is the live one.
+
+        A version that retention removes while it is being opened is no error: the live one is looked up again.
+
+        Raises:
+            ArtifactError: nothing is live, there is no such version, or it is damaged.
+        """
+        for attempt in range(_OPEN_ATTEMPTS):
+            name = self.current() if version is None else version
+            try:
+                return Opened(name, self._open(name, verify=verify))
+            except (ArtifactError, FileNotFoundError):
+                moved = version is None and self.current() != name
+                if not moved or attempt == _OPEN_ATTEMPTS - 1:
+                    raise
+        raise AssertionError
+
+    def _open(self, name: str, *, verify: bool) -> Bundle:
+        directory = self._store.fetch(f"{VERSIONS}/{name}")
+        if not directory.is_dir():
+            known = ", ".join(self.version_names()[-5:]) or "none"
+            raise ArtifactError(f"{self.url}: expected version {name!r}, found {known}. Run `towerline versions`.")
+        return Bundle.open(directory, verify=verify)
+
+    def publish(
+        self,
+        bundle: Path,
+        *,
+        facts: dict[str, Any] | None = None,
+        keep: int | None = None,
+        before_live: Callable[[str], object] | None = None,
+    ) -> str:
+        """Publishes a bundle and makes it live; returns the version's name.
+
+        Args:
+            bundle: the staged bundle; it stays where it is.
+            facts: what goes into the published manifest besides the bundle's own (verdicts, a reason).
+            keep: how many versions stay; None is all.
+            before_live: called with the version's name when it is in place and not yet live.
+
+        Raises:
+            ArtifactError: the bundle is damaged, or does not answer its golden probes.
+        """
+        with self._store.lock(), sealed_copy(bundle, facts or {}) as staged:
+            check_answers(Bundle.open(staged))
+            name = self._new_name(read_manifest(staged))
+            self._store.put(staged, f"{VERSIONS}/{name}")
+            if before_live is not None:
+                before_live(name)
+            self._store.write_text(CURRENT, name + "\n")
+            if keep is not None:
+                self._prune(keep)
+        return name
+
+    def _new_name(self, manifest: Manifest) -> str:
+        """UTC time and the fingerprint's beginning; later than every version there is, so that names sort by age."""
+        moment = datetime.datetime.now(datetime.UTC)
+        names = self.version_names()
+        while names and f"{moment:%Y%m%dT%H%M%SZ}" <= names[-1].split("-")[0]:
+            last = datetime.datetime.strptime(names[-1].split("-")[0], "%Y%m%dT%H%M%SZ").replace(tzinfo=datetime.UTC)
+            moment = last + datetime.timedelta(seconds=1)
+        return f"{moment:%Y%m%dT%H%M%SZ}-{manifest.fingerprint[:8]}"
+
+    def rollback(self, version: str | None = None, *, before_live: Callable[[str], object] | None = None) -> str:
+        """Makes an older version live; returns its name.
+
+        Args:
+            version: None is the newest one older than the live one.
+            before_live: called with the version's name before it is live.
+
+        Raises:
+            ArtifactError: there is no such version, none older, or it is damaged; the live one stays.
+        """
+        with self._store.lock():
+            live = self.current()
+            target = version if version is not None else self._before(live)
+            check_answers(self._open(target, verify=True))
+            if before_live is not None:
+                before_live(target)
+            self._store.write_text(CURRENT, target + "\n")
+        return target
+
+    def _before(self, live: str) -> str:
+        older = [name for name in self.version_names() if name < live]
+        if not older:
+            raise ArtifactError(f"{self.url}: {live} is the oldest version: there is none to roll back to.")
+        return older[-1]
+
+    def prune(self, keep: int) -> list[str]:
+        """Removes the oldest versions until ``keep`` are left; the live one always stays. Returns the removed."""
+        with self._store.lock():
+            return self._prune(keep)
+
+    def _prune(self, keep: int) -> list[str]:
+        live = self.current_or_none()
+        names = self.version_names()
+        doomed = [name for name in names[: max(0, len(names) - keep)] if name != live]
+        for name in doomed:
+            self._store.remove(f"{VERSIONS}/{name}")
+            for entry in self._store.artifacts(f"{DELTAS}/{name}"):
+                self._store.remove(f"{DELTAS}/{name}/{entry}")
+        return doomed
+
+
+@contextlib.contextmanager
+def sealed_copy(bundle: Path, facts: dict[str, Any]) -> Iterator[Path]:
+    """A view of the bundle whose manifest has more facts; the bundle itself stays as it is.
+
+    The files are links to the bundle's own: only the manifest is written. What the fingerprint names (inputs,
+    configuration, files) is unchanged. Call it with the registry's lock held: what killed publishers left is removed.
+    """
+    for abandoned in bundle.parent.glob(f".{bundle.name}.publish.*"):
+        shutil.rmtree(abandoned, ignore_errors=True)
+    manifest = read_manifest(bundle)
+    fields = manifest.model_dump()
+    fields["facts"] = json.loads(json.dumps({**manifest.facts, **facts}, default=str))
+    del fields["seal"]
+    sealed = Manifest.model_validate({**fields, "seal": fingerprint_of(fields)})
+    with tempfile.TemporaryDirectory(dir=bundle.parent, prefix=f".{bundle.name}.publish.") as folder:
+        staged = Path(folder) / "bundle"
+        shutil.copytree(bundle, staged, copy_function=_link, ignore=shutil.ignore_patterns(MANIFEST_FILE))
+        write_durably(staged / MANIFEST_FILE, sealed.model_dump_json(indent=2).encode())
+        yield staged
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        Path(target).hardlink_to(source)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def check_answers(bundle: Bundle, *, score_error: float = 1e-4) -> None:
+    """Asks the bundle its golden probes: exact search must give the kept answers, the searcher must answer at all.
+
+    Raises:
+        ArtifactError: an answer differs; the probe is named.
+        TowerlineError: the searcher cannot be loaded or fails.
+    """
+    probes = bundle.probes
+    k = probes.neighbors.rows.shape[1]
+    found = bundle.exact.search_batch(probes.vectors, k)
+    # Compared by score: rows whose scores are equal but for rounding may change places between machines.
+    error = np.abs(found.scores - probes.neighbors.scores).max(axis=1, initial=0.0)
+    wrong = np.flatnonzero(~(error <= score_error))
+    if wrong.size:
+        raise ArtifactError(
+            f"{bundle.dir}: golden probe {wrong[0]}: expected scores within {score_error:g} of the kept ones, "
+            f"found a difference of {error[wrong[0]]:.3g}. Vectors and probes do not belong together: build again."
+        )
+    for probe, vector in enumerate(probes.vectors):
+        rows = bundle.searcher.search(vector, k).rows
+        if len(rows) != min(k, bundle.num_items) or rows.min() < 0 or rows.max() >= bundle.num_items:
+            raise TowerlineError(
+                f"{bundle.dir}: golden probe {probe}: the searcher gave {len(rows)} rows, expected {k}."
+            )

@@ -1,0 +1,341 @@
+"""Where a registry lies: a folder of this machine, or an object store behind an fsspec URL.
+
+Both put a directory whole or not at all, replace a small file in one step, and give back local directories. An
+artifact directory counts as there once its ``manifest.json`` is, which is renamed with it (folder) or written last
+(object store).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import fsspec
+import xxhash
+
+from pipelines.contracts.errors import ArtifactError, TowerlineError
+from pipelines.contracts.manifest import MANIFEST_FILE, read_manifest, write_durably
+
+_LOCK_FILE = ".lock"
+_BLOCK_BYTES = 1 << 20
+# How often a waiting writer looks whether the lock is free.
+_LOCK_POLL_SECONDS = 0.1
+
+
+class Store(Protocol):
+    """What a registry needs of its place. Names are relative, with ``/``."""
+
+    @property
+    def url(self) -> str:
+        """The place, for messages."""
+        ...
+
+    def read_text(self, name: str) -> str | None:
+        """The content of a small file, None where there is none."""
+        ...
+
+    def write_text(self, name: str, text: str) -> None:
+        """Replaces a small file in one step."""
+        ...
+
+    def artifacts(self, name: str) -> list[str]:
+        """Names of the whole artifact directories below ``name``, sorted."""
+        ...
+
+    def put(self, source: Path, name: str) -> None:
+        """Copies a local artifact directory to ``name``, where there is none yet: whole or not at all."""
+        ...
+
+    def fetch(self, name: str) -> Path:
+        """Returns a local directory with the artifact."""
+        ...
+
+    def manifest_text(self, name: str) -> str:
+        """The text of an artifact's manifest."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Removes an artifact directory: first it is no longer whole, then it is gone."""
+        ...
+
+    def changed_at(self, name: str) -> int | None:
+        """A number that changes when an artifact is put below ``name``; None where asking costs a request."""
+        ...
+
+    def lock(self, wait_seconds: float = ...) -> contextlib.AbstractContextManager[None]:
+        """Keeps other writers of this machine out; a killed writer's lock is free at once."""
+        ...
+
+
+def open_store(url: str | Path) -> Store:
+    """The store at a path or an fsspec URL.
+
+    Raises:
+        TowerlineError: the URL's protocol is unknown, or its package is not installed.
+    """
+    text = str(url)
+    if "://" not in text:
+        return FolderStore(Path(text))
+    try:
+        fs, root = fsspec.core.url_to_fs(text)
+    except (ValueError, ImportError) as err:
+        raise TowerlineError(
+            f"{text}: cannot be reached ({err}). Install the package for it, or correct the URL."
+        ) from err
+    return FolderStore(Path(root)) if text.startswith("file://") else ObjectStore(fs, root, text)
+
+
+class FolderStore:
+    """A folder."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    @property
+    def url(self) -> str:
+        """The folder."""
+        return str(self._root)
+
+    def read_text(self, name: str) -> str | None:
+        """See ``Store.read_text``."""
+        try:
+            return (self._root / name).read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def write_text(self, name: str, text: str) -> None:
+        """See ``Store.write_text``."""
+        file = self._root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(file, text.encode())
+
+    def artifacts(self, name: str) -> list[str]:
+        """See ``Store.artifacts``."""
+        try:
+            found = list((self._root / name).iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(
+            entry.name for entry in found if not entry.name.startswith(".") and (entry / MANIFEST_FILE).is_file()
+        )
+
+    def put(self, source: Path, name: str) -> None:
+        """See ``Store.put``. Call it with the lock held: what killed writers left is removed."""
+        target = self._root / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for abandoned in target.parent.glob(".*.draft"):
+            shutil.rmtree(abandoned, ignore_errors=True)
+        aside = target.parent / f".{target.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.draft"
+        try:
+            shutil.copytree(source, aside)
+            for file in [*aside.rglob("*"), aside]:
+                _sync(file)
+            os.rename(aside, target)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        _sync(target.parent)
+
+    def fetch(self, name: str) -> Path:
+        """See ``Store.fetch``: the directory itself."""
+        return self._root / name
+
+    def manifest_text(self, name: str) -> str:
+        """See ``Store.manifest_text``."""
+        return (self._root / name / MANIFEST_FILE).read_text(encoding="utf-8")
+
+    def remove(self, name: str) -> None:
+        """See ``Store.remove``."""
+        target = self._root / name
+        doomed = target.parent / f".{target.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.draft"
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(target, doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+    def changed_at(self, name: str) -> int | None:
+        """See ``Store.changed_at``: one stat, about a microsecond."""
+        try:
+            return os.stat(self._root / name).st_mtime_ns
+        except FileNotFoundError:
+            return 0
+
+    @contextlib.contextmanager
+    def lock(self, wait_seconds: float = 600.0) -> Iterator[None]:
+        """See ``Store.lock``.
+
+        Raises:
+            TowerlineError: another writer held it all the while.
+        """
+        self._root.mkdir(parents=True, exist_ok=True)
+        with file_lock(self._root / _LOCK_FILE, wait_seconds):
+            yield
+
+
+@contextlib.contextmanager
+def file_lock(file: Path, wait_seconds: float) -> Iterator[None]:
+    """Holds a lock file of this machine; the kernel frees it when the process ends, however it ends.
+
+    Args:
+        file: made where it is missing, and left.
+        wait_seconds: how long to wait for another holder; 0 is not at all.
+
+    Raises:
+        TowerlineError: another process held it all the while; the message has its id.
+    """
+    deadline = time.monotonic() + wait_seconds
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        while not _try_lock(descriptor):
+            if time.monotonic() >= deadline:
+                holder = os.read(descriptor, 64).decode(errors="replace").strip() or "unknown"
+                raise TowerlineError(
+                    f"{file}: held by process {holder} (waited {wait_seconds:.0f} s). "
+                    'Let it finish, or set refresh.lock = "wait".'
+                )
+            time.sleep(_LOCK_POLL_SECONDS)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as err:
+        if err.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        raise
+    return True
+
+
+class ObjectStore:
+    """An object store: S3, GCS and the like. One put is atomic; a directory is whole once its manifest is there."""
+
+    def __init__(self, fs: Any, root: str, url: str, cache: Path | None = None) -> None:
+        """Takes an fsspec file system and the root on it.
+
+        Args:
+            fs: the file system.
+            root: the registry's place on it.
+            url: for messages.
+            cache: where versions are downloaded to; None is ``TOWERLINE_CACHE`` or the user's cache folder.
+        """
+        self._fs = fs
+        self._root = root.rstrip("/")
+        self._url = url
+        home = os.environ.get("TOWERLINE_CACHE") or Path.home() / ".cache" / "towerline"
+        self._cache = (cache or Path(home)) / hashlib.sha256(url.encode()).hexdigest()[:16]
+
+    @property
+    def url(self) -> str:
+        """The URL."""
+        return self._url
+
+    def _place(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    def read_text(self, name: str) -> str | None:
+        """See ``Store.read_text``."""
+        try:
+            content: bytes = self._fs.cat_file(self._place(name))
+        except FileNotFoundError:
+            return None
+        return content.decode()
+
+    def write_text(self, name: str, text: str) -> None:
+        """See ``Store.write_text``: one put."""
+        self._fs.pipe_file(self._place(name), text.encode())
+
+    def artifacts(self, name: str) -> list[str]:
+        """See ``Store.artifacts``."""
+        self._fs.invalidate_cache()
+        try:
+            found = [entry.rstrip("/").rsplit("/", 1)[-1] for entry in self._fs.ls(self._place(name), detail=False)]
+        except FileNotFoundError:
+            return []
+        return sorted(entry for entry in found if self._fs.exists(self._place(f"{name}/{entry}/{MANIFEST_FILE}")))
+
+    def put(self, source: Path, name: str) -> None:
+        """See ``Store.put``: the files, then each read back and compared, then the manifest.
+
+        Raises:
+            ArtifactError: what was read back is not what was written.
+        """
+        manifest = read_manifest(source)
+        for file, entry in manifest.files.items():
+            target = self._place(f"{name}/{file}")
+            self._fs.put_file(str(source / file), target)
+            if self._checksum(target) != entry.xxh128:
+                raise ArtifactError(f"{target}: read back, it is not what was written. Publish again.")
+        self._fs.pipe_file(self._place(f"{name}/{MANIFEST_FILE}"), (source / MANIFEST_FILE).read_bytes())
+
+    def _checksum(self, place: str) -> str:
+        digest = xxhash.xxh3_128()
+        with self._fs.open(place, "rb") as file:
+            while block := file.read(_BLOCK_BYTES):
+                digest.update(block)
+        return digest.hexdigest()
+
+    def fetch(self, name: str) -> Path:
+        """See ``Store.fetch``: downloads into the cache, once."""
+        target = self._cache / name
+        if (target / MANIFEST_FILE).is_file():
+            return target
+        if self.read_text(f"{name}/{MANIFEST_FILE}") is None:
+            return target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+            aside = Path(folder) / "artifact"
+            aside.mkdir()
+            (aside / MANIFEST_FILE).write_bytes(self._fs.cat_file(self._place(f"{name}/{MANIFEST_FILE}")))
+            for file in read_manifest(aside).files:
+                (aside / file).parent.mkdir(parents=True, exist_ok=True)
+                self._fs.get_file(self._place(f"{name}/{file}"), str(aside / file))
+            with contextlib.suppress(OSError):  # another reader was faster: its directory is as good
+                os.rename(aside, target)
+        return target
+
+    def manifest_text(self, name: str) -> str:
+        """See ``Store.manifest_text``."""
+        content: bytes = self._fs.cat_file(self._place(f"{name}/{MANIFEST_FILE}"))
+        return content.decode()
+
+    def remove(self, name: str) -> None:
+        """See ``Store.remove``: the manifest first."""
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.rm_file(self._place(f"{name}/{MANIFEST_FILE}"))
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.rm(self._place(name), recursive=True)
+        self._fs.invalidate_cache()
+        shutil.rmtree(self._cache / name, ignore_errors=True)
+
+    def changed_at(self, name: str) -> int | None:  # noqa: ARG002
+        """See ``Store.changed_at``: None, an object store is asked in the background."""
+        return None
+
+    @contextlib.contextmanager
+    def lock(self, wait_seconds: float = 600.0) -> Iterator[None]:
+        """See ``Store.lock``: between processes of this machine. Writers on several machines are not kept apart;
+        each version is whole all the same, and the last to write CURRENT is live."""
+        self._cache.mkdir(parents=True, exist_ok=True)
+        with file_lock(self._cache / _LOCK_FILE, wait_seconds):
+            yield
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

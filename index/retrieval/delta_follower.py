@@ -1,0 +1,235 @@
+"""Deltas on a version that is serving: fresh ads join it, dead ones leave it, and no call waits for more than a mask.
+
+Reads the log of a registry. A call looks at the log's stamp (one stat). Where it changed, the new entries' pauses and
+removals hold in that very call; their fresh ads are laid out by a thread of its own and join within its time. An object
+store keeps no stamps: there a watcher looks at the log itself, from time to time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from index.inference.item_ids import ItemIds
+from index.inference.query_tower import QueryTower
+from index.inference.records import RecordReader
+from index.registry.deltas import Delta, DeltaLog, DeltaSearcher, DeltaState, MaskedSearcher
+from index.retrieval.version import MIB, ServingVersion
+from index.rules.attributes import Attributes
+from index.rules.eligible import Eligible, EligibleCache
+from index.rules.planner import Planner
+from index.search.growing_vectors import GrowingVectors
+from index.search.leaves import Leaves
+from index.search.searcher import Rows, Scores, Vectors
+from pipelines.contracts.errors import TowerlineError
+
+_LOG = logging.getLogger("towerline.retriever")
+
+
+class FreshItemIds(ItemIds):
+    """Ids of a catalogue with fresh rows behind it; an id that has several rows means its last one."""
+
+    def __init__(self, base: ItemIds, fresh: pa.Array) -> None:
+        self._base = base
+        self._first_fresh = len(base)
+        ids = fresh.to_pylist()
+        self._fresh_row = {item_id: self._first_fresh + place for place, item_id in enumerate(ids)}
+        known = base.of(np.arange(self._first_fresh, dtype=np.int32))
+        self._by_row = np.concatenate([known, np.asarray(ids, dtype=known.dtype)])
+
+    def rows(self, item_ids: Sequence[Any] | npt.NDArray[Any] | pa.Array, what: str) -> Rows:
+        """See ``ItemIds.rows``."""
+        rows = self._base.rows(item_ids, what)
+        listed = item_ids.to_pylist() if isinstance(item_ids, pa.Array | pa.ChunkedArray) else item_ids
+        fresh = [self._fresh_row.get(item_id, -1) for item_id in listed]
+        return np.where(np.asarray(fresh, np.int32) >= 0, fresh, rows).astype(np.int32)
+
+
+def with_state(
+    base: ServingVersion, before: ServingVersion, state: DeltaState, growing: GrowingVectors
+) -> ServingVersion:
+    """The version with a state of its deltas.
+
+    Args:
+        base: the version as its bundle is.
+        before: the version as it serves now; what the state did not change is taken from it.
+        state: the deltas applied.
+        growing: the base's vectors, which the fresh ones join.
+    """
+    if state.num_fresh == before.num_items - base.num_items:
+        return _masked(before, state)
+    fresh = state.fresh_items["item_id"].cast(base.bundle.vocabulary.item_ids.type).combine_chunks()
+    items = FreshItemIds(base.items, fresh)
+    vectors = growing.with_fresh(state.fresh_vectors)
+    tower = QueryTower(base.bundle.query_tower.read_bytes(), base.bundle.schema, base.bundle.vocabulary.user, vectors)
+    catalogue = pa.concat_tables([base.bundle.items, state.fresh_items])
+    grown = dataclasses.replace(
+        base,
+        items=items,
+        vectors=vectors,
+        tower=tower,
+        reader=RecordReader(base.bundle.schema, items, tower.history_length, base.reader.clock),
+        planner=_grown(base.planner, vectors, state.fresh_vectors),
+        attributes=Attributes(catalogue),
+        catalogue=catalogue,
+    )
+    return _masked(grown, state)
+
+
+def _masked(version: ServingVersion, state: DeltaState) -> ServingVersion:
+    """Dead rows leave: the searcher does not return them, no rule finds them."""
+    planner = dataclasses.replace(version.planner, searcher=DeltaSearcher(version.bundle.searcher, state))
+    alive = Eligible.of(~state.dead, planner.leaves, version.vectors, planner.log_values, gather_bytes=0)
+    return dataclasses.replace(
+        version,
+        searcher=planner.searcher,
+        planner=planner,
+        alive=alive,
+        delta_sequence=state.sequence,
+        eligibles=EligibleCache(int(version.settings.rule_cache_mib * MIB)),
+    )
+
+
+def _grown(planner: Planner, vectors: Vectors, fresh: Vectors) -> Planner:
+    """Fresh rows join the leaf whose middle is nearest; their value is the catalogue's mean, until the next build."""
+    values: Scores | None = planner.log_values
+    if values is not None:
+        mean = np.full(len(fresh), values.mean(), np.float32)
+        values = np.concatenate([values, mean])
+    leaves = planner.leaves
+    if leaves is not None:
+        nearest = np.argmax(fresh @ leaves.centroids.T, axis=1).astype(np.int32)
+        by_leaf = np.argsort(nearest, kind="stable")
+        # Each goes to the end of its leaf: fresh rows are the largest, so that rows still rise within one.
+        ends = leaves.offsets[nearest[by_leaf] + 1]
+        rows = np.insert(leaves.rows, ends, (len(vectors) - len(fresh) + by_leaf).astype(np.int32))
+        joined = np.cumsum(np.bincount(nearest, minlength=leaves.number))
+        offsets = leaves.offsets + np.concatenate([[0], joined])
+        leaves = Leaves(rows, offsets, leaves.centroids, np.concatenate([leaves.leaf_of_row, nearest]))
+    return dataclasses.replace(planner, vectors=vectors, leaves=leaves, log_values=values)
+
+
+class DeltaFollower:
+    """Keeps one version up to date with its log. Safe to use from many threads."""
+
+    def __init__(self, base: ServingVersion, log: DeltaLog) -> None:
+        """Takes the version as its bundle is, and its log. Nothing is applied before ``catch_up`` or ``poll``."""
+        self._base = base
+        self._log = log
+        self._live = base
+        self._lock = threading.Lock()
+        self._stamp: int | None = 0
+        self._state = DeltaState.of(base.bundle)
+        self._growing = GrowingVectors(base.vectors)
+        self._waiting: list[Delta] = []
+        self._thread: threading.Thread | None = None
+
+    def poll(self) -> ServingVersion:
+        """Returns the version to answer a call with, in which everything the log holds now is paused and removed.
+
+        A log that cannot be read is logged, and the version goes on as it is.
+        """
+        stamp = self._log.stamp()
+        if stamp != self._stamp:
+            with self._lock:
+                if stamp != self._stamp:
+                    self._read(stamp)
+        # Read after the comparison: whoever changed the stamp has swapped the version before.
+        return self._live
+
+    def look(self) -> None:
+        """Takes in what the log holds now, whatever its stamp says. Not for a call: an object store is slow."""
+        with self._lock:
+            self._read(self._stamp)
+
+    def _read(self, stamp: int | None) -> None:
+        try:
+            self._take_in()
+            self._stamp = stamp
+        except (TowerlineError, OSError):
+            _LOG.exception("the deltas of version %s cannot be read; it goes on without", self._base.version)
+
+    def catch_up(self) -> None:
+        """Applies everything before it returns: for opening a version."""
+        with self._lock:
+            self._stamp = self._log.stamp()
+            self._waiting += self._log.after(self._sequence)
+        self._fold()
+
+    @property
+    def _sequence(self) -> int:
+        return self._waiting[-1].sequence if self._waiting else self._state.sequence
+
+    def _take_in(self) -> None:
+        entries = self._log.after(self._sequence)
+        if not entries:
+            return
+        self._waiting += entries
+        killed = _killed(self._live, entries)
+        if len(killed):
+            self._live = _without(self._live, killed)
+        self._thread = threading.Thread(target=self._fold, name="towerline-deltas", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Returns when what was taken in so far has joined."""
+        thread = self._thread
+        if thread is not None:
+            thread.join()
+
+    def _fold(self) -> None:
+        """Applies what waits, outside the lock, and swaps once nothing more came meanwhile."""
+        while True:
+            with self._lock:
+                state, entries = self._state, tuple(self._waiting)
+            if not entries:
+                return
+            for entry in entries:
+                state = state.apply(entry)
+            grown = with_state(self._base, self._live, state, self._growing)
+            with self._lock:
+                if len(self._waiting) == len(entries):
+                    self._state, self._waiting, self._live = state, [], grown
+                    return
+
+
+def _killed(live: ServingVersion, entries: Sequence[Delta]) -> Rows:
+    """Rows that the entries pause or remove and do not bring back."""
+    gone: dict[Any, bool] = {}
+    for entry in entries:
+        for item_id in entry.rows["item_id"].to_pylist():
+            gone.pop(item_id, None)
+        for item_id in entry.removed.to_pylist():
+            gone[item_id] = True
+        for item_id in entry.resumed.to_pylist():
+            gone.pop(item_id, None)
+        for item_id in entry.paused.to_pylist():
+            gone[item_id] = True
+    if not gone:
+        return np.zeros(0, np.int32)
+    rows = live.items.rows(list(gone), "delta")
+    return rows[rows >= 0]
+
+
+def _without(live: ServingVersion, rows: Rows) -> ServingVersion:
+    """The version without some more rows, at the cost of a mask: what holds until the whole state is laid out."""
+    mask = np.ones(live.num_items, np.bool_) if live.alive is None else live.alive.mask.copy()
+    mask[rows] = False
+    alive = Eligible.of(mask, live.planner.leaves, live.vectors, live.planner.log_values, gather_bytes=0)
+    dead = np.zeros(live.num_items, np.bool_)
+    dead[rows] = True
+    searcher = MaskedSearcher(live.searcher, dead)
+    return dataclasses.replace(
+        live,
+        searcher=searcher,
+        planner=dataclasses.replace(live.planner, searcher=searcher),
+        alive=alive,
+        eligibles=EligibleCache(int(live.settings.rule_cache_mib * MIB)),
+    )

@@ -1,0 +1,110 @@
+"""Why an item was returned, or was not: its score, leaf, rank by exact search, and the rule that removed it.
+
+Reads and writes nothing. Made with ``explain=True``; the work is done when an item is asked about.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from index.retrieval.selection import ReadRules, Rules
+from index.retrieval.version import ServingVersion
+from index.rules.crowding import within_limits
+from index.search.searcher import Rows, Scores, Vectors
+from pipelines.contracts.errors import SchemaError
+
+
+@dataclass(frozen=True, slots=True)
+class ItemExplanation:
+    """What became of one item in one call.
+
+    score: what it was ranked by. leaf: of the tree; None with exact search. rank: its place among all items by exact
+    search, 1 is the best; eligible_rank: among those that ``where`` and ``exclude`` leave, None where they remove it.
+    place: in the answer, 1 is the first; None where it did not come back. removed_by: the rule that removed it
+    ("where ...", "exclude", "max_per ..."), "rank" where k better ones came first, "diversity", "blending" where
+    the places went to other sources, or "search" where exact search would have returned it; None where it came back.
+    """
+
+    item_id: Any
+    score: float
+    leaf: int | None
+    rank: int
+    eligible_rank: int | None
+    place: int | None
+    removed_by: str | None
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One call, kept for questions. It keeps its version in memory as long as it lives."""
+
+    live: ServingVersion
+    query: Vectors | None
+    rules: Rules
+    read: ReadRules
+    k: int
+    rows: Rows
+
+    @functools.cached_property
+    def _scores(self) -> Scores:
+        scores = self.live.popularity_scores if self.query is None else self.live.vectors @ self.query
+        values = self.live.planner.log_values
+        return scores if self.read.weight == 0.0 or values is None else scores + np.float32(self.read.weight) * values
+
+    @functools.cached_property
+    def _order(self) -> Rows:
+        return np.lexsort((np.arange(len(self._scores)), -self._scores)).astype(np.int32)
+
+    @functools.cached_property
+    def _eligible_order(self) -> Rows:
+        order = self._order
+        if self.read.eligible is not None:
+            order = order[self.read.eligible.mask[order]]
+        return order[np.isin(order, self.read.excluded, invert=True)]
+
+    def of(self, item_id: Any) -> ItemExplanation:
+        """What became of an item.
+
+        Raises:
+            SchemaError: the version has no such item.
+        """
+        row = int(self.live.items.rows([item_id], "explain")[0])
+        if row < 0:
+            raise SchemaError(f"explain: version {self.live.version} has no item {item_id!r}.")
+        place = np.flatnonzero(self.rows == row)
+        eligible_rank = np.flatnonzero(self._eligible_order == row)
+        leaves = self.live.planner.leaves
+        return ItemExplanation(
+            item_id=item_id,
+            score=float(self._scores[row]),
+            leaf=None if leaves is None else int(leaves.leaf_of_row[row]),
+            rank=int(np.flatnonzero(self._order == row)[0]) + 1,
+            eligible_rank=int(eligible_rank[0]) + 1 if len(eligible_rank) else None,
+            place=int(place[0]) + 1 if len(place) else None,
+            removed_by=None if len(place) else self._removed_by(row),
+        )
+
+    def _removed_by(self, row: int) -> str:
+        if self.rules.where is not None and not self.live.eligible(self.rules.where).mask[row]:
+            return f"where {self.rules.where}"
+        excluded = self.live.items.rows(list(self.rules.exclude), "exclude") if len(self.rules.exclude) else ()
+        if row in excluded:
+            return "exclude"
+        order = self._eligible_order
+        if self.read.limits:
+            kept = order[within_limits(order, self.read.limits)]
+            if row not in kept:
+                better = kept[: self.k]
+                if self._scores[row] < self._scores[better[-1]] and len(better) == self.k:
+                    return "rank"
+                return "max_per " + ", ".join(f"{limit.attribute}={limit.most}" for limit in self.read.limits)
+            order = kept
+        if int(np.flatnonzero(order == row)[0]) >= self.k:
+            return "rank"
+        if self.read.diversity > 0:
+            return "diversity"
+        return "blending" if self.live.settings.blends else "search"

@@ -1,0 +1,323 @@
+"""The retriever: a raw user record to the ads that may be shown, in a fraction of a millisecond.
+
+Reads a registry or a bundle; writes nothing. Imports neither TensorFlow nor Beam. One object serves many threads.
+"""
+
+from __future__ import annotations
+
+import operator
+import time
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from prometheus_client import CollectorRegistry
+
+from index.inference.records import Clock
+from index.registry.deltas import DeltaLog
+from index.retrieval.answer import NO_RULES, answer, answer_record
+from index.retrieval.batch import answer_batch
+from index.retrieval.candidates import Candidates
+from index.retrieval.delta_follower import DeltaFollower
+from index.retrieval.prometheus import RetrieverMetrics
+from index.retrieval.selection import Rules
+from index.retrieval.version import ServingVersion
+from index.retrieval.watcher import Source, Watcher
+from index.retriever_settings import RetrieverSettings
+from index.search.searcher import Vectors, check_query
+from pipelines.contracts.errors import ArtifactError, SchemaError, TowerlineError
+
+_NO_EXCLUSION: tuple[Any, ...] = ()
+_ZERO = 0.0
+
+
+class Retriever:
+    """Answers from one version at a time. Safe to call from many threads."""
+
+    def __init__(self, source: Source, live: ServingVersion, metrics: RetrieverMetrics) -> None:
+        """Takes an opened version; ``open`` is how one is made."""
+        self._source = source
+        self._live = live
+        self._follower = self._followed(live)
+        self._watcher: Watcher | None = None
+        self._live_since = time.monotonic()
+        self.metrics = metrics
+        metrics.went_live(live.version, time.time(), swapped=False)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        version: str | None = None,
+        *,
+        verify: bool = True,
+        settings: RetrieverSettings | None = None,
+        metrics: CollectorRegistry | None = None,
+        clock: Clock = time.time,
+    ) -> Retriever:
+        """Opens a registry's CURRENT version (or the named one), or a bundle's own directory.
+
+        Args:
+            path: a registry (a folder or an fsspec URL) or a bundle's directory.
+            version: of a registry: another one than CURRENT.
+            verify: compare all checksums before anything is used.
+            settings: None is what the bundle was built with, or the defaults.
+            metrics: the Prometheus registry to count in; None makes one (``retriever.metrics.registry``).
+            clock: seconds since the epoch, for records that do not tell their time.
+
+        Raises:
+            ArtifactError: there is no such registry, version or bundle, or it is damaged.
+        """
+        source = Source(path, clock, settings, verify=verify)
+        return cls(source, source.open(version), RetrieverMetrics(metrics))
+
+    @property
+    def version(self) -> str:
+        """The version that answers now."""
+        return self._live.version
+
+    @property
+    def space(self) -> str:
+        """Names the vector space of the version that answers now."""
+        return self._live.space
+
+    @property
+    def num_items(self) -> int:
+        """Items in the catalogue of the version that answers now."""
+        return self._serving().num_items
+
+    @property
+    def age_seconds(self) -> float:
+        """How long the version has been live in this process."""
+        return time.monotonic() - self._live_since
+
+    @property
+    def last_error(self) -> Exception | None:
+        """Why the watcher's latest attempt to move failed; None where it did not."""
+        return None if self._watcher is None else self._watcher.last_error
+
+    def embed(self, record: Mapping[str, Any]) -> Vectors:
+        """Returns the user's vector, ``[dim] float32``.
+
+        Raises:
+            SchemaError: the record does not fit the schema.
+        """
+        live = self._serving()
+        return live.tower.embed(live.reader.read(record), record)
+
+    def retrieve(
+        self,
+        record: Mapping[str, Any],
+        k: int = 100,
+        *,
+        where: str | None = None,
+        exclude: Sequence[Any] | AbstractSet[Any] = _NO_EXCLUSION,
+        max_per: Mapping[str, int] | None = None,
+        value_weight: float = _ZERO,
+        diversity: float = _ZERO,
+        explain: bool = False,
+    ) -> Candidates:
+        """Returns the k best candidates for a raw user record.
+
+        Args:
+            record: ``history`` (item ids, oldest first), ``history_time``, ``history_action``, ``time``, ``user_id``,
+                and the schema's user features by column.
+            k: how many; more than may be shown gives all that may.
+            where: only items that pass; see ``index.rules.where``.
+            exclude: item ids that must not come back; unknown ones are ignored.
+            max_per: at most so many of each value of an attribute, ``{"advertiser_id": 2}``.
+            value_weight: rank by score + value_weight · log value.
+            diversity: 0 ranks by score alone, 1 by difference from what stands before alone.
+            explain: keep what ``candidates.explanation.of(item_id)`` needs.
+
+        Raises:
+            SchemaError: the record or a rule does not fit the schema, or k is below 1.
+        """
+        started = time.perf_counter()
+        try:
+            # The defaults themselves, not what equals them: an argument of any type may come here.
+            plain = where is None and max_per is None and value_weight is _ZERO and diversity is _ZERO
+            if plain and exclude is _NO_EXCLUSION:
+                rules = NO_RULES
+            else:
+                rules = Rules(where, exclude, max_per, value_weight, diversity)
+            candidates = answer_record(self._serving(), record, _whole_number(k), rules, explain=explain)
+        except TowerlineError:
+            self.metrics.refused()
+            raise
+        self.metrics.answered(candidates, time.perf_counter() - started)
+        return candidates
+
+    def retrieve_by_id(self, user_id: object, k: int = 100, **rules: Any) -> Candidates:
+        """Returns the k best candidates for a user of the bundle's own table; an unknown one starts cold.
+
+        Args:
+            user_id: as in the users table.
+            k: how many.
+            rules: as ``retrieve``.
+
+        Raises:
+            ArtifactError: the bundle was built without users.
+            SchemaError: as ``retrieve``.
+        """
+        return self.retrieve(self._serving().user_record(user_id), k, **rules)
+
+    def retrieve_batch(self, records: Sequence[Mapping[str, Any]], k: int = 100, **rules: Any) -> list[Candidates]:
+        """Returns the k best candidates for each record, as ``retrieve`` does; without rules at a higher rate.
+
+        Raises:
+            SchemaError: as ``retrieve``; the message says which record.
+        """
+        live = self._serving()
+        k = _whole_number(k)
+        if rules or live.settings.blends:
+            return self._one_by_one(live, records, k, **rules)
+        return answer_batch(live, records, k)
+
+    def _one_by_one(
+        self, live: ServingVersion, records: Sequence[Mapping[str, Any]], k: int, **rules: Any
+    ) -> list[Candidates]:
+        explain = bool(rules.pop("explain", False))
+        try:
+            read = Rules(**rules)
+        except TypeError as err:
+            raise SchemaError(f"retrieve_batch: {err}") from err
+        answers = []
+        for place, record in enumerate(records):
+            try:
+                answers.append(answer_record(live, record, k, read, explain=explain))
+            except SchemaError as err:
+                raise SchemaError(f"records[{place}]: {err}") from err
+        return answers
+
+    def retrieve_vector(self, vector: npt.ArrayLike, space: str, k: int = 100, **rules: Any) -> Candidates:
+        """Returns the k best candidates for a user vector made elsewhere.
+
+        Args:
+            vector: ``[dim] float32``.
+            space: the vector space it belongs to: ``towers.json`` of the model that made it.
+            k: how many.
+            rules: as ``retrieve``.
+
+        Raises:
+            SchemaError: another space than this version's, another length, NaN, or as ``retrieve``.
+        """
+        live = self._serving()
+        if space != live.space:
+            raise SchemaError(
+                f"vector: expected one of space {live.space!r} (version {live.version}), got one of {space!r}. "
+                "Embed the user with the model of this version."
+            )
+        started = time.perf_counter()
+        k = _whole_number(k)
+        query = check_query(_numbers(vector), live.tower.dim)
+        explain = bool(rules.pop("explain", False))
+        try:
+            read = Rules(**rules)
+        except TypeError as err:
+            raise SchemaError(f"retrieve_vector: {err}") from err
+        candidates = answer(live, query, k, read, explain=explain)
+        self.metrics.answered(candidates, time.perf_counter() - started)
+        return candidates
+
+    def describe(self, candidates: Candidates) -> pa.Table:
+        """Returns what the catalogue says of each candidate, in their order: title, advertiser, attributes.
+
+        Raises:
+            ArtifactError: another version answered than the one that is live now.
+        """
+        live = self._serving()
+        if candidates.version != live.version:
+            raise ArtifactError(
+                f"candidates of version {candidates.version}, but {live.version} is live. Retrieve again, or open that "
+                "version."
+            )
+        return live.describe(candidates.rows)
+
+    def watch(self, interval_seconds: float = 10.0) -> Watcher:
+        """Starts to follow CURRENT: a new version is opened, verified and warmed aside, then answers.
+
+        Calls go on meanwhile and never wait. A version that cannot be opened is counted and logged, and the live one
+        stays. On an object store the live version's new deltas are taken in as often; on a disk every call sees them.
+        Returns the watcher; a second call returns the same.
+
+        Raises:
+            ArtifactError: the retriever was opened on a bundle, which has no CURRENT.
+        """
+        if self._watcher is None:
+            self._watcher = Watcher(
+                self._source, self._move, lambda: self._live.version, self._look, self.metrics, interval_seconds
+            )
+            self._watcher.start()
+        return self._watcher
+
+    @property
+    def delta_sequence(self) -> int:
+        """The last delta applied to the version that answers now; 0 for none."""
+        return self._serving().delta_sequence
+
+    def _serving(self) -> ServingVersion:
+        """The version to answer a call with, new deltas taken in."""
+        return self._live if self._follower is None else self._follower.poll()
+
+    def _look(self) -> None:
+        if self._follower is not None:
+            self._follower.look()
+
+    def _followed(self, live: ServingVersion) -> DeltaFollower | None:
+        """What keeps a registry's version up to date with its deltas, those there are applied; None for a bundle."""
+        registry = self._source.registry
+        if registry is None:
+            return None
+        follower = DeltaFollower(live, DeltaLog(registry.store, live.version))
+        try:
+            follower.catch_up()
+        except (TowerlineError, OSError):
+            # Retention may remove a version's log while it is read; then another version is live, and has its own.
+            if registry.current() == live.version:
+                raise
+        return follower
+
+    def _move(self, live: ServingVersion) -> ServingVersion:
+        follower, old = self._followed(live), self._live
+        self._live, self._follower = live, follower
+        self._live_since = time.monotonic()
+        self.metrics.went_live(live.version, time.time(), swapped=True)
+        return old
+
+    def close(self) -> None:
+        """Stops watching. The live version goes on answering."""
+        if self._watcher is not None:
+            self._watcher.stop()
+            self._watcher = None
+
+    def __enter__(self) -> Retriever:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _whole_number(k: object) -> int:
+    if type(k) is int and k > 0:
+        return k
+    try:
+        number = operator.index(k)  # type: ignore[arg-type]
+    except TypeError as err:
+        raise SchemaError(f"k: expected a whole number of 1 or more, got {k!r:.80}") from err
+    if isinstance(k, bool) or number < 1:
+        raise SchemaError(f"k: expected 1 or more, got {k!r:.80}. Ask for at least one item.")
+    return number
+
+
+def _numbers(vector: npt.ArrayLike) -> Vectors:
+    try:
+        # What float32 cannot hold becomes infinite, and is refused as such.
+        with np.errstate(over="ignore"):
+            return np.asarray(vector, np.float32)
+    except (TypeError, ValueError, OverflowError) as err:
+        raise SchemaError(f"vector: expected numbers, got {vector!r:.80}") from err

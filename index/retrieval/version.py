@@ -1,0 +1,231 @@
+"""One opened version: everything of a bundle that answers requests, held together and never changed.
+
+Reads a bundle; writes nothing. A retriever holds one of these and swaps it whole: whoever answers a call takes the
+version once and keeps it to the end of the call.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pydantic import ValidationError
+
+from index.inference.item_ids import ItemIds
+from index.inference.query_tower import QueryTower
+from index.inference.records import Clock, RecordReader
+from index.registry.bundle import Bundle
+from index.retriever_settings import RETRIEVER_FILE, RetrieverSettings
+from index.rules.attributes import Attributes, Mask
+from index.rules.eligible import Eligible, EligibleCache
+from index.rules.planner import Planner
+from index.rules.where import mask_of
+from index.search.scann_tree import ScannSearcher
+from index.search.searcher import Rows, Scores, Searcher, Vectors
+from index.search.shards import ShardedSearcher
+from index.search.value_tree import ValueSearcher, load_value
+from pipelines.contracts.errors import ArtifactError, SchemaError
+from pipelines.contracts.vocabulary import ValueTable
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class ServingVersion:
+    """A bundle opened for serving. Safe to use from many threads.
+
+    version: its name. vectors: ``[items, dim] float32`` in memory, in row order. alive: rows that deltas leave, None is
+    all; catalogue: the items table with fresh ads, None is the bundle's; delta_sequence: of the last delta applied.
+    """
+
+    version: str
+    bundle: Bundle
+    items: ItemIds
+    vectors: Vectors
+    searcher: Searcher
+    reader: RecordReader
+    tower: QueryTower
+    planner: Planner
+    attributes: Attributes
+    settings: RetrieverSettings
+    eligibles: EligibleCache
+    alive: Eligible | None = None
+    catalogue: pa.Table | None = None
+    delta_sequence: int = 0
+
+    @classmethod
+    def open(
+        cls, bundle: Bundle, version: str, clock: Clock, settings: RetrieverSettings | None = None
+    ) -> ServingVersion:
+        """Loads and warms a bundle that was opened.
+
+        Args:
+            bundle: the bundle.
+            version: its name.
+            clock: for records that do not tell their time.
+            settings: None is what the bundle was built with, or the defaults.
+
+        Raises:
+            ArtifactError: the bundle's parts cannot be read or do not fit each other.
+        """
+        items = ItemIds(bundle.vocabulary.item_ids)
+        if len(items) != bundle.num_items:
+            raise ArtifactError(
+                f"{bundle.dir}: {len(items)} item ids, but {bundle.num_items} vectors. Build the bundle again."
+            )
+        tower = QueryTower(bundle.query_tower.read_bytes(), bundle.schema, bundle.vocabulary.user, bundle.vectors)
+        value = load_value(bundle.dir)
+        chosen = settings_of(bundle) if settings is None else settings
+        opened = cls(
+            version=version,
+            bundle=bundle,
+            items=items,
+            vectors=bundle.vectors,
+            searcher=bundle.searcher,
+            reader=RecordReader(bundle.schema, items, tower.history_length, clock),
+            tower=tower,
+            planner=Planner.of(bundle.searcher, bundle.vectors, None if value is None else value.log_values),
+            attributes=Attributes(bundle.items),
+            settings=chosen,
+            eligibles=EligibleCache(int(chosen.rule_cache_mib * MIB)),
+        )
+        opened.warm()
+        return opened
+
+    @property
+    def space(self) -> str:
+        """Names the vector space."""
+        return self.bundle.space
+
+    @property
+    def num_items(self) -> int:
+        """Items in the catalogue."""
+        return len(self.items)
+
+    def eligible(self, where: str) -> Eligible:
+        """What a rule leaves; kept for the next call with the same text.
+
+        Raises:
+            SchemaError: the rule cannot be read or does not fit the attributes.
+        """
+        if not isinstance(where, str):
+            raise SchemaError(f"where: expected text such as 'price < 10', got {where!r:.80}")
+        return self.eligibles.get(where, lambda: self.lay_out(mask_of(where, self.attributes)))
+
+    def new_items(self, where: str | None) -> Eligible:
+        """Of what a rule leaves, the ads without an event in train; kept as what the rule leaves is."""
+
+        def lay_out() -> Eligible:
+            mask = self._frequency == 0
+            return self.lay_out(mask if where is None else mask & self.eligible(where).mask)
+
+        return self.eligibles.get(("new items", where), lay_out)
+
+    def lay_out(self, mask: Mask, *, gather: bool = True) -> Eligible:
+        """Lays out the rows where ``mask [items] bool`` is true and that deltas leave."""
+        mask = mask if self.alive is None else mask & self.alive.mask
+        room = int(self.settings.rule_vectors_mib * MIB) if gather else 0
+        return Eligible.of(mask, self.planner.leaves, self.vectors, self.planner.log_values, gather_bytes=room)
+
+    def group_shares(self, attribute: str) -> npt.NDArray[np.float64]:
+        """Share of the items without a value of the attribute, then of each of its values."""
+        shares = self._shares.get(attribute)
+        if shares is None:
+            counts = np.bincount(self.attributes.groups(attribute) + 1, minlength=1)
+            shares = self._shares[attribute] = counts / max(1, self.num_items)
+        return shares
+
+    @functools.cached_property
+    def _shares(self) -> dict[str, npt.NDArray[np.float64]]:
+        return {}
+
+    @functools.cached_property
+    def action_weights(self) -> npt.NDArray[np.float64]:
+        """``[actions] float64`` by action code."""
+        return np.array(self.bundle.schema.action_weights)
+
+    @functools.cached_property
+    def popularity_scores(self) -> Scores:
+        """``[items] float32`` log1p of the train events of each item."""
+        return np.log1p(self._frequency).astype(np.float32)
+
+    @functools.cached_property
+    def _frequency(self) -> npt.NDArray[np.int64]:
+        """``[items] int64`` train events; 0 for fresh ads."""
+        known = self.bundle.vocabulary.item_frequency
+        return np.concatenate([known, np.zeros(self.num_items - len(known), np.int64)])
+
+    @functools.cached_property
+    def popularity_order(self) -> Rows:
+        """``[items] int32`` rows, the most frequent first, equal ones by row."""
+        return np.argsort(-self._frequency, kind="stable").astype(np.int32)
+
+    @functools.cached_property
+    def _user_places(self) -> ValueTable | None:
+        users = self.bundle.users
+        return None if users is None else ValueTable(users["user_id"].combine_chunks())
+
+    def user_record(self, user_id: object) -> dict[str, Any]:
+        """The raw record of a user in the bundle's own table; an empty one where it has no such user.
+
+        Raises:
+            ArtifactError: the bundle was built without users.
+            SchemaError: the id is neither a number nor text.
+        """
+        users, places = self.bundle.users, self._user_places
+        if users is None or places is None:
+            raise ArtifactError(
+                f"version {self.version}: built without users, so none can be retrieved by id. Give the raw record, or "
+                "build with include_users = true."
+            )
+        if isinstance(user_id, bool) or not isinstance(user_id, str | int | np.integer):
+            raise SchemaError(f"user_id: expected a number or text, got {user_id!r:.80}")
+        place = places.place(user_id)
+        if place < 0:
+            return {}
+        record = users.slice(place, 1).to_pylist()[0]
+        return {key: value for key, value in record.items() if value is not None}
+
+    def describe(self, rows: Rows) -> pa.Table:
+        """The item table's lines for ``[n] int32`` rows, in their order."""
+        return (self.bundle.items if self.catalogue is None else self.catalogue).take(pa.array(rows))
+
+    def release(self) -> None:
+        """Frees the tree, the largest part; the version must not be asked any more."""
+        searcher = self.searcher.inner if isinstance(self.searcher, ValueSearcher) else self.searcher
+        for part in searcher.parts if isinstance(searcher, ShardedSearcher) else (searcher,):
+            if isinstance(part, ScannSearcher):
+                part.release()
+
+    def warm(self) -> None:
+        """Touches what the first requests would otherwise wait for, or not find once retention removed the version."""
+        self.space  # noqa: B018
+        request = self.reader.read({})
+        vector = self.tower.embed(request, {})
+        self.searcher.search(vector, min(100, self.num_items))
+        if isinstance(self.searcher, ValueSearcher):
+            self.searcher.warm()
+        self.popularity_order  # noqa: B018
+        if self.settings.new_items_share > 0.0:
+            self.new_items(None)
+        self.popularity_scores  # noqa: B018
+        self._user_places  # noqa: B018
+
+
+def settings_of(bundle: Bundle) -> RetrieverSettings:
+    """The bundle's own ``retriever.json``, or the defaults where it has none.
+
+    Raises:
+        ArtifactError: the file cannot be read.
+    """
+    file = bundle.dir / RETRIEVER_FILE
+    if not file.exists():
+        return RetrieverSettings()
+    try:
+        return RetrieverSettings.model_validate_json(file.read_bytes())
+    except ValidationError as err:
+        raise ArtifactError(f"{file}: expected a retriever's settings ({err}). Build the bundle again.") from err

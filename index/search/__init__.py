@@ -1,0 +1,1 @@
+"""Vectors to rows: exact search, ScaNN trees, shards, and a value dimension."""

@@ -1,0 +1,146 @@
+"""ScaNN's assets loaded and freed without stopping the process's other threads.
+
+Reads what ``ScannSearcher.save`` wrote. ScaNN's Python constructor reads its assets with the interpreter's lock held:
+1.4 seconds for a million items of 64 numbers, in which no request is answered; freeing them takes another 20
+milliseconds. The C++ function below it, ``ScannInterface::Initialize(config, assets)``, is exported by the compiled
+module, so it is called directly, through ctypes, which releases the lock: measured, no other thread waits over 5 ms.
+
+This depends on that one binary. It is done only with scann 1.4.2 on Linux x86-64 and CPython, where it was tested;
+anywhere else, and wherever anything is not as expected, the ordinary constructor is used.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import functools
+import importlib.metadata
+import platform
+import re
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from index.search.scann_binding import builder, compiled
+
+CONFIG_FILE = "config.pbtxt"
+ASSETS_FILE = "scann_assets.pbtxt"
+_TESTED = "1.4.2"
+# research_scann::ScannInterface::Initialize(std::string const& config, std::string const& assets) -> absl::Status
+_INITIALIZE = (
+    "_ZN14research_scann14ScannInterface10InitializeERKNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEES8_"
+)
+# absl::Status is one pointer-sized number; 1 is "ok".
+_OK = 1
+_ASSET_PATH = re.compile(r'asset_path: "([^"]+)"')
+
+
+class _StdString(ctypes.Structure):
+    """libstdc++'s std::string as the callee reads it: where the characters are, and how many."""
+
+    _fields_ = (("data", ctypes.c_char_p), ("size", ctypes.c_size_t), ("local", ctypes.c_char * 16))
+
+
+@dataclass(frozen=True)
+class _Assets:
+    """ScaNN's configuration and list of files, as text; the files' paths are absolute."""
+
+    config: bytes
+    files: bytes
+
+
+def load(directory: Path) -> Any:
+    """Returns a ``ScannNumpy`` with the assets in ``directory``.
+
+    Raises:
+        OSError: a file is missing.
+        ValueError, RuntimeError: ScaNN cannot read its assets.
+    """
+    place = directory.absolute()
+    assets = _read(place)
+    if assets is not None and _initialize() is not None:
+        searcher = _tiny()
+        if _fill(searcher, assets):
+            return searcher
+    return compiled().ScannNumpy(str(place), (place / ASSETS_FILE).read_text())
+
+
+def release(searcher: Any) -> None:
+    """Frees what a ``ScannNumpy`` holds; it must not be searched any more. Does nothing where that is not possible:
+    then it is freed with its last reference."""
+    if _initialize() is not None:
+        _fill(searcher, _tiny_assets())
+
+
+def _read(directory: Path) -> _Assets | None:
+    """The assets of a directory; None where it has no configuration as text, or a file is missing."""
+    config = directory / CONFIG_FILE
+    listed = (directory / ASSETS_FILE).read_text()
+    paths = [directory / name for name in _ASSET_PATH.findall(listed)]
+    if not config.is_file() or not all(path.is_file() for path in paths):
+        return None
+    absolute = _ASSET_PATH.sub(lambda match: f'asset_path: "{directory / match[1]}"', listed)
+    return _Assets(config.read_bytes(), absolute.encode())
+
+
+@functools.cache
+def _initialize() -> Any:
+    """The C++ function; None where it is not the one that was tested."""
+    tested = (
+        sys.platform == "linux"
+        and platform.machine() == "x86_64"
+        and sys.implementation.name == "cpython"
+        and importlib.metadata.version("scann") == _TESTED
+    )
+    file = compiled().__file__
+    if not tested or file is None:
+        return None
+    function = getattr(ctypes.CDLL(file), _INITIALIZE, None)
+    if function is not None:
+        # The status is returned through the first argument, then come the object and the two strings.
+        function.argtypes = [ctypes.c_void_p] * 4
+        function.restype = ctypes.c_void_p
+    return function
+
+
+def _fill(searcher: Any, assets: _Assets) -> bool:
+    """Replaces what a searcher holds; whether that went well. The interpreter's lock is free meanwhile."""
+    # A pybind11 object with one C++ base: the pointer to the C++ object follows the Python header.
+    held = ctypes.c_void_p.from_address(id(searcher) + object.__basicsize__).value
+    if not held:
+        return False
+    config = _StdString(assets.config, len(assets.config))
+    files = _StdString(assets.files, len(assets.files))
+    status = ctypes.c_uint64(0)
+    _initialize()(ctypes.addressof(status), held, ctypes.addressof(config), ctypes.addressof(files))
+    return status.value == _OK
+
+
+def _tiny() -> Any:
+    """A searcher of one item, made by the ordinary constructor in a millisecond."""
+    vectors = np.ones((1, 1), np.float32)
+    config = str(builder().ScannBuilder(vectors, 1, "dot_product").score_brute_force().create_config())
+    return compiled().ScannNumpy(vectors, config, 1)
+
+
+@functools.cache
+def _tiny_assets() -> _Assets:
+    searcher = _tiny()
+    # ScaNN reads the files at each use: they stay until the process ends.
+    folder = tempfile.TemporaryDirectory(prefix="towerline-")
+    atexit.register(folder.cleanup)
+    searcher.serialize(folder.name, True)
+    (Path(folder.name) / CONFIG_FILE).write_text(config_of(searcher))
+    found = _read(Path(folder.name))
+    assert found is not None
+    return found
+
+
+def config_of(searcher: Any) -> str:
+    """ScaNN's configuration of a searcher, as text."""
+    config = searcher.config()
+    return config.decode() if isinstance(config, bytes) else str(config)

@@ -1,0 +1,286 @@
+"""ScaNN behind the searcher protocol, its traps out of reach.
+
+Writes and reads a directory of ScaNN's own assets with relative paths (``scann_assets.pbtxt``, ``*.npy``, ``*.pb``).
+No ids and no pickle are written. Vectors are checked before ScaNN sees them: one NaN aborts the process.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from index.search.exact import scores_of
+from index.search.scann_binding import builder, compiled
+from index.search.scann_loading import CONFIG_FILE, config_of, release
+from index.search.scann_loading import load as load_assets
+from index.search.searcher import (
+    PAD_ROW,
+    PAD_SCORE,
+    Effort,
+    Neighbors,
+    Vectors,
+    best_first,
+    best_first_batch,
+    check_k,
+    check_queries,
+    check_query,
+    check_vectors,
+)
+from index.settings import TreeSettings
+from pipelines.contracts.errors import ArtifactError, ConfigError
+
+SETTINGS_FILE = "settings.json"
+_TOKENS_FILE = "datapoint_to_token.npy"
+# How ScaNN's builder calls what we call.
+_REORDER_NAMES = {"float32": "FLOAT32", "bf16": "BFLOAT16", "int8": "INT8"}
+# The 16 values of a 4-bit code are trained on as many vectors at least.
+LEAST_ITEMS = 16
+# With int8, one in so many is fetched on top: 64 numbers rounded to 1/127 of their span err by about as much as the
+# scores of so many neighbors differ.
+_INT8_SURPLUS = 3
+# Batches of this size are handed to ScaNN's threads.
+_PARALLEL_BATCH = 64
+
+
+class ScannSearcher:
+    """Approximate search with a tree, 4-bit product codes and reordering.
+
+    Scores are exact dot products: where the vectors that reordering reads are bf16 or int8, what is found is scored
+    again with the float32 vectors given to ``build`` or ``load``.
+    """
+
+    def __init__(self, searcher: Any, settings: TreeSettings, vectors: Vectors, leaf_of_row: npt.NDArray[np.int32]):
+        self._searcher = searcher
+        self._settings = settings
+        self._vectors = vectors
+        self._leaf_of_row = leaf_of_row
+        self._rescores = settings.reorder_type != "float32"
+        self._effort = Effort(settings.leaves_to_search, settings.reorder)
+
+    @classmethod
+    def build(cls, vectors: Vectors, settings: TreeSettings, threads: int | None = None) -> ScannSearcher:
+        """Trains the tree and codes the vectors.
+
+        Args:
+            vectors: ``[items, dim] float32``, finite.
+            settings: what to build.
+            threads: None is all cores.
+
+        Raises:
+            ArtifactError: the vectors hold NaN or infinity, or have no rows.
+            ConfigError: more leaves than items, fewer than 16 items, or ScaNN is not installed.
+        """
+        checked = check_vectors(vectors, "vectors")
+        if len(checked) < LEAST_ITEMS:
+            raise ConfigError(f"a tree takes {LEAST_ITEMS} items or more, got {len(checked)}. Use exact search.")
+        if settings.leaves > len(checked):
+            raise ConfigError(
+                f"tree.leaves: expected at most the {len(checked)} items, got {settings.leaves}. Ask for fewer leaves."
+            )
+        searcher = compiled().ScannNumpy(checked, config_text(checked, settings), threads or os.cpu_count() or 1)
+        return cls(searcher, settings, checked, np.zeros(0, np.int32))
+
+    @property
+    def num_items(self) -> int:
+        """Rows that can be found."""
+        return int(self._vectors.shape[0])
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return int(self._vectors.shape[1])
+
+    @property
+    def settings(self) -> TreeSettings:
+        """What the tree was built with."""
+        return self._settings
+
+    @property
+    def vectors(self) -> Vectors:
+        """``[items, dim] float32``, in row order."""
+        return self._vectors
+
+    @property
+    def effort(self) -> Effort:
+        """The effort of a call that does not say."""
+        return self._effort
+
+    @property
+    def full_effort(self) -> Effort:
+        """All leaves, all items scored again: what exact search finds."""
+        return Effort(self._settings.leaves, self.num_items)
+
+    @property
+    def leaf_of_row(self) -> npt.NDArray[np.int32]:
+        """``[items] int32`` leaf of each row; with SOAR ``[2, items]``, the second assignment -1 where there is none.
+
+        Known only of a loaded searcher: it is read from the saved assets.
+        """
+        return self._leaf_of_row
+
+    def with_effort(self, effort: Effort) -> ScannSearcher:
+        """The same tree with another default effort; nothing is built or copied."""
+        settings = self._settings.model_copy(update={"leaves_to_search": effort.leaves, "reorder": effort.reorder})
+        return ScannSearcher(self._searcher, settings, self._vectors, self._leaf_of_row)
+
+    def search(self, query: Vectors, k: int, effort: Effort | None = None) -> Neighbors:
+        """Returns the best rows. See ``Searcher.search``.
+
+        Without an effort, ``min(k, num_items)`` rows come back in any case: where the tuned effort reaches fewer,
+        every leaf is searched.
+        """
+        check_k(k)
+        vector = check_query(query, self.dim)
+        width = min(k, self.num_items)
+        found = self._search(vector, width, effort or self._effort_for(width))
+        if effort is None and found.rows.shape[0] < width:
+            found = self._search(vector, width, self._full())
+        return found
+
+    def _search(self, query: Vectors, k: int, effort: Effort) -> Neighbors:
+        # One more than asked shows whether a tie crosses the end; then more are fetched, so that the lower rows stay.
+        fetch = min(k + self._surplus(k), self.num_items)
+        while True:
+            reorder = effort.reorder if effort.reorder > fetch else fetch
+            found, scores = self._searcher.search(query, fetch, reorder, min(effort.leaves, self._settings.leaves))
+            if len(found) <= k or scores[k] < scores[k - 1] or fetch == self.num_items:
+                break
+            fetch = min(2 * fetch, self.num_items)
+        return self._finish(found, scores, query, k)
+
+    def _surplus(self, k: int) -> int:
+        """Neighbors beyond k that are fetched: int8 scores swap places near the cut, exact ones put them right."""
+        return 1 + k // _INT8_SURPLUS if self._settings.reorder_type == "int8" else 1
+
+    def _finish(
+        self, found: npt.NDArray[np.uint32], scores: npt.NDArray[np.float32], query: Vectors, k: int
+    ) -> Neighbors:
+        rows = found.view(np.int32)
+        if self._rescores:
+            scores = scores_of(self._vectors, rows, query)
+        neighbors = best_first(rows, scores)
+        return Neighbors(neighbors.rows[:k], neighbors.scores[:k]) if rows.shape[0] > k else neighbors
+
+    def search_batch(self, queries: Vectors, k: int, effort: Effort | None = None) -> Neighbors:
+        """Returns the best rows of each query. See ``Searcher.search_batch``."""
+        check_k(k)
+        checked = check_queries(queries, self.dim)
+        width = min(k, self.num_items)
+        if len(checked) == 0:
+            return Neighbors(np.zeros((0, width), np.int32), np.zeros((0, width), np.float32))
+        chosen, surplus = effort or self._effort_for(width), self._surplus(width)
+        found, scores = self._searcher.search_batched(
+            checked,
+            width + surplus,
+            max(chosen.reorder, width + surplus),
+            min(chosen.leaves, self._settings.leaves),
+            True,
+            _PARALLEL_BATCH,
+        )
+        # A short line is padded with index 0 and distance NaN.
+        missing = np.isnan(scores)
+        rows = np.where(missing, PAD_ROW, found.astype(np.int32)).astype(np.int32)
+        scores = np.where(missing, PAD_SCORE, scores).astype(np.float32)
+        if self._rescores:
+            scores = self._rescored(checked, rows)
+        neighbors = best_first_batch(rows, scores)
+        rows, scores = neighbors.rows[:, :width].copy(), neighbors.scores[:, :width].copy()
+        for line in self._to_repeat(neighbors, width, effort):
+            again = self.search(checked[line], width, effort)
+            n = again.rows.shape[0]
+            rows[line, :n], scores[line, :n] = again.rows, again.scores
+        return Neighbors(rows, scores)
+
+    def _to_repeat(self, neighbors: Neighbors, width: int, effort: Effort | None) -> npt.NDArray[np.intp]:
+        """Lines with a tie across the end, and, where every row was promised, short ones."""
+        again = np.zeros(len(neighbors.rows), bool)
+        if neighbors.rows.shape[1] > width:
+            tied = neighbors.scores[:, width] == neighbors.scores[:, width - 1]
+            again |= tied & (neighbors.rows[:, width] >= 0)
+        if effort is None:
+            again |= neighbors.rows[:, width - 1] < 0
+        return np.flatnonzero(again)
+
+    def _rescored(self, queries: Vectors, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+        scores = np.empty(rows.shape, np.float32)
+        for line, found in enumerate(rows):
+            scores[line] = np.where(found < 0, PAD_SCORE, scores_of(self._vectors, found, queries[line]))
+        return scores
+
+    def _effort_for(self, k: int) -> Effort:
+        """The tuned effort for 100 neighbors, its reordering depth scaled up for more."""
+        if k <= 100:
+            return self._effort
+        return Effort(self._settings.leaves_to_search, max(self._settings.reorder, k * self._settings.reorder // 100))
+
+    def _full(self) -> Effort:
+        return Effort(self._settings.leaves, self.num_items)
+
+    def release(self) -> None:
+        """Frees the tree now, without stopping other threads. The searcher must not be asked any more."""
+        release(self._searcher)
+
+    def save(self, directory: Path) -> None:
+        """Writes ScaNN's assets and the settings below ``directory``, which must exist. The vectors are not written
+        a second time where reordering is not float32: ``load`` is given them."""
+        self._searcher.serialize(str(directory), True)
+        (directory / CONFIG_FILE).write_text(config_of(self._searcher))
+        self.save_settings(directory)
+
+    def save_settings(self, directory: Path) -> None:
+        """Writes the settings alone, beside assets that stand there already: another default effort."""
+        (directory / SETTINGS_FILE).write_text(self._settings.model_dump_json(indent=2))
+
+    @classmethod
+    def load(cls, directory: Path, vectors: Vectors) -> ScannSearcher:
+        """Reads what ``save`` wrote.
+
+        Args:
+            directory: where ``save`` wrote.
+            vectors: ``[items, dim] float32``, those the tree was built on.
+
+        Raises:
+            ArtifactError: a file is missing or ScaNN cannot read it.
+        """
+        try:
+            settings = TreeSettings.model_validate_json((directory / SETTINGS_FILE).read_bytes())
+            tokens = np.load(directory / _TOKENS_FILE, allow_pickle=False)
+            searcher = load_assets(directory)
+        except (OSError, ValueError, RuntimeError) as err:
+            raise ArtifactError(f"{directory}: ScaNN cannot read its assets ({err}). Build the bundle again.") from err
+        if searcher.size() != len(vectors):
+            raise ArtifactError(
+                f"{directory}: expected {len(vectors)} items, found {searcher.size()}. Build the bundle again."
+            )
+        # With SOAR a row's two leaves stand one after the other.
+        leaves = tokens if len(tokens) == len(vectors) else np.ascontiguousarray(tokens.reshape(-1, 2).T)
+        return cls(searcher, settings, vectors, leaves)
+
+
+def config_text(vectors: Vectors, settings: TreeSettings) -> str:
+    """ScaNN's configuration of a tree, as text."""
+    module = builder()
+    reorder_type = getattr(module.ReorderType, _REORDER_NAMES[settings.reorder_type])
+    threshold = float("nan") if settings.anisotropic_threshold is None else settings.anisotropic_threshold
+    # The number of neighbors is given in every call; 100 is only what the configuration must name.
+    text = (
+        module.ScannBuilder(vectors, 100, "dot_product")
+        .tree(
+            settings.leaves,
+            settings.leaves_to_search,
+            training_sample_size=settings.training_sample,
+            soar_lambda=settings.soar_lambda,
+        )
+        .score_ah(
+            settings.dims_per_block,
+            anisotropic_quantization_threshold=threshold,
+            training_sample_size=settings.training_sample,
+        )
+        .reorder(settings.reorder, quantize=reorder_type)
+        .create_config()
+    )
+    return str(text)

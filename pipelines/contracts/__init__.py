@@ -1,0 +1,1 @@
+"""What all packages share: errors, schema, manifest, vocabulary, encoding. Needs neither Beam nor TensorFlow."""

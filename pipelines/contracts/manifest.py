@@ -1,0 +1,342 @@
+"""The manifest: what a stage writes beside its output, and the only way an output is written or read.
+
+Writes an artifact (a directory) aside, with a checksum for each file, and puts it in place by one rename; reads
+it back only if every byte is what was written. Imports neither Beam, TensorFlow nor ScaNN.
+
+Checksums are XXH128: they find damage, not forgery.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import functools
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import xxhash
+from pydantic import ValidationError
+
+from pipelines.contracts.errors import ArtifactError
+from pipelines.contracts.schema import Section, describe
+
+MANIFEST_FILE = "manifest.json"
+_BLOCK_BYTES = 1 << 20
+_SYNC_THREADS = 8
+
+
+class FileEntry(Section):
+    """Size and checksum of one file."""
+
+    bytes: int
+    xxh128: str
+
+
+class Manifest(Section):
+    """What is known of an artifact.
+
+    ``inputs`` maps the name of each input to its fingerprint; ``config`` is the configuration the stage ran with;
+    ``facts`` is what the stage found (counts, metrics, seconds). ``fingerprint`` names the content: kind, inputs,
+    configuration and files; two runs that wrote the same bytes have the same. ``seal`` is the checksum of the
+    manifest itself, so that an edited one is found.
+    """
+
+    kind: str
+    format_version: int
+    created_at: str
+    towerline_version: str
+    git_commit: str | None
+    inputs: dict[str, str]
+    config: dict[str, Any]
+    facts: dict[str, Any]
+    files: dict[str, FileEntry]
+    fingerprint: str
+    seal: str
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A directory that was read and found whole."""
+
+    dir: Path
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A directory being written, out of every reader's sight. What is hidden in it is removed at the end.
+
+    ``facts`` goes into the manifest. ``carried`` are entries of files taken over unchanged from another artifact,
+    durable as they are: their checksums are not made anew, so that damage done there is still found here.
+    """
+
+    dir: Path
+    facts: dict[str, Any] = field(default_factory=dict)
+    carried: dict[str, FileEntry] = field(default_factory=dict)
+
+
+def fingerprint_of(value: object) -> str:
+    """Returns 16 hex digits that are equal for equal JSON-able values, on every machine.
+
+    Keys are sorted; what JSON cannot say (paths, dates) stands as its text.
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return xxhash.xxh3_64_hexdigest(text)
+
+
+def checksum(path: Path) -> str:
+    """Returns the XXH128 of a file's bytes, as hex."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def towerline_version() -> str:
+    """The version of the installed package."""
+    try:
+        return importlib.metadata.version("towerline")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+@functools.cache
+def git_commit() -> str | None:
+    """The commit of the source tree the package runs from; None where it is installed from a wheel."""
+    if not (Path(__file__).parents[2] / ".git").exists():
+        return None
+    command = ["git", "-C", str(Path(__file__).parents[2]), "rev-parse", "--verify", "-q", "HEAD"]
+    with contextlib.suppress(OSError):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.stdout.strip() or None
+    return None
+
+
+@contextlib.contextmanager
+def write_artifact(
+    path: Path,
+    *,
+    kind: str,
+    format_version: int = 1,
+    inputs: dict[str, str] | None = None,
+    config: dict[str, Any] | None = None,
+) -> Iterator[Draft]:
+    """Gives a directory to write into, and puts it at ``path`` when the block ends without an error.
+
+    What stood at ``path`` stays readable until the last moment, and stays altogether when the block fails.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(path)
+    aside = path.parent / f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.draft"
+    aside.mkdir()
+    try:
+        draft = Draft(dir=aside)
+        yield draft
+        manifest = _seal(draft, kind, format_version, inputs or {}, config or {})
+        write_durably(aside / MANIFEST_FILE, manifest.model_dump_json(indent=2).encode())
+        replace_directory(aside, path)
+    finally:
+        if aside.exists():
+            shutil.rmtree(aside)
+
+
+def _seal(draft: Draft, kind: str, format_version: int, inputs: dict[str, str], config: dict[str, Any]) -> Manifest:
+    _sweep(draft.dir)
+    written = sorted(_files_below(draft.dir) - set(draft.carried))
+    with ThreadPoolExecutor(_SYNC_THREADS) as pool:  # Side by side, a disk makes many files durable at once.
+        entries = pool.map(lambda name: _made_durable(draft.dir / name), written)
+        files = dict(sorted({**draft.carried, **dict(zip(written, entries, strict=True))}.items()))
+    content: dict[str, Any] = {
+        "kind": kind,
+        "format_version": format_version,
+        "inputs": inputs,
+        "config": _plain(config),
+        "files": {name: entry.model_dump() for name, entry in files.items()},
+    }
+    fields = {
+        **content,
+        "created_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "towerline_version": towerline_version(),
+        "git_commit": git_commit(),
+        "facts": _plain(draft.facts),
+        "fingerprint": fingerprint_of(content),
+    }
+    return Manifest.model_validate({**fields, "seal": fingerprint_of(fields)})
+
+
+def _files_below(folder: Path) -> set[str]:
+    """Names of an artifact's files. A hidden one is a draft, of a task that was killed or that a cluster runs twice."""
+    names = (file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
+    return {str(name) for name in names if not any(part.startswith(".") for part in name.parts)}
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what is hidden. Another task may do so too, or rename it, meanwhile."""
+    for hidden in list(folder.rglob(".*")):
+        if hidden.is_dir():
+            shutil.rmtree(hidden, ignore_errors=True)
+        else:
+            hidden.unlink(missing_ok=True)
+
+
+def _made_durable(path: Path) -> FileEntry:
+    _sync(path)
+    return FileEntry(bytes=path.stat().st_size, xxh128=checksum(path))
+
+
+def _plain(value: dict[str, Any]) -> dict[str, Any]:
+    """What ``value`` is once written as JSON and read again."""
+    plain: dict[str, Any] = json.loads(json.dumps(value, default=str))
+    return plain
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Writes a small file whole or not at all: aside, synced, renamed, its directory synced."""
+    aside = path.parent / f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.draft"
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
+def replace_directory(source: Path, target: Path) -> None:
+    """Puts ``source`` where ``target`` is, or was: the old directory is moved away, then removed."""
+    old = target.parent / f".{target.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.old"
+    if target.exists():
+        os.rename(target, old)
+    os.rename(source, target)
+    _sync(target.parent)
+    if old.exists():
+        shutil.rmtree(old)
+
+
+def remove_abandoned(path: Path) -> None:
+    """Removes what killed writers of ``path`` left aside; after a kill between two renames, puts the old one back."""
+    for old in sorted(path.parent.glob(f".{path.name}.*.old")):
+        if _writer_lives(old):
+            continue
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.rename(old, path)
+    for draft in path.parent.glob(f".{path.name}.*.draft"):
+        if not _writer_lives(draft):
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def _writer_lives(aside: Path) -> bool:
+    pid = int(aside.name.split(".")[-3])
+    if pid == os.getpid():
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def open_artifact(path: Path, *, kind: str, format_version: int = 1, verify: bool = True) -> Artifact:
+    """Returns the artifact at ``path``.
+
+    Args:
+        path: the directory.
+        kind: what it must hold: features, model, embeddings, bundle.
+        format_version: the newest format this reader knows; older ones are read too.
+        verify: compare each file's checksum; without it only the names and sizes are compared.
+
+    Raises:
+        ArtifactError: there is no such directory or manifest, it is of another kind or a newer format, or a file
+            is missing, left over, of another size or of other content; the message names the file.
+    """
+    remove_abandoned(path)
+    manifest = read_manifest(path)
+    if manifest.kind != kind:
+        raise ArtifactError(f"{path}: expected an artifact of kind {kind!r}, found {manifest.kind!r}. Check the path.")
+    if manifest.format_version > format_version:
+        raise ArtifactError(
+            f"{path}: format version {manifest.format_version} of {kind!r} is newer than {format_version}, the newest "
+            "this version reads. Upgrade towerline, or write the artifact again."
+        )
+    check_files(path, manifest, verify=verify)
+    return Artifact(dir=path, manifest=manifest)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Returns the manifest of the artifact at ``path``, its own fingerprint checked.
+
+    Raises:
+        ArtifactError: there is none, it cannot be read, or it was edited.
+    """
+    file = path / MANIFEST_FILE
+    if not path.is_dir():
+        raise ArtifactError(f"{path}: expected an artifact directory, found none. Run the stage that writes it.")
+    if not file.is_file():
+        raise ArtifactError(f"{file}: missing. The directory was not written by towerline, or not to its end.")
+    try:
+        raw = json.loads(file.read_bytes())
+        manifest = Manifest.model_validate(raw)
+    except ValidationError as err:
+        raise ArtifactError(f"{describe(err, str(file))}\nThe manifest is damaged: write the artifact again.") from err
+    except ValueError as err:
+        raise ArtifactError(f"{file}: not valid JSON ({err}). It is damaged: write the artifact again.") from err
+    if fingerprint_of({key: value for key, value in raw.items() if key != "seal"}) != manifest.seal:
+        raise ArtifactError(
+            f"{file}: its content does not fit its seal {manifest.seal}: it was edited or damaged. "
+            "Write the artifact again."
+        )
+    return manifest
+
+
+def check_files(path: Path, manifest: Manifest, *, verify: bool) -> None:
+    """Compares the files below ``path`` with the manifest.
+
+    Raises:
+        ArtifactError: a file is missing, left over, of another size, or (``verify``) of other content.
+    """
+    for name, entry in manifest.files.items():
+        file = path / name
+        if not file.is_file():
+            raise ArtifactError(f"{file}: missing, but the manifest names it. Write the artifact again.")
+        size = file.stat().st_size
+        if size != entry.bytes:
+            raise ArtifactError(f"{file}: expected {entry.bytes} bytes, found {size}. Write the artifact again.")
+        if verify and checksum(file) != entry.xxh128:
+            raise ArtifactError(f"{file}: its checksum is not the manifest's: damaged. Write the artifact again.")
+    extra = sorted(_files_below(path) - set(manifest.files) - {MANIFEST_FILE})
+    if extra:
+        raise ArtifactError(f"{path / extra[0]}: not in the manifest. Remove it, or write the artifact again.")
+
+
+def is_current(path: Path, *, kind: str, format_version: int, inputs: dict[str, str], config: dict[str, Any]) -> bool:
+    """Whether the artifact at ``path`` is whole and was made from these inputs with this configuration."""
+    try:
+        manifest = open_artifact(path, kind=kind, format_version=format_version, verify=False).manifest
+    except ArtifactError:
+        return False
+    same_config = manifest.config == _plain(config)
+    return manifest.format_version == format_version and manifest.inputs == inputs and same_config

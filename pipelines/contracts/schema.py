@@ -1,0 +1,425 @@
+"""The schema: what a data set's TOML says of its tables, columns, features, actions and split.
+
+Reads a TOML file; writes nothing. Imports neither Beam, TensorFlow nor ScaNN. The sections that belong
+to later stages (``[towers]``, ``[index]``, ...) are defined by those packages; ``towerline.commands.config`` puts the
+whole file together.
+"""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pipelines.contracts.errors import ConfigError
+
+Side = Literal["user", "item"]
+SplitName = Literal["train", "valid", "test"]
+# Codes of SplitName in the sequences; the order is the order of time: a split's history is what has a smaller code.
+SPLITS: tuple[SplitName, ...] = ("train", "valid", "test")
+
+# Inputs of the query tower that are not features: no feature may take their names.
+HISTORY_INPUTS = ("history", "history_mask", "history_age_days", "history_action")
+# Keys of a raw user record that are not features.
+RECORD_KEYS = ("history", "history_time", "history_action", "time", "user_id")
+
+
+class Section(BaseModel):
+    """A frozen part of the configuration in which an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Table(Section):
+    """Where a table lies: a path, a glob or an fsspec URL, or a list of them (Parquet, CSV or JSONL).
+
+    A relative path starts at the TOML's own folder.
+    """
+
+    path: str | tuple[str, ...]
+    format: Literal["auto", "parquet", "csv", "jsonl"] = "auto"
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """All paths or globs, always as a tuple."""
+        return (self.path,) if isinstance(self.path, str) else self.path
+
+
+class EventsTable(Table):
+    """One row an event: a user did something with an item.
+
+    Exactly one of ``time`` (a timestamp or date column, UTC), ``order`` (an integer column, larger is later)
+    and ``unordered = true`` says how a user's events stand to one another. Events of a user with equal time
+    (or order) form one basket: none of them is in another's history.
+    """
+
+    user_id: str
+    item_id: str
+    time: str | None = None
+    order: str | None = None
+    unordered: bool = False
+    action: str | None = None
+    value: str | None = None
+
+    @model_validator(mode="after")
+    def _one_order(self) -> Self:
+        given = [self.time is not None, self.order is not None, self.unordered]
+        if sum(given) != 1:
+            raise ValueError("give exactly one of time = COLUMN, order = COLUMN, unordered = true")
+        return self
+
+    @property
+    def order_column(self) -> str | None:
+        """The column that orders a user's events; None where they have no order."""
+        return self.time if self.time is not None else self.order
+
+
+class ItemsTable(Table):
+    """One row a shopping ad. ``title`` names the column shown to people."""
+
+    item_id: str
+    advertiser_id: str | None = None
+    title: str | None = None
+
+
+class UsersTable(Table):
+    """One row a user: what is known of a user besides the events."""
+
+    user_id: str
+
+
+class Tables(Section):
+    """The three tables. Without ``items`` the catalogue is the set of items that events name; likewise users."""
+
+    events: EventsTable
+    items: ItemsTable | None = None
+    users: UsersTable | None = None
+
+
+class _Feature(Section):
+    name: str
+    column: str | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise ValueError(f"a feature name has letters, digits and _ only, got {name!r}")
+        if name in HISTORY_INPUTS or (name in RECORD_KEYS and name != "user_id"):
+            raise ValueError(f"{name!r} is a reserved name; choose another name and give column = {name!r}")
+        return name
+
+    @property
+    def source(self) -> str:
+        """The table column the feature reads: ``column``, or the feature's own name."""
+        return self.name if self.column is None else self.column
+
+
+class _Coded(_Feature):
+    """A feature of values that become codes: 0 missing, 1 out of vocabulary, 2 and up the values."""
+
+    min_frequency: int = Field(default=1, ge=1)
+    hash_buckets: int | None = Field(default=None, ge=1)
+
+
+class IdFeature(_Coded):
+    """The user's or item's own id: a learned row for each id that the train window has seen often enough."""
+
+    kind: Literal["id"]
+
+
+class CategoricalFeature(_Coded):
+    """One value out of a set; ``values`` pins the set instead of fitting it."""
+
+    kind: Literal["categorical"]
+    values: tuple[str, ...] | None = None
+
+
+class ListFeature(_Coded):
+    """Several values out of a set, at most ``max_length`` of them (the first ones)."""
+
+    kind: Literal["list"]
+    max_length: int = Field(default=16, ge=1)
+
+
+class TextFeature(_Coded):
+    """Words of a text: NFKD, lower case, split at what is neither letter nor digit; the first ``max_length``."""
+
+    kind: Literal["text"]
+    min_frequency: int = Field(default=2, ge=1)
+    max_length: int = Field(default=32, ge=1)
+    max_vocabulary: int = Field(default=50_000, ge=1)
+
+
+class NumericFeature(_Feature):
+    """A number: standardised, standardised after log1p, or mapped to its quantile in the train window."""
+
+    kind: Literal["numeric"]
+    scale: Literal["standard", "log", "quantile"] = "standard"
+
+
+class TimeSinceFeature(_Feature):
+    """Days between a timestamp column and the moment of the request, standardised after log1p."""
+
+    kind: Literal["time_since"]
+
+
+class CountFeature(_Feature):
+    """Events of this user or item in the last days before the moment, one log1p count a window."""
+
+    kind: Literal["count"]
+    window_days: tuple[int, ...] = (1, 7, 28)
+    action: str | None = None
+
+
+class EmbeddingFeature(_Feature):
+    """A vector made elsewhere (visual, text, behavioural) of ``dim`` numbers; null where there is none."""
+
+    kind: Literal["embedding"]
+    dim: int = Field(ge=1)
+
+
+Feature = Annotated[
+    IdFeature
+    | CategoricalFeature
+    | ListFeature
+    | TextFeature
+    | NumericFeature
+    | TimeSinceFeature
+    | CountFeature
+    | EmbeddingFeature,
+    Field(discriminator="kind"),
+]
+CodedFeature = IdFeature | CategoricalFeature | ListFeature | TextFeature
+
+
+class Features(Section):
+    """Features of the two sides, in the order they are given."""
+
+    user: tuple[Feature, ...] = ()
+    item: tuple[Feature, ...] = ()
+
+    @model_validator(mode="after")
+    def _unique_names(self) -> Self:
+        for side, features in (("user", self.user), ("item", self.item)):
+            names = [feature.name for feature in features]
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"features.{side}: each name may stand once, twice: {', '.join(twice)}")
+        return self
+
+
+class History(Section):
+    """How much of a user's past the user tower sees: the ``max_length`` latest events before the moment."""
+
+    max_length: int = Field(default=50, ge=1)
+
+
+class Split(Section):
+    """Which events are held out. Exactly one way:
+
+    - ``valid_from`` and ``test_from``: by time (or order), half open: ``[.., valid_from)`` is train,
+      ``[valid_from, test_from)`` valid, the rest test. ``test_until`` drops what comes later.
+    - ``column``: a column with the words train, valid, test; ``valid_fraction`` moves that share of the train
+      events to valid, chosen by a stable hash.
+    - ``leave_last_out``: each user's last event is test, the one before valid, the rest train.
+    """
+
+    valid_from: datetime.datetime | int | None = None
+    test_from: datetime.datetime | int | None = None
+    test_until: datetime.datetime | int | None = None
+    column: str | None = None
+    valid_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)
+    leave_last_out: bool = False
+
+    @field_validator("valid_from", "test_from", "test_until", mode="before")
+    @classmethod
+    def _utc(cls, value: object) -> object:
+        if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
+            value = datetime.datetime(value.year, value.month, value.day)
+        if isinstance(value, str):
+            value = datetime.datetime.fromisoformat(value)
+        if isinstance(value, datetime.datetime) and value.tzinfo is None:
+            value = value.replace(tzinfo=datetime.UTC)
+        return value
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        by_time = self.valid_from is not None or self.test_from is not None
+        if sum([by_time, self.column is not None, self.leave_last_out]) != 1:
+            raise ValueError("give exactly one of valid_from with test_from, column, leave_last_out = true")
+        if by_time:
+            if self.valid_from is None or self.test_from is None:
+                raise ValueError("valid_from and test_from go together")
+            bounds = [self.valid_from, self.test_from]
+            if self.test_until is not None:
+                bounds.append(self.test_until)
+            if len({type(bound) for bound in bounds}) != 1:
+                raise ValueError("valid_from, test_from and test_until must be of one type (all dates or all integers)")
+            if any(early >= late for early, late in itertools.pairwise(bounds)):  # type: ignore[operator]
+                raise ValueError("expected valid_from < test_from < test_until")
+        return self
+
+
+class ColumnRule(Section):
+    """What a column of a table must satisfy; a row that does not is rejected with the rule's name as the reason."""
+
+    nullable: bool | None = None
+    min: float | None = None
+    max: float | None = None
+    max_length: int | None = Field(default=None, ge=0)
+    allowed: tuple[str, ...] | None = None
+
+
+class DriftLimits(Section):
+    """By how much a run may differ from the previous one.
+
+    ``null_rate`` and ``new_value_share`` are differences of shares, ``mean`` a distance in spreads of the previous run
+    (or in places among its quantiles, from -1 to 1), ``daily_volume`` a change relative to the previous daily mean.
+    """
+
+    null_rate: float = Field(default=0.05, ge=0.0)
+    new_value_share: float = Field(default=0.2, ge=0.0)
+    mean: float = Field(default=0.5, ge=0.0)
+    daily_volume: float = Field(default=0.5, ge=0.0)
+
+
+class Validation(Section):
+    """How much bad input is accepted.
+
+    ``columns`` has rules by table, then by column: ``[validation.columns.events.quantity]``.
+    ``max_reject_rate`` is the share of a table's rows above which the job fails; ``max_rate`` sets it by rule.
+    ``duplicates`` says what becomes of an event that repeats another of its user exactly (item, time, action, value):
+    both are counted; ``reject`` keeps the first. ``drift`` beyond ``drift_limits`` is noted in the manifest and
+    logged, or fails the job.
+    """
+
+    max_reject_rate: float = Field(default=0.01, ge=0.0, le=1.0)
+    max_rate: dict[str, float] = {}
+    columns: dict[Literal["events", "items", "users"], dict[str, ColumnRule]] = {}
+    earliest: datetime.datetime | None = None
+    latest: datetime.datetime | None = None
+    late_days: float | None = Field(default=None, ge=0.0)
+    duplicates: Literal["keep", "reject"] = "keep"
+    drift: Literal["off", "warn", "fail"] = "warn"
+    drift_limits: DriftLimits = DriftLimits()
+
+
+class Dataset(Section):
+    """The data set's name, shown in manifests and reports."""
+
+    name: str
+
+
+class DatasetSchema(Section):
+    """All that ``pipelines`` needs to know of a data set."""
+
+    dataset: Dataset
+    tables: Tables
+    actions: dict[str, float] = {}
+    features: Features = Features()
+    history: History = History()
+    split: Split
+    validation: Validation = Validation()
+    seed: int = 17
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.actions and self.tables.events.action is None:
+            raise ValueError("[actions] has weights, but tables.events.action names no column")
+        if self.actions and (min(self.actions.values()) < 0 or max(self.actions.values()) <= 0):
+            raise ValueError(
+                f"actions: expected weights of 0 (context only) or more, one of them above 0, got {self.actions}"
+            )
+        if self.tables.events.unordered and self.split.column is None:
+            raise ValueError("unordered events have no time: split.column must name the column that splits them")
+        if self.tables.events.order is not None and isinstance(self.split.valid_from, datetime.datetime):
+            raise ValueError("tables.events.order is an integer: split.valid_from and test_from must be integers")
+        if self.tables.events.time is not None and isinstance(self.split.valid_from, int):
+            raise ValueError("tables.events.time is a time: split.valid_from and test_from must be dates")
+        for side, table in (("user", self.tables.users), ("item", self.tables.items)):
+            for feature in self.side(side):  # type: ignore[arg-type]
+                if table is None and feature.kind not in ("id", "count"):
+                    raise ValueError(f"features.{side} {feature.name!r} needs [tables.{side}s], which is not given")
+        return self
+
+    def side(self, side: Side) -> tuple[Feature, ...]:
+        """The features of one side; an item side without any is the item's id alone."""
+        if side == "user":
+            return self.features.user
+        if self.features.item:
+            return self.features.item
+        return (IdFeature(kind="id", name="item_id", column=self.id_column("item")),)
+
+    def id_column(self, side: Side) -> str:
+        """The id column of the side's own table, or of the events where it has none."""
+        if side == "user":
+            return self.tables.events.user_id if self.tables.users is None else self.tables.users.user_id
+        return self.tables.events.item_id if self.tables.items is None else self.tables.items.item_id
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """Names of the actions, in the order of their codes; one unnamed action where there is no column."""
+        return tuple(self.actions) if self.actions else ("event",)
+
+    @property
+    def action_weights(self) -> tuple[float, ...]:
+        """The weights of the actions, in the order of their codes; 0 is context: in histories, never held-out truth."""
+        return tuple(self.actions.values()) if self.actions else (1.0,)
+
+
+def describe(error: ValidationError, where: str) -> str:
+    """One line a mistake: where in the TOML, what is wrong, what was found."""
+    lines = []
+    for mistake in error.errors():
+        place = ".".join(str(part) for part in mistake["loc"])
+        found = mistake.get("input")
+        told = f" (got {found!r})" if isinstance(found, (str, int, float, bool)) else ""
+        message = mistake["msg"].removeprefix("Value error, ")
+        if mistake["type"] == "extra_forbidden":
+            message, told = "unknown key: remove it or correct its name", ""
+        elif mistake["type"] == "missing":
+            message, told = "required, but missing", ""
+        elif mistake["type"] == "union_tag_invalid":
+            kinds = str(mistake.get("ctx", {}).get("expected_tags", ""))
+            tag = str(mistake.get("ctx", {}).get("tag", ""))
+            message, told = f"unknown feature kind {tag!r}; expected one of {kinds}", ""
+        lines.append(f"{where}: {place or 'top level'}: {message}{told}")
+    return "\n".join(lines)
+
+
+def resolve_paths(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Returns ``raw`` with the tables' relative paths made absolute, starting at ``folder``."""
+
+    def absolute(path: object) -> object:
+        if not isinstance(path, str) or "://" in path or Path(path).is_absolute():
+            return path
+        return str((folder / path).resolve())
+
+    tables = raw.get("tables")
+    if not isinstance(tables, dict):
+        return raw
+    resolved = {}
+    for name, table in tables.items():
+        if isinstance(table, dict) and "path" in table:
+            path = table["path"]
+            path = [absolute(part) for part in path] if isinstance(path, list) else absolute(path)
+            table = {**table, "path": path}
+        resolved[name] = table
+    return {**raw, "tables": resolved}
+
+
+def parse_schema(raw: dict[str, Any], where: str) -> DatasetSchema:
+    """Returns the schema in ``raw``.
+
+    Raises:
+        ConfigError: a key is unknown, missing or of a wrong type; the message names each, with ``where``.
+    """
+    try:
+        return DatasetSchema.model_validate(raw)
+    except ValidationError as err:
+        raise ConfigError(describe(err, where)) from err

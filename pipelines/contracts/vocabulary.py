@@ -1,0 +1,333 @@
+"""The vocabulary: what was fitted on the train window, and is needed to encode a record ever after.
+
+Values and their frequencies for coded features, moments or quantiles for numbers, the catalogue's item ids in row
+order with their train frequencies. Written once by ``pipelines.features.job``, copied into every model and bundle.
+Reads and writes a directory of JSON and Arrow files. Imports neither Beam, TensorFlow nor ScaNN.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+
+from pipelines.contracts.errors import ArtifactError, SchemaError
+from pipelines.contracts.schema import CodedFeature, Side
+
+MISSING = 0
+OUT_OF_VOCABULARY = 1
+RESERVED_CODES = 2
+
+Int32 = npt.NDArray[np.int32]
+Float64 = npt.NDArray[np.float64]
+
+
+def canonical_type(arrow_type: pa.DataType) -> pa.DataType:
+    """The type in which values of a coded column are compared: int64 for integers, string for all else."""
+    return pa.int64() if pa.types.is_integer(arrow_type) else pa.string()
+
+
+def canonical(values: pa.Array) -> pa.Array:
+    """Casts ids or categories to int64 or string, value by value: true reads ``true``, 3.0 reads ``3``."""
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks()
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    if pa.types.is_floating(values.type):
+        whole = pc.and_(pc.equal(values, pc.floor(values)), pc.less(pc.abs(values), 2.0**53))
+        text = pc.if_else(whole, values, None).cast(pa.int64(), safe=False).cast(pa.string())
+        return pc.coalesce(text, pc.if_else(pc.is_nan(values), None, values).cast(pa.string()))
+    return values.cast(canonical_type(values.type))
+
+
+class ValueTable:
+    """Maps values to their places: one hash lookup a value, vectorised for arrays and direct for single values.
+
+    Args:
+        values: int64 or string, unique, no nulls; the place of a value is its position.
+    """
+
+    def __init__(self, values: pa.Array) -> None:
+        self.values = canonical(values)
+        if self.values.null_count:
+            raise SchemaError(f"expected values without nulls, got {self.values.null_count} nulls")
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def places(self, values: pa.Array) -> Int32:
+        """``[n] int32`` place of each value, -1 where it is unknown or null."""
+        if len(values) == 0 or len(self.values) == 0:
+            return np.full(len(values), -1, np.int32)
+        wanted = self._same_type(canonical(values))
+        if (
+            len(wanted) < len(self.values) // 16
+        ):  # Arrow hashes all values at each call: for few, the kept mapping is faster.
+            return np.fromiter(
+                (self.value_to_place.get(value, -1) for value in wanted.to_pylist()), np.int32, len(wanted)
+            )
+        found = pc.index_in(wanted, value_set=self.values, skip_nulls=True)
+        return np.asarray(pc.fill_null(found, -1), dtype=np.int32)
+
+    def _same_type(self, values: pa.Array) -> pa.Array:
+        if values.type == self.values.type:
+            return values
+        if pa.types.is_string(self.values.type):
+            return values.cast(pa.string())
+        as_numbers = pc.if_else(pc.match_substring_regex(values, r"^-?(0|[1-9][0-9]{0,17})$"), values, None)
+        return as_numbers.cast(pa.int64())
+
+    @functools.cached_property
+    def value_to_place(self) -> dict[Hashable, int]:
+        """The same mapping for single values, made at its first use."""
+        return {value: place for place, value in enumerate(self.values.to_pylist())}
+
+    def place(self, value: object) -> int:
+        """Place of one value, -1 where it is unknown, null or of a type that no value has."""
+        if type(value) is self._python_type:
+            return self.value_to_place.get(value, -1)
+        if value is None:
+            return -1
+        array = as_array([value])
+        return int(self.places(array)[0])
+
+    @functools.cached_property
+    def _python_type(self) -> type:
+        return int if pa.types.is_integer(self.values.type) else str
+
+
+def as_array(values: Sequence[Any]) -> pa.Array:
+    """Makes an Arrow array of Python values.
+
+    Raises:
+        SchemaError: the values are of several types, or of a type that Arrow does not have.
+    """
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, OverflowError, TypeError, ValueError) as err:
+        raise SchemaError(f"expected values of one plain type, got {values!r:.80}: {err}") from err
+
+
+def hash_codes(values: pa.Array, buckets: int) -> Int32:
+    """``[n] int32`` code 2 + XXH3-64(text) mod ``buckets``; 0 where null. The same on every machine."""
+    encoded = canonical(values).cast(pa.string()).dictionary_encode()
+    codes = [RESERVED_CODES + xxhash.xxh3_64_intdigest(text) % buckets for text in encoded.dictionary.to_pylist()]
+    if not codes:
+        return np.zeros(len(values), np.int32)
+    places = np.asarray(pc.fill_null(encoded.indices, -1), dtype=np.int64)
+    return np.where(places < 0, MISSING, np.asarray(codes, np.int32)[places]).astype(np.int32)
+
+
+@dataclass(frozen=True)
+class FittedCodes:
+    """Values of a coded feature (id, categorical, list, text), the most frequent first.
+
+    ``frequencies`` counts each value in the train window (``[values] int64``). With ``hash_buckets`` there are no
+    values: a code is a hash.
+    """
+
+    values: pa.Array
+    frequencies: npt.NDArray[np.int64]
+    hash_buckets: int | None = None
+
+    @classmethod
+    def fit(cls, feature: CodedFeature, values: pa.Array, counts: pa.Array) -> FittedCodes:
+        """Keeps the values seen at least ``min_frequency`` times, by falling count, then by value.
+
+        Args:
+            feature: the schema's word on the feature.
+            values: unique values of the train window (nulls are dropped).
+            counts: int64, how often each was seen.
+        """
+        if feature.hash_buckets is not None:
+            return cls(pa.array([], pa.string()), np.zeros(0, np.int64), feature.hash_buckets)
+        pinned = getattr(feature, "values", None)
+        table = pa.table({"value": canonical(values), "count": pa.array(counts).cast(pa.int64())})
+        table = table.filter(pc.is_valid(table["value"]))
+        if pinned is not None:
+            known = pa.table({"value": pa.array(pinned, pa.string())})
+            text = table.set_column(0, "value", table["value"].cast(pa.string()))
+            joined = known.append_column("place", pa.array(np.arange(len(pinned)))).join(text, "value").sort_by("place")
+            frequencies = np.asarray(pc.fill_null(joined["count"], 0), np.int64)
+            return cls(pa.array(pinned, pa.string()), frequencies)
+        table = table.filter(pc.greater_equal(table["count"], feature.min_frequency))
+        table = table.sort_by([("count", "descending"), ("value", "ascending")])
+        table = table.slice(0, getattr(feature, "max_vocabulary", None))
+        return cls(table["value"].combine_chunks(), np.asarray(table["count"], np.int64))
+
+    @property
+    def size(self) -> int:
+        """Number of codes, the two reserved ones counted in."""
+        return RESERVED_CODES + (len(self.values) if self.hash_buckets is None else self.hash_buckets)
+
+    @functools.cached_property
+    def _table(self) -> ValueTable:
+        return ValueTable(self.values)
+
+    def codes(self, values: pa.Array) -> Int32:
+        """``[n] int32`` code of each value: 0 where null, 1 where unknown, else 2 and up."""
+        if self.hash_buckets is not None:
+            return hash_codes(values, self.hash_buckets)
+        places = self._table.places(values)
+        null = np.asarray(pc.is_null(values), dtype=bool)
+        return np.where(null, MISSING, np.where(places < 0, OUT_OF_VOCABULARY, places + RESERVED_CODES)).astype(
+            np.int32
+        )
+
+    def code(self, value: object) -> int:
+        """Code of one value; equal to ``codes`` of an array that holds it alone."""
+        if value is None:
+            return MISSING
+        if self.hash_buckets is not None:
+            return int(hash_codes(as_array([value]), self.hash_buckets)[0])
+        place = self._table.place(value)
+        return OUT_OF_VOCABULARY if place < 0 else place + RESERVED_CODES
+
+
+@dataclass(frozen=True)
+class FittedNumbers:
+    """Center and spread of a numeric feature after its scale, or its quantiles.
+
+    ``scale``: standard (x - center) / spread; log the same after sign(x)·log1p(|x|); quantile maps x to its place
+    in ``quantiles`` (``[q] float64``, ascending), from -1 to 1. A spread of 0 (a constant feature) counts as 1.
+    """
+
+    scale: str
+    center: float = 0.0
+    spread: float = 1.0
+    quantiles: Float64 | None = None
+
+    def scaled(self, values: Float64) -> Float64:
+        """``[n] float64`` values -> ``[n] float64`` about 0 with unit spread; NaN stays NaN."""
+        if self.scale == "quantile":
+            if self.quantiles is None or len(self.quantiles) < 2 or self.quantiles[0] == self.quantiles[-1]:
+                return np.where(np.isnan(values), np.nan, 0.0)
+            places = np.linspace(-1.0, 1.0, len(self.quantiles))
+            # Ties in the quantiles: the mean of the first and the last place a value stands at.
+            left = np.interp(values, self.quantiles, places)
+            right = -np.interp(-values, -self.quantiles[::-1], places)
+            return np.asarray((left + right) / 2)
+        transformed = self.transform(self.scale, values)
+        return (transformed - self.center) / (self.spread if self.spread > 0 else 1.0)
+
+    def restored(self, scaled: Float64) -> Float64:
+        """The values that ``scaled`` made of: its inverse, for scales that have one (standard and log)."""
+        transformed = scaled * (self.spread if self.spread > 0 else 1.0) + self.center
+        return transformed if self.scale == "standard" else np.sign(transformed) * np.expm1(np.abs(transformed))
+
+    @staticmethod
+    def transform(scale: str, values: Float64) -> Float64:
+        """What is standardised: the values themselves, or sign(x)·log1p(|x|)."""
+        return values if scale == "standard" else np.sign(values) * np.log1p(np.abs(values))
+
+
+Fitted = FittedCodes | FittedNumbers
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """All that was fitted.
+
+    ``user`` and ``item`` have a fitted entry for each feature but embeddings, which need none. ``item_ids`` is the
+    catalogue in row order, ``item_frequency`` (``[items] int64``) each row's events in the train window.
+    """
+
+    user: dict[str, Fitted]
+    item: dict[str, Fitted]
+    item_ids: pa.Array
+    item_frequency: npt.NDArray[np.int64]
+
+    def side(self, side: Side) -> dict[str, Fitted]:
+        """The fitted features of one side."""
+        return self.user if side == "user" else self.item
+
+    @functools.cached_property
+    def items(self) -> ValueTable:
+        """Item ids to rows."""
+        return ValueTable(self.item_ids)
+
+    def item_rows(self, item_ids: pa.Array | Sequence[Any]) -> Int32:
+        """``[n] int32`` row of each item id, -1 where the catalogue does not have it."""
+        array = item_ids if isinstance(item_ids, pa.Array | pa.ChunkedArray) else as_array(item_ids)
+        return self.items.places(array)
+
+    def save(self, directory: Path) -> None:
+        """Writes the vocabulary below ``directory``, which is made."""
+        directory.mkdir(parents=True, exist_ok=True)
+        index: dict[str, dict[str, Any]] = {}
+        for side, fitted in (("user", self.user), ("item", self.item)):
+            index[side] = {
+                name: _save_fitted(entry, directory / f"{side}.{name}.arrow") for name, entry in fitted.items()
+            }
+        (directory / "vocabulary.json").write_text(json.dumps(index, indent=1, sort_keys=True))
+        table = pa.table({"item_id": self.item_ids, "frequency": self.item_frequency})
+        _write_arrow(table, directory / "items.arrow")
+
+    @classmethod
+    def load(cls, directory: Path) -> Vocabulary:
+        """Reads what ``save`` wrote.
+
+        Raises:
+            ArtifactError: a file is missing or cannot be read.
+        """
+        try:
+            index = json.loads((directory / "vocabulary.json").read_text())
+            sides = {
+                side: {
+                    name: _load_fitted(entry, directory / f"{side}.{name}.arrow") for name, entry in index[side].items()
+                }
+                for side in ("user", "item")
+            }
+            items = _read_arrow(directory / "items.arrow")
+        except (OSError, KeyError, ValueError, pa.ArrowException) as err:
+            raise ArtifactError(
+                f"{directory}: the vocabulary cannot be read ({err}). Write the artifact again."
+            ) from err
+        return cls(
+            user=sides["user"],
+            item=sides["item"],
+            item_ids=items["item_id"].combine_chunks(),
+            item_frequency=np.asarray(items["frequency"], np.int64),
+        )
+
+
+def _save_fitted(fitted: Fitted, path: Path) -> dict[str, Any]:
+    if isinstance(fitted, FittedCodes):
+        _write_arrow(pa.table({"value": fitted.values, "frequency": fitted.frequencies}), path)
+        return {"type": "codes", "hash_buckets": fitted.hash_buckets}
+    quantiles = None if fitted.quantiles is None else fitted.quantiles.tolist()
+    return {
+        "type": "numbers",
+        "scale": fitted.scale,
+        "center": fitted.center,
+        "spread": fitted.spread,
+        "quantiles": quantiles,
+    }
+
+
+def _load_fitted(entry: dict[str, Any], path: Path) -> Fitted:
+    if entry["type"] == "codes":
+        table = _read_arrow(path)
+        frequencies = np.asarray(table["frequency"], np.int64)
+        return FittedCodes(table["value"].combine_chunks(), frequencies, entry["hash_buckets"])
+    quantiles = None if entry["quantiles"] is None else np.asarray(entry["quantiles"], np.float64)
+    return FittedNumbers(entry["scale"], entry["center"], entry["spread"], quantiles)
+
+
+def _write_arrow(table: pa.Table, path: Path) -> None:
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def _read_arrow(path: Path) -> pa.Table:
+    with pa.memory_map(str(path)) as source:
+        return pa.ipc.open_file(source).read_all()

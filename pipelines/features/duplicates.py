@@ -1,0 +1,114 @@
+"""Duplicates: events of a user that repeat another in everything: item, time, action and value.
+
+They are counted, and rejected where the schema says so. Works on sorted sequences, in which they stand side by side.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipelines.contracts.files import write_parquet
+from pipelines.features.task import Job
+from pipelines.sequences.grouping import Grouped, bisect, keep_events, places_of
+from pipelines.tables.rejects import RECORDS_PER_BATCH, REJECTS
+
+DUPLICATE = "duplicate:event"
+
+
+@dataclass(frozen=True)
+class Unique:
+    """Events as they are to be stored, and how many of them, kept or not, were duplicates."""
+
+    events: Grouped
+    duplicates: int
+
+
+def unique(job: Job, part: int, old: Grouped | None, new: Grouped) -> Unique:
+    """Looks for duplicates among new events and, where ``old`` is given, of events that stood there before.
+
+    Where the schema rejects them they are left out, and written to ``rejects/``.
+    """
+    again = repeats(new, by_split=by_split(job))
+    if old is not None:
+        again |= known_already(old, new, by_split=by_split(job))
+    duplicates = int(again.sum())
+    if duplicates == 0 or job.schema.validation.duplicates == "keep":
+        return Unique(new, duplicates)
+    name = f"events-duplicates-{job.first_shard:06d}-{part:05d}.parquet"
+    write_parquet(_rejects(job, new, np.flatnonzero(again)), Path(job.out) / "rejects" / name)
+    return Unique(keep_events(new, ~again), duplicates)
+
+
+def by_split(job: Job) -> bool:
+    """Whether events of two splits differ: where a column of the table holds the split."""
+    return job.schema.split.column is not None
+
+
+def _rejects(job: Job, grouped: Grouped, places: npt.NDArray[np.int64]) -> pa.Table:
+    """Duplicates as rejects: of a sorted sequence nobody knows the file and the row any more."""
+    table, told = job.schema.tables.events, places[:RECORDS_PER_BATCH]
+    ids = job.catalogue.item_ids.take(pa.array(grouped.rows[told])).to_pylist()
+    users = grouped.user_ids.take(pa.array(grouped.owners[told])).to_pylist()
+    times = grouped.times[told].astype("datetime64[us]").astype(str) if table.time is not None else grouped.times[told]
+    name = table.order_column or "order"
+    records = [
+        json.dumps({table.user_id: user, table.item_id: item, name: time}, default=str)
+        for user, item, time in zip(users, ids, times.tolist(), strict=True)
+    ]
+    rows = len(places)
+    return pa.table(
+        {
+            "table": pa.repeat("events", rows),
+            "file": pa.nulls(rows, pa.string()),
+            "row": pa.nulls(rows, pa.int64()),
+            "reason": pa.repeat(DUPLICATE, rows),
+            "record": pa.array(records + [None] * (rows - len(records)), pa.string()),
+        },
+        schema=REJECTS,
+    )
+
+
+def repeats(grouped: Grouped, *, by_split: bool) -> npt.NDArray[np.bool_]:
+    """``[events] bool``: exact duplicates of the event before them, beside which the canonical order puts them.
+
+    ``by_split`` says that events of two splits differ, where a column of the table holds the split.
+    """
+    found = np.zeros(len(grouped.rows), bool)
+    owners = grouped.owners
+    after = np.flatnonzero((grouped.times[1:] == grouped.times[:-1]) & (owners[1:] == owners[:-1])) + 1
+    for column in _identity(grouped, by_split):
+        after = after[column[after] == column[after - 1]]
+    found[after] = True
+    return found
+
+
+def known_already(base: Grouped, new: Grouped, *, by_split: bool) -> npt.NDArray[np.bool_]:
+    """``[events] bool`` for ``new``: whether an exact duplicate stands in ``base``; ``by_split`` as in ``repeats``."""
+    places = places_of(new.user_ids, base.user_ids)[new.owners]
+    known = np.flatnonzero(places >= 0)
+    low, high = base.offsets[places[known]], base.offsets[places[known] + 1]
+    at = bisect(base.times, low, high, new.times[known] - 1)  # The first event of the moment.
+    found = np.zeros(len(new.rows), bool)
+    while len(known):
+        inside = at < high
+        known, at, high = known[inside], at[inside], high[inside]
+        same_time = base.times[at] == new.times[known]
+        known, at, high = known[same_time], at[same_time], high[same_time]
+        equal = np.ones(len(known), bool)
+        for old, column in zip(_identity(base, by_split), _identity(new, by_split), strict=True):
+            equal &= old[at] == column[known]
+        found[known[equal]] = True
+        known, at, high = known[~equal], at[~equal] + 1, high[~equal]
+    return found
+
+
+def _identity(grouped: Grouped, by_split: bool) -> list[npt.NDArray[Any]]:
+    columns: list[npt.NDArray[Any]] = [grouped.rows, grouped.actions, grouped.values]
+    return [*columns, grouped.splits] if by_split else columns

@@ -1,0 +1,197 @@
+"""Increment: what of a previous run can be kept, so that a nightly run reads only the new files of events.
+
+Reads a previous features artifact; decides, and says why not where it cannot be built upon. The result of a run that
+builds upon it equals that of a full run row for row: new events are appended to the sequences, counts are added up,
+everything fitted is fitted anew.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipelines.contracts.errors import ArtifactError
+from pipelines.contracts.manifest import FileEntry, open_artifact
+from pipelines.contracts.schema import DatasetSchema
+from pipelines.contracts.vocabulary import Vocabulary
+from pipelines.tables.event_checks import Catalogue
+from pipelines.tables.readers import SourceFile
+from pipelines.tables.rejects import REJECTS
+
+# Partitions may outgrow the size a fresh run would choose by so much before a full run cuts them anew.
+MAX_GROWTH = 2.0
+# Parts of the configuration that decide which events there are and what is stored of them.
+_BINDING = ("actions", "seed")
+_RULES = ("earliest", "latest", "duplicates")
+_SPLIT_BINDING = ("column", "valid_fraction", "leave_last_out", "test_until")
+
+
+@dataclass(frozen=True)
+class Previous:
+    """A previous run to build upon.
+
+    ``facts`` are its manifest's and ``files`` that one's entries; ``vocabulary`` holds its catalogue; ``new_files`` are
+    the files it has not read; ``bounds_moved`` says that splits must be coded anew, ``same_features`` that what it
+    counted still serves.
+    """
+
+    dir: Path
+    facts: dict[str, Any]
+    files: dict[str, FileEntry]
+    vocabulary: Vocabulary
+    new_files: tuple[SourceFile, ...]
+    bounds_moved: bool
+    same_features: bool
+
+    @property
+    def partitions(self) -> int:
+        """Number of its partitions."""
+        return int(self.facts["partitions"])
+
+    def late_before(self, schema: DatasetSchema) -> int | None:
+        """The moment before which a new event is late: the configured days before the newest event known."""
+        days, last = schema.validation.late_days, self.facts["last_time"]
+        return None if days is None or last is None else int(last - days * 86_400_000_000)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Either a previous run to build upon, or the reason why a full run is needed."""
+
+    previous: Previous | None
+    reason: str
+
+
+def decide(directory: Path | None, schema: DatasetSchema, files: Sequence[SourceFile]) -> Decision:
+    """Decides whether a run can build upon the artifact at ``directory``; ``unfit`` then compares what was read.
+
+    Args:
+        directory: the previous run's artifact; None where there is none.
+        schema: of this run.
+        files: all files of the events table.
+    """
+    if directory is None:
+        return Decision(None, "no previous run given")
+    try:
+        artifact = open_artifact(directory, kind="features", verify=False)
+        vocabulary = Vocabulary.load(directory / "vocabulary")
+    except ArtifactError as err:
+        return Decision(None, f"the previous run cannot be read: {err}")
+    facts, before, now = artifact.manifest.facts, artifact.manifest.config, schema.model_dump(mode="json")
+    reason = _changed_files(facts, files) or _changed_config(before, now)
+    if reason is not None:
+        return Decision(None, reason)
+    known = set(facts["event_files"])
+    previous = Previous(
+        dir=directory,
+        facts=facts,
+        files=artifact.manifest.files,
+        vocabulary=vocabulary,
+        new_files=tuple(file for file in files if file.fingerprint not in known),
+        bounds_moved=before["split"] != now["split"],
+        same_features=before["features"] == now["features"],
+    )
+    return Decision(previous, f"built upon {directory.name}")
+
+
+def _changed_files(facts: dict[str, Any], files: Sequence[SourceFile]) -> str | None:
+    """What of the files that were read stands in the way; None where they are all there."""
+    if "event_files" not in facts or "duplicates" not in facts:
+        return "the previous run was written by an older version"
+    known = Counter(facts["event_files"])
+    found = Counter(file.fingerprint for file in files)
+    gone = known - found
+    if gone:
+        return f"{gone.total()} of the files it read have changed or are gone"
+    if any(found[name] > count for name, count in known.items()):
+        return "a new file has the content of one already read"
+    return None
+
+
+def _changed_config(before: dict[str, Any], now: dict[str, Any]) -> str | None:
+    """What of the configuration stands in the way; None where events are read and split as they were."""
+    if any(before.get(name) != now[name] for name in _BINDING) or _roles(before) != _roles(now):
+        return "tables or actions are configured differently"
+    if any(before["split"][name] != now["split"][name] for name in _SPLIT_BINDING):
+        return "the split is configured differently"
+    rules = [config["validation"]["columns"].get("events") for config in (before, now)]
+    if rules[0] != rules[1] or any(before["validation"].get(name) != now["validation"][name] for name in _RULES):
+        return "the events are validated by other rules"
+    return None
+
+
+def unfit(previous: Previous, item_ids: pa.Array, user_type: str, partitions: int, asked: int | None) -> str | None:
+    """Why the previous run's data do not fit this run's; None where they do.
+
+    Args:
+        previous: the previous run.
+        item_ids: this run's catalogue, in row order.
+        user_type: type of this run's user ids.
+        partitions: number that a full run would have.
+        asked: number that the caller asked for.
+    """
+    if item_ids.type != previous.vocabulary.item_ids.type:
+        return "the item ids have another type"
+    if len(previous.vocabulary.item_ids) and (Catalogue(item_ids).rows(previous.vocabulary.item_ids) < 0).any():
+        return "items were taken out of the catalogue"
+    if len(item_ids) > len(previous.vocabulary.item_ids) and _unknown_items(previous.facts):
+        return "events rejected for an unknown item may have become acceptable"
+    if asked is not None and asked != previous.partitions:
+        return f"{asked} partitions are asked for, it has {previous.partitions}"
+    if partitions > MAX_GROWTH * previous.partitions:
+        return f"its {previous.partitions} partitions have become too large"
+    if user_type != previous.facts["user_type"]:
+        return "the user ids have another type"
+    return None
+
+
+def _roles(config: dict[str, Any]) -> dict[str, Any]:
+    events = config["tables"]["events"]
+    return {name: value for name, value in events.items() if name not in ("path", "format")}
+
+
+def _unknown_items(facts: dict[str, Any]) -> bool:
+    return any(reason.startswith("unknown:") for reason in facts["tables"]["events"]["rejects"])
+
+
+def remap(previous: pa.Array, item_ids: pa.Array) -> pa.Array | None:
+    """``[previous items] int32``: each old row's new row; None where the catalogue is the same."""
+    if previous.equals(item_ids):
+        return None
+    return pa.array(Catalogue(item_ids).rows(previous), pa.int32())
+
+
+def kept_rejects(directory: Path, forgotten: pa.Array | None, user_column: str) -> pa.Table:
+    """The events' rejects of a previous run, without those of users to be forgotten."""
+    folder = directory / "rejects"
+    tables = [pq.ParquetFile(path).read() for path in sorted(folder.glob("events-*.parquet"))]
+    rejects = pa.concat_tables([REJECTS.empty_table(), *tables])
+    if forgotten is None or len(rejects) == 0:
+        return rejects
+    named = pa.array([_user_of(record, user_column) for record in rejects["record"].to_pylist()], pa.string())
+    bad = np.asarray(pc.is_in(named, value_set=forgotten.cast(pa.string())), dtype=bool)
+    return rejects.filter(pa.array(~bad))
+
+
+def _user_of(record: str | None, column: str) -> str | None:
+    """The user a reject's record names, as text; a record cut short is searched for its column."""
+
+    if record is None:
+        return None
+    try:
+        value = json.loads(record)
+        value = value.get(column) if isinstance(value, dict) else value
+    except ValueError:
+        found = re.search(rf'"{re.escape(column)}": "?([^",}}]*)', record)
+        value = found.group(1) if found else record
+    return None if value is None else str(value)

@@ -1,0 +1,143 @@
+"""Ingestion: one shard of a raw table is read, checked, and spilled by partition.
+
+Reads a shard; writes its accepted rows as Arrow batches by user's partition, its rejects and its counts. Memory is
+bounded by one batch, never by the data.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.contracts.files import read_arrow, write_arrow, write_json, write_parquet
+from pipelines.contracts.hashing import partition_of
+from pipelines.features.task import Job
+from pipelines.tables.entity_checks import EntityChecker
+from pipelines.tables.event_checks import EventChecker, columns_of
+from pipelines.tables.readers import Batch, Shard, read_shard
+from pipelines.tables.rejects import REJECTS, malformed_rejects
+
+US_PER_DAY = 86_400_000_000
+
+
+@dataclass(frozen=True)
+class Spilled:
+    """A reference to one partition's batch in a spill file."""
+
+    path: str
+    table: str
+
+
+def ingest_events(job: Job, number: int, shard: Shard) -> Iterator[tuple[int, Spilled]]:
+    """Checks a shard of events and spills it; yields (partition, reference) for each batch that is not empty."""
+    checker = EventChecker(job.schema, job.id_type, job.catalogue, job.late_before_us, job.forgotten)
+    names = columns_of(job.schema)
+    types = _text_columns(names)
+    facts = _ShardFacts("events", by_day=job.schema.tables.events.time is not None)
+    for place, batch in enumerate(read_shard(shard, names, types)):
+        checked = checker.check(batch)
+        facts.add(batch, checked.rejects)
+        facts.dropped += checked.dropped
+        facts.see_times(checked.events["time"])
+        yield from _spill(job, "events", number, place, checked.events)
+    facts.write(job, number)
+
+
+def ingest_users(job: Job, number: int, shard: Shard) -> Iterator[tuple[int, Spilled]]:
+    """Checks a shard of users and spills it, like ``ingest_events``."""
+    assert job.users_schema is not None
+    checker = EntityChecker(job.schema, "user", job.id_type, job.users_schema, job.forgotten)
+    facts = _ShardFacts("users")
+    for place, batch in enumerate(read_shard(shard, job.users_schema.names, {})):
+        accepted = checker.check(batch)
+        facts.add(batch, accepted.rejects)
+        table = accepted.table.rename_columns(
+            ["user_id" if name == job.schema.id_column("user") else name for name in accepted.table.column_names]
+        )
+        yield from _spill(job, "users", number, place, table)
+    facts.write(job, number)
+
+
+def _text_columns(names: Sequence[str]) -> dict[str, pa.DataType]:
+    """CSV columns of events are read as text and converted cell by cell: a wrong cell is a reject, not a failure."""
+    return {name: pa.string() for name in names}
+
+
+def _spill(job: Job, kind: str, number: int, place: int, table: pa.Table) -> Iterator[tuple[int, Spilled]]:
+    if len(table) == 0:
+        return
+    partitions = partition_of(table["user_id"].combine_chunks(), job.partitions)
+    order = np.argsort(partitions, kind="stable")  # A radix sort for 16 bits.
+    bounds = np.concatenate([[0], np.cumsum(np.bincount(partitions, minlength=job.partitions))])
+    moved = table.take(pa.array(order)).combine_chunks()
+    path = Path(job.work) / "spill" / f"{kind}-{number:06d}-{place:06d}.arrow"
+    write_arrow([moved.slice(bounds[part], bounds[part + 1] - bounds[part]) for part in range(job.partitions)], path)
+    for part in np.flatnonzero(np.diff(bounds)):
+        yield int(part), Spilled(str(path), kind)
+
+
+class _ShardFacts:
+    """Counts of one shard, and its rejects."""
+
+    def __init__(self, table: str, *, by_day: bool = False) -> None:
+        self._table = table
+        self._by_day = by_day
+        self._days: Counter[int] = Counter()
+        self._nulls: Counter[str] = Counter()
+        self._rows = 0
+        self._rejects: list[pa.Table] = []
+        self._first: int | None = None
+        self._last: int | None = None
+        self.dropped = 0
+
+    def add(self, batch: Batch, rejects: pa.Table) -> None:
+        self._rows += len(batch.table) + len(batch.malformed)
+        self._nulls.update({name: batch.table[name].null_count for name in batch.table.column_names})
+        if len(rejects):
+            self._rejects.append(rejects)
+        if batch.malformed:
+            self._rejects.append(malformed_rejects(batch.malformed, self._table, batch.file, batch.first_row))
+
+    def see_times(self, times: pa.ChunkedArray) -> None:
+        bounds = pc.min_max(times).as_py()
+        if bounds["min"] is not None:
+            if self._by_day:
+                self._days.update(_day_counts(np.asarray(times), bounds["min"] // US_PER_DAY))
+            self._first = bounds["min"] if self._first is None else min(self._first, bounds["min"])
+            self._last = bounds["max"] if self._last is None else max(self._last, bounds["max"])
+
+    def write(self, job: Job, number: int) -> None:
+        rejects = pa.concat_tables(self._rejects) if self._rejects else REJECTS.empty_table()
+        if len(rejects):
+            write_parquet(rejects, Path(job.out) / "rejects" / f"{self._table}-{job.first_shard + number:06d}.parquet")
+        facts = {
+            "table": self._table,
+            "rows": self._rows,
+            "rejects": dict(Counter(rejects["reason"].to_pylist())),
+            "dropped": self.dropped,
+            "first": self._first,
+            "last": self._last,
+            "days": self._days,
+            "nulls": self._nulls,
+        }
+        write_json(facts, Path(job.work) / "shards" / f"{self._table}-{number:06d}.json")
+
+
+def _day_counts(times: npt.NDArray[np.int64], first: int) -> dict[int, int]:
+    """Events by day since the epoch; ``first`` is the earliest day."""
+    counts = np.bincount(times // US_PER_DAY - first)
+    return {first + int(place): int(counts[place]) for place in np.flatnonzero(counts)}
+
+
+def read_spilled(spilled: Sequence[Spilled], kind: str, part: int, schema: pa.Schema) -> pa.Table:
+    """One partition's rows of a table, from all batches that were spilled."""
+    paths = sorted(one.path for one in spilled if one.table == kind)
+    tables = [read_arrow(Path(path), part) for path in paths]
+    return pa.concat_tables([schema.empty_table(), *tables]).combine_chunks()

@@ -1,0 +1,244 @@
+"""The features job: raw tables to ``features/``, on Beam.
+
+Reads the tables of the schema; writes an artifact of kind ``features``: sequences, items, users, their encoded twins,
+vocabulary and rejects. The way of the data, a module each: ``planning`` looks at tables and previous run (``inputs``,
+``increment``); ``ingest`` checks shards and spills them by user; ``partitions`` groups the events of
+one partition; ``totals`` adds up what the partitions counted; ``fitting`` fits the vocabulary on the train window;
+``encode`` applies it; ``drift`` compares with the previous run. ``transforms`` is the part of it that Beam sees.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.contracts.files import write_parquet
+from pipelines.contracts.manifest import Draft, write_artifact
+from pipelines.contracts.schema import SPLITS, DatasetSchema
+from pipelines.contracts.vocabulary import Vocabulary
+from pipelines.features import drift, transforms
+from pipelines.features.duplicates import DUPLICATE
+from pipelines.features.fitting import fit, summarise
+from pipelines.features.planning import KEPT_REJECTS, Plan, Planner
+from pipelines.features.totals import Ingested, events_by_split, item_frequency, require_split, with_item_counts
+from pipelines.inputs import Inputs
+from pipelines.partition_facts import PartitionFacts
+from pipelines.progress import Step, watched
+from pipelines.runner import pipeline_options
+from pipelines.sequences.reader import part_name
+from pipelines.sequences.segments import Layout, Partition, carry_rows
+
+__all__ = ["FORMAT_VERSION", "KIND", "Inputs", "run"]
+
+KIND = "features"
+FORMAT_VERSION = 1
+ITEMS_PER_PART = 250_000
+_WORK = ".work"
+
+
+def run(
+    schema: DatasetSchema,
+    out: Path,
+    beam_args: Sequence[str] = (),
+    progress: bool = True,
+    *,
+    partitions: int | None = None,
+    previous: Path | None = None,
+    forget: Sequence[int | str] = (),
+) -> Path:
+    """Writes the features of a data set to ``out`` and returns it.
+
+    Args:
+        schema: the data set's.
+        out: the artifact's directory, on a file system that all workers see.
+        beam_args: for Beam, unchanged.
+        progress: show a bar on standard error.
+        partitions: number of user partitions; from the input's size where None.
+        previous: an earlier run's artifact (it may be ``out`` itself): only files of events that it has not read are
+            read, and the result is what a full run would give; the manifest says under ``increment`` whether it
+            could be used, and else why not. Events older than ``validation.late_days`` before its newest are rejected.
+            What has drifted since is noted under ``drift``.
+        forget: ids of users of whom nothing may stay: no event, no row, no count, no value, no reject.
+
+    Raises:
+        SchemaError: a table cannot be read or lacks a column, a column has a wrong type, an item id stands twice, too
+            many rows were rejected, there are no events, the split leaves train or test empty, or the data have
+            drifted and ``validation.drift`` is ``fail``.
+        ConfigError: ``beam_args`` name no runner.
+    """
+    options = pipeline_options(beam_args)
+    inputs = Inputs.find(schema)
+    config = schema.model_dump(mode="json")
+    with write_artifact(
+        out, kind=KIND, format_version=FORMAT_VERSION, inputs=inputs.fingerprints(), config=config
+    ) as draft:
+        work = draft.dir / _WORK
+        work.mkdir()
+        before = drift.Before.read(previous)
+        plan = Planner(schema, inputs, draft.dir, work, forget).plan(previous, partitions)
+        facts = _Assembler(plan, draft, options, progress).write(before)
+        draft.facts.update(facts)
+    return out
+
+
+@dataclass(frozen=True)
+class _Assembler:
+    """Runs the job and puts the artifact together."""
+
+    plan: Plan
+    draft: Draft
+    options: Any
+    progress: bool
+
+    @property
+    def _schema(self) -> DatasetSchema:
+        return self.plan.job.schema
+
+    @property
+    def _work(self) -> Path:
+        return Path(self.plan.job.work)
+
+    def write(self, before: drift.Before | None) -> dict[str, Any]:
+        """Writes all below the draft and returns the facts."""
+        job, items = self.plan.job, self.plan.items
+        self._build()
+        parts = [PartitionFacts.read(self._work / transforms.FACTS_FOLDER / f"{p:05d}") for p in range(job.partitions)]
+        now = Ingested.read(self._work / transforms.SHARDS_FOLDER, items)
+        duplicates = sum(part.duplicates for part in parts)
+        rejecting = self._schema.validation.duplicates == "reject"
+        now = now.with_duplicates(duplicates) if rejecting else now
+        ingested = self._after(now)
+        ingested.require_fit(self._schema)
+        events = events_by_split(parts, self.plan.counted_before)
+        require_split(events, ingested)
+        vocabulary = self._fit(parts)
+        nulls = self._nulls(parts)
+        profile = drift.Profile({"events": _event_nulls(now), **nulls}, now.days, vocabulary)
+        drifted = drift.report(before, profile, self._schema.validation)
+        self._encode()
+        self._lay_out(parts)
+        (self.draft.dir / "schema.json").write_text(self._schema.model_dump_json(indent=1))
+        if rejecting:
+            duplicates = ingested.counts["events"].rejects.get(DUPLICATE, 0)
+        elif self.plan.counted_before is not None:
+            duplicates += int(self.plan.counted_before.facts["duplicates"])
+        counts: dict[str, int] = {
+            "events": sum(events),
+            "users": sum(part.users for part in parts),
+            "items": len(items.table),
+            "items_in_train": int((vocabulary.item_frequency > 0).sum()),
+            **dict(zip(SPLITS, events, strict=True)),
+        }
+        return {"counts": counts, "duplicates": duplicates, "drift": drifted, **self._told(ingested, nulls)}
+
+    def _build(self) -> None:
+        steps = [
+            Step("reading", len(self.plan.shards), self._work / transforms.SHARDS_FOLDER),
+            Step("building", self.plan.job.partitions, self._work / transforms.FACTS_FOLDER),
+        ]
+        with watched(steps, shown=self.progress):
+            transforms.build(self.plan.job, self.plan.shards, self.options)
+
+    def _encode(self) -> None:
+        out = self.draft.dir
+        names = [f"{side}/{path.name}" for side in ("items", "users") for path in sorted((out / side).glob("part-*"))]
+        with watched([Step("encoding", len(names), self._work / transforms.ENCODED_FOLDER)], shown=self.progress):
+            transforms.encode(self.plan.job, names, self.options)
+
+    def _after(self, now: Ingested) -> Ingested:
+        """With what the previous run found, where this one appends to it."""
+        previous = self.plan.decision.previous
+        if previous is None:
+            return now
+        if self.plan.forgotten is None:
+            return now.after(previous.facts, None)
+        path = self.draft.dir / KEPT_REJECTS
+        kept = dict(Counter(pq.ParquetFile(path).read()["reason"].to_pylist())) if path.exists() else {}
+        return now.after(previous.facts, kept)
+
+    def _fit(self, parts: Sequence[PartitionFacts]) -> Vocabulary:
+        items, before, rows = self.plan.items, self.plan.counted_before, self.plan.remap
+        frequency = item_frequency(len(items.table), parts, before, rows)
+        table = with_item_counts(self._schema, items.table, parts, before, rows)
+        _write_item_parts(table, self.draft.dir)
+        if len(items.rejects):
+            write_parquet(items.rejects, self.draft.dir / "rejects" / "items.parquet")
+        features = self._schema.side("item")
+        summary = summarise(features, table, items.ids, frequency, self.plan.job.as_of_us)
+        vocabulary = Vocabulary(
+            user=fit(self._schema.side("user"), [part.summary for part in parts]),
+            item=fit(features, [summary]),
+            item_ids=items.ids,
+            item_frequency=frequency,
+        )
+        vocabulary.save(self.draft.dir / "vocabulary")
+        return vocabulary
+
+    def _nulls(self, parts: Sequence[PartitionFacts]) -> dict[str, Any]:
+        """Rows and nulls by column of the items and the users."""
+        table = self.plan.items.table
+        nulls: dict[str, Any] = {
+            "items": {"rows": len(table), "columns": {name: table[name].null_count for name in table.column_names}},
+        }
+        if self.plan.inputs.users is not None:
+            columns: Counter[str] = Counter()
+            for part in parts:
+                columns.update(part.nulls)
+            nulls["users"] = {"rows": sum(part.profiles for part in parts), "columns": dict(columns)}
+        return nulls
+
+    def _lay_out(self, parts: Sequence[PartitionFacts]) -> None:
+        """Says of the files of ``sequences/`` what their names do not, where the run has appended to a previous one."""
+        base, previous = self.plan.job.base, self.plan.decision.previous
+        if base is None or previous is None:
+            return
+        after, before = self.draft.dir / "sequences", previous.dir / "sequences"
+        partitions = zip(Partition.list(before), parts, strict=True)
+        kept = [name for partition, part in partitions if not part.rewritten for name in partition.names]
+        layout = Layout.read(before)
+        rows = None if self.plan.remap is None else np.asarray(self.plan.remap, np.int32)
+        catalogue, files = carry_rows(before, after, layout, rows, kept)
+        Layout(
+            generation=base.generation,
+            catalogue=catalogue,
+            files=files,
+            bounds=layout.bounds if base.bounds is None else base.bounds,
+            last_out=self._schema.split.leave_last_out,
+        ).write(after)
+        self.draft.carried.update({f"sequences/{name}": previous.files[f"sequences/{name}"] for name in kept})
+
+    def _told(self, ingested: Ingested, nulls: dict[str, Any]) -> dict[str, Any]:
+        """What else the manifest tells."""
+        job, decision = self.plan.job, self.plan.decision
+        return {
+            "tables": {name: {"rows": count.rows, "rejects": count.rejects} for name, count in ingested.counts.items()},
+            "nulls": {"events": _event_nulls(ingested), **nulls},
+            "days": {str(day): count for day, count in sorted(ingested.days.items())},
+            "dropped_after_test_until": ingested.dropped,
+            "first_time": ingested.first,
+            "last_time": ingested.last,
+            "as_of_us": job.as_of_us,
+            "partitions": job.partitions,
+            "user_type": job.user_type,
+            "shards": job.first_shard + len(self.plan.shards),
+            "event_files": [file.fingerprint for file in self.plan.inputs.events],
+            "increment": {"used": decision.previous is not None, "reason": decision.reason},
+            "split": self._schema.split.model_dump(mode="json"),
+        }
+
+
+def _event_nulls(ingested: Ingested) -> dict[str, Any]:
+    return {"rows": ingested.counts["events"].rows, "columns": ingested.nulls}
+
+
+def _write_item_parts(table: pa.Table, out: Path) -> None:
+    parts = max(-(-len(table) // ITEMS_PER_PART), 1)
+    for part in range(parts):
+        write_parquet(table.slice(part * ITEMS_PER_PART, ITEMS_PER_PART), out / "items" / part_name(part, parts))

@@ -1,0 +1,251 @@
+"""Partitions: one partition's spilled rows become its sequences, its users and what they say of the features.
+
+Reads the batches that ingestion spilled and, where the run appends to a previous one, what it needs of its files
+(mostly the users alone). Writes files of ``sequences/`` and ``users/``, and the duplicates it rejects. Memory is
+bounded by one partition, never by the data.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipelines.contracts.encoding import count_column
+from pipelines.contracts.errors import SchemaError
+from pipelines.contracts.files import link, write_aside, write_parquet
+from pipelines.contracts.schema import SPLITS, CountFeature, DatasetSchema, EmbeddingFeature
+from pipelines.features.duplicates import by_split, repeats, unique
+from pipelines.features.fitting import SideSummary, summarise
+from pipelines.features.ingest import Spilled, read_spilled
+from pipelines.features.task import Base, Job
+from pipelines.partition_facts import PartitionFacts
+from pipelines.sequences.grouping import (
+    Grouped,
+    group_events,
+    keep_users,
+    merge,
+    places_of,
+    with_last_out,
+    with_more_users,
+    with_time_splits,
+)
+from pipelines.sequences.partition_users import Users
+from pipelines.sequences.segments import MAX_SEGMENTS, Partition, joined, part_name, segment_name, write_part
+from pipelines.sequences.window_counts import window_counts
+from pipelines.tables.event_checks import checked_schema
+
+
+@dataclass(frozen=True)
+class _Built:
+    """A partition's sequences, written: its ``users`` as they are now, and the events that are to be counted."""
+
+    users: Users
+    counted: Grouped
+    duplicates: int
+    rewritten: bool
+
+
+def build_partition(job: Job, part: int, spilled: Sequence[Spilled]) -> PartitionFacts:
+    """Builds one partition: writes its files of ``sequences/`` and ``users/``, returns its facts.
+
+    Raises:
+        SchemaError: the users table has a user twice.
+    """
+    profiles = read_spilled(spilled, "users", part, job.users_layout)
+    _refuse_twice(profiles["user_id"], job.schema)
+    profiled = pc.array_take(joined(profiles["user_id"]), pc.array_sort_indices(joined(profiles["user_id"])))
+    events = read_spilled(spilled, "events", part, checked_schema(job.id_type))
+    last_out = job.schema.split.leave_last_out
+    if job.base is None:
+        built = _afresh(job, part, group_events(events, profiled, leave_last_out=last_out))
+    else:
+        new = group_events(events, profiled.slice(0, 0), leave_last_out=last_out)
+        built = _upon(job, job.base, part, new, profiled)
+    del events
+    users = _users_table(job, part, built, profiles)
+    write_parquet(users, Path(job.out) / "users" / part_name(part, job.partitions))
+    trained = built.counted.splits == 0
+    rows, counts = _counted(built.counted.rows[trained], len(job.catalogue.item_ids))
+    return PartitionFacts(
+        users=len(built.users.ids),
+        events=[int(number) for number in np.bincount(built.counted.splits, minlength=3)],
+        item_frequency=pa.table({"row": rows, "count": counts}),
+        item_counts=_item_counts(job, built.counted),
+        summary=_summary(job, users, built.users),
+        duplicates=built.duplicates,
+        profiles=len(profiles),
+        nulls={name: profiles[name].null_count for name in profiles.column_names},
+        rewritten=built.rewritten,
+    )
+
+
+def _afresh(job: Job, part: int, grouped: Grouped) -> _Built:
+    found = unique(job, part, None, grouped)
+    kept = found.events
+    if job.schema.split.leave_last_out and len(kept.rows) < len(grouped.rows):
+        kept = with_last_out(kept)
+    _write_base(job, part, kept)
+    return _Built(Users.of(kept), kept, found.duplicates, rewritten=True)
+
+
+def _upon(job: Job, base: Base, part: int, new: Grouped, profiled: pa.Array) -> _Built:
+    """Appends to the previous run's partition, or writes it anew where its turn has come or users leave it."""
+    partition = job.base_partitions[part]
+    is_due = partition.segments > 0 and (base.generation + part) % MAX_SEGMENTS == 0
+    may_repeat = len(new.times) > 0 and base.last_time is not None and int(new.times.min()) <= base.last_time
+    old = _read_base(job, base, partition) if base.recount or is_due or may_repeat else None
+    found = unique(job, part, old, new)
+    new, duplicates = found.events, found.duplicates
+    known = Users.read(Path(base.dir) / "users" / part_name(part, job.partitions))
+    users = Users.together([known, Users.of(new), Users.idle(profiled)])
+    alive = (users.events > 0) | (places_of(users.ids, profiled) >= 0)
+    if job.forgotten is not None:
+        alive &= ~_is_in(users.ids, job.forgotten)
+    rewritten = is_due or not bool(alive.all())
+    added = with_more_users(new, profiled.filter(pa.array(places_of(profiled, known.ids) < 0)))
+    if not rewritten and not base.recount:
+        _append(job, base, part, partition, added)
+        return _Built(users, new, duplicates, rewritten=False)
+    old = _read_base(job, base, partition) if old is None else old
+    whole = merge(old, added)
+    whole = keep_users(whole, places_of(whole.user_ids, users.ids.filter(pa.array(alive))) >= 0)
+    whole = with_last_out(whole) if job.schema.split.leave_last_out else whole
+    if rewritten:
+        _write_base(job, part, whole)
+    else:
+        _append(job, base, part, partition, added)
+    if base.recount and job.schema.validation.duplicates == "keep":
+        duplicates = int(repeats(whole, by_split=by_split(job)).sum())
+    return _Built(Users.of(whole), whole if base.recount else new, duplicates, rewritten)
+
+
+def _read_base(job: Job, base: Base, partition: Partition) -> Grouped:
+    """The previous run's events of a partition, in this run's catalogue and split, without forgotten users."""
+    old = partition.read()
+    if job.forgotten is not None:
+        old = keep_users(old, ~_is_in(old.user_ids, job.forgotten))
+    if job.remap is not None:
+        old = dataclasses.replace(old, rows=job.remap[old.rows])
+    return old if base.bounds is None else with_time_splits(old, base.bounds)
+
+
+def _write_base(job: Job, part: int, grouped: Grouped) -> None:
+    target = Path(job.out) / "sequences" / part_name(part, job.partitions)
+    write_aside(target, lambda aside: write_part(grouped, aside))
+
+
+def _append(job: Job, base: Base, part: int, partition: Partition, new: Grouped) -> None:
+    """Takes the previous run's files over and puts the new events beside them."""
+    folder = Path(job.out) / "sequences"
+    for name in partition.names:
+        link(partition.folder / name, folder / name)
+    if len(new.user_ids):
+        target = folder / segment_name(part, job.partitions, base.generation)
+        write_aside(target, lambda aside: write_part(new, aside))
+
+
+def _is_in(ids: pa.Array, wanted: pa.Array) -> npt.NDArray[np.bool_]:
+    return np.asarray(pc.is_in(ids, value_set=wanted), dtype=bool)
+
+
+def _summary(job: Job, table: pa.Table, users: Users) -> SideSummary:
+    """What the users say of their side's features."""
+    own = job.schema.id_column("user")
+    features = tuple(
+        feature.model_copy(update={"column": "user_id"}) if feature.source == own else feature
+        for feature in job.schema.side("user")
+        if not isinstance(feature, CountFeature | EmbeddingFeature)
+    )
+    return summarise(features, table, users.ids, users.train, job.as_of_us) if features else SideSummary()
+
+
+def _counted(rows: npt.NDArray[np.int32], items: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Distinct rows and how often each stands; by a table of all items unless that were much larger than the rows."""
+    if items > 4 * len(rows) + 1_000_000:
+        distinct, numbers = np.unique(rows, return_counts=True)
+        return distinct, numbers
+    table = np.bincount(rows, minlength=items)
+    seen = np.flatnonzero(table)
+    return seen.astype(np.int32), table[seen]
+
+
+def _refuse_twice(ids: pa.ChunkedArray, schema: DatasetSchema) -> None:
+    counts = pc.value_counts(ids)
+    if len(counts) < len(ids):
+        twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
+        raise SchemaError(
+            f"tables.users: expected each {schema.id_column('user')} once, {twice[0].as_py()!r} stands several times "
+            f"(and {len(twice) - 1} others in the same partition). Remove the duplicates."
+        )
+
+
+def _users_table(job: Job, part: int, built: _Built, profiles: pa.Table) -> pa.Table:
+    """The users' raw columns in the order of the sequences; nulls where a user has no profile."""
+    ids = built.users.ids
+    table = pa.table(built.users.columns())
+    places = pc.index_in(ids, value_set=joined(profiles["user_id"])) if len(profiles.column_names) > 1 else None
+    for name in profiles.column_names:
+        if name != "user_id":
+            table = table.append_column(name, profiles[name].take(places))
+    counted = built.counted
+    own = None
+    for feature in job.schema.side("user"):
+        if isinstance(feature, CountFeature):
+            own = places_of(counted.user_ids, ids)[counted.owners] if own is None else own
+            chosen = _counted_events(job, counted, feature)
+            for days in feature.window_days:
+                counts = window_counts(own[chosen], counted.times[chosen], len(ids), job.as_of_us, days)
+                counts = counts + _counts_before(job, part, count_column(feature, days), ids)
+                table = table.append_column(count_column(feature, days), pa.array(counts))
+    return table
+
+
+def _counts_before(job: Job, part: int, name: str, ids: pa.Array) -> npt.NDArray[np.int64]:
+    """``[users] int64``: what the previous run counted, where this one counts only what is new."""
+    if job.base is None or job.base.recount:
+        return np.zeros(len(ids), np.int64)
+    path = Path(job.base.dir) / "users" / part_name(part, job.partitions)
+    before = pq.ParquetFile(path).read(columns=["user_id", name])
+    found = before[name].take(pc.index_in(ids, value_set=joined(before["user_id"])))
+    return np.asarray(pc.fill_null(found, 0), np.int64)
+
+
+def _counted_events(job: Job, grouped: Grouped, feature: CountFeature) -> Any:
+    """``[events] bool``: the events of the feature's action that are no one's held-out truth.
+
+    Where the split is a moment, all events before the test window: what validates is history by then, and training
+    counts anew as of each example's moment.
+    """
+    chosen = grouped.splits < (
+        SPLITS.index("test") if job.schema.split.test_from is not None else SPLITS.index("valid")
+    )
+    if feature.action is not None:
+        chosen = chosen & (grouped.actions == job.schema.action_names.index(feature.action))
+    return chosen
+
+
+def _item_counts(job: Job, grouped: Grouped) -> pa.Table:
+    """(row, column, count) of the item side's count features in this partition."""
+    parts = [
+        pa.table(
+            {"row": pa.array([], pa.int32()), "column": pa.array([], pa.string()), "count": pa.array([], pa.int64())}
+        )
+    ]
+    for feature in job.schema.side("item"):
+        if isinstance(feature, CountFeature):
+            chosen = _counted_events(job, grouped, feature)
+            rows, places = np.unique(grouped.rows[chosen], return_inverse=True)
+            for days in feature.window_days:
+                counts = window_counts(places, grouped.times[chosen], len(rows), job.as_of_us, days)
+                name = pa.repeat(count_column(feature, days), len(rows))
+                parts.append(pa.table({"row": rows, "column": name, "count": counts}))
+    return pa.concat_tables(parts)

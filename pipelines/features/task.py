@@ -1,0 +1,143 @@
+"""The job: what every worker of the features job is told, and the small tables that lie beside its output for them.
+
+Written by the process that submits; read by workers on a file system that all see.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipelines.contracts.files import read_arrow, write_arrow, write_aside
+from pipelines.contracts.schema import DatasetSchema
+from pipelines.sequences.segments import Partition
+from pipelines.tables.entity_checks import EntityChecker
+from pipelines.tables.event_checks import Catalogue
+
+_CATALOGUE_FILE = "catalogue.arrow"
+_USERS_SCHEMA_FILE = "users_schema.arrow"
+_FORGOTTEN_FILE = "forgotten.arrow"
+_REMAP_FILE = "remap.arrow"
+
+
+@dataclass(frozen=True)
+class Base:
+    """What a worker is told of the previous run that this one appends to.
+
+    ``dir`` is its artifact, ``generation`` the number of this run since the last full one; events up to ``last_time``
+    may stand there already. ``recount`` says that what is counted must be counted over all events again, not over the
+    new ones only; ``bounds`` are the moments of the split where they have moved.
+    """
+
+    dir: str
+    generation: int
+    last_time: int | None
+    recount: bool
+    bounds: tuple[int, int] | None
+
+    @property
+    def sequences(self) -> Path:
+        """Its folder of sequences."""
+        return Path(self.dir) / "sequences"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker is told. ``out`` and ``work`` must be on a file system that all workers see.
+
+    ``as_of_us`` is the moment from which ``time_since`` and ``count`` features look back; ``user_type`` is int64 or
+    string; ``first_shard`` the number of the first shard, above those of the runs before; events before
+    ``late_before_us`` are late.
+    """
+
+    schema_json: str
+    out: str
+    work: str
+    partitions: int
+    user_type: str
+    as_of_us: int
+    first_shard: int = 0
+    late_before_us: int | None = None
+    base: Base | None = None
+
+    @property
+    def schema(self) -> DatasetSchema:
+        """The data set's schema."""
+        return _schema(self.schema_json)
+
+    @property
+    def id_type(self) -> pa.DataType:
+        """Arrow type of the user ids."""
+        return pa.int64() if self.user_type == "int64" else pa.string()
+
+    @functools.cached_property
+    def catalogue(self) -> Catalogue:
+        """The item ids in row order."""
+        return _catalogue(str(Path(self.work) / _CATALOGUE_FILE))
+
+    @functools.cached_property
+    def forgotten(self) -> pa.Array | None:
+        """Ids of users to forget, in the type of the user ids; None where there are none."""
+        path = Path(self.work) / _FORGOTTEN_FILE
+        return read_arrow(path)["user_id"].combine_chunks() if path.exists() else None
+
+    @functools.cached_property
+    def remap(self) -> npt.NDArray[np.int32] | None:
+        """Each row of the previous run's catalogue in this one's; None where the two are the same."""
+        path = Path(self.work) / _REMAP_FILE
+        return np.asarray(read_arrow(path)["row"], np.int32) if path.exists() else None
+
+    @functools.cached_property
+    def users_schema(self) -> pa.Schema | None:
+        """Columns and types of the users table; None where there is none."""
+        path = Path(self.work) / _USERS_SCHEMA_FILE
+        return pa.ipc.read_schema(pa.py_buffer(path.read_bytes())) if path.exists() else None
+
+    @functools.cached_property
+    def users_layout(self) -> pa.Schema:
+        """Columns and types of the users as they are stored: those of the users table, its id called user_id."""
+        own = self.schema.id_column("user")
+        if self.users_schema is None:
+            return pa.schema([("user_id", self.id_type)])
+        layout = EntityChecker(self.schema, "user", self.id_type, self.users_schema).layout
+        return pa.schema([field.with_name("user_id") if field.name == own else field for field in layout])
+
+    @functools.cached_property
+    def base_partitions(self) -> list[Partition]:
+        """The partitions of the previous run."""
+        return [] if self.base is None else Partition.list(self.base.sequences)
+
+
+def write_catalogue(item_ids: pa.Array, work: Path) -> None:
+    """Lays out the item ids in row order."""
+    write_arrow(pa.table({"item_id": item_ids}), work / _CATALOGUE_FILE)
+
+
+def write_users_schema(schema: pa.Schema, work: Path) -> None:
+    """Lays out the columns of the users table that are read."""
+    write_aside(work / _USERS_SCHEMA_FILE, lambda aside: aside.write_bytes(schema.serialize()))
+
+
+def write_forgotten(user_ids: pa.Array, work: Path) -> None:
+    """Lays out the users to forget."""
+    write_arrow(pa.table({"user_id": user_ids}), work / _FORGOTTEN_FILE)
+
+
+def write_remap(rows: pa.Array, work: Path) -> None:
+    """Lays out each old row's new row."""
+    write_arrow(pa.table({"row": rows}), work / _REMAP_FILE)
+
+
+@functools.lru_cache(maxsize=4)
+def _schema(text: str) -> DatasetSchema:
+    return DatasetSchema.model_validate_json(text)
+
+
+@functools.lru_cache(maxsize=2)
+def _catalogue(path: str) -> Catalogue:
+    return Catalogue(read_arrow(Path(path))["item_id"].combine_chunks())

@@ -1,0 +1,184 @@
+"""Totals: what the tasks of a features job counted, put together, and added to what a previous run counted.
+
+Reads the small files that tasks leave below ``work``, and the previous run's manifest and items.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.contracts.encoding import count_column
+from pipelines.contracts.errors import SchemaError
+from pipelines.contracts.schema import SPLITS, CountFeature, DatasetSchema
+from pipelines.features.duplicates import DUPLICATE
+from pipelines.features.increment import Previous
+from pipelines.partition_facts import PartitionFacts
+from pipelines.sequences.reader import load_items
+from pipelines.tables.catalogue import Items
+from pipelines.tables.rejects import TableCounts, enforce_thresholds
+
+Int64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """What reading the tables found.
+
+    ``counts`` by table; ``nulls`` by column of the events table; ``days`` are accepted events by day since the epoch;
+    ``dropped`` events lay behind the split; ``first`` and ``last`` are their times.
+    """
+
+    counts: dict[str, TableCounts]
+    nulls: dict[str, int]
+    days: dict[int, int]
+    dropped: int
+    first: int | None
+    last: int | None
+
+    @classmethod
+    def read(cls, folder: Path, items: Items) -> Ingested:
+        """Adds up what the shards' tasks left in ``folder``."""
+        facts = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+        counts = {"items": items.counts}
+        for table in ("events", "users"):
+            own = [fact for fact in facts if fact["table"] == table]
+            if own:
+                reasons = _added([fact["rejects"] for fact in own])
+                counts[table] = TableCounts(sum(fact["rows"] for fact in own), reasons)
+        counts.setdefault("events", TableCounts(0, {}))
+        events = [fact for fact in facts if fact["table"] == "events"]
+        return cls(
+            counts=counts,
+            nulls=_added([fact["nulls"] for fact in events]),
+            days={int(day): count for day, count in _added([fact["days"] for fact in events]).items()},
+            dropped=sum(fact["dropped"] for fact in events),
+            first=min((fact["first"] for fact in events if fact["first"] is not None), default=None),
+            last=max((fact["last"] for fact in events if fact["last"] is not None), default=None),
+        )
+
+    def with_duplicates(self, number: int) -> Ingested:
+        """The same with so many events rejected as duplicates."""
+        if number == 0:
+            return self
+        events = self.counts["events"]
+        rejects = _added([events.rejects, {DUPLICATE: number}])
+        return _replaced(self, counts={**self.counts, "events": TableCounts(events.rows, rejects)})
+
+    def after(self, facts: dict[str, Any], kept: dict[str, int] | None) -> Ingested:
+        """What a full run would have found: a previous run's counts and this one's together.
+
+        Args:
+            facts: of the previous run's manifest.
+            kept: its rejects by reason where some were forgotten; None where its own counts hold.
+        """
+        before, now = facts["tables"]["events"], self.counts["events"]
+        reasons = _added([before["rejects"] if kept is None else kept, now.rejects])
+        days = _added([{str(day): count for day, count in self.days.items()}, facts["days"]])
+        return Ingested(
+            counts={**self.counts, "events": TableCounts(before["rows"] + now.rows, reasons)},
+            nulls=_added([facts["nulls"]["events"]["columns"], self.nulls]),
+            days={int(day): count for day, count in days.items()},
+            dropped=self.dropped + facts["dropped_after_test_until"],
+            first=min((time for time in (self.first, facts["first_time"]) if time is not None), default=None),
+            last=max((time for time in (self.last, facts["last_time"]) if time is not None), default=None),
+        )
+
+    def require_fit(self, schema: DatasetSchema) -> None:
+        """Checks that there are events, and few enough rejects.
+
+        Raises:
+            SchemaError: there are none, or too many.
+        """
+        if self.counts["events"].rows == 0:
+            raise SchemaError("tables.events: expected at least one event, found an empty table. Check its path.")
+        enforce_thresholds(self.counts, schema.validation)
+
+
+def _replaced(ingested: Ingested, **changes: Any) -> Ingested:
+    return Ingested(**{**vars(ingested), **changes})
+
+
+def _added(counts: Sequence[dict[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for one in counts:
+        total.update(one)
+    return dict(sorted(total.items()))
+
+
+def events_by_split(parts: Sequence[PartitionFacts], previous: Previous | None) -> list[int]:
+    """Events of train, valid and test; ``previous`` where the parts counted only what is new."""
+    before = [0] * len(SPLITS) if previous is None else [int(previous.facts["counts"][name]) for name in SPLITS]
+    return [before[split] + sum(part.events[split] for part in parts) for split in range(len(SPLITS))]
+
+
+def require_split(events: Sequence[int], ingested: Ingested) -> None:
+    """Checks that train and test have events.
+
+    Raises:
+        SchemaError: one has none.
+    """
+    for split, count in zip(SPLITS, events, strict=True):
+        if count == 0 and split != "valid":
+            numbers = ", ".join(f"{name} {number}" for name, number in zip(SPLITS, events, strict=True))
+            raise SchemaError(
+                f"[split]: expected events in {split}, found none ({numbers}); events run from {ingested.first} to "
+                f"{ingested.last} (microseconds UTC, or the order). Move the bounds or correct the column."
+            )
+
+
+def item_frequency(
+    items: int, parts: Sequence[PartitionFacts], previous: Previous | None, remap: pa.Array | None
+) -> Int64:
+    """``[items] int64``: each row's events in train.
+
+    Args:
+        items: size of the catalogue.
+        parts: what the partitions counted.
+        previous: the run whose counts go in, where the parts counted only what is new.
+        remap: each row of its catalogue in this one; None where the two are the same.
+    """
+    frequency = _carried(items, None if previous is None else previous.vocabulary.item_frequency, remap)
+    for part in parts:
+        frequency[np.asarray(part.item_frequency["row"])] += np.asarray(part.item_frequency["count"])
+    return frequency
+
+
+def with_item_counts(
+    schema: DatasetSchema,
+    table: pa.Table,
+    parts: Sequence[PartitionFacts],
+    previous: Previous | None,
+    remap: pa.Array | None,
+) -> pa.Table:
+    """The items with the columns of their count features; ``previous`` and ``remap`` as in ``item_frequency``."""
+    features = [feature for feature in schema.side("item") if isinstance(feature, CountFeature)]
+    if not features:
+        return table
+    found = pa.concat_tables([part.item_counts for part in parts])
+    before = None if previous is None else load_items(previous.dir)
+    for feature in features:
+        for days in feature.window_days:
+            name = count_column(feature, days)
+            own = found.filter(pc.equal(found["column"], name))
+            counts = _carried(len(table), None if before is None else np.asarray(before[name], np.int64), remap)
+            np.add.at(counts, np.asarray(own["row"]), np.asarray(own["count"]))
+            table = table.append_column(name, pa.array(counts))
+    return table
+
+
+def _carried(items: int, before: Int64 | None, remap: pa.Array | None) -> Int64:
+    """``[items] int64``: earlier counts at their rows of this catalogue; a fresh array."""
+    counts = np.zeros(items, np.int64)
+    if before is not None:
+        counts[slice(None) if remap is None else np.asarray(remap)] = before
+    return counts

@@ -1,0 +1,160 @@
+"""Transforms: the features job's two Beam pipelines.
+
+The first reads shards and builds partitions, the second encodes parts of items and users. What travels through Beam
+are names and references; a worker reads and writes the files they stand for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from pipelines.contracts.encoding import encode_table
+from pipelines.contracts.errors import ArtifactError, ConfigError, SchemaError, TowerlineError
+from pipelines.contracts.files import write_json, write_parquet
+from pipelines.contracts.manifest import fingerprint_of
+from pipelines.contracts.vocabulary import Vocabulary
+from pipelines.features.ingest import Spilled, ingest_events, ingest_users
+from pipelines.features.partitions import build_partition
+from pipelines.features.task import Job
+from pipelines.runner import beam, local_workers, new_pipeline
+from pipelines.sequences.reader import encoded_table
+from pipelines.tables.readers import Shard
+
+# Folders below ``work``: a file for each task that is done.
+SHARDS_FOLDER, FACTS_FOLDER, ENCODED_FOLDER, _ERRORS_FOLDER = "shards", "facts", "encoded", "errors"
+
+
+def build(job: Job, shards: Sequence[Shard], options: Any) -> None:
+    """Reads, checks and spills the shards, then builds every partition.
+
+    Raises:
+        SchemaError: a table cannot be read or has a user twice.
+    """
+    tasks: list[tuple[int, Shard | None]] = [*enumerate(shards), *((part, None) for part in range(job.partitions))]
+    with _translated(Path(job.work)), new_pipeline(options) as pipeline:
+        (
+            pipeline
+            | "List shards and partitions" >> beam.Create(tasks, reshuffle=_spread(options))
+            | "Check and spill" >> beam.ParDo(_Ingest(job))
+            | "Gather partitions" >> beam.GroupByKey()
+            | "Build sequences" >> beam.ParDo(_Build(job))
+        )
+
+
+def encode(job: Job, names: Sequence[str], options: Any) -> None:
+    """Encodes parts of ``items/`` and ``users/``, given by their names below the output.
+
+    Nothing is grouped here: with one local worker the tasks run one after the other without an engine between them.
+
+    Raises:
+        SchemaError: a value cannot be encoded.
+    """
+    if local_workers(options) == 1:
+        for name in names:
+            encode_part(job, name)
+        return
+    with _translated(Path(job.work)), new_pipeline(options) as pipeline:
+        (pipeline | "List parts" >> beam.Create(list(names)) | "Encode" >> beam.ParDo(_Encode(job)))
+
+
+def _spread(options: Any) -> bool:
+    """Whether there are several workers, among whom the tasks must be spread."""
+    return local_workers(options) != 1
+
+
+class _Ingest(beam.DoFn):
+    """(number, shard) -> (partition, reference to a spilled batch); (partition, None) passes: it may get nothing."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def process(self, element: tuple[int, Shard | None]) -> Iterable[tuple[int, Spilled | None]]:
+        number, shard = element
+        if shard is None:
+            yield number, None
+            return
+        with _reported(self._job):
+            ingest = ingest_events if shard.table == "events" else ingest_users
+            yield from ingest(self._job, number, shard)
+
+
+class _Build(beam.DoFn):
+    """(partition, references) -> nothing; writes the partition's parts and its facts."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def process(self, element: tuple[int, Iterable[Spilled | None]]) -> None:
+        part, spilled = element
+        with _reported(self._job):
+            facts = build_partition(self._job, part, [one for one in spilled if one is not None])
+            facts.write(Path(self._job.work) / FACTS_FOLDER / f"{part:05d}")
+
+
+class _Encode(beam.DoFn):
+    """Name of a part of items/ or users/ -> nothing; writes its encoded twin."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def process(self, element: str) -> None:
+        with _reported(self._job):
+            encode_part(self._job, element)
+
+
+def encode_part(job: Job, name: str) -> None:
+    """Encodes one part of ``items/`` or ``users/``.
+
+    Raises:
+        SchemaError: a value cannot be encoded.
+    """
+    folder, file = name.split("/")
+    schema, table = job.schema, pq.ParquetFile(Path(job.out) / name).read()
+    vocabulary = _vocabulary(str(Path(job.out) / "vocabulary"))
+    if folder == "items":
+        encoded = encode_table(schema.side("item"), vocabulary.item, table, as_of_us=job.as_of_us)
+    else:
+        own = schema.id_column("user")
+        table = table.rename_columns([own if column == "user_id" else column for column in table.column_names])
+        encoded = encode_table(schema.side("user"), vocabulary.user, table, as_of_us=job.as_of_us)
+    write_parquet(encoded_table(encoded, len(table)), Path(job.out) / f"{folder}_encoded" / file)
+    write_json(name, Path(job.work) / ENCODED_FOLDER / f"{folder}-{file}.json")
+
+
+@functools.lru_cache(maxsize=1)
+def _vocabulary(path: str) -> Vocabulary:
+    """The vocabulary of a draft, whose path no other has."""
+    return Vocabulary.load(Path(path))
+
+
+_CLASSES: dict[str, type[TowerlineError]] = {kind.__name__: kind for kind in (SchemaError, ConfigError, ArtifactError)}
+
+
+@contextlib.contextmanager
+def _reported(job: Job) -> Iterator[None]:
+    """Leaves an error of ours where the caller finds it: Beam hands back a text only, with its own trace around it."""
+    try:
+        yield
+    except TowerlineError as err:
+        path = Path(job.work) / _ERRORS_FOLDER / f"{fingerprint_of(str(err))}.json"
+        write_json({"class": type(err).__name__, "message": str(err)}, path)
+        raise
+
+
+@contextlib.contextmanager
+def _translated(work: Path) -> Iterator[None]:
+    """Raises the error that a worker left instead of Beam's own."""
+    try:
+        yield
+    except Exception as err:
+        for path in sorted((work / _ERRORS_FOLDER).glob("*.json")):
+            left = json.loads(path.read_text())
+            raise _CLASSES.get(left["class"], SchemaError)(left["message"]) from err
+        raise

@@ -1,0 +1,1 @@
+"""Users and their events as time-ordered sequences."""

@@ -1,0 +1,66 @@
+"""Users: who stands in a partition, and how many events each has.
+
+Stored as two columns of ``users/`` beside what the users table says, so that a run that appends need not read the
+sequences for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.sequences.grouping import Grouped, places_of, union_ids
+from pipelines.sequences.reader import EVENTS_COLUMN, TRAIN_COLUMN
+from pipelines.sequences.segments import joined
+
+Int64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Users:
+    """Users of a partition: ``ids`` [users] ascending, their ``events`` and those in train, ``[users] int64``."""
+
+    ids: pa.Array
+    events: Int64
+    train: Int64
+
+    @classmethod
+    def of(cls, grouped: Grouped) -> Users:
+        """The users of sequences."""
+        train = np.bincount(grouped.owners[grouped.splits == 0], minlength=len(grouped.user_ids))
+        return cls(grouped.user_ids, np.diff(grouped.offsets), train)
+
+    @classmethod
+    def idle(cls, ids: pa.Array) -> Users:
+        """Users without events."""
+        return cls(ids, np.zeros(len(ids), np.int64), np.zeros(len(ids), np.int64))
+
+    @classmethod
+    def read(cls, part: Path) -> Users:
+        """Those of a part of ``users/``."""
+        table = pq.ParquetFile(part).read(columns=["user_id", EVENTS_COLUMN, TRAIN_COLUMN])
+        counts = (np.asarray(table[name], np.int64) for name in (EVENTS_COLUMN, TRAIN_COLUMN))
+        return cls(joined(table["user_id"]), *counts)
+
+    def columns(self) -> dict[str, pa.Array]:
+        """What ``read`` reads back."""
+        counts = {EVENTS_COLUMN: self.events, TRAIN_COLUMN: self.train}
+        return {"user_id": self.ids, **{name: pa.array(count.astype(np.int32)) for name, count in counts.items()}}
+
+    @classmethod
+    def together(cls, pieces: Sequence[Users]) -> Users:
+        """Users of several pieces, each once, their counts added up."""
+        ids = union_ids([piece.ids for piece in pieces])
+        events, train = np.zeros(len(ids), np.int64), np.zeros(len(ids), np.int64)
+        for piece in pieces:
+            if len(piece.ids):
+                places = slice(None) if len(piece.ids) == len(ids) else places_of(piece.ids, ids)
+                events[places] += piece.events
+                train[places] += piece.train
+        return cls(ids, events, train)

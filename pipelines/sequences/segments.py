@@ -1,0 +1,225 @@
+"""Segments: how the sequences of a partition lie in files, so that a new day is appended and nothing rewritten.
+
+A partition has one base file, ``part-00003-of-00020.parquet``, and beside it the events that later runs appended,
+``part-00003-of-00020.0007.parquet`` (by the seventh run after the full one). ``layout.json`` says of each file in
+which catalogue its rows are places; ``rows-0002.arrow`` brings those of catalogue 2 into the artifact's own. Readers
+put the pieces together; what they see is what a full run would have written. Without ``layout.json`` there are bases
+only. An artifact holds all its files itself: those it shares with an earlier one are hard links.
+
+Reads and writes ``sequences/``. Imports neither Beam, TensorFlow nor ScaNN.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field, ValidationError
+
+from pipelines.contracts.errors import ArtifactError
+from pipelines.contracts.files import link, read_arrow, write_arrow, write_aside
+from pipelines.contracts.schema import Section
+from pipelines.sequences.grouping import Grouped, gather, merge, with_last_out, with_time_splits
+
+LAYOUT_FILE = "layout.json"
+# A partition is written anew after so many runs that appended to it, another one each night: a reader merges at most
+# so many segments, and a night rewrites that part of the data.
+MAX_SEGMENTS = 16
+_EVENT_COLUMNS = ("rows", "times", "actions", "values", "splits")
+_COLUMN_TYPES = (np.int32, np.int64, np.int8, np.float32, np.int8)
+
+Int64 = npt.NDArray[np.int64]
+
+
+class Layout(Section):
+    """What the files' names do not say.
+
+    ``generation`` counts the runs that appended since the full one; ``catalogue`` is the number of the artifact's own
+    catalogue, ``files`` that of each file with another; ``bounds`` are the first moments of valid and test where they
+    have moved since a file was written; ``last_out`` says that the splits are told by each user's last events.
+    """
+
+    generation: int = 0
+    catalogue: int = 0
+    files: dict[str, int] = Field(default_factory=dict)
+    bounds: tuple[int, int] | None = None
+    last_out: bool = False
+
+    @classmethod
+    def read(cls, folder: Path) -> Layout:
+        """The layout of ``sequences/`` at ``folder``; that of a full run where no file says otherwise.
+
+        Raises:
+            ArtifactError: the file is damaged.
+        """
+        path = folder / LAYOUT_FILE
+        if not path.exists():
+            return cls()
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as err:
+            raise ArtifactError(f"{path}: damaged. Run `towerline features` again.") from err
+
+    def write(self, folder: Path) -> None:
+        """Writes ``layout.json`` below ``folder``."""
+        write_aside(folder / LAYOUT_FILE, lambda aside: aside.write_text(self.model_dump_json()))
+
+
+def part_name(part: int, parts: int) -> str:
+    """File name of one part of several."""
+    return f"part-{part:05d}-of-{parts:05d}.parquet"
+
+
+def segment_name(part: int, parts: int, generation: int) -> str:
+    """File name of what one run appended to a part."""
+    return f"part-{part:05d}-of-{parts:05d}.{generation:04d}.parquet"
+
+
+def rows_name(catalogue: int) -> str:
+    """File name of an earlier catalogue's rows in the artifact's own."""
+    return f"rows-{catalogue:04d}.arrow"
+
+
+@dataclass(frozen=True)
+class Partition:
+    """The files of one partition below ``folder``, by name: the base, then its segments, oldest first."""
+
+    folder: Path
+    layout: Layout
+    names: tuple[str, ...]
+
+    @classmethod
+    def list(cls, folder: Path) -> list[Partition]:
+        """All partitions below ``folder``, in order.
+
+        Raises:
+            ArtifactError: the layout is damaged, or segments lack their base.
+        """
+        layout = Layout.read(folder)
+        names: dict[str, list[str]] = defaultdict(list)
+        for path in sorted(folder.glob("part-*.parquet")):
+            names[path.name.split(".")[0]].append(path.name)
+        found = []
+        for stem in sorted(names):
+            base = f"{stem}.parquet"
+            if base not in names[stem]:
+                raise ArtifactError(f"{folder / base}: missing. Run `towerline features` again.")
+            segments = [name for name in names[stem] if name != base]
+            found.append(cls(folder, layout, (base, *segments)))
+        return found
+
+    @property
+    def segments(self) -> int:
+        """How many runs have appended to it."""
+        return len(self.names) - 1
+
+    def read(self) -> Grouped:
+        """All events of the partition, as a full run would have grouped them.
+
+        Raises:
+            ArtifactError: a file cannot be read.
+        """
+        try:
+            pieces = [self._in_catalogue(read_part(self.folder / name), name) for name in self.names]
+        except (OSError, pa.ArrowException) as err:
+            raise ArtifactError(f"{self.folder}: cannot be read ({err}). Run `towerline features` again.") from err
+        whole = pieces[0] if self.segments == 0 else merge(pieces[0], gather(pieces[1:]))
+        if self.layout.bounds is not None:
+            return with_time_splits(whole, self.layout.bounds)
+        return with_last_out(whole) if self.layout.last_out and self.segments else whole
+
+    def _in_catalogue(self, piece: Grouped, name: str) -> Grouped:
+        number = self.layout.files.get(name, self.layout.catalogue)
+        if number == self.layout.catalogue:
+            return piece
+        return dataclasses.replace(piece, rows=_remap(self.folder / rows_name(number))[piece.rows])
+
+
+def _remap(path: Path) -> npt.NDArray[np.int32]:
+    state = path.stat()
+    return _remap_of(path, state.st_ino, state.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=MAX_SEGMENTS)
+def _remap_of(path: Path, *_: int) -> npt.NDArray[np.int32]:
+    return np.asarray(read_arrow(path)["row"], np.int32)
+
+
+def carry_rows(
+    before: Path, after: Path, layout: Layout, remap: npt.NDArray[np.int32] | None, kept: list[str]
+) -> tuple[int, dict[str, int]]:
+    """Writes to ``after`` the rows of earlier catalogues that the files kept from ``before`` need.
+
+    Args:
+        before: ``sequences/`` of the previous artifact.
+        after: that of the new one.
+        layout: the previous artifact's.
+        remap: each row of its catalogue in the new one; None where the two are the same.
+        kept: names of the files taken over.
+
+    Returns:
+        The number of the new catalogue, and ``Layout.files`` for the files kept.
+    """
+    current = layout.catalogue if remap is None else layout.catalogue + 1
+    numbers = {name: layout.files.get(name, layout.catalogue) for name in kept}
+    for number in sorted(set(numbers.values()) - {current}):
+        if remap is None:
+            link(before / rows_name(number), after / rows_name(number))
+            continue
+        rows = remap if number == layout.catalogue else remap[_remap(before / rows_name(number))]
+        write_arrow(pa.table({"row": rows}), after / rows_name(number))
+    return current, {name: number for name, number in numbers.items() if number != current}
+
+
+def write_part(grouped: Grouped, path: Path) -> None:
+    """Writes one part of ``sequences/``: a base or a segment. A row is a user, a list for each property of an event."""
+    offsets = pa.array(grouped.offsets.astype(np.int32))
+    lists = [pa.ListArray.from_arrays(offsets, pa.array(getattr(grouped, name))) for name in _EVENT_COLUMNS]
+    table = pa.Table.from_arrays([grouped.user_ids, *lists], names=["user_id", *_EVENT_COLUMNS])
+    pq.write_table(
+        table,
+        path,
+        compression="lz4",
+        use_dictionary=["actions.list.element", "splits.list.element"],
+        write_statistics=False,
+        row_group_size=max(len(table), 1),
+    )
+
+
+def read_part(path: Path) -> Grouped:
+    """Reads back what ``write_part`` wrote."""
+    table = pq.ParquetFile(path).read()
+    columns = {
+        name: flat(table[name]).astype(kind, copy=False)
+        for name, kind in zip(_EVENT_COLUMNS, _COLUMN_TYPES, strict=True)
+    }
+    return Grouped(joined(table["user_id"]), list_offsets(table["rows"]), **columns)
+
+
+def joined(column: pa.ChunkedArray) -> pa.Array:
+    """The column as one array."""
+    if column.num_chunks == 1:
+        return column.chunk(0)
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+
+
+def list_offsets(lists: pa.ChunkedArray) -> Int64:
+    """``[n + 1] int64``: where each list begins among all their values."""
+    lengths = [np.diff(np.asarray(chunk.offsets)) for chunk in lists.chunks]
+    return np.concatenate([[0], np.cumsum(np.concatenate([*lengths, np.zeros(0, np.int64)]))]).astype(np.int64)
+
+
+def flat(lists: pa.ChunkedArray) -> npt.NDArray[Any]:
+    """All values of the lists, one after the other."""
+    parts = [np.asarray(chunk.flatten()) for chunk in lists.chunks]
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate(parts) if parts else np.zeros(0, np.int32)

@@ -1,0 +1,200 @@
+"""Embedding and building: from a model and features to a bundle that opens and answers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from index.building import compaction
+from index.building import embedding_job as embed
+from index.building import job as build
+from index.registry.bundle import Bundle
+from index.registry.deltas import DeltaState
+from index.registry.registry import check_answers
+from index.retrieval.retriever import Retriever
+from index.search.exact import ExactSearcher
+from index.settings import IndexSettings, TreeSettings
+from pipelines.contracts.errors import ArtifactError, ConfigError
+from pipelines.contracts.manifest import open_artifact
+from tests.index.stage_artifacts import Stages, item_vectors_by_hand, write_model, write_stages
+
+ITEMS, DIM = 500, 16
+ATTRIBUTES = ("category", "price", "in_stock")
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory: pytest.TempPathFactory) -> Stages:
+    return write_stages(tmp_path_factory.mktemp("stages"), items=ITEMS, dim=DIM)
+
+
+@pytest.fixture(scope="module")
+def embeddings(stages: Stages) -> Path:
+    return embed.run(stages.model, stages.features, stages.root / "embeddings")
+
+
+@pytest.fixture(scope="module")
+def bundle(stages: Stages, embeddings: Path) -> Path:
+    settings = IndexSettings(attributes=ATTRIBUTES, tuning_queries=40)
+    return build.run(embeddings, stages.model, stages.features, settings, stages.root / "bundle")
+
+
+def test_vectors_are_the_towers_in_row_order(stages: Stages, embeddings: Path) -> None:
+    expected = item_vectors_by_hand(stages.features, dim=DIM, seed=0)
+    vectors = np.load(embeddings / "vectors.npy")
+    np.testing.assert_allclose(vectors, expected, rtol=1e-5, atol=1e-6)
+    facts = open_artifact(embeddings, kind="embeddings").manifest.facts
+    norms = np.linalg.norm(expected, axis=1)
+    assert facts["items"] == ITEMS
+    assert facts["space"] == f"space-0-{DIM}"
+    assert facts["norm_mean"] == pytest.approx(norms.mean(), rel=1e-5)
+    assert facts["norm_max"] == pytest.approx(norms.max(), rel=1e-5)
+
+
+def test_the_cut_into_elements_does_not_matter(
+    stages: Stages, embeddings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embed, "_ELEMENT_ROWS", 70)
+    monkeypatch.setattr(embed, "_BATCH_ROWS", 33)
+    assert len(list(embed.plan(stages.features / "items_encoded"))) == 6  # 100, 100, 50 rows of each half
+    again = embed.run(stages.model, stages.features, tmp_path / "embeddings")
+    np.testing.assert_allclose(np.load(again / "vectors.npy"), np.load(embeddings / "vectors.npy"), rtol=1e-6)
+
+
+def test_a_vector_with_nan_is_refused_and_nothing_is_left(stages: Stages, tmp_path: Path) -> None:
+    write_model(tmp_path / "model", stages.features, dim=DIM, seed=0, broken=True)
+    with pytest.raises(ArtifactError, match="row 3 of the catalogue got NaN or infinity"):
+        embed.run(tmp_path / "model", stages.features, tmp_path / "embeddings")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["model"]
+
+
+def test_features_of_another_run_are_refused(stages: Stages, tmp_path: Path) -> None:
+    other = write_stages(tmp_path, items=40, seed=9)
+    with pytest.raises(ArtifactError, match="trained on features"):
+        embed.run(stages.model, other.features, tmp_path / "embeddings")
+
+
+def test_the_bundle_is_whole_and_answers_its_probes(bundle: Path) -> None:
+    opened = Bundle.open(bundle)
+    assert opened.num_items == ITEMS
+    assert opened.items.column_names == ["item_id", "category", "price", "in_stock", "advertiser_id", "title"]
+    assert opened.spec.engine == "exact"
+    assert opened.manifest.facts["ann_recall_at_100"] == 1.0
+    assert len(opened.probes.records) == 32
+    check_answers(opened)
+
+
+def test_a_probe_retrieves_what_the_builder_saw(bundle: Path) -> None:
+    opened = Bundle.open(bundle)
+    retriever = Retriever.open(bundle)
+    for record, vector, rows in zip(
+        opened.probes.records, opened.probes.vectors, opened.probes.neighbors.rows, strict=True
+    ):
+        np.testing.assert_allclose(retriever.embed(record), vector, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(retriever.retrieve(record, 20).rows, rows)
+
+
+def test_every_user_can_be_retrieved_by_id(bundle: Path) -> None:
+    users = Bundle.open(bundle).users
+    assert users is not None
+    assert users.num_rows == 120
+    retriever = Retriever.open(bundle)
+    record = {key: value for key, value in users.slice(7, 1).to_pylist()[0].items() if value is not None}
+    by_id = retriever.retrieve_by_id("u0007", 10)
+    np.testing.assert_array_equal(by_id.item_ids, retriever.retrieve(record, 10).item_ids)
+
+
+def test_a_tree_is_tuned_to_the_target(stages: Stages, embeddings: Path, tmp_path: Path) -> None:
+    settings = IndexSettings(engine="scann", tuning_queries=40, tuning_seconds=20, ann_recall_at_100=0.95)
+    lines: list[str] = []
+    built = build.run(embeddings, stages.model, stages.features, settings, tmp_path / "bundle", report=lines.append)
+    opened = Bundle.open(built)
+    assert opened.spec.engine == "scann"
+    assert opened.spec.chosen is not None
+    assert opened.spec.chosen.ann_recall_at_100 >= 0.952
+    assert opened.spec.check is not None
+    recalls = [point.ann_recall_at_100 for point in opened.spec.frontier]
+    assert recalls == sorted(recalls)
+    assert any("leaves" in line for line in lines)
+    check_answers(opened)
+    assert not list(built.rglob("*.pkl"))
+    assert not [file for file in built.rglob("*.json") if str(tmp_path) in file.read_text()]
+
+
+def test_shards_equal_one_tree_at_full_effort(stages: Stages, embeddings: Path, tmp_path: Path) -> None:
+    tree = TreeSettings(leaves=20, leaves_to_search=5, reorder=200, training_sample=500)
+    paths = {}
+    for shards in (1, 3):
+        settings = IndexSettings(engine="scann", tree=tree, shards=shards, tuning_queries=20)
+        paths[shards] = build.run(embeddings, stages.model, stages.features, settings, tmp_path / f"bundle-{shards}")
+    one, three = (Bundle.open(paths[shards]).searcher for shards in (1, 3))
+    queries = np.random.default_rng(3).normal(size=(20, DIM)).astype(np.float32)
+    a, b = one.search_batch(queries, 30, one.full_effort), three.search_batch(queries, 30, three.full_effort)
+    np.testing.assert_array_equal(a.rows, b.rows)
+    np.testing.assert_allclose(a.scores, b.scores, rtol=1e-5)
+    # Built anew without an item, they are still three, and none of the others is lost.
+    sharded = Bundle.open(paths[3])
+    state = DeltaState.of(sharded)
+    gone = np.zeros(ITEMS, bool)
+    gone[7] = True
+    anew = compaction.write_bundle(sharded, replace(state, gone=gone), "v", tmp_path / "anew")
+    c = Bundle.open(anew).searcher.search_batch(queries, 30, three.full_effort)
+    without = ExactSearcher(np.delete(np.asarray(sharded.vectors), 7, axis=0)).search_batch(queries, 30)
+    np.testing.assert_array_equal(c.rows, without.rows)
+    assert Bundle.open(anew).spec.shards == 3
+
+
+def test_an_unknown_attribute_is_refused(stages: Stages, embeddings: Path, tmp_path: Path) -> None:
+    settings = IndexSettings(attributes=("colour",))
+    with pytest.raises(ConfigError, match=r"columns of the items table .*got 'colour'"):
+        build.run(embeddings, stages.model, stages.features, settings, tmp_path / "bundle")
+    assert not list(tmp_path.iterdir())
+
+
+def test_vectors_of_another_model_are_refused(stages: Stages, embeddings: Path, tmp_path: Path) -> None:
+    write_model(tmp_path / "model", stages.features, dim=DIM, seed=1)
+    with pytest.raises(ArtifactError, match="made from model"):
+        build.run(embeddings, tmp_path / "model", stages.features, IndexSettings(), tmp_path / "bundle")
+
+
+@pytest.mark.parametrize("key", ["memory_gib", "disk_gib", "minutes"])
+def test_a_build_over_its_budget_does_not_start(stages: Stages, embeddings: Path, tmp_path: Path, key: str) -> None:
+    settings = IndexSettings.model_validate({key: 1e-9})
+    with pytest.raises(ConfigError, match=rf"index.{key}: the build is predicted to need .*Options: .*int8"):
+        build.run(embeddings, stages.model, stages.features, settings, tmp_path / "bundle")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_input_is_refused_by_name(stages: Stages, embeddings: Path, tmp_path: Path) -> None:
+    damaged = Path(shutil.copytree(embeddings, tmp_path / "embeddings"))
+    content = bytearray((damaged / "vectors.npy").read_bytes())
+    content[-3] ^= 4
+    (damaged / "vectors.npy").write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"vectors\.npy: its checksum"):
+        build.run(damaged, stages.model, stages.features, IndexSettings(), tmp_path / "bundle")
+
+
+def test_items_stand_in_row_order(stages: Stages, bundle: Path) -> None:
+    ids = pq.read_table(bundle / "items.parquet")["item_id"].to_pylist()
+    assert ids == [1000 + 3 * item for item in range(ITEMS)]
+    assert json.loads((bundle / "towers.json").read_text())["space"] == Bundle.open(bundle).space
+
+
+def test_a_plan_builds_nothing(embeddings: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    kept = sorted(embeddings.parent.rglob("*"))
+    own = build.plan(embeddings, IndexSettings(engine="exact"), report=lines.append)
+    assert lines[0].startswith(f"plan: {ITEMS:,} items × {DIM}: ")
+    assert sorted(embeddings.parent.rglob("*")) == kept
+    # Another size needs no embeddings: here ten times the items, so ten times the vectors on disk.
+    other = build.plan(tmp_path / "none", IndexSettings(engine="exact"), items=10 * ITEMS, dim=DIM)
+    assert other.disk_bytes == 10 * own.disk_bytes
+    with pytest.raises(ArtifactError):
+        build.plan(tmp_path / "none", IndexSettings())
+    with pytest.raises(ConfigError, match=r"index.memory_gib: .* Nothing was started"):
+        build.plan(embeddings, IndexSettings(engine="exact", memory_gib=1e-6))

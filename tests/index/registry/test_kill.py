@@ -1,0 +1,66 @@
+"""kill -9 at random moments: the reader never sees an error or a mixed version, the next run recovers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.index.nights import write_nights
+from tests.index.registry.kill_driver import NIGHTS
+from tests.index.serving_bundles import write_bundle
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    root = tmp_path_factory.mktemp("bundles")
+    return [str(write_bundle(root / f"bundle-{seed}", items=300 + seed, seed=seed)) for seed in range(3)]
+
+
+def run(scenario: str, kills: int, bundles: list[str], tmp_path: Path, minutes: float = 15.0) -> dict[str, Any]:
+    command = [
+        sys.executable,
+        "-m",
+        "tests.index.registry.kill_driver",
+        str(tmp_path / "registry"),
+        scenario,
+        str(kills),
+        "7",
+    ]
+    done = subprocess.run(
+        [*command, *bundles], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60 * minutes
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return told
+
+
+def test_kills_at_random_moments_leave_the_registry_whole(bundles: list[str], tmp_path: Path) -> None:
+    told = run("mixed", 15, bundles, tmp_path)
+    assert told["wrong"] == [], "\n".join(told["wrong"])
+    assert told["kills"] >= 15
+    assert told["reads"] > 0
+
+
+@pytest.mark.slow
+def test_two_hundred_kills_of_the_nightly_job_leave_the_registry_whole(tmp_path: Path) -> None:
+    write_nights(tmp_path / "nights", NIGHTS)
+    told = run("refresh", 200, [str(tmp_path / "nights")], tmp_path, minutes=60.0)
+    assert told["wrong"] == [], "\n".join(told["wrong"])
+    assert told["kills"] >= 200
+    assert told["reads"] > 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scenario", ["publish", "rollback", "delta", "mixed"])
+def test_two_hundred_kills_leave_the_registry_whole(scenario: str, bundles: list[str], tmp_path: Path) -> None:
+    told = run(scenario, 200, bundles, tmp_path)
+    assert told["wrong"] == [], "\n".join(told["wrong"])
+    assert told["kills"] >= 200
+    assert told["reads"] > 20

@@ -1,0 +1,283 @@
+"""One contract for every searcher: what exact search says is what full effort finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from index.search.exact import ExactSearcher, scores_of, top_k, top_k_batch
+from index.search.scann_tree import ScannSearcher
+from index.search.searcher import Effort, Neighbors, Searcher, Vectors
+from index.search.shards import ShardedSearcher
+from index.settings import TreeSettings
+from pipelines.contracts.errors import ArtifactError, ConfigError, SchemaError
+
+ITEMS, DIM = 600, 16
+
+
+def by_hand(vectors: Vectors, query: Vectors, k: int) -> tuple[list[int], list[float]]:
+    """Plain Python: sort all rows by (-score, row)."""
+    scores = [float(np.dot(vector.astype(np.float64), query.astype(np.float64))) for vector in vectors]
+    order = sorted(range(len(scores)), key=lambda row: (-round(scores[row], 5), row))
+    return order[:k], [scores[row] for row in order[:k]]
+
+
+def tree(**changes: object) -> TreeSettings:
+    plain = {"leaves": 20, "leaves_to_search": 6, "reorder": 150, "training_sample": ITEMS}
+    return TreeSettings.model_validate({**plain, **changes})
+
+
+def sharded(vectors: Vectors) -> Searcher:
+    half = len(vectors) // 2
+    parts = [ScannSearcher.build(vectors[:half], tree(leaves=10)), ScannSearcher.build(vectors[half:], tree(leaves=10))]
+    return ShardedSearcher(parts)
+
+
+BUILDERS: dict[str, Callable[[Vectors], Searcher]] = {
+    "exact": ExactSearcher,
+    "scann": lambda vectors: ScannSearcher.build(vectors, tree()),
+    "scann-soar": lambda vectors: ScannSearcher.build(vectors, tree(soar_lambda=1.5)),
+    "scann-plain": lambda vectors: ScannSearcher.build(vectors, tree(anisotropic_threshold=None)),
+    "scann-int8": lambda vectors: ScannSearcher.build(vectors, tree(reorder_type="int8")),
+    "scann-bf16": lambda vectors: ScannSearcher.build(vectors, tree(reorder_type="bf16")),
+    "sharded": sharded,
+}
+# int8 and bf16 choose the last few of a cut by rounded scores; what they return is scored exactly.
+ROUNDED = ("scann-int8", "scann-bf16")
+
+
+@pytest.fixture(scope="module")
+def vectors() -> Vectors:
+    rng = np.random.default_rng(5)
+    centers = rng.normal(size=(12, DIM))
+    found = centers[rng.integers(12, size=ITEMS)] + 0.4 * rng.normal(size=(ITEMS, DIM))
+    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def queries() -> Vectors:
+    return np.random.default_rng(6).normal(size=(24, DIM)).astype(np.float32)
+
+
+@pytest.fixture(scope="module", params=list(BUILDERS))
+def named(request: pytest.FixtureRequest, vectors: Vectors) -> tuple[str, Searcher]:
+    return request.param, BUILDERS[request.param](vectors)
+
+
+def test_full_effort_equals_sorting_by_hand(named: tuple[str, Searcher], vectors: Vectors, queries: Vectors) -> None:
+    name, searcher = named
+    for query in queries:
+        expected_rows, expected_scores = by_hand(vectors, query, 25)
+        found = searcher.search(query, 25, searcher.full_effort)
+        assert found.rows.dtype == np.int32
+        assert found.scores.dtype == np.float32
+        if name in ROUNDED:
+            assert len(set(found.rows.tolist()) & set(expected_rows)) >= 23
+            np.testing.assert_allclose(found.scores, vectors[found.rows] @ query, rtol=1e-5, atol=1e-6)
+        else:
+            np.testing.assert_array_equal(found.rows, expected_rows)
+            np.testing.assert_allclose(found.scores, expected_scores, rtol=1e-4, atol=1e-5)
+
+
+def test_batch_equals_single(named: tuple[str, Searcher], queries: Vectors) -> None:
+    _, searcher = named
+    batch = searcher.search_batch(queries, 40, searcher.full_effort)
+    assert batch.rows.shape == (len(queries), 40)
+    for line, query in enumerate(queries):
+        single = searcher.search(query, 40, searcher.full_effort)
+        np.testing.assert_array_equal(batch.rows[line], single.rows)
+        np.testing.assert_allclose(batch.scores[line], single.scores, rtol=1e-4, atol=1e-5)
+
+
+def test_k_above_the_corpus_gives_the_corpus(named: tuple[str, Searcher], queries: Vectors) -> None:
+    _, searcher = named
+    found = searcher.search(queries[0], 10 * ITEMS)
+    assert sorted(found.rows.tolist()) == list(range(ITEMS))
+    assert (np.diff(found.scores) <= 0).all()
+    batch = searcher.search_batch(queries[:3], 10 * ITEMS)
+    assert batch.rows.shape == (3, ITEMS)
+    np.testing.assert_array_equal(np.sort(batch.rows, axis=1), np.tile(np.arange(ITEMS), (3, 1)))
+
+
+def test_without_an_effort_k_rows_come_back(named: tuple[str, Searcher], queries: Vectors) -> None:
+    _, searcher = named
+    for k in (1, 100, 400, 599):
+        assert searcher.search(queries[1], k).rows.shape == (k,)
+
+
+@pytest.mark.parametrize("name", [name for name in BUILDERS if name not in ROUNDED])
+def test_equal_scores_stand_by_row(name: str, vectors: Vectors, queries: Vectors) -> None:
+    """Every vector stands four times, so that ties cross every cut."""
+    repeated = np.tile(vectors[: ITEMS // 4], (4, 1))
+    searcher = BUILDERS[name](repeated)
+    for query in queries[:6]:
+        for k in (1, 2, 3, 10, 31):
+            expected, _ = by_hand(repeated, query, k)
+            np.testing.assert_array_equal(searcher.search(query, k, searcher.full_effort).rows, expected)
+        batch = searcher.search_batch(queries[:6], 10, searcher.full_effort)
+        for line in range(6):
+            np.testing.assert_array_equal(batch.rows[line], by_hand(repeated, queries[line], 10)[0])
+
+
+@pytest.mark.parametrize("name", list(BUILDERS))
+def test_zero_vectors_and_a_zero_query_are_answered(name: str, queries: Vectors) -> None:
+    searcher = BUILDERS[name](np.zeros((ITEMS, DIM), np.float32))
+    found = searcher.search(queries[0], 5, searcher.full_effort)
+    np.testing.assert_array_equal(found.scores, np.zeros(5))
+    assert len(searcher.search(np.zeros(DIM, np.float32), 7).rows) == 7
+
+
+def test_a_bad_query_is_refused(named: tuple[str, Searcher]) -> None:
+    _, searcher = named
+    bad = np.full(DIM, np.nan, np.float32)
+    with pytest.raises(SchemaError, match=f"expected finite numbers, got {DIM}"):
+        searcher.search(bad, 5)
+    with pytest.raises(SchemaError, match=f"got {DIM} that are NaN"):
+        searcher.search_batch(bad[None], 5)
+    with pytest.raises(SchemaError, match=r"shape \(16,\), got \(15,\)"):
+        searcher.search(np.zeros(DIM - 1, np.float32), 5)
+    with pytest.raises(SchemaError, match=r"\(batch, 16\), got \(16,\)"):
+        searcher.search_batch(np.zeros(DIM, np.float32), 5)
+    with pytest.raises(SchemaError, match=r"expected numbers up to 1e\+15, got 1e\+30"):
+        searcher.search(np.full(DIM, 1e30, np.float32), 5)
+    for k in (0, -3):
+        with pytest.raises(SchemaError, match=f"expected 1 or more, got {k}"):
+            searcher.search(np.zeros(DIM, np.float32), k)
+
+
+def test_an_empty_batch_is_an_empty_answer(named: tuple[str, Searcher]) -> None:
+    _, searcher = named
+    assert searcher.search_batch(np.zeros((0, DIM), np.float32), 5).rows.shape == (0, 5)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_vector_that_is_not_finite_is_refused_before_scann_sees_it(vectors: Vectors, value: float) -> None:
+    damaged = vectors.copy()
+    damaged[417, 3] = value
+    for build in (ExactSearcher, BUILDERS["scann"]):
+        with pytest.raises(ArtifactError, match="row 417 holds NaN, infinity or a number above"):
+            build(damaged)
+
+
+def test_more_leaves_than_items_are_refused(vectors: Vectors) -> None:
+    with pytest.raises(ConfigError, match="at most the 18 items, got 20"):
+        ScannSearcher.build(vectors[:18], tree())
+
+
+def test_fewer_items_than_a_code_has_values_are_refused(vectors: Vectors) -> None:
+    with pytest.raises(ConfigError, match="takes 16 items or more, got 15"):
+        ScannSearcher.build(vectors[:15], tree(leaves=2, leaves_to_search=1))
+
+
+def test_settings_refuse_a_search_beyond_the_tree() -> None:
+    with pytest.raises(ValueError, match="at most the 20 leaves, got 21"):
+        tree(leaves_to_search=21)
+
+
+@pytest.mark.parametrize("name", ["scann", "scann-soar", "scann-int8", "scann-bf16"])
+def test_what_is_saved_and_loaded_answers_the_same(
+    name: str, vectors: Vectors, queries: Vectors, tmp_path: Path
+) -> None:
+    built = BUILDERS[name](vectors)
+    built.save(tmp_path)
+    assert not list(tmp_path.glob("*.pkl"))
+    assert str(tmp_path) not in (tmp_path / "scann_assets.pbtxt").read_text()
+    moved = tmp_path.parent / f"{tmp_path.name}-moved"
+    tmp_path.rename(moved)
+    loaded = ScannSearcher.load(moved, vectors)
+    assert _same(loaded.search_batch(queries, 30), built.search_batch(queries, 30))
+    leaves = loaded.leaf_of_row
+    assert leaves.shape == ((2, ITEMS) if name == "scann-soar" else (ITEMS,))
+    assert leaves.max() < 20
+    if name == "scann-soar":
+        assert leaves[0].min() >= 0
+
+
+def test_rows_of_a_leaf_lie_together(tmp_path: Path) -> None:
+    """Twenty tight clusters, twenty leaves: most rows of a cluster have one leaf as their first, SOAR or not."""
+    rng = np.random.default_rng(0)
+    clusters = np.repeat(np.arange(20), 50)
+    vectors = (rng.normal(size=(20, DIM))[clusters] + 0.01 * rng.normal(size=(1000, DIM))).astype(np.float32)
+    for soar in (None, 1.5):
+        place = tmp_path / str(soar)
+        place.mkdir()
+        ScannSearcher.build(vectors, tree(soar_lambda=soar, training_sample=1000)).save(place)
+        leaves = ScannSearcher.load(place, vectors).leaf_of_row
+        first = leaves if leaves.ndim == 1 else leaves[0]
+        most = [np.bincount(first[clusters == cluster]).max() / 50 for cluster in range(20)]
+        assert np.mean(most) > 0.8
+
+
+def test_exact_search_is_saved_and_loaded(vectors: Vectors, queries: Vectors, tmp_path: Path) -> None:
+    built = ExactSearcher(vectors)
+    built.save(tmp_path)
+    assert _same(ExactSearcher.load(tmp_path).search_batch(queries, 30), built.search_batch(queries, 30))
+
+
+def test_damaged_assets_are_an_artifact_error(vectors: Vectors, tmp_path: Path) -> None:
+    BUILDERS["scann"](vectors).save(tmp_path)
+    (tmp_path / "datapoint_to_token.npy").unlink()
+    with pytest.raises(ArtifactError, match="ScaNN cannot read its assets"):
+        ScannSearcher.load(tmp_path, vectors)
+    with pytest.raises(ArtifactError, match="expected a float32 matrix"):
+        ExactSearcher.load(tmp_path)
+
+
+def test_search_among_rows_sees_those_rows_alone(vectors: Vectors, queries: Vectors) -> None:
+    rows = np.arange(7, ITEMS, 13, dtype=np.int32)
+    found = ExactSearcher(vectors).search_rows(queries[0], 5, rows)
+    expected, _ = by_hand(vectors[rows], queries[0], 5)
+    np.testing.assert_array_equal(found.rows, rows[expected])
+
+
+@pytest.mark.parametrize("n", [0, 1, 511, 512, 513, 1300])
+def test_scattered_rows_are_scored_in_their_order(vectors: Vectors, queries: Vectors, n: int) -> None:
+    rows = np.random.default_rng(n).integers(0, ITEMS, n).astype(np.int32)
+    expected = [float(np.dot(vectors[row].astype(np.float64), queries[0].astype(np.float64))) for row in rows]
+    np.testing.assert_allclose(scores_of(vectors, rows, queries[0]), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_more_effort_finds_no_less(vectors: Vectors, queries: Vectors) -> None:
+    searcher = ScannSearcher.build(vectors, tree())
+    truth = ExactSearcher(vectors).search_batch(queries, 20).rows
+    recalls = []
+    for effort in (Effort(1, 20), Effort(5, 60), Effort(20, ITEMS)):
+        found = searcher.search_batch(queries, 20, effort).rows
+        recalls.append(np.mean([len(set(a) & set(b)) / 20 for a, b in zip(found, truth, strict=True)]))
+    assert recalls == sorted(recalls)
+    assert recalls[-1] == 1.0
+
+
+scores_lists = st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=40)
+
+
+@given(scores_lists, st.integers(1, 50))
+@hypothesis_settings(deadline=None)
+def test_top_k_is_a_stable_sort(scores: list[float], k: int) -> None:
+    expected = sorted(range(len(scores)), key=lambda place: (-scores[place], place))[:k]
+    array = np.asarray(scores, np.float32)
+    assert top_k(array, k).rows.tolist() == expected
+    assert top_k_batch(np.stack([array, array]), k).rows.tolist() == [expected, expected]
+
+
+def test_blocks_of_a_batch_are_merged(monkeypatch: pytest.MonkeyPatch, vectors: Vectors, queries: Vectors) -> None:
+    """With blocks of 7 rows and a batch cut in parts, the answer is the same, ties across blocks included.
+
+    Of whole numbers, whose products every BLAS kernel adds up alike: else equal rows differ in their last digit by
+    where they stand in a block.
+    """
+    repeated, queries = np.round(4 * np.tile(vectors[:50], (4, 1))), np.round(4 * queries)
+    whole = ExactSearcher(repeated).search_batch(queries, 9)
+    monkeypatch.setattr("index.search.exact._BLOCK_ROWS", 7)
+    monkeypatch.setattr("index.search.exact._SCORES_AT_ONCE", 35)
+    assert _same(ExactSearcher(repeated).search_batch(queries, 9), whole)
+
+
+def _same(a: Neighbors, b: Neighbors) -> bool:
+    return np.array_equal(a.rows, b.rows) and np.allclose(a.scores, b.scores, rtol=1e-5, atol=1e-6)

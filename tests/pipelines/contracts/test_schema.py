@@ -1,0 +1,89 @@
+"""The schema: what a TOML may say, and what it is told when it says something else."""
+
+from __future__ import annotations
+
+import datetime
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.contracts.errors import ConfigError
+from pipelines.contracts.schema import DatasetSchema, parse_schema, resolve_paths
+from tests.worlds import TOML
+
+
+def marketplace(**changes: Any) -> dict[str, Any]:
+    raw = tomllib.loads(TOML)
+    del raw["index"]
+    return {**raw, **changes}
+
+
+def test_a_whole_toml_is_read() -> None:
+    schema = parse_schema(marketplace(), "m.toml")
+    assert [feature.kind for feature in schema.side("item")] == [
+        "id",
+        "categorical",
+        "text",
+        "list",
+        "numeric",
+        "embedding",
+    ]
+    assert schema.split.valid_from == datetime.datetime(2025, 2, 16, tzinfo=datetime.UTC)
+    assert schema.action_names == ("click", "purchase")
+
+
+def test_a_schema_survives_the_way_through_json() -> None:
+    schema = parse_schema(marketplace(), "m.toml")
+    assert DatasetSchema.model_validate_json(schema.model_dump_json()) == schema
+
+
+def test_an_item_side_without_features_is_the_item_id() -> None:
+    schema = parse_schema(marketplace(features={}), "m.toml")
+    assert [(feature.name, feature.source) for feature in schema.side("item")] == [("item_id", "item_id")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"dataset": {"name": "m", "nmae": "x"}}, "m.toml: dataset.nmae: unknown key"),
+        ({"features": {"item": [{"name": "a", "kind": "colour"}]}}, "unknown feature kind 'colour'; expected one of"),
+        ({"features": {"user": [{"name": "history", "kind": "list"}]}}, "'history' is a reserved name"),
+        ({"features": {"user": [{"name": "a", "kind": "id"}] * 2}}, "each name may stand once, twice: a"),
+        ({"split": {}}, "exactly one of valid_from with test_from, column, leave_last_out"),
+        ({"split": {"valid_from": "2025-02-01"}}, "valid_from and test_from go together"),
+        ({"split": {"valid_from": "2025-03-01", "test_from": "2025-02-01"}}, "expected valid_from < test_from"),
+        ({"split": {"valid_from": 1, "test_from": 2}}, "tables.events.time is a time"),
+        ({"tables": {"events": {"path": "e", "user_id": "u", "item_id": "i"}}}, "exactly one of time = COLUMN"),
+        ({"tables": {}}, "m.toml: tables.events: required, but missing"),
+        ({"split": {"column": "s", "valid_fraction": 1.5}}, "split.valid_fraction"),
+    ],
+)
+def test_a_mistake_is_told_with_its_place(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse_schema(marketplace(**changes), "m.toml")
+    assert told in str(error.value)
+    assert error.value.exit_code == 2
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    with pytest.raises(ConfigError) as error:
+        parse_schema(marketplace(dataset={"name": "m", "x": 1}, seed="seven"), "m.toml")
+    assert "dataset.x" in str(error.value)
+    assert "seed" in str(error.value)
+
+
+def test_features_of_a_table_that_is_not_given_are_refused() -> None:
+    raw = marketplace()
+    del raw["tables"]["users"]
+    with pytest.raises(ConfigError, match=r"features.user 'country' needs \[tables.users\]"):
+        parse_schema(raw, "m.toml")
+
+
+def test_relative_paths_start_at_the_folder_of_the_toml() -> None:
+    raw = marketplace()
+    raw["tables"]["items"]["path"] = ["/abs/items.parquet", "gs://bucket/items/*.parquet", "more.csv"]
+    tables = resolve_paths(raw, Path("/data"))["tables"]
+    assert tables["events"]["path"] == "/data/events.parquet"
+    assert tables["items"]["path"] == ["/abs/items.parquet", "gs://bucket/items/*.parquet", "/data/more.csv"]

@@ -1,0 +1,169 @@
+"""A run that builds upon a previous one equals a full run, row for row; late events; users to be forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+
+from pipelines.contracts.errors import SchemaError
+from pipelines.contracts.manifest import open_artifact
+from pipelines.features import job as features
+from pipelines.sequences.grouping import group_events, merge
+from tests.pipelines.conftest import EVENTS, ITEMS, USERS, at, raw_schema, schema_of, write_rows
+from tests.pipelines.features.test_job import content
+from tests.pipelines.sequences.test_grouping import as_lists, as_table, events
+from towerline.commands.erasure import find_traces, read_forget_list
+
+NEW_DAY = [
+    {"user": 2, "item": 10, "time": at(22), "action": "click", "price": 0.5},  # A tie with an old event.
+    {"user": 5, "item": 30, "time": at(24), "action": "purchase", "price": 1.5},
+    {"user": 1, "item": 20, "time": at(23), "action": "click", "price": 2.5},
+    {"user": 1, "item": 20, "time": at(12), "action": "click", "price": 2.5},  # Late.
+]
+
+
+def run_pair(
+    folder: Path, change: Callable[[dict[str, Any]], None], forget: tuple[int, ...] = (), **tables: list[dict[str, Any]]
+) -> tuple[Path, Path]:
+    """Runs the old day, then the new one upon it and in full."""
+    raw = raw_schema(folder)
+    raw["validation"] = {"max_reject_rate": 0.5}
+    if "before" in tables:
+        write_rows(folder, **{"events-0": tables.pop("before"), "items": ITEMS, "users": USERS})
+    else:
+        write_rows(folder, **{"events-0": EVENTS, "items": ITEMS, "users": USERS})
+    old = features.run(schema_of(raw), folder / "old", progress=False, partitions=2)
+    write_rows(folder, **{"events-1": NEW_DAY, **tables})
+    change(raw)
+    schema = schema_of(raw)
+    upon = features.run(schema, folder / "upon", progress=False, previous=old, forget=forget)
+    full = features.run(schema, folder / "full", progress=False, partitions=2, forget=forget)
+    return upon, full
+
+
+def nothing(raw: dict[str, Any]) -> None:
+    """Leaves the configuration as it is."""
+
+
+def facts_of(out: Path) -> dict[str, Any]:
+    facts = dict(open_artifact(out, kind="features").manifest.facts)
+    for name in ("increment", "shards", "drift"):
+        del facts[name]
+    return facts
+
+
+def used(out: Path) -> bool:
+    return bool(open_artifact(out, kind="features").manifest.facts["increment"]["used"])
+
+
+def later_bounds(raw: dict[str, Any]) -> None:
+    raw["split"] = {"valid_from": "2025-01-20", "test_from": "2025-01-23"}
+
+
+NEW_ITEMS = [*ITEMS, {"item": 15, "color": "blue", "title": "Tea", "price": 2.0, "since": at(22)}]
+CASES: dict[str, tuple[Callable[[dict[str, Any]], None], dict[str, list[dict[str, Any]]]]] = {
+    "a new day": (nothing, {}),
+    "moved bounds": (later_bounds, {}),
+    "new items shift the rows": (nothing, {"items": NEW_ITEMS}),
+    "changed users": (nothing, {"users": [{"user": 5, "country": "FR"}, {"user": 1, "country": "CA"}]}),
+    "new rejects": (nothing, {"events-2": [{"user": 1, "item": 99, "time": at(25), "action": "click", "price": 1.0}]}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_upon_a_previous_one_equals_a_full_run(tmp_path: Path, case: str) -> None:
+    change, tables = CASES[case]
+    upon, full = run_pair(tmp_path, change, **tables)
+    assert used(upon)
+    assert not used(full)
+    assert content(upon) == content(full)
+    assert facts_of(upon) == facts_of(full)
+
+
+def test_a_run_without_any_new_event_keeps_the_parts_and_equals_a_full_run(tmp_path: Path) -> None:
+    upon, full = run_pair(tmp_path, nothing, **{"events-1": []})
+    assert used(upon)
+    assert content(upon) == content(full)
+
+
+@pytest.mark.parametrize(
+    ("tables", "reason"),
+    [
+        ({"events-0": EVENTS[1:]}, "1 of the files it read have changed or are gone"),
+        ({"items": [item for item in NEW_ITEMS if item["item"] != 40]}, "items were taken out of the catalogue"),
+    ],
+)
+def test_where_it_cannot_build_upon_the_previous_run_it_runs_in_full_and_says_why(
+    tmp_path: Path, tables: dict[str, list[dict[str, Any]]], reason: str
+) -> None:
+    upon, full = run_pair(tmp_path, nothing, **tables)
+    assert open_artifact(upon, kind="features").manifest.facts["increment"] == {"used": False, "reason": reason}
+    assert content(upon) == content(full)
+
+
+def test_events_rejected_for_an_unknown_item_come_back_when_the_item_does(tmp_path: Path) -> None:
+    early = {"user": 1, "item": 15, "time": at(3), "action": "click", "price": 1.0}
+    upon, full = run_pair(tmp_path, nothing, before=[*EVENTS, early], items=NEW_ITEMS)
+    assert not used(upon)
+    assert content(upon) == content(full)
+
+
+def test_late_events_are_rejected_with_their_reason_and_those_within_the_window_are_merged(tmp_path: Path) -> None:
+    def change(raw: dict[str, Any]) -> None:
+        raw["validation"]["late_days"] = 5
+
+    upon, _ = run_pair(tmp_path, change)
+    # The newest event known was on day 22: what is older than day 17 is late, the event of day 12.
+    assert facts_of(upon)["tables"]["events"]["rejects"] == {"late:time": 1}
+    assert facts_of(upon)["counts"]["events"] == len(EVENTS) + len(NEW_DAY) - 1
+
+
+@pytest.mark.parametrize("upon_previous", [True, False])
+def test_forgotten_users_leave_no_trace_in_a_new_artifact(tmp_path: Path, upon_previous: bool) -> None:
+    bad = {"user": 1, "item": 99, "time": at(1), "action": "click", "price": 1.0}
+    upon, full = run_pair(tmp_path, nothing, forget=(1, 9), before=[*EVENTS, bad])
+    out = upon if upon_previous else full
+    assert used(upon)
+    found = find_traces([tmp_path / "old"], [1, 9])
+    assert {Path(trace.file).parent.name for trace in found} == {"sequences", "users", "rejects"}
+    assert {user for trace in found for user in trace.users} == {"1", "9"}
+    assert find_traces([out], [1, 9]) == []
+    assert content(out)["ids"] == [2, 3, 5]
+    assert content(upon) == content(full)
+
+
+def test_a_forget_list_is_one_id_a_line(tmp_path: Path) -> None:
+    (tmp_path / "list").write_text("# asked in May\n12\n\n7\n12\n")
+    assert read_forget_list(tmp_path / "list") == ("12", "7")
+    (tmp_path / "list").write_text("\n")
+    with pytest.raises(SchemaError, match="expected user ids, one a line, found none"):
+        read_forget_list(tmp_path / "list")
+    with pytest.raises(SchemaError, match="cannot be read"):
+        read_forget_list(tmp_path / "none")
+
+
+def test_traces_are_never_ruled_out_on_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "users.parquet").write_bytes(b"PAR1 nothing")
+    with pytest.raises(SchemaError, match=r"users.parquet: cannot be read .* no trace can be ruled out"):
+        find_traces([tmp_path], [1])
+    with pytest.raises(SchemaError, match="expected a directory of artifacts"):
+        find_traces([tmp_path / "none"], [1])
+
+
+@given(old=events, new=events)
+def test_merging_gives_what_grouping_everything_gives(old: list[Any], new: list[Any]) -> None:
+    nobody = pa.array([], pa.int64())
+    merged = merge(
+        group_events(as_table(old), nobody, leave_last_out=False),
+        group_events(as_table(new), pa.array([7], pa.int64()), leave_last_out=False),
+    )
+    whole = group_events(as_table([*old, *new]), pa.array([7], pa.int64()), leave_last_out=False)
+    assert as_lists(merged) == as_lists(whole)
+    assert merged.offsets.dtype == np.int64

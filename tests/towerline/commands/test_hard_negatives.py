@@ -1,0 +1,62 @@
+"""Hard negatives from the live version: what it gives each user before the valid split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from index.retrieval.retriever import Retriever
+from pipelines.sequences.reader import Sequences, load_items, load_users
+from tests.index.nights import config, tables_of, write_nights
+from towerline.commands import refresh
+from towerline.commands.hard_negatives import mine
+from towers.settings import TowersSettings
+
+
+def test_nothing_is_mined_where_nothing_is_asked_for_or_live(tmp_path: Path) -> None:
+    lines: list[str] = []
+    assert mine(config(tmp_path), tmp_path, lines.append) is None
+    asked = config(tmp_path).model_copy(update={"towers": TowersSettings(hard_negatives=3)})
+    assert mine(asked, tmp_path, lines.append) is None
+    assert lines == ["train: no live version to mine hard negatives from; trained without"]
+
+
+def test_each_user_gets_what_the_live_version_answers_to_the_history(tmp_path: Path) -> None:
+    write_nights(tmp_path / "nights", 2)
+    with tables_of(tmp_path / "nights", lambda: 0):
+        refresh.run(config(tmp_path), progress=False)
+    # The next night's catalogue has one more item: places are found by id.
+    features = tmp_path / "nights" / "features-1"
+    asked = config(tmp_path).model_copy(update={"towers": TowersSettings(hard_negatives=4)})
+    mined = mine(asked, features, lambda _: None)
+    assert mined is not None
+    sequences, ids = Sequences.open(features), load_items(features)["item_id"].to_pylist()
+    assert mined.rows.shape == (sequences.num_users, 4)
+    assert (sequences.splits == 1).any()
+    schema, profiles = asked.schema_only(), load_users(features).to_pylist()
+    start = round(schema.split.test_from.timestamp() * 1e6)
+    compared = 0
+    with Retriever.open(tmp_path / "registry") as live:
+        assert mined.version == live.version
+        for user in range(10):
+            own = np.flatnonzero((sequences.owners == user) & (sequences.splits < 1))[-schema.history.max_length :]
+            record = {name: profiles[user][name] for name in ("country", "age", "interests")}
+            record |= {
+                "history": [ids[row] for row in sequences.rows[own]],
+                "history_time": sequences.times[own].tolist(),
+                "history_action": [schema.action_names[code] for code in sequences.actions[own]],
+                "time": start,
+            }
+            expected = live.retrieve({key: value for key, value in record.items() if value is not None}, k=4)
+            if expected.cold_start is None:
+                assert [ids[row] for row in mined.rows[user]] == expected.item_ids.tolist()
+                compared += 1
+    assert compared >= 5
+
+
+@pytest.mark.parametrize("loss", ["cosine_contrastive"])
+def test_mined_negatives_need_a_softmax(loss: str) -> None:
+    with pytest.raises(ValueError, match="softmax"):
+        TowersSettings.model_validate({"loss": loss, "hard_negatives": 2})

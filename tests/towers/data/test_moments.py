@@ -1,0 +1,128 @@
+"""Counts as of a moment, against counting one by one; the future never counts; demand follows what sells."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pyarrow as pa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.contracts.encoding import encode_table
+from pipelines.contracts.schema import DatasetSchema
+from pipelines.contracts.vocabulary import FittedNumbers
+from tests.towers.tiny import ITEMS, USERS, tiny_data
+from towers.closed_form.start import start_from_svd
+from towers.data.moments import Clock, Counts, Moving
+from towers.data.sampler import Sampler
+from towers.data.training_data import DAY_US, Events
+from towers.network.model import TwoTowers, tensors_of
+from towers.runtime import tf
+from towers.settings import TowersSettings
+
+pairs = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 40)), max_size=25)
+
+
+@given(
+    events=pairs,
+    asked=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 50)), max_size=25),
+    width=st.integers(0, 30),
+)
+def test_a_clock_counts_as_counting_one_by_one_does(
+    events: list[tuple[int, int]], asked: list[tuple[int, int]], width: int
+) -> None:
+    events = sorted(events)
+    owners, times = (np.array([event[place] for event in events], np.int64) for place in (0, 1))
+    askers, stops = (np.array([one[place] for one in asked], np.int64) for place in (0, 1))
+    hour = 3_600_000_000
+    found = Clock(owners, times * hour).count(askers, (stops - width) * hour, stops * hour)
+    assert found.tolist() == [
+        sum(owner == asker and stop - width <= time < stop for owner, time in events) for asker, stop in asked
+    ]
+
+
+def test_a_batch_counts_what_was_before_its_moment() -> None:
+    """The moment is the only one that explains the ages of the histories; counts are recounted from the events."""
+    data = tiny_data("time")
+    settings = TowersSettings(batch_users=32, uniform_negatives=20, min_steps=4, window_days=7.0).resolved(data.schema)
+    events = data.events.before(1)
+    for batch in Sampler(data, events, settings).epoch(np.random.default_rng(0)):
+        query, length = 0, int((batch.history[0] >= 0).sum())
+        own = slice(events.offsets[batch.users[query]], events.offsets[batch.users[query] + 1])
+        positives = batch.rows[batch.positives[batch.positives[:, 0] == query, 1]]
+        row = batch.rows[batch.history[query, length - 1]]
+        newest = events.times[own][events.rows[own] == row]
+        moments = newest + np.round(batch.ages_days[query, length - 1].astype(np.float64) * DAY_US).astype(np.int64)
+        expected = []
+        for moment in moments:
+            counts = [
+                [((events.rows == item) & (events.times < moment) & (events.times >= moment - days * DAY_US)).sum()
+                 for days in (7, 28)]
+                for item in batch.rows
+            ]  # fmt: skip
+            expected.append(np.log1p(counts))
+        assert len(positives)
+        # float32 days are exact to a minute here: an event that near the window's edge may count either way.
+        assert min(np.abs(batch.item_moving - one).max() for one in expected) < np.log(2) + 1e-6
+        assert min((np.abs(batch.item_moving - one) > 1e-5).mean() for one in expected) < 0.02
+
+
+def test_later_events_never_change_counts() -> None:
+    data = tiny_data("time")
+    moment = 30 * DAY_US
+    early = data.events.where(data.events.times < moment)
+    everyone = np.arange(ITEMS, dtype=np.int32)
+    known, all_of_it = (Counts(data, events, "item").at(everyone, moment) for events in (early, data.events))
+    np.testing.assert_array_equal(known, all_of_it)
+    assert known.sum() > 0
+
+
+def test_demand_lifts_what_sells_more_of_late() -> None:
+    """Half of the items sell in the first half of the time, the others in the second: those are lifted."""
+    rng = np.random.default_rng(3)
+    data = tiny_data("time")
+    users, each = data.events.users, 40
+    times = np.sort(rng.integers(0, 120 * DAY_US, (users, each)), axis=1).reshape(-1)
+    late = times > 60 * DAY_US
+    rows = np.where(rng.random(len(times)) < 0.9, late, ~late) * (ITEMS // 2) + rng.integers(0, ITEMS // 2, len(times))
+    zeros = np.zeros(len(rows), np.int8)
+    events = Events(np.arange(users + 1) * each, rows.astype(np.int32), times, zeros, zeros)
+    data = dataclasses.replace(data, events=events, item_frequency=np.bincount(rows, minlength=ITEMS))
+    settings = TowersSettings(embedding_dim=32, content_share=0.15, window_days=14.0).resolved(data.schema)
+    model = TwoTowers(data, settings, 1)
+    start_from_svd(model, data, events)
+    lift = model.item_tower.lift(Counts(data, events, "item").at(np.arange(ITEMS), int(times.max()))).numpy()[:, 0]
+    assert lift[ITEMS // 2 :].mean() > lift[: ITEMS // 2].mean() + 0.3
+
+
+def test_a_time_since_is_what_the_features_job_would_give_at_the_moment() -> None:
+    """Users who joined at different times, one of them unknown: recomputed by the job's own encoder."""
+    data, as_of, moment = tiny_data("time"), 60 * DAY_US, 25 * DAY_US + 12_345
+    joined = np.random.default_rng(2).integers(0, 50 * DAY_US, USERS)
+    column = pa.array(joined, pa.int64(), mask=np.arange(USERS) == 7)
+    raw = data.schema.model_dump(mode="json")
+    raw["features"]["user"].append({"name": "joined", "kind": "time_since"})
+    schema = DatasetSchema.model_validate(raw)
+    feature = [schema.side("user")[-1]]
+    fitted = {"joined": FittedNumbers("log", 3.1, 0.7)}
+    table = pa.table({"joined": column})
+    encoded = encode_table(feature, fitted, table, as_of_us=as_of)["joined"]
+    data = dataclasses.replace(
+        data, schema=schema, users={**data.users, "joined": encoded}, as_of_us=as_of,
+        numbers={"item": data.numbers["item"], "user": fitted},
+    )  # fmt: skip
+    expected = encode_table(feature, fitted, table, as_of_us=moment)["joined"]
+    everyone = np.arange(USERS, dtype=np.int32)
+    np.testing.assert_allclose(Moving(data, data.events, "user").at(everyone, moment), expected, atol=2e-4)
+    assert expected[7].tolist() == [0.0, 0.0]
+    settings = TowersSettings(batch_users=32, uniform_negatives=20, min_steps=3, window_days=7.0).resolved(schema)
+    model = TwoTowers(data, settings, 1)
+    for batch in Sampler(data, data.events.before(1), settings).epoch(np.random.default_rng(0)):
+        found = model.user_inputs(tf.zeros([len(batch.rows), settings.vector_dim]), tensors_of(batch))["joined"].numpy()
+        ages = np.expm1(found[:, 0].astype(np.float64) * 0.7 + 3.1)
+        known = (found[:, 1] > 0) & (ages > 1e-6)
+        # One moment for all of a batch, and it lies in the data.
+        moments = ages[known] + joined[batch.users[known]] / DAY_US
+        assert np.ptp(moments) < 0.01
+        assert 0 < moments.mean() < 40

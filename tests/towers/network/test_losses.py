@@ -1,0 +1,97 @@
+"""Losses by hand and against slow references."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from towers.network.losses import Certain, Pairs, cosine_contrastive, log_inclusion, sampled_softmax
+from towers.runtime import tf
+
+
+def test_inclusion_is_the_probability_of_being_drawn() -> None:
+    """Against simulation: 30 draws by frequency, then 5 of 12 items uniformly without replacement."""
+    frequency = np.array([50, 20, 10, 5, 5, 4, 3, 1, 1, 1, 0, 0])
+    rng = np.random.default_rng(1)
+    seen = np.zeros(12)
+    for _ in range(4000):
+        drawn = set(rng.choice(12, 30, p=frequency / frequency.sum())) | set(rng.choice(12, 5, replace=False))
+        seen[list(drawn)] += 1
+    expected = np.exp(log_inclusion(frequency / frequency.sum(), 30, 5 / 12))
+    np.testing.assert_allclose(expected, seen / 4000, atol=4.5 * 0.5 / np.sqrt(4000))
+    # No floor: an unseen item has the uniform draw's probability, 5 / 12, and not that of the rarest seen one.
+    assert expected[-1] == pytest.approx(5 / 12, rel=1e-6)
+
+
+def test_masked_candidates_get_no_gradient() -> None:
+    logits = tf.Variable([[2.0, 1.0, 0.5, 3.0]])
+    with tf.GradientTape() as tape:
+        pairs = Pairs(tf.constant([0]), logits[0, :1], tf.constant([1.0]))
+        loss = sampled_softmax(logits, tf.zeros(4), pairs, tf.constant([[0, 0], [0, 3], [0, 3]]))
+    # By hand: log(e^2 + e^1 + e^0.5) - 2.
+    assert float(loss) == pytest.approx(np.log(np.exp(2) + np.exp(1) + np.exp(0.5)) - 2, rel=1e-6)
+    assert tape.gradient(loss, logits).numpy()[0, 3] == 0.0
+
+
+def test_cosine_contrastive_by_hand() -> None:
+    """One query, positive at cosine .9, negatives at .95, .85 and .2, margin .8, weight 3; its own is excluded twice.
+
+    (1 - .9) + 3 / 3 (.15 + .05) = .3.
+    """
+    loss = cosine_contrastive(
+        tf.constant([[0.9, 0.95, 0.85, 0.2]]),
+        Pairs(tf.constant([0]), tf.constant([0.9]), tf.constant([1.0])),
+        tf.constant([[0, 0], [0, 0]]),
+        margin=0.8,
+        negative_weight=3.0,
+    )
+    assert float(loss) == pytest.approx(0.3, rel=1e-5)
+
+
+def slow_cosine_contrastive(cosines: np.ndarray, owner: int, score: float, excluded: set[tuple[int, int]]) -> float:
+    """Equation 1 of Mao et al. 2021 for one pair, margin .3 and weight 5."""
+    terms = [max(0.0, cosine - 0.3) for j, cosine in enumerate(cosines[owner]) if (owner, j) not in excluded]
+    return 1 - score + (5 * sum(terms) / len(terms) if terms else 0.0)
+
+
+def test_cosine_contrastive_is_a_mean_over_each_querys_own_negatives() -> None:
+    """Six queries of which each has another number of negatives, the last none; a third of the places come twice."""
+    rng = np.random.default_rng(4)
+    cosines = rng.uniform(-1, 1, (6, 9))
+    places = [(query, int(j)) for query in range(5) for j in rng.choice(9, 1 + query, replace=False)]
+    places += [(5, j) for j in range(9)]
+    owners, weights = np.array([0, 1, 1, 2, 3, 4, 5]), rng.dirichlet(np.ones(7))
+    scores = rng.uniform(-1, 1, 7)
+    expected = sum(
+        weight * slow_cosine_contrastive(cosines, owner, score, set(places))
+        for owner, score, weight in zip(owners.tolist(), scores, weights, strict=True)
+    )
+    given = tf.Variable(cosines, dtype=tf.float32)
+    with tf.GradientTape() as tape:
+        pairs = Pairs(tf.constant(owners, tf.int32), tf.constant(scores, tf.float32), tf.constant(weights, tf.float32))
+        excluded = tf.constant(places + places[::3], tf.int32)
+        loss = cosine_contrastive(given, pairs, excluded, margin=0.3, negative_weight=5.0)
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    gradient = tape.gradient(loss, given).numpy()
+    assert np.isfinite(gradient).all()
+    assert not gradient[tuple(np.array(places).T)].any()
+
+
+def test_certain_negatives_are_a_part_of_the_denominator() -> None:
+    """Two queries; the second has two certain negatives, one of which counts as three items. By hand in NumPy."""
+    logits = tf.constant([[2.0, 1.0, 0.5], [0.3, -1.0, 4.0]])
+    log_pi = tf.constant([-0.1, -0.7, -1.2])
+    excluded = tf.constant([[0, 0], [1, 2]])
+    positives = Pairs(tf.constant([0, 1]), tf.constant([2.0, 4.0]), tf.constant([0.25, 0.75]))
+    scores = tf.Variable([1.5, -0.5])
+    with tf.GradientTape() as tape:
+        certain = Certain(tf.constant([1, 1]), scores, tf.constant([1.0, 3.0]))
+        loss = sampled_softmax(logits, log_pi, positives, excluded, certain)
+    first = np.exp(1.0 + 0.7) + np.exp(0.5 + 1.2)
+    second = np.exp(0.3 + 0.1) + np.exp(-1.0 + 0.7) + np.exp(1.5) + 3 * np.exp(-0.5)
+    expected = 0.25 * (np.log(np.exp(2.0) + first) - 2.0) + 0.75 * (np.log(np.exp(4.0) + second) - 4.0)
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    whole = np.exp(4.0) + second
+    np.testing.assert_allclose(
+        tape.gradient(loss, scores).numpy(), 0.75 * np.array([np.exp(1.5), 3 * np.exp(-0.5)]) / whole, rtol=1e-4
+    )

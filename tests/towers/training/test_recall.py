@@ -1,0 +1,93 @@
+"""Exact recall against a slow loop, and by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from towers.training.recall import Truth, recall_at, top_rows
+
+
+def truth(wanted: list[list[int]], seen: list[list[int]]) -> Truth:
+    def offsets(lists: list[list[int]]) -> np.ndarray:
+        return np.concatenate([[0], np.cumsum([len(entry) for entry in lists])]).astype(np.int64)
+
+    flat = [np.array([row for entry in lists for row in entry], np.int32) for lists in (wanted, seen)]
+    return Truth(np.arange(len(wanted), dtype=np.int32), offsets(wanted), flat[0], offsets(seen), flat[1])
+
+
+def test_by_hand() -> None:
+    """Scores 5, 4, 3, 2, 1 for items 0 to 4; truth {1, 4}; seen {0}; k = 2.
+
+    All: top 2 = 0, 1: one hit, recall 1/2; DCG = 1/log2(3), ideal = 1 + 1/log2(3).
+    Removed: top 2 = 1, 2: recall 1/2, DCG = 1.
+    """
+    users, items = np.array([[1.0]], np.float32), np.array([[5.0], [4], [3], [2], [1]], np.float32)
+    ideal = 1 + 1 / np.log2(3)
+    figures = recall_at(users, items, truth([[1, 4]], [[0]]), (2,), remove_seen=False)
+    assert figures.recall[2] == 0.5
+    assert figures.ndcg[2] == pytest.approx((1 / np.log2(3)) / ideal)
+    assert recall_at(users, items, truth([[1, 4]], [[0]]), (2,), remove_seen=True).ndcg[2] == pytest.approx(1 / ideal)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**31), st.booleans())
+def test_it_is_what_a_loop_finds(seed: int, remove: bool) -> None:
+    rng = np.random.default_rng(seed)
+    users, items = rng.normal(size=(7, 3)).astype(np.float32), rng.normal(size=(23, 3)).astype(np.float32)
+    seen = [rng.choice(23, 4, replace=False).tolist() for _ in range(7)]
+    wanted = [rng.choice(23, int(rng.integers(1, 6)), replace=False).tolist() for _ in range(7)]
+    figures = recall_at(users, items, truth(wanted, seen), (3, 9), remove_seen=remove, block=3)
+    for k in (3, 9):
+        recalls, capped = [], []
+        for user in range(7):
+            order = [row for row in np.argsort(-(users[user] @ items.T)) if not (remove and row in seen[user])][:k]
+            hits = len(set(order) & set(wanted[user]))
+            recalls.append(hits / len(wanted[user]))
+            capped.append(hits / min(k, len(wanted[user])))
+        assert figures.recall[k] == pytest.approx(np.mean(recalls))
+        assert figures.capped_recall[k] == pytest.approx(np.mean(capped))
+
+
+def test_novel_truth_leaves_out_what_was_seen_and_users_without_any() -> None:
+    novel = truth([[1, 2], [3], [5]], [[2], [3], []]).without_seen()
+    assert novel.users.tolist() == [0, 2]
+    assert novel.rows.tolist() == [1, 5]
+    assert novel.seen_rows.tolist() == [2]
+
+
+def test_a_list_longer_than_the_catalogue_is_the_catalogue() -> None:
+    assert top_rows(np.array([[1.0, 3.0, 2.0]], np.float32), 10).tolist() == [[1, 2, 0]]
+    figures = recall_at(
+        np.ones((1, 1), np.float32), np.ones((1, 1), np.float32), truth([[0]], [[]]), (5,), remove_seen=False
+    )
+    assert figures.recall[5] == 1.0
+
+
+def test_of_equal_scores_the_lower_row_comes_first() -> None:
+    assert top_rows(np.zeros((1, 6), np.float32), 6).tolist() == [[0, 1, 2, 3, 4, 5]]
+
+
+def test_parts_of_a_truth_hold_their_users_own_items() -> None:
+    """Users at even distances, and users of chosen items, against picking them out by hand."""
+    held, seen = [[3], [1, 4], [2], [0, 5]], [[0], [], [4, 5], [1]]
+    offsets, seen_offsets = np.array([0, 1, 3, 4, 6]), np.array([0, 1, 1, 3, 4])
+    whole = Truth(
+        np.arange(4, dtype=np.int32), offsets, np.concatenate(held).astype(np.int32),
+        seen_offsets, np.concatenate(seen).astype(np.int32),
+    )  # fmt: skip
+
+    def by_user(truth: Truth) -> dict[int, tuple[list[int], list[int]]]:
+        return {
+            int(user): (
+                truth.rows[truth.offsets[place] : truth.offsets[place + 1]].tolist(),
+                truth.seen_rows[truth.seen_offsets[place] : truth.seen_offsets[place + 1]].tolist(),
+            )
+            for place, user in enumerate(truth.users)
+        }
+
+    assert by_user(whole.spread(2)) == {0: ([3], [0]), 2: ([2], [4, 5])}
+    assert whole.spread(9) is whole
+    assert by_user(whole.where(whole.rows >= 3)) == {0: ([3], [0]), 1: ([4], []), 3: ([5], [1])}

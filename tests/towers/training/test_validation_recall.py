@@ -1,0 +1,86 @@
+"""Validation's figures by action against a loop over users and events."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tests.towers.tiny import USERS, tiny_data
+from towers.data.training_data import TrainingData
+from towers.network.model import TwoTowers
+from towers.settings import TowersSettings
+from towers.training.validation_recall import all_vectors, evaluate
+
+VIEW, CLICK, BUY = range(3)
+KS = (3, 10)
+
+
+def shop() -> TrainingData:
+    """Half of all events are views, which weigh nothing; a click and a purchase weigh something each."""
+    data = tiny_data("time")
+    actions = np.random.default_rng(2).choice(3, len(data.events.rows), p=[0.5, 0.3, 0.2]).astype(np.int8)
+    schema = data.schema.model_copy(update={"actions": {"view": 0.0, "click": 1.0, "buy": 3.0}})
+    return dataclasses.replace(data, schema=schema, events=dataclasses.replace(data.events, actions=actions))
+
+
+def held_out(data: TrainingData, user: int, split: int, actions: tuple[int, ...]) -> set[int]:
+    """Different items of the user's events of the split with one of these actions."""
+    events = data.events
+    own = range(int(events.offsets[user]), int(events.offsets[user + 1]))
+    return {
+        int(events.rows[place]) for place in own if events.splits[place] == split and events.actions[place] in actions
+    }
+
+
+def slow_figures(scores: np.ndarray, wanted: list[set[int]], k: int) -> tuple[float, float, float, int]:
+    """Recall, capped recall, NDCG and number of the users who want something; ``scores [users, items]``."""
+    found = []
+    for row, items in zip(scores, wanted, strict=True):
+        if items:
+            hits = [float(item in items) for item in np.argsort(-row)[:k].tolist()]
+            most = min(k, len(items))
+            gain = sum(hit / np.log2(2 + rank) for rank, hit in enumerate(hits))
+            ideal = sum(1 / np.log2(2 + rank) for rank in range(most))
+            found.append((sum(hits) / len(items), sum(hits) / most, gain / ideal))
+    return *np.mean(found, axis=0).tolist(), len(found)
+
+
+@pytest.mark.parametrize("split", [1, 2])
+def test_figures_of_each_action_are_what_a_loop_finds(split: int) -> None:
+    data = shop()
+    model = TwoTowers(data, TowersSettings(embedding_dim=9).resolved(data.schema), 4)
+    figures = evaluate(model, data, split, KS)
+    # An action that weighs nothing is never sought, so there is no "all view".
+    assert set(figures) == {"all", "novel", "all click", "all buy"}
+    vectors = all_vectors(model, data, np.arange(USERS, dtype=np.int32), split)
+    scores = vectors.users @ vectors.items.T
+    for name, actions in (("all", (CLICK, BUY)), ("all click", (CLICK,)), ("all buy", (BUY,))):
+        wanted = [held_out(data, user, split, actions) for user in range(USERS)]
+        for k in KS:
+            *expected, users = slow_figures(scores, wanted, k)
+            found = figures[name]
+            assert [found.recall[k], found.capped_recall[k], found.ndcg[k]] == pytest.approx(expected)
+            assert found.users == users < USERS
+    assert len({figure.recall[10] for figure in figures.values()}) == 4
+
+
+def test_figures_of_each_action_are_of_the_users_that_were_chosen() -> None:
+    """Forty at even distances of those who want anything; some of them bought nothing."""
+    data = shop()
+    model = TwoTowers(data, TowersSettings(embedding_dim=9).resolved(data.schema), 4)
+    figures = evaluate(model, data, 1, KS, max_users=40)
+    asking = [user for user in range(USERS) if held_out(data, user, 1, (CLICK, BUY))]
+    chosen = np.array([asking[place * len(asking) // 40] for place in range(40)], np.int32)
+    vectors = all_vectors(model, data, chosen, 1)
+    wanted = [held_out(data, user, 1, (BUY,)) for user in chosen.tolist()]
+    recall, *_, users = slow_figures(vectors.users @ vectors.items.T, wanted, 10)
+    assert figures["all buy"].recall[10] == pytest.approx(recall)
+    assert figures["all buy"].users == users < figures["all"].users == 40
+
+
+def test_a_single_action_has_no_figures_of_its_own() -> None:
+    data = tiny_data("time")
+    model = TwoTowers(data, TowersSettings(embedding_dim=9).resolved(data.schema), 4)
+    assert set(evaluate(model, data, 1, KS)) == {"all", "novel"}

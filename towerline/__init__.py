@@ -1,0 +1,1 @@
+"""Towerline: two-tower retrieval for shopping ads."""

@@ -1,0 +1,153 @@
+"""The whole configuration: one TOML with the data set's schema and a section for each later stage.
+
+``pipelines.contracts.schema`` defines what describes the data; ``[towers]``, ``[index]``, ``[retriever]``, ``[gates]``,
+``[refresh]`` and ``[evaluation]`` are defined by the packages that read them. This module puts them together, so that a
+mistake in any section is found by every verb before work begins. Imports neither Beam, TensorFlow nor ScaNN.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from index.evaluation.settings import EvaluationSettings
+from index.retriever_settings import RetrieverSettings
+from index.settings import GatesSettings, IndexSettings, RefreshSettings
+from pipelines.contracts.errors import ConfigError
+from pipelines.contracts.schema import DatasetSchema, Section, describe, resolve_paths
+from towers.settings import TowersSettings
+
+
+class Paths(Section):
+    """Where a run keeps its artifacts. ``registry`` is a folder or an fsspec URL; default: ``<work>/registry``."""
+
+    work: Path | None = None
+    registry: str | None = None
+
+
+class Config(DatasetSchema):
+    """A whole TOML."""
+
+    paths: Paths = Paths()
+    towers: TowersSettings = TowersSettings()
+    index: IndexSettings = IndexSettings()
+    retriever: RetrieverSettings = RetrieverSettings()
+    gates: GatesSettings = GatesSettings()
+    refresh: RefreshSettings = RefreshSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+    def schema_only(self) -> DatasetSchema:
+        """The part that ``pipelines`` knows: what describes the data."""
+        return DatasetSchema.model_validate({name: getattr(self, name) for name in DatasetSchema.model_fields})
+
+    @property
+    def work(self) -> Path:
+        """The run's folder; default: ``runs/<dataset name>`` below the current folder."""
+        return self.paths.work if self.paths.work is not None else Path("runs") / self.dataset.name
+
+    @property
+    def registry(self) -> str:
+        """The registry's folder or URL."""
+        return self.paths.registry if self.paths.registry is not None else str(self.work / "registry")
+
+
+def load_config(path: Path, overrides: Sequence[str] = (), work: Path | None = None) -> Config:
+    """Reads a TOML.
+
+    Args:
+        path: the file; relative paths in it start at its folder.
+        overrides: ``key.of.section=value`` each; the value is read as TOML, or as text where it is none.
+        work: the run's folder, before ``paths.work``.
+
+    Raises:
+        ConfigError: the file is missing or no TOML, or a key is unknown, missing or of a wrong type.
+    """
+    raw = _read_toml(path)
+    for override in overrides:
+        raw = with_override(raw, override)
+    raw = _resolve_work(resolve_paths(raw, path.resolve().parent), path.resolve().parent)
+    if work is not None:
+        raw = {**raw, "paths": {**raw.get("paths", {}), "work": str(work)}}
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as err:
+        raise ConfigError(describe(err, str(path)) + _suggestions(err)) from err
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ConfigError(f"{path}: expected a TOML file, found none. Give its path with --config.")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+        raise ConfigError(f"{path}: not valid TOML: {err}. Correct the line.") from err
+
+
+def _resolve_work(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
+    paths = raw.get("paths")
+    if not isinstance(paths, dict):
+        return raw
+    resolved = {
+        key: value if not isinstance(value, str) or "://" in value else str((folder / value).resolve())
+        for key, value in paths.items()
+    }
+    return {**raw, "paths": resolved}
+
+
+def with_override(raw: dict[str, Any], override: str) -> dict[str, Any]:
+    """Returns ``raw`` with one ``key.of.section=value`` set.
+
+    Raises:
+        ConfigError: there is no ``=``, or a part of the key stands for a value that is no section.
+    """
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError(f"--set {override!r}: expected key=value, for example towers.embedding_dim=128")
+    try:
+        value: Any = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    return _set(raw, parts, value, override)
+
+
+def _set(section: dict[str, Any], parts: list[str], value: object, override: str) -> dict[str, Any]:
+    if len(parts) == 1:
+        return {**section, parts[0]: value}
+    inner = section.get(parts[0], {})
+    if not isinstance(inner, dict):
+        raise ConfigError(f"--set {override!r}: {parts[0]!r} is a value, not a section")
+    return {**section, parts[0]: _set(inner, parts[1:], value, override)}
+
+
+def _suggestions(error: ValidationError) -> str:
+    """One line for each unknown key that looks like a known one."""
+    lines = []
+    for mistake in error.errors():
+        if mistake["type"] != "extra_forbidden":
+            continue
+        *section, name = (str(part) for part in mistake["loc"])
+        near = difflib.get_close_matches(name, _known_keys(section), n=1)
+        if near:
+            lines.append(f"\ndid you mean {'.'.join([*section, near[0]])}?")
+    return "".join(lines)
+
+
+def _known_keys(section: list[str]) -> list[str]:
+    model: Any = Config
+    for name in section:
+        field = getattr(model, "model_fields", {}).get(name)
+        model = None if field is None else field.annotation
+    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+
+
+def plain(config: BaseModel) -> dict[str, Any]:
+    """The configuration as JSON-able values, for manifests and fingerprints."""
+    values: dict[str, Any] = json.loads(config.model_dump_json())
+    return values

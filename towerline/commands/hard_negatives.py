@@ -1,0 +1,60 @@
+"""Hard negatives: what the live version gives each user, before the towers are trained anew.
+
+Reads the registry's live bundle and a features artifact; writes nothing. What a user took is no negative whatever the
+index says of it: training leaves that out, by the events it may know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from index.inference.user_records import records_of, user_table
+from index.registry.registry import Registry
+from index.retrieval.retriever import Retriever
+from index.retriever_settings import RetrieverSettings
+from pipelines.contracts.schema import SplitName
+from pipelines.contracts.vocabulary import Vocabulary
+from pipelines.sequences.reader import Sequences
+from towerline.commands.config import Config
+from towers.data.training_data import Mined
+
+_BLOCK = 2048
+
+
+def mine(config: Config, features: Path, report: Callable[[str], None]) -> Mined | None:
+    """The ``towers.hard_negatives`` best items of the live version for each user as known before the valid split.
+
+    Returns:
+        ``rows [users, n] int32`` in the features' catalogue, -1 where the index gave less or an item is gone; None
+        where the settings ask for none, or nothing is live yet.
+    """
+    count = config.towers.hard_negatives
+    if not count:
+        return None
+    if Registry(config.registry).current_or_none() is None:
+        report("train: no live version to mine hard negatives from; trained without")
+        return None
+    # The towers' own ranking: what users buy again is no negative.
+    with Retriever.open(config.registry, settings=RetrieverSettings(own_items_share=0.0)) as live:
+        rows = _mined(live, config, features, count)
+        report(f"train: {count} hard negatives a user from {live.version}")
+        return Mined(live.version, rows)
+
+
+def _mined(live: Retriever, config: Config, features: Path, count: int) -> npt.NDArray[np.int32]:
+    vocabulary = Vocabulary.load(features / "vocabulary")
+    ids = vocabulary.item_ids
+    sequences = Sequences.open(features)
+    split: SplitName = "valid" if (sequences.splits == 1).any() else "test"
+    users = user_table(features, config.schema_only(), ids, np.arange(sequences.num_users, dtype=np.int64), split)
+    rows = np.full((len(users), count), -1, np.int32)
+    for start in range(0, len(users), _BLOCK):
+        records = records_of(users.slice(start, _BLOCK))
+        for place, answer in enumerate(live.retrieve_batch(records, k=count)):
+            rows[start + place, : len(answer)] = vocabulary.item_rows(pa.array(answer.item_ids, ids.type))
+    return rows

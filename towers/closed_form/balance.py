@@ -1,0 +1,202 @@
+"""How what the towers know adds up: the weights of history, tastes and demand, by logistic regression.
+
+Vectorised NumPy over the events; writes nothing. Each window's vectors are made of the events before it alone, so that
+a weight tells how well such vectors foresee, not how well they remember.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse
+from sklearn.linear_model import LogisticRegression
+
+from towers.data.moments import Counts, last_windows
+from towers.data.training_data import Events, TrainingData
+from towers.network.item_tower import hinges
+
+Float = npt.NDArray[Any]
+
+_WINDOWS = 2
+_USERS = 512  # a window, at even distances
+_POOL = 3000  # best items of a user, among which the weights shall tell what comes next
+_NEGATIVES = 200  # drawn of these
+_PENALTY = 1e-4  # of a standardised column's squared weight, a pair
+_BLOCK = 1 << 24  # scores at once
+# Where there is no window to learn from: what Complete Journey's windows gave.
+_USUAL = (1.7, 0.5)
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Two blocks of columns: what goes by the items of a history, ``own``, and what by their ``content``.
+
+    ``items_own [items, own]``, ``items_content [items, content]``, likewise of users.
+    """
+
+    items_own: Float
+    items_content: Float
+    users_own: Float
+    users_content: Float
+
+    def of(self, users: npt.NDArray[np.int64]) -> Vectors:
+        """Only these users."""
+        return Vectors(self.items_own, self.items_content, self.users_own[users], self.users_content[users])
+
+
+@dataclass(frozen=True)
+class Balance:
+    """A score in logits is ``scale * unit([own * user, content * user]) . item + hinges(counts) . demand``."""
+
+    own: float
+    content: float
+    scale: float
+    demand: Float
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """User-item pairs: products of both blocks, square lengths of the users' blocks, the items' counts."""
+
+    own: Float
+    content: Float
+    own_square: Float
+    content_square: Float
+    demand: Float
+    wanted: npt.NDArray[np.bool_]
+    weights: Float
+
+    def columns(self) -> Float:
+        return np.column_stack([self.own, self.content, self.demand])
+
+    def joint(self, own: float, content: float) -> Float:
+        """The same with both blocks as one, of users of length 1."""
+        lengths = np.sqrt(own**2 * self.own_square + content**2 * self.content_square)
+        together = (own * self.own + content * self.content) / np.maximum(lengths, 1e-12)
+        return np.column_stack([together, self.demand])
+
+    @classmethod
+    def join(cls, parts: list[_Sample]) -> _Sample:
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__))
+
+
+def find_balance(
+    vectors_at: Callable[[Events, int], Vectors], data: TrainingData, events: Events, window_days: float
+) -> Balance:
+    """The weights with which the last windows' new items stand out best among a user's likeliest.
+
+    Two rounds: the second draws its negatives among the likeliest by the weights of the first, so that no item comes up
+    that the first had never to rule out. What a user had before counts for nothing.
+
+    Args:
+        vectors_at: makes the vectors of the events before a moment, and of the users then.
+    """
+    counts = Counts(data, events, "item")
+    rows = np.arange(data.num_items, dtype=np.int32)
+    windows = []
+    for start, stop in last_windows(events, window_days, _WINDOWS):
+        before = events.where(events.times < start)
+        seen = _pairs(before, data.num_items)
+        within = (events.times >= start) & (events.times < stop)
+        novel = _novel(events.where(within & data.weighs(events)), seen)
+        users = np.flatnonzero((np.diff(novel.indptr) > 0) & (np.diff(seen.indptr) > 0))
+        if len(users):
+            users = users[np.unique(np.linspace(0, len(users) - 1, _USERS).astype(np.int64))]
+            made = vectors_at(before, start).of(users)
+            windows.append(_Window(made, seen[users], novel[users], hinges(counts.at(rows, start)).numpy()))
+    width = hinges(counts.at(rows[:1], 0)).shape[1]
+    if not windows:
+        return Balance(*_USUAL, 1.0, np.zeros(width))
+    generator = np.random.default_rng(0)
+    weights = np.concatenate([_USUAL, np.zeros(width)])
+    parts: list[_Sample] = []
+    for _ in range(2):
+        parts += [window.sample(weights, generator) for window in windows]
+        whole = _Sample.join(parts)
+        if whole.wanted.all() or not whole.wanted.any():
+            return Balance(*_USUAL, 1.0, np.zeros(width))
+        weights = _logistic(whole.columns(), whole)
+    own, content = np.maximum(weights[:2], 0.0)
+    if own + content == 0:
+        own, content = _USUAL
+    scale, *demand = _logistic(whole.joint(own, content), whole)
+    return Balance(float(own), float(content), max(float(scale), 1e-3), np.array(demand))
+
+
+@dataclass(frozen=True)
+class _Window:
+    vectors: Vectors
+    seen: scipy.sparse.csr_matrix
+    novel: scipy.sparse.csr_matrix
+    demand: Float
+
+    def sample(self, weights: Float, generator: np.random.Generator) -> _Sample:
+        """A user's new items that are among the ``_POOL`` best by these weights, and some of the others there."""
+        items = len(self.demand)
+        size = min(_POOL, items)
+        bias = self.demand @ weights[2:]
+        users, rows, wanted, shares = [], [], [], []
+        block = max(_BLOCK // items, 1)
+        for start in range(0, self.novel.shape[0], block):
+            part = slice(start, start + block)
+            made = self.vectors
+            scores = (weights[0] * made.users_own[part]) @ made.items_own.T
+            scores += (weights[1] * made.users_content[part]) @ made.items_content.T + bias
+            seen = self.seen[part].tocoo()
+            scores[seen.row, seen.col] = -np.inf
+            for place, best in enumerate(np.argpartition(-scores, size - 1, axis=1)[:, :size]):
+                best = best[np.isfinite(scores[place, best])]
+                own = slice(*self.novel.indptr[start + place : start + place + 2])
+                is_new = np.isin(best, self.novel.indices[own])
+                others = best[~is_new]
+                drawn = generator.choice(others, min(_NEGATIVES, len(others)), replace=False)
+                rows.append(np.concatenate([best[is_new], drawn]))
+                users.append(np.full(len(rows[-1]), start + place))
+                wanted.append(np.arange(len(rows[-1])) < is_new.sum())
+                shares.append(np.where(wanted[-1], 1.0, len(others) / max(len(drawn), 1)))
+        return self._of(*(np.concatenate(each) for each in (users, rows, wanted, shares)))
+
+    def _of(self, users: Float, rows: Float, wanted: Float, weights: Float) -> _Sample:
+        made = self.vectors
+        own, content = made.users_own[users], made.users_content[users]
+        return _Sample(
+            own=np.einsum("nd,nd->n", own, made.items_own[rows]),
+            content=np.einsum("nd,nd->n", content, made.items_content[rows]),
+            own_square=np.einsum("nd,nd->n", own, own),
+            content_square=np.einsum("nd,nd->n", content, content),
+            demand=self.demand[rows],
+            wanted=wanted,
+            weights=weights,
+        )
+
+
+def _logistic(columns: Float, sample: _Sample) -> Float:
+    """``[columns]`` the coefficients; those of columns that never change are 0."""
+    columns = columns.astype(np.float64)
+    scale = columns.std(0)
+    scaled = (columns - columns.mean(0)) / np.where(scale > 0, scale, 1.0)
+    fitted = LogisticRegression(C=1.0 / (_PENALTY * sample.weights.sum()), solver="newton-cholesky", max_iter=100)
+    fitted.fit(scaled, sample.wanted, sample.weights)
+    coefficients: Float = np.where(scale > 0, fitted.coef_[0] / np.where(scale > 0, scale, 1.0), 0.0)
+    return coefficients
+
+
+def _pairs(events: Events, items: int) -> scipy.sparse.csr_matrix:
+    """``[users, items]``: 1 where a user had an item."""
+    values = np.ones(len(events.rows), np.float32)
+    pairs = scipy.sparse.csr_matrix((values, (events.user_of_event(), events.rows)), (events.users, items))
+    pairs.sum_duplicates()
+    pairs.data[:] = 1.0
+    return pairs
+
+
+def _novel(events: Events, seen: scipy.sparse.csr_matrix) -> scipy.sparse.csr_matrix:
+    """The pairs of the events that were none before."""
+    within = _pairs(events, seen.shape[1])
+    novel = within - within.multiply(seen)
+    novel.eliminate_zeros()
+    return novel.tocsr()

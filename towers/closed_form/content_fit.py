@@ -1,0 +1,161 @@
+"""After training: what content says of the known ads is put where new ads find it.
+
+A known ad's vector is its content's and a row of its own together, and only the sum is trained: the row can say it all,
+and what the content's tables have learned is then no forecast of the sum. Here they become one, and the rows the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse
+
+from pipelines.contracts.vocabulary import OUT_OF_VOCABULARY, RESERVED_CODES
+from towers.data.training_data import TrainingData
+from towers.network.encoders import FeatureSum
+from towers.network.model import TwoTowers
+from towers.runtime import tf
+
+Float = npt.NDArray[np.float32]
+
+# A content value's row is a mean over its ads, shrunk as if it had one more of which it says nothing.
+_SHRINKAGE = 1.0
+# Of numbers and outside vectors: the ridge regression's penalty, in mean squares of a column.
+_RIDGE = 0.01
+_ITEMS, _COLUMNS = 8192, 64  # at a time
+
+
+def settle(model: TwoTowers, data: TrainingData) -> None:
+    """Fits the item tower's content to the directions of the known ads' vectors.
+
+    Known ads keep their vectors: their own rows take the difference. An ad without an id of its own gets what its
+    content says: the nearer to 0 the less that is, and the known ads' mean bias, with what their counts add. All known
+    ads weigh alike, however often they were sold; else a new ad would be like its kind's best seller. Columns that
+    content fills alone (``content_share``) stay as they are; in the others, gates of outside vectors then let one half
+    of all through.
+
+    Does nothing without content, and where known ads have no rows of their own: without an id, with several or a hashed
+    one, and with one that several ads share.
+    """
+    body, dim = model.item_tower.body, model.settings.vector_dim
+    item_id, content = _own_id(body, data), [feature.name for feature in body.features if feature.kind != "id"]
+    if item_id is None or not content:
+        return
+    codes = data.items[item_id].astype(np.int64)
+    known: npt.NDArray[np.bool_] = codes >= RESERVED_CODES
+    vectors = _outputs(body, data)
+    lengths = np.linalg.norm(vectors[:, : body.own_dim], axis=1)
+    # Root mean square: new ads' scores shall spread like the known ads', of which few are long and most are short.
+    usual = float(np.sqrt(np.mean(np.square(lengths[known]))))
+    to_usual = (usual / np.maximum(lengths, 1e-12))[:, None]
+    # The columns in which the id has a part: the others stay.
+    columns = np.r_[0 : body.own_dim, dim : body.width]
+    inputs = [_input(body, name, data.items[name], known) for name in content]
+    for each in inputs:
+        each.values[:, columns] = 0.0
+    for start in range(0, body.own_dim, _COLUMNS):
+        part = slice(start, min(start + _COLUMNS, body.own_dim))
+        vectors[:, part] -= _fit(inputs, vectors[:, part] * to_usual, part, known)
+    for each in inputs:
+        each.weights.assign(each.values)
+    for gate in body.gates.values():
+        values = gate.numpy()
+        values[:, columns] = 0.0
+        gate.assign(values)
+    table = body.tables[item_id]
+    rows = np.zeros(tuple(table.shape), np.float32)
+    rows[codes[known]] = vectors[known][:, columns]
+    rows[OUT_OF_VOCABULARY, body.own_dim :] = (vectors[:, dim:] + _lift(model, data))[known].mean(0)
+    table.assign(rows)
+    if model.item_tower.usual_length is not None:
+        model.item_tower.usual_length.assign(usual)
+
+
+@dataclass(frozen=True)
+class _Input:
+    """A content feature: ``every [items, n]`` adds up the rows of its ``weights``, whose new ``values`` are fitted;
+    ``inverse [n, n]`` is that of ``of_known``'s normal equations (for tables, of their diagonal: means by value).
+    """
+
+    weights: Any
+    values: Float
+    every: Any
+    of_known: Any
+    inverse: Any
+
+
+def _input(body: FeatureSum, name: str, encoded: npt.NDArray[Any], known: npt.NDArray[np.bool_]) -> _Input:
+    every: Any
+    if name in body.tables:
+        weights, every = body.tables[name], body.code_weights(name, encoded)
+        of_known = every[known]
+        mass = np.asarray(of_known.sum(0)).ravel()
+        inverse: Any = scipy.sparse.diags((1.0 / (mass + _SHRINKAGE)).astype(np.float32))
+    else:
+        # A gate of zeros lets one half through.
+        weights, every = body.maps[name], encoded.astype(np.float32) * np.float32(0.5 if name in body.gates else 1.0)
+        of_known = every[known]
+        squares = of_known.T @ of_known
+        penalty = _RIDGE * max(float(np.diag(squares).mean()), 1e-6)
+        inverse = np.linalg.inv(squares + penalty * np.eye(len(squares))).astype(np.float32)
+    return _Input(weights, weights.numpy(), every, of_known, inverse)
+
+
+def _fit(inputs: list[_Input], wanted: Float, part: slice, known: npt.NDArray[np.bool_]) -> Float:
+    """Puts into the inputs' values, columns ``part``, what tells ``wanted [items, dim]`` of the ``known``; returns what
+    these then say of all, as large.
+
+    Two rounds over the features, each fitted to what the others leave.
+    """
+    said = np.zeros_like(wanted)
+    for _ in range(2):
+        for each in inputs:
+            step = each.inverse @ (each.of_known.T @ (wanted - said)[known])
+            each.values[:, part] += step
+            said += each.every @ step
+    return said
+
+
+def content_of(body: FeatureSum, data: TrainingData) -> list[Any]:
+    """What ``content_rate`` is about: all weights of the items' content, where rows of their own can do all the
+    learning and content is fitted in the end.
+    """
+    if _own_id(body, data) is None:
+        return []
+    kinds = {feature.name: feature.kind for feature in body.features}
+    weights = {**body.tables, **body.maps}
+    content = [weight for name, weight in weights.items() if kinds[name] != "id"]
+    return [*content, *body.gates.values(), *body.token_logits.values()]
+
+
+def _lift(model: TwoTowers, data: TrainingData) -> Float:
+    """``[items, 1]`` what the items' counts add to their bias."""
+    tower = model.item_tower
+    if tower.demand is None:
+        return np.zeros((data.num_items, 1), np.float32)
+    lift: Float = tower.lift(np.concatenate([data.items[name] for name in tower.counts], axis=1)).numpy()
+    return lift
+
+
+def _own_id(body: FeatureSum, data: TrainingData) -> str | None:
+    """The feature that gives each known ad a row of its own, where any is known and no two share one."""
+    ids = [feature for feature in body.features if feature.kind == "id"]
+    if len(ids) != 1 or ids[0].hash_buckets is not None:
+        return None
+    codes = data.items[ids[0].name].astype(np.int64)
+    known = codes[codes >= RESERVED_CODES]
+    return ids[0].name if len(known) and len(np.unique(known)) == len(known) else None
+
+
+def _outputs(body: FeatureSum, data: TrainingData) -> Float:
+    """``[items, width]`` of the whole catalogue."""
+    parts = []
+    for start in range(0, data.num_items, _ITEMS):
+        inputs: dict[str, Any] = {
+            feature.name: tf.constant(data.items[feature.name][start : start + _ITEMS]) for feature in body.features
+        }
+        parts.append(body(inputs).numpy())
+    return np.concatenate(parts)

@@ -1,0 +1,1 @@
+"""Batches: histories, counts as of a moment, negatives and their sampling probabilities (NumPy)."""

@@ -1,0 +1,444 @@
+"""Batches: which users at which moment, which items are positives, which are candidates.
+
+Vectorised NumPy over the sequences; no Python loop over examples. One generator a purpose, seeded by the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.contracts.errors import SchemaError
+from towers.data.histories import Histories, histories, ranges
+from towers.data.moments import Moments
+from towers.data.training_data import DAY_US, Events, Float32, Int8, Int32, Int64, TrainingData
+from towers.network.losses import log_inclusion
+from towers.settings import TowersSettings
+
+Float64 = npt.NDArray[np.float64]
+Number = TypeVar("Number", np.int32, np.int64)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's examples.
+
+    ``rows [unique]``: the items whose vectors the step needs. ``history [users, history]`` points into ``rows``
+    (-1: padding), ``candidates [candidates]`` as well. A query is a user (or, with ``query_users`` and
+    ``query_positions``, a position of a user's history). ``positives [pairs, 2]`` are (query, place in ``rows``),
+    ascending, ``weights [pairs]`` add up to 1; ``excluded [places, 2]`` are the candidates that are no negatives of a
+    query, its user's positives, as (query, candidate); ``seen [places, 2]`` are candidates that stand in the query's
+    history; ``certain [places, 2]`` are negatives of a query besides the candidates, as (query, place in ``rows``),
+    with their ``certain_weights``; ``novel [pairs]`` are the weights with repeated items left out. ``item_moving
+    [unique, widths]`` and ``user_moving [users, widths]``: the features that change with the moment, as of the
+    examples' own; no columns where the encoded ones stand for them.
+    """
+
+    rows: Int32
+    users: Int32
+    history: Int32
+    ages_days: Float32
+    actions: Int8
+    candidates: Int32
+    log_inclusion: Float32
+    query_users: Int32
+    query_positions: Int32
+    positives: Int32
+    excluded: Int32
+    weights: Float32
+    novel: Float32
+    seen: Int32
+    certain: Int32
+    certain_weights: Float32
+    item_moving: Float32
+    user_moving: Float32
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the queries of a batch are to find, before anything is drawn.
+
+    ``targets [n]`` are places of events, each sought by the query ``queries [n]``, for which it counts ``credits [n]``.
+    ``others`` are (query, row), as ``_taken`` has them, that are no negatives, the positives among them; None: there
+    are none but the positives. A query is a user, or, with ``users`` and ``positions [queries]``, one at a position.
+    """
+
+    queries: Int32
+    targets: Int64
+    credits: Float64
+    others: Int64 | None = None
+    users: Int32 | None = None
+    positions: Int32 | None = None
+
+    @classmethod
+    def of_users(cls, queries: Int32, targets: Int64, others: Int64 | None = None) -> _Asked:
+        """A query a user, all of whose targets count alike."""
+        return cls(queries, targets, np.ones(len(targets)), others)
+
+
+@dataclass(frozen=True)
+class _Baskets:
+    """The events of one user and moment, of which none foretells another: ``of_event [events] int64`` the number of
+    each event's basket, ascending; ``starts [baskets + 1]`` their first events.
+    """
+
+    of_event: Int64
+    starts: Int64
+
+    @classmethod
+    def of(cls, events: Events, owners: Int32) -> _Baskets:
+        """All baskets of the events, whose users are ``owners [events]``."""
+        begins = np.ones(len(owners), np.bool_)
+        begins[1:] = (owners[1:] != owners[:-1]) | (events.times[1:] != events.times[:-1])
+        return cls(np.cumsum(begins) - 1, np.append(np.flatnonzero(begins), len(owners)))
+
+    def begins(self, baskets: Int64) -> Int64:
+        """The first event of each of these; beyond the last one, the end."""
+        return self.starts[np.minimum(baskets, len(self.starts) - 1)]
+
+
+class Sampler:
+    """Makes the batches of an epoch.
+
+    Args:
+        data: the catalogue and its features.
+        events: what may be learned from, and nothing else. A positive weighs what ``[actions]`` says of its event's
+            action, that of the strongest where a query has it several times; 0: context only, never a positive.
+        settings: resolved.
+
+    Raises:
+        SchemaError: nothing could be a positive.
+    """
+
+    def __init__(self, data: TrainingData, events: Events, settings: TowersSettings) -> None:
+        self.events = events
+        self.settings = settings
+        self.items = data.num_items
+        self.length = data.schema.history.max_length
+        self._strengths = np.array(data.schema.action_weights)[events.actions]
+        taken = data.weighs(events)
+        owners = events.user_of_event()
+        least = 1 if settings.protocol == "sets" else 2
+        self.users = np.flatnonzero(np.diff(events.offsets) >= least).astype(np.int32)
+        self._baskets = _Baskets.of(events, owners) if settings.protocol == "positions" else None
+        drawn, chances = self._drawn_from(owners, taken)
+        if not len(drawn) or not len(self.users):
+            raise SchemaError(
+                f"expected users with {least} or more events to learn from, some of them of an action that weighs "
+                f"something; got {len(self.users)} such users, and {len(drawn)} events to be found by what a user did "
+                "before. Check [split] and [actions]."
+            )
+        names = data.schema.action_names
+        self._shown: Float64 | None = None
+        if settings.negative_actions:
+            self._shown = np.array([settings.negative_actions.get(name, 0.0) for name in names])[events.actions]
+        self._mined = (
+            None if data.mined is None else _untaken(data.mined, owners[taken], events.rows[taken], self.items)
+        )
+        frequency = np.bincount(drawn, chances, self.items)
+        self._shares = frequency / frequency.sum()
+        self._uniform = min(settings.uniform_negatives, self.items)
+        self._places, self._candidate_places = _Places(self.items), _Places(self.items)
+        self._reach = _reach(settings.lookahead, self.length)
+        self._moments = Moments(data, events, taken, settings) if settings.protocol == "windows" else None
+
+    def _drawn_from(self, owners: Int32, taken: npt.NDArray[np.bool_]) -> tuple[Int32, Float64 | None]:
+        """The rows that an epoch's batches may have as positives, and how often each comes up; None: always.
+
+        Of a sequence, the events that have earlier ones in what is read of it; else a user's different items, where
+        histories hide some (``_hidden``) each as likely as it is hidden. (For windows, where it goes by the moment, all
+        that was taken.)
+        """
+        rows = self.events.rows
+        if self.settings.protocol == "windows":
+            return rows[taken], None
+        if self._baskets is not None:
+            starts, stops = self.events.offsets[:-1], self.events.offsets[1:]
+            oldest = np.maximum(starts, stops - self.length - 1)[owners]
+            return rows[taken & (self._baskets.of_event > self._baskets.of_event[oldest])], None
+        keys = owners.astype(np.int64) * self.items + rows
+        users, found = self._parts(np.unique(keys[taken]))
+        if self.settings.history_encoder == "none":
+            return found, None
+        each = np.bincount(self._parts(np.unique(keys))[0], minlength=self.events.users)[users]
+        return found, (each + 1) / (2 * each)
+
+    @property
+    def steps(self) -> int:
+        """Batches in an epoch."""
+        batches = -(-len(self.users) // self.settings.batch_users)
+        return batches if self.settings.protocol == "sets" else max(batches, self.settings.min_steps)
+
+    def epoch(self, generator: np.random.Generator) -> Iterator[Batch]:
+        """The batches of one pass over the users, in random order, or of several where ``min_steps`` asks for them."""
+        done = 0
+        while done < self.steps:
+            order = self._order(generator)
+            for start in range(0, len(order), self.settings.batch_users):
+                if done == self.steps:
+                    return
+                chosen = order[start : start + self.settings.batch_users]
+                done += 1
+                batch = self._batch(np.sort(chosen), generator)
+                if batch is not None:
+                    yield batch
+
+    def _order(self, generator: np.random.Generator) -> Int32:
+        """Users in random order; where a batch is as wide as its longest history, like lengths stand together."""
+        order = generator.permutation(self.users)
+        if self.settings.protocol != "positions":
+            return order
+        size, counts = self.settings.batch_users, np.diff(self.events.offsets)
+        # Sorted within pools of some batches: a batch's users still differ from epoch to epoch.
+        pools = [order[start : start + 16 * size] for start in range(0, len(order), 16 * size)]
+        ordered = np.concatenate([pool[np.argsort(counts[pool], kind="stable")] for pool in pools])
+        batches = [ordered[start : start + size] for start in range(0, len(ordered), size)]
+        # The last batch is the smaller one wherever it stands: full batches are shuffled before it.
+        mixed = [batches[place] for place in generator.permutation(len(batches) - 1)]
+        return np.concatenate([*mixed, batches[-1]])
+
+    def _batch(self, users: Int32, generator: np.random.Generator) -> Batch | None:
+        if self.settings.protocol == "windows":
+            return self._windows(users, generator)
+        if self.settings.protocol == "positions":
+            return self._positions(users, generator)
+        return self._sets(users, generator)
+
+    def _windows(self, users: Int32, generator: np.random.Generator) -> Batch | None:
+        """All users at one moment, so that an item has one vector in the batch, and one probability to be in it."""
+        assert self._moments is not None
+        moment = self._moments.draw(generator)
+        window_us = int(self.settings.window_days * DAY_US)
+        starts = self.events.offsets[users]
+        middles = self._moments.users.place(users, moment)
+        stops = self._moments.users.place(users, moment + window_us)
+        useful = (stops > middles) & (middles > starts)
+        if not useful.any():
+            return None
+        users, starts, middles, stops = users[useful], starts[useful], middles[useful], stops[useful]
+        known = histories(self.events, starts, middles, np.full(len(users), moment), self.length)
+        queries = np.repeat(np.arange(len(users), dtype=np.int32), stops - middles)
+        return self._assemble(users, known, _Asked.of_users(queries, ranges(middles, stops)), generator, moment)
+
+    def _positions(self, users: Int32, generator: np.random.Generator) -> Batch | None:
+        stops = self.events.offsets[users + 1]
+        starts = np.maximum(self.events.offsets[users], stops - self.length - 1)
+        lengths = stops - 1 - starts
+        known = histories(self.events, starts, stops - 1, None, int(lengths.max()))
+        query_users = np.repeat(np.arange(len(users), dtype=np.int32), lengths)
+        query_positions = (ranges(np.zeros_like(lengths), lengths)).astype(np.int32)
+        assert self._baskets is not None
+        places = ranges(starts, stops - 1)
+        queries = np.arange(len(places), dtype=np.int32)
+        basket = self._baskets.of_event[places]
+        following, ends = (
+            np.minimum(self._baskets.begins(basket + after), stops[query_users]) for after in (1, 1 + self._reach)
+        )
+        owners, targets = np.repeat(queries, ends - following), ranges(following, ends)
+        distances = self._baskets.of_event[targets] - basket[owners] - 1
+        credits = np.power(np.float64(self.settings.lookahead), distances, dtype=np.float64)
+        credits /= np.bincount(owners, credits)[owners]
+        # What the user took at another place of the sequence is sure to be in the batch, and no negative.
+        first, last = starts[query_users], stops[query_users]
+        others = self._taken(np.repeat(queries, last - first), ranges(first, last))
+        asked = _Asked(owners, targets, credits, others, query_users, query_positions)
+        return self._assemble(users, known, asked, generator)
+
+    def _sets(self, users: Int32, generator: np.random.Generator) -> Batch | None:
+        starts, stops = self.events.offsets[users], self.events.offsets[users + 1]
+        queries = np.repeat(np.arange(len(users), dtype=np.int32), stops - starts)
+        targets = ranges(starts, stops)
+        rows = self.events.rows[targets]
+        if self.settings.history_encoder == "none":
+            known = histories(self.events, starts, starts, None, 1)
+            return self._assemble(users, known, _Asked.of_users(queries, targets), generator)
+        hidden = self._hidden(self._keys(queries, targets), generator)
+        kept = Events(
+            np.concatenate([[0], np.cumsum(np.bincount(queries[~hidden], minlength=len(users)))]).astype(np.int64),
+            rows[~hidden], np.zeros((~hidden).sum(), np.int64), np.zeros((~hidden).sum(), np.int8),
+            np.zeros((~hidden).sum(), np.int8),
+        )  # fmt: skip
+        known = histories(kept, kept.offsets[:-1], kept.offsets[1:], None, self.length)
+        asked = _Asked.of_users(queries[hidden], targets[hidden], self._taken(queries, targets))
+        return self._assemble(users, known, asked, generator)
+
+    def _hidden(self, keys: Int64, generator: np.random.Generator) -> npt.NDArray[np.bool_]:
+        """``[events]`` whether each is of the items to find, which must not stand in the history they are found by.
+
+        An item of each user's, drawn evenly, and every other with a chance of a half: of n, each with (n + 1) / 2n.
+        """
+        different, places = np.unique(keys, return_inverse=True)
+        counts = np.bincount(self._parts(different)[0])
+        hidden = generator.random(len(different)) < 0.5
+        hidden[np.cumsum(counts) - counts + generator.integers(counts)] = True
+        return hidden[places]
+
+    def _assemble(
+        self, users: Int32, known: Histories, asked: _Asked, generator: np.random.Generator, moment: int | None = None
+    ) -> Batch | None:
+        """Joins positives and uniform negatives into candidates, finds everything's place; None without positives."""
+        keys = self._keys(asked.queries, asked.targets)
+        strengths = self._strengths[asked.targets] * asked.credits
+        pairs, strengths = _strongest(keys[strengths > 0], strengths[strengths > 0])
+        if not len(pairs):
+            return None
+        queries, positive_rows = self._parts(pairs)
+        candidate_rows, candidate_place, shared = self._candidates(asked, positive_rows, generator)
+        asking = np.arange(len(users), dtype=np.int32) if asked.users is None else asked.users
+        no_negatives = pairs if asked.others is None else asked.others
+        certain, certain_weights = self._certain(users[asking], keys, asked, no_negatives)
+        certain_queries, certain_rows = self._parts(certain)
+        rows, place = self._places.of(positive_rows, candidate_rows, certain_rows, known.rows[known.rows >= 0])
+        masked_queries, masked_rows = self._parts(np.concatenate([no_negatives, certain]))
+        excluded = np.stack([masked_queries, candidate_place[masked_rows]], 1)
+        weights = strengths if asked.positions is not None else self._balanced(queries, strengths)
+        seen, novel = np.zeros((0, 2), np.int32), weights
+        if self.settings.protocol == "windows" and self.settings.novel_weight > 0:
+            seen, is_novel = _novel(known, candidate_place, pairs, np.int64(self.items))
+            novel = self._balanced(queries, strengths * is_novel)
+        shares = self._shares[candidate_rows]
+        item_moving, user_moving = np.zeros((len(rows), 0), np.float32), np.zeros((len(users), 0), np.float32)
+        if self._moments is not None and moment is not None:
+            shares = self._moments.shares(candidate_rows, moment)
+            item_moving, user_moving = self._moments.moving(rows, users, moment)
+        return Batch(
+            rows=rows,
+            users=users,
+            history=place[known.rows],
+            ages_days=known.ages_days,
+            actions=known.actions,
+            candidates=place[candidate_rows],
+            log_inclusion=log_inclusion(shares, shared, self._uniform / self.items),
+            query_users=asking,
+            query_positions=np.zeros(len(users), np.int32) if asked.positions is None else asked.positions,
+            positives=np.stack([queries, place[positive_rows]], 1),
+            excluded=excluded[excluded[:, 1] >= 0],
+            weights=(weights / weights.sum()).astype(np.float32),
+            novel=(novel / max(novel.sum(), 1e-9)).astype(np.float32),
+            seen=seen,
+            certain=np.stack([certain_queries, place[certain_rows]], 1),
+            certain_weights=certain_weights.astype(np.float32),
+            item_moving=item_moving,
+            user_moving=user_moving,
+        )
+
+    def _candidates(
+        self, asked: _Asked, positive_rows: Int32, generator: np.random.Generator
+    ) -> tuple[Int32, Int32, int]:
+        """The candidates' rows, the place of each item among them, and how many were drawn from the batch."""
+        drawn = generator.choice(self.items, self._uniform, replace=False, shuffle=False).astype(np.int32)
+        shared, limit = positive_rows, self.settings.in_batch_negatives
+        if asked.positions is not None:
+            # An event is in the batch once, whichever queries it is a positive of.
+            shared = self.events.rows[_different(asked.targets[self._strengths[asked.targets] > 0])]
+        if limit is not None and limit < len(shared):
+            shared = shared[generator.integers(len(shared), size=limit)]
+        return *self._candidate_places.of(shared, drawn), len(shared)
+
+    def _balanced(self, queries: Int32, strengths: Float64) -> Float64:
+        """Weights such that a user's positives together weigh their strength to the power ``activity_power``."""
+        whole = np.maximum(np.bincount(queries, strengths)[queries], 1e-9)
+        balanced: Float64 = strengths / whole ** (1.0 - self.settings.activity_power)
+        return balanced
+
+    def _parts(self, keys: Int64) -> tuple[Int32, Int32]:
+        """The queries and the rows that ``_keys`` joined."""
+        width = np.int64(self.items)
+        return (keys // width).astype(np.int32), (keys % width).astype(np.int32)
+
+    def _keys(self, queries: Int32, places: Int64) -> Int64:
+        """One number for a query and the item of an event."""
+        return queries.astype(np.int64) * self.items + self.events.rows[places]
+
+    def _taken(self, queries: Int32, places: Int64) -> Int64:
+        """The same, of the events that count as positives; what was only seen may be a negative."""
+        counts = self._strengths[places] > 0
+        return self._keys(queries[counts], places[counts])
+
+    def _certain(self, asking: Int32, keys: Int64, asked: _Asked, positives: Int64) -> tuple[Int64, Float64]:
+        """The keys of the queries' certain negatives, none of the ``positives`` among them, and their weights.
+
+        Args:
+            asking: ``[queries]`` the user of each query.
+            keys: of the targets.
+        """
+        found, strengths = [np.zeros(0, np.int64)], [np.zeros(0)]
+        if self._shown is not None:
+            weights = self._shown[asked.targets] * asked.credits
+            found.append(keys[weights > 0])
+            strengths.append(weights[weights > 0])
+        if self._mined is not None:
+            query, place = np.nonzero(self._mined[asking] >= 0)
+            found.append(query.astype(np.int64) * self.items + self._mined[asking[query], place])
+            strengths.append(np.ones(len(query)))
+        if len(found) == 1:
+            return found[0], strengths[0]
+        all_keys, all_strengths = _strongest(np.concatenate(found), np.concatenate(strengths))
+        kept = np.isin(all_keys, positives, invert=True)
+        return all_keys[kept], all_strengths[kept]
+
+
+def _untaken(mined: Int32, owners: Int32, rows: Int32, items: int) -> Int32:
+    """``mined [users, n]`` with -1 for what a user took at any time: that is no negative, whatever an index says."""
+    keys = np.arange(len(mined), dtype=np.int64)[:, None] * items + mined
+    return np.where(np.isin(keys, owners.astype(np.int64) * items + rows), -1, mined).astype(np.int32)
+
+
+def _reach(lookahead: float, length: int) -> int:
+    """How many following baskets are positives: those that count a hundredth of the first or more, up to ``length``."""
+    if lookahead in (0.0, 1.0):
+        return length if lookahead else 1
+    return min(1 + int(np.log(0.01) / np.log(lookahead)), length)
+
+
+def _strongest(keys: Int64, strengths: Float64) -> tuple[Int64, Float64]:
+    """The different ones of ``keys``, ascending, and the greatest strength of each."""
+    order = np.argsort(keys)
+    ordered = keys[order]
+    first = np.ones(len(ordered), np.bool_)
+    first[1:] = ordered[1:] != ordered[:-1]
+    if not len(keys):
+        return keys, strengths
+    return ordered[first], np.maximum.reduceat(strengths[order], np.flatnonzero(first))
+
+
+class _Places:
+    """The places of rows among the different ones of some: a table over the catalogue, not searches, since hundreds of
+    thousands are looked up a step; made once, since a new one of a large catalogue takes as long as all lookups.
+    """
+
+    def __init__(self, items: int) -> None:
+        self._table = np.full(items + 1, -1, np.int32)  # the last one: for -1, no row
+        self._rows = np.zeros(0, np.int32)
+
+    def of(self, *rows: Int32) -> tuple[Int32, Int32]:
+        """The different rows among these, ascending, and ``[items + 1]`` the place of each there; -1: not among them.
+
+        The table is the same one at each call.
+        """
+        self._table[self._rows] = -1
+        self._rows = _different(np.concatenate(rows))
+        self._table[self._rows] = np.arange(len(self._rows), dtype=np.int32)
+        return self._rows, self._table
+
+
+def _different(values: npt.NDArray[Number]) -> npt.NDArray[Number]:
+    """Each value once, ascending. (``np.unique`` hashes whole numbers, which takes several times as long.)"""
+    ordered = np.sort(values)
+    return ordered[np.append(True, ordered[1:] != ordered[:-1])] if len(ordered) else ordered
+
+
+def _novel(
+    known: Histories, candidate_place: Int32, pairs: Int64, width: np.int64
+) -> tuple[Int32, npt.NDArray[np.bool_]]:
+    """Places of the candidates a query's history has, and which of the positives it has not."""
+    owner, slot = np.nonzero(known.rows >= 0)
+    seen_keys = _different(owner.astype(np.int64) * width + known.rows[owner, slot])
+    owners, rows = seen_keys // width, seen_keys % width
+    places = candidate_place[rows]
+    seen = np.stack([owners, places], 1)[places >= 0]
+    return seen.astype(np.int32), ~np.isin(pairs, seen_keys)

@@ -1,0 +1,1 @@
+"""What is learned: encoders, the two towers, losses (TensorFlow)."""

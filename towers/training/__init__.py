@@ -1,0 +1,1 @@
+"""The training job: epochs, validation, checkpoints, tuning."""

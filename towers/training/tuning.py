@@ -1,0 +1,360 @@
+"""Search over the ranges of ``[towers.tune]``, by validation recall alone.
+
+Reads ``features/``; writes a TOML with the best values, and beside it the journal of the trials: a search that was
+stopped goes on where it stood. A journal of other features, settings, ranges or another seed is refused, and stays as
+it is. Needs the extra ``tune``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import math
+import types
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
+
+import numpy as np
+from pydantic import ValidationError
+from tqdm import tqdm
+
+from pipelines.contracts.errors import ConfigError, SchemaError, TowerlineError
+from pipelines.contracts.manifest import read_manifest, write_durably
+from pipelines.contracts.schema import SPLITS, describe
+from towers.data.training_data import Mined, TrainingData, load
+from towers.settings import DECIDING, TowersSettings, TuningRange, read_by
+
+if TYPE_CHECKING:
+    from towers.training.job import Epoch
+
+# What the journal keeps: of the study, what all its trials share; of a trial, why its values failed.
+_MADE_WITH, _FAILED = "made_with", "failed"
+_METRIC = ("select", "select_k", "max_valid_users")
+_IDLE = ("refit", "checkpoint_minutes")
+
+
+def run(
+    features: Path,
+    settings: TowersSettings,
+    out: Path,
+    *,
+    trials: int = 20,
+    seed: int = 17,
+    progress: bool = True,
+    report: Callable[[str], None] = lambda _: None,
+    mine: Callable[[int], Mined | None] = lambda _: None,
+) -> Path:
+    """Tries ``trials`` settings in all (those of an earlier, stopped search counted in) and writes the best to ``out``.
+
+    The test part is never looked at. A trial is worth the best validation recall of its epochs, the start before the
+    first one counted in where it is measured: what training itself chooses by. Trials that fall behind the others half
+    way are ended early; one whose values fit nothing is told to ``report`` as one line, and the search goes on.
+    ``mine`` gives so many hard negatives a user, None where nothing is live; asked once, for the most a trial may want.
+
+    Raises:
+        ConfigError: ``[towers.tune]`` names no range or one that cannot be, the extra is not installed, the journal is
+            of another search, or no trial came to its end.
+        ArtifactError: the features are missing or damaged.
+        SchemaError: there is nothing to learn from, or no valid split to choose by.
+    """
+    _check(settings, trials)
+    optuna = _optuna()
+    data = load(features)
+    search = _Search(data, settings, seed, _mined(settings, mine))
+    search.check()
+    journal = out.with_suffix(".journal")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    study = _study(optuna, journal, search.made_with(features))
+    for _ in tqdm(range(trials - len(_tried(study))), desc="tune", unit="trial", disable=not progress):
+        # Seeded by what was drawn before: a search that was stopped goes on with the draws it would have made.
+        drawn = np.random.SeedSequence([seed, len(study.get_trials(deepcopy=False))])
+        study.sampler = optuna.samplers.TPESampler(seed=int(drawn.generate_state(1)[0]))
+        search.attempt(optuna, study, report)
+    write_durably(out, to_toml(_best(study, journal), _tried(study), search).encode())
+    return out
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError as err:
+        raise ConfigError("tuning needs Optuna: pip install 'towerline[tune]'") from err
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+def _check(settings: TowersSettings, trials: int) -> None:
+    """Refuses ranges that no trial could be drawn from, or whose trials could not be compared."""
+    if not settings.tune:
+        raise ConfigError(
+            "[towers.tune]: expected at least one key with its range, got none. "
+            "Add for example learning_rate = { low = 1e-4, high = 1e-2, log = true }."
+        )
+    if trials < 1:
+        raise ConfigError(f"--trials: expected 1 or more, got {trials}.")
+    for key, span in settings.tune.items():
+        if key in _METRIC:
+            _refuse(key, "it says which recall is measured, or of whom: trials could not be compared")
+        if key in _IDLE:
+            _refuse(key, "it has no effect on a trial, which ends with the validation recall and keeps no weights")
+        if not span.choices:
+            _check_bounds(key, span)
+    told = settings.select != "auto" and set(_METRIC) <= settings.model_fields_set
+    if "protocol" in settings.tune and not told:
+        _refuse("protocol", f"each protocol measures another recall unless [towers] says {', '.join(_METRIC)}")
+
+
+def _refuse(key: str, why: str) -> None:
+    raise ConfigError(
+        f"[towers.tune]: expected keys that change only what is learned, got {key}: {why}. Set {key} in [towers]."
+    )
+
+
+def _check_bounds(key: str, span: TuningRange) -> None:
+    bounds = f"low = {span.low} and high = {span.high}"
+    assert span.low is not None
+    assert span.high is not None
+    if not {int, float} & _types(key):
+        raise ConfigError(f"towers.tune.{key}: expected choices, as its values are no numbers, got {bounds}.")
+    if not (math.isfinite(span.low) and math.isfinite(span.high)):
+        raise ConfigError(f"towers.tune.{key}: expected finite bounds, got {bounds}.")
+    if int in _types(key) and math.ceil(span.low) > math.floor(span.high):
+        raise ConfigError(f"towers.tune.{key}: expected a whole number between its bounds, got {bounds}.")
+
+
+def _types(key: str) -> set[Any]:
+    """The types a key's values may have: those of ``int | None`` are two."""
+    annotation = TowersSettings.model_fields[key].annotation
+    return set(get_args(annotation)) if get_origin(annotation) in (Union, types.UnionType) else {annotation}
+
+
+def _mined(settings: TowersSettings, mine: Callable[[int], Mined | None]) -> Mined | None:
+    """Hard negatives enough for every trial."""
+    span = settings.tune.get("hard_negatives")
+    if span is None:
+        return mine(settings.hard_negatives) if settings.hard_negatives else None
+    numbers = [value for value in (*span.choices, span.high) if isinstance(value, int | float)]
+    most = math.floor(max(numbers, default=0))
+    mined = mine(most) if most > 0 else None
+    if most > 0 and mined is None:
+        raise ConfigError(
+            f"towers.tune.hard_negatives: expected a live version to mine up to {most} a user from, got none: all its "
+            "values would be alike. Publish a version first, or leave the key out."
+        )
+    return mined
+
+
+def _study(optuna: Any, journal: Path, made_with: dict[str, Any]) -> Any:
+    """The study in the journal, a new one where there is none.
+
+    Raises:
+        ConfigError: its trials are those of another search.
+    """
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=2)
+    named: dict[str, Any] = {"study_name": "towers", "storage": storage, "pruner": pruner}
+    if "towers" in optuna.get_all_study_names(storage):
+        study = optuna.load_study(**named)
+    else:
+        study = optuna.create_study(**named, direction="maximize")
+    known, count = study.user_attrs.get(_MADE_WITH), len(study.get_trials(deepcopy=False))
+    if known is None and not count:
+        study.set_user_attr(_MADE_WITH, made_with)
+    elif known != made_with:
+        raise ConfigError(
+            f"{journal}: expected the trials of this search, got {count} of another: {_differences(known, made_with)}. "
+            "Put these back to go on with it, or move the journal away to begin anew; nothing was changed."
+        )
+    return study
+
+
+def _differences(known: dict[str, Any] | None, made_with: dict[str, Any]) -> str:
+    if known is None:
+        return "an older version wrote it, without what it was made with"
+    names = sorted(name for name in {*known, *made_with} if known.get(name) != made_with.get(name))
+    return "; ".join(
+        f"{name} was {json.dumps(known[name]) if name in known else 'not given'}, "
+        f"is {json.dumps(made_with[name]) if name in made_with else 'not given'}"
+        for name in names
+    )
+
+
+def _tried(study: Any) -> list[Any]:
+    """The trials that have a result, be it that their values fit nothing; not those that were killed."""
+    trials = study.get_trials(deepcopy=False)
+    return [one for one in trials if one.state.name in ("COMPLETE", "PRUNED") or _FAILED in one.user_attrs]
+
+
+def _best(study: Any, journal: Path) -> Any:
+    """The best trial.
+
+    Raises:
+        ConfigError: no trial came to its end.
+    """
+    tried = _tried(study)
+    if not any(trial.state.name == "COMPLETE" for trial in tried):
+        raise ConfigError(
+            f"{journal}: expected a trial that comes to its end, got {len(tried)} that failed. Mend [towers.tune], and "
+            f"remove the journal. The last one was {tried[-1].user_attrs[_FAILED]}"
+        )
+    return study.best_trial
+
+
+@dataclass(frozen=True)
+class _Search:
+    """What all trials share; ``mined`` has enough for the one that asks for most."""
+
+    data: TrainingData
+    settings: TowersSettings
+    seed: int
+    mined: Mined | None
+
+    def check(self) -> None:
+        """Refuses data by which no trial is better than another, and ranges of what no trial reads.
+
+        Raises:
+            SchemaError: there is no valid split.
+            ConfigError: a key has no effect, whatever is drawn for the others.
+        """
+        from towers.training.validation_recall import can_evaluate
+
+        if not can_evaluate(self.data, SPLITS.index("valid")):
+            raise SchemaError(
+                f"{self.data.schema.dataset.name}: expected held-out events in the valid split to choose by, got none. "
+                "Check [split] and [actions]."
+            )
+        for key in sorted(self._never_read()):
+            _refuse(key, f"no trial reads it: only {read_by(key)} does")
+
+    def _never_read(self) -> set[str]:
+        """Keys that are idle in every trial, whatever it draws of those that decide on it."""
+        spans = {key: span for key, span in self.settings.tune.items() if key in DECIDING}
+        idle = set(self.settings.tune)
+        for drawn in itertools.product(*(span.choices or (span.low, span.high) for span in spans.values())):
+            # What cannot be is for its trial to say.
+            with contextlib.suppress(TowerlineError):
+                idle &= set(self._with(dict(zip(spans, drawn, strict=True))).idle(self.data.schema))
+        return idle
+
+    def made_with(self, features: Path) -> dict[str, Any]:
+        """All that the worth of the same values depends on, and what they are drawn from."""
+        settings = self.settings
+        kept = settings.model_dump(mode="json", exclude_unset=True, exclude={"tune", *_IDLE, *settings.tune})
+        spans = {key: span.model_dump(mode="json", exclude_defaults=True) for key, span in settings.tune.items()}
+        return {
+            "features": read_manifest(features).fingerprint,
+            "seed": self.seed,
+            "live version of the hard negatives": None if self.mined is None else self.mined.version,
+            **{f"towers.{key}": value for key, value in kept.items()},
+            **{f"towers.tune.{key}": span for key, span in spans.items()},
+        }
+
+    def attempt(self, optuna: Any, study: Any, report: Callable[[str], None]) -> None:
+        """One trial, from its draw to its result."""
+        trial = study.ask()
+        try:
+            study.tell(trial, self._score(trial, optuna.TrialPruned))
+        except optuna.TrialPruned:
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        except TowerlineError as err:
+            # Kept with the trial: without it, one that was killed looks the same.
+            why = f"trial {trial.number} ({_told(trial.params)}): {err}".replace("\n", "; ")
+            trial.set_user_attr(_FAILED, why)
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            report(f"tune: {why}")
+
+    def _score(self, trial: Any, pruned: type[Exception]) -> float:
+        """The best validation recall of one training with the trial's values."""
+        from towers.training.job import train
+
+        settings = self.settings_of({key: suggest(trial, key, span) for key, span in self.settings.tune.items()})
+        best = 0.0
+
+        def report(epoch: Epoch) -> None:
+            """Tells what training would choose by, the best so far; ends a trial that has fallen behind."""
+            nonlocal best
+            best = max(best, epoch.valid or 0.0)
+            trial.report(best, epoch.epoch)
+            if trial.should_prune():
+                raise pruned
+
+        trained = train(self._data_of(settings), settings, seed=self.seed, report=report)
+        return _best_of(trained.curves, settings)
+
+    def settings_of(self, values: dict[str, Any]) -> TowersSettings:
+        """The settings with a trial's values, resolved.
+
+        Raises:
+            ConfigError: a value, or several together, cannot be.
+            SchemaError: they do not fit the data.
+        """
+        return self._with(self.read(values)).resolved(self.data.schema)
+
+    def read(self, values: dict[str, Any]) -> dict[str, Any]:
+        """A trial's values without those that nothing reads beside its others, as a history's decay beside a mean."""
+        idle = self._with(values).idle(self.data.schema)
+        return {key: value for key, value in values.items() if key not in idle}
+
+    def _with(self, values: dict[str, Any]) -> TowersSettings:
+        given = self.settings.model_dump(exclude_unset=True, exclude={"tune"})
+        try:
+            return TowersSettings.model_validate({**given, **values, "refit": False})
+        except ValidationError as err:
+            raise ConfigError(describe(err, "[towers]")) from err
+
+    def _data_of(self, settings: TowersSettings) -> TrainingData:
+        """The data with so many hard negatives as a trial asks for: the first of those mined."""
+        if self.mined is None or not settings.hard_negatives:
+            return self.data
+        return replace(self.data, mined=np.ascontiguousarray(self.mined.rows[:, : settings.hard_negatives]))
+
+    def metric(self, values: dict[str, Any]) -> str:
+        """The name of what a trial is worth: the number early stopping goes by."""
+        from towers.training.validation_recall import selecting
+
+        settings = self.settings_of(values)
+        names = [f"{name}@{k}" for name in selecting(settings) for k in settings.select_k]
+        return ("geometric mean of " if len(names) > 1 else "") + f"validation recall {', '.join(names)}"
+
+
+def _best_of(curves: tuple[Epoch, ...], settings: TowersSettings) -> float:
+    measured = [epoch.valid for epoch in curves if epoch.valid is not None]
+    if not measured:
+        raise ConfigError(
+            f"expected an epoch whose validation recall is measured, got none with epochs = {settings.epochs} and "
+            f"initializer = {settings.initializer!r}. Take epochs of 1 or more."
+        )
+    return max(measured)
+
+
+def suggest(trial: Any, key: str, span: TuningRange) -> Any:
+    """A value for ``key``: whole where the settings' key is whole."""
+    if span.choices:
+        return trial.suggest_categorical(key, list(span.choices))
+    assert span.low is not None
+    assert span.high is not None
+    if int in _types(key):
+        return trial.suggest_int(key, math.ceil(span.low), math.floor(span.high), log=span.log)
+    return trial.suggest_float(key, span.low, span.high, log=span.log)
+
+
+def _told(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key} = {json.dumps(value)}" for key, value in sorted(values.items()))
+
+
+def to_toml(best: Any, tried: list[Any], search: _Search) -> str:
+    """The best trial's values as a ``[towers]`` section; what they are and how they were found stands at its head."""
+    states = [trial.state.name for trial in tried]
+    ends = {"COMPLETE": "to the end", "PRUNED": "ended early", "FAIL": "failed"}
+    counts = ", ".join(f"{states.count(state)} {end}" for state, end in ends.items() if state in states)
+    # JSON's numbers, strings and booleans are TOML's.
+    lines = [f"{key} = {json.dumps(value)}" for key, value in sorted(search.read(best.params).items())]
+    head = (
+        f"# trial {best.number}, the best of {len(tried)} ({counts})",
+        f"# {search.metric(best.params)}: {best.value:.5f}",
+        "# Only the keys of [towers.tune]: all others are as in the TOML that was tuned, which these go into.",
+    )
+    return "\n".join([*head, "[towers]", *lines, ""])

@@ -1,0 +1,179 @@
+"""Exact validation: held-out events of a split, the vectors of their users, recall over the whole corpus."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.contracts.schema import SPLITS, DatasetSchema
+from towers.data.histories import Histories, request_histories
+from towers.data.moments import Moving, side_by_side
+from towers.data.training_data import Events, Features, Int32, TrainingData
+from towers.network.model import TwoTowers, all_item_vectors
+from towers.runtime import tf
+from towers.settings import TowersSettings
+from towers.training.recall import Figures, Truth, recall_at
+
+
+def split_start_us(schema: DatasetSchema, events: Events, split: int) -> int | None:
+    """The moment ``split`` begins: what the schema says, or the first held-out event where all earlier splits' events
+    precede it. None where there is no such moment: then each user's own last event stands for it.
+    """
+    bound = {"valid": schema.split.valid_from, "test": schema.split.test_from}.get(SPLITS[split])
+    if isinstance(bound, datetime.datetime):
+        return int(bound.timestamp() * 1_000_000)
+    held, known = events.times[events.splits == split], events.times[events.splits < split]
+    if schema.tables.events.time is None or not len(held) or (len(known) and known.max() >= held.min()):
+        return None
+    return int(held.min())
+
+
+def truth_of(events: Events, split: int) -> Truth:
+    """The held-out items of ``split``, one of each a user, for the users that have any."""
+    rows_of = {"truth": events.splits == split, "seen": events.splits < split}
+    owner = events.user_of_event().astype(np.int64)
+    width = int(events.rows.max(initial=0)) + 1
+    pairs = {name: np.unique(owner[kept] * width + events.rows[kept]) for name, kept in rows_of.items()}
+    users = np.unique(pairs["truth"] // width)
+    pairs["seen"] = pairs["seen"][np.isin(pairs["seen"] // width, users)]
+    bounds = {
+        name: np.concatenate(
+            [np.searchsorted(keys, users * width), [len(keys)]],
+        ).astype(np.int64)
+        for name, keys in pairs.items()
+    }
+    return Truth(
+        users.astype(np.int32),
+        bounds["truth"],
+        (pairs["truth"] % width).astype(np.int32),
+        bounds["seen"],
+        (pairs["seen"] % width).astype(np.int32),
+    )
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """``items [items, embedding_dim]`` and ``users [users, embedding_dim] float32``."""
+
+    items: npt.NDArray[np.float32]
+    users: npt.NDArray[np.float32]
+
+
+def user_vectors(
+    model: TwoTowers,
+    item_vectors: npt.NDArray[np.float32],
+    users: Int32,
+    moving: npt.NDArray[np.float32],
+    known: Histories,
+    block: int = 256,
+) -> npt.NDArray[np.float32]:
+    """``[users, embedding_dim]`` of users with these ``moving`` columns (``[users, widths or 0]``) and histories."""
+    table = tf.constant(item_vectors)
+    vectors = np.zeros((len(users), item_vectors.shape[1]), np.float32)
+    # Users with like many events together, and a block as wide as its longest history: padding costs as much as events.
+    lengths = (known.rows >= 0).sum(1)
+    order = np.argsort(lengths, kind="stable")
+    for start in range(0, len(users), block):
+        part = order[start : start + block]
+        width = slice(max(int(lengths[part[-1]]), 1))
+        batch = {
+            "users": tf.constant(users[part]),
+            "user_moving": tf.constant(moving[part]),
+            "history": tf.constant(known.rows[part, width]),
+            "ages_days": tf.constant(known.ages_days[part, width]),
+            "actions": tf.constant(known.actions[part, width]),
+        }
+        vectors[part] = model.user_tower(model.user_inputs(table, batch)).numpy()
+    return vectors
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known when a split begins: the users' ``histories``, and of all items and of the users the features that
+    change with the moment, ``{name: [rows, width] float32}``; none where the split has no such moment.
+    """
+
+    histories: Histories
+    item_moving: Features
+    user_moving: Features
+
+
+def known_at(data: TrainingData, users: Int32, split: int) -> Known:
+    """What is known of the catalogue and of ``users`` when ``split`` begins."""
+    timed = data.schema.tables.events.time is not None
+    start = split_start_us(data.schema, data.events, split)
+    histories = request_histories(data.events, users, split, start, data.schema.history.max_length, timed=timed)
+    if start is None:
+        return Known(histories, {}, {})
+    before = data.events.before(split)
+    rows = np.arange(data.num_items, dtype=np.int32)
+    items, owners = Moving(data, before, "item"), Moving(data, before, "user")
+    return Known(histories, items.columns(rows, start), owners.columns(users, start))
+
+
+def all_vectors(model: TwoTowers, data: TrainingData, users: Int32, split: int) -> Vectors:
+    """Vectors of the catalogue, and of ``users`` as they are known when ``split`` begins."""
+    known = known_at(data, users, split)
+    items = all_item_vectors(model, side_by_side(known.item_moving, data.num_items))
+    moving = side_by_side(known.user_moving, len(users))
+    return Vectors(items, user_vectors(model, items, users, moving, known.histories))
+
+
+def evaluate(
+    model: TwoTowers,
+    data: TrainingData,
+    split: int,
+    ks: tuple[int, ...],
+    max_users: int | None = None,
+    names: tuple[str, ...] = ("all", "novel"),
+) -> dict[str, Figures]:
+    """Figures of ``split`` by name: ``all`` ranks everything; ``novel`` leaves out what the user had before, in the
+    ranking and in the truth. Only those of ``names``; where there are several actions, also ``all <action>`` each: of
+    what was held out, only that action's events.
+    """
+    weights = data.schema.action_weights
+    held = _held(data, split)
+    truth = truth_of(held, split)
+    if max_users is not None:
+        truth = truth.spread(max_users)
+    vectors = all_vectors(model, data, truth.users, split)
+    items, users = vectors.items, vectors.users
+    figures = {}
+    if "all" in names:
+        figures["all"] = recall_at(users, items, truth, ks, remove_seen=False)
+    if "novel" in names:
+        novel = truth.without_seen()
+        figures["novel"] = recall_at(users[np.isin(truth.users, novel.users)], items, novel, ks, remove_seen=True)
+    for code, action in enumerate(data.schema.action_names):
+        if len(weights) == 1 or weights[code] == 0:
+            continue
+        own = truth_of(held.where((held.splits < split) | (held.actions == code)), split).of(truth.users)
+        figures[f"all {action}"] = recall_at(users[np.isin(truth.users, own.users)], items, own, ks, remove_seen=False)
+    return figures
+
+
+def can_evaluate(data: TrainingData, split: int) -> bool:
+    """Whether anything of an action that counts is held out in ``split``."""
+    return len(truth_of(_held(data, split), split).users) > 0
+
+
+def _held(data: TrainingData, split: int) -> Events:
+    """All events before ``split``, and of it and later splits what counts."""
+    return data.events.where((data.events.splits < split) | data.weighs(data.events))
+
+
+def selecting(settings: TowersSettings) -> tuple[str, ...]:
+    """Names of the figures that choose the weights."""
+    return ("all", "novel") if settings.select == "both" else (settings.select,)
+
+
+def selection(figures: dict[str, Figures], settings: TowersSettings) -> float:
+    """The one number early stopping goes by: the geometric mean of the chosen capped recalls over ``select_k``.
+
+    Geometric, because recall of novel items is a fraction of that of all: a percent of either counts the same.
+    """
+    recalls = [figures[name].capped_recall[k] for name in selecting(settings) for k in settings.select_k]
+    return float(np.exp(np.mean(np.log(np.maximum(recalls, 1e-9)))))

@@ -1,0 +1,87 @@
+"""Going on from an earlier model: its weights, moved to where tonight's vocabulary has their values.
+
+Reads a model artifact; writes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.contracts.errors import ArtifactError
+from pipelines.contracts.manifest import Manifest, read_manifest
+from pipelines.contracts.schema import Side
+from pipelines.contracts.vocabulary import OUT_OF_VOCABULARY, RESERVED_CODES, FittedCodes, ValueTable, Vocabulary
+from towers.network.encoders import FeatureSum
+from towers.network.model import TwoTowers
+from towers.runtime import tf
+
+NIGHTS = "warm_nights"
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """``epochs`` over all that may be learned from, beginning with the weights of the model artifact at ``model``."""
+
+    model: Path
+    epochs: int
+
+    def nights(self) -> int:
+        """How many warm starts lie between the last full training and a model that begins so."""
+        return nights_of(read_manifest(self.model)) + 1
+
+    def fill(self, towers: TwoTowers, features: Path) -> None:
+        """Gives ``towers`` the model's weights.
+
+        A value that the model knows keeps its row under its new code; one that it does not know gets the row of unknown
+        values, and so starts where the retriever had it until now.
+
+        Raises:
+            ArtifactError: the model's weights are not those of towers with these features and settings.
+        """
+        old, new = (Vocabulary.load(folder / "vocabulary") for folder in (self.model, features))
+        sides: tuple[tuple[Side, Any, FeatureSum | None], ...] = (
+            ("item", towers.network.item_tower, towers.network.item_tower.body),
+            ("user", towers.network.user_tower, towers.network.user_tower.profile),
+        )
+        for side, tower, body in sides:
+            by_value = _by_value(body, old.side(side), new.side(side))
+            stored = tf.saved_model.load(str(self.model / f"{side}_tower")).variables_of_tower
+            if len(stored) != len(tower.variables):
+                raise self._misfit(f"{len(tower.variables)} {side} weights", str(len(stored)))
+            for variable, kept in zip(tower.variables, stored, strict=True):
+                weights = kept.numpy()
+                if id(variable) in by_value:
+                    weights = _moved(weights, *by_value[id(variable)])
+                if weights.shape != tuple(variable.shape):
+                    raise self._misfit(f"{variable.name} of shape {tuple(variable.shape)}", f"{weights.shape}")
+                variable.assign(weights)
+
+    def _misfit(self, expected: str, got: str) -> ArtifactError:
+        return ArtifactError(f"{self.model}: expected {expected}, got {got}. Train in full.")
+
+
+def nights_of(model: Manifest) -> int:
+    """Warm starts in a row that led to a model; 0: trained in full."""
+    return int(model.facts.get(NIGHTS) or 0)
+
+
+def _by_value(
+    body: FeatureSum | None, old: dict[str, Any], new: dict[str, Any]
+) -> dict[int, tuple[FittedCodes, FittedCodes]]:
+    """The weights that have a row a value (by ``id``), with the values they were and will be made for."""
+    if body is None:
+        return {}
+    weights = [*body.tables.items(), *body.token_logits.items()]
+    return {id(weight): (old[name], new[name]) for name, weight in weights if new[name].hash_buckets is None}
+
+
+def _moved(weights: npt.NDArray[Any], old: FittedCodes, new: FittedCodes) -> npt.NDArray[Any]:
+    """``weights [codes of old, ..]`` as ``[codes of new, ..]``."""
+    places = ValueTable(old.values).places(new.values)
+    codes = np.where(places < 0, OUT_OF_VOCABULARY, places + RESERVED_CODES)
+    return np.concatenate([weights[:RESERVED_CODES], weights[codes]])
