@@ -34,6 +34,7 @@ from benchmarks.published_tables import TEST, events_of, schema_of
 from benchmarks.saved_towers import SavedTowers
 from index.retrieval.blending import interleaved, places_of
 from index.search.exact import top_k
+from pipelines.contracts.arrays import Float32
 from pipelines.contracts.manifest import git_commit
 from pipelines.contracts.schema import DatasetSchema
 from pipelines.contracts.vocabulary import Vocabulary
@@ -43,7 +44,7 @@ from towerline.commands.config import load_config
 from towers.data.training_data import TrainingData, load
 from towers.settings import TowersSettings
 from towers.training import job as training
-from towers.training.recall import Float32, Truth, recall_of
+from towers.training.recall import Truth, recall_of
 from towers.training.validation_recall import truth_of
 
 RESULTS = Path(__file__).parent / "results" / "cold_start.json"

@@ -21,9 +21,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from index.evaluation.held_out import HeldOut, Pairs
+from index.evaluation.held_out import HeldOut
 from index.evaluation.measures.exact_top_k import exact_top_k
 from index.evaluation.measures.metrics import without
+from index.evaluation.measures.pairs import Pairs
 from index.evaluation.ranking import Rankings
 from index.evaluation.sections.quality import measure_quality
 from index.evaluation.settings import EvaluationSettings

@@ -31,7 +31,7 @@ import numpy as np
 from index.building.forecast import GIB, forecast
 from index.building.measurement import Queries, measure
 from index.building.tuning import fastest_effort, tune
-from index.registry.bundle import Measured
+from index.registry.searcher_spec import Measured
 from index.search.scann_binding import builder, compiled
 from index.search.scann_tree import ScannSearcher
 from index.search.searcher import Searcher, Vectors

@@ -26,13 +26,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmarks.saved_towers import SavedTowers
+from pipelines.contracts.arrays import Float32, Int32
 from pipelines.contracts.manifest import git_commit
 from pipelines.contracts.schema import DatasetSchema, parse_schema
 from pipelines.features import job as features_job
-from towers.data.training_data import Int32, load
+from towers.data.training_data import load
 from towers.settings import TowersSettings
 from towers.training import job as training
-from towers.training.recall import Figures, Float32, Truth, recall_at, recall_of
+from towers.training.recall import Figures, Truth, recall_at, recall_of
 from towers.training.validation_recall import truth_of
 
 RESULTS = Path(__file__).parent / "results" / "published_tables.json"

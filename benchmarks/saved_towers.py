@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.contracts.arrays import Int32
 from pipelines.contracts.schema import HISTORY_INPUTS
 from towers.data.histories import Histories
-from towers.data.training_data import Features, Int32, TrainingData
+from towers.data.training_data import Features, TrainingData
 from towers.runtime import tf
 from towers.training.validation_recall import Vectors, known_at
 

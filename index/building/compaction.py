@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from index.building.embedding_job import describe
 from index.building.sharding_job import ShardsJob
+from index.building.vector_statistics import vector_statistics
 from index.registry.bundle import (
     FORMAT_VERSION,
     ITEMS_FILE,
@@ -29,12 +29,12 @@ from index.registry.bundle import (
     VOCABULARY_DIR,
     Bundle,
     Probes,
-    SearcherSpec,
     save_probes,
 )
 from index.registry.delta_writer import carry
 from index.registry.deltas import DeltaLog, DeltaState, replay
 from index.registry.registry import Registry
+from index.registry.searcher_spec import SearcherSpec
 from index.search.exact import VECTORS_FILE, ExactSearcher
 from index.search.scann_tree import LEAST_ITEMS, ScannSearcher
 from index.search.searcher import Vectors
@@ -75,7 +75,12 @@ def write_bundle(bundle: Bundle, state: DeltaState, version: str, out: Path) -> 
     if len(rows) == 0:
         raise ArtifactError(f"{bundle.dir}: every item was removed: nothing is left to build from.")
     vectors = np.concatenate([bundle.vectors, state.fresh_vectors])[rows]
-    folded = {**bundle.manifest.facts, **describe(vectors), "compacted_from": version, "delta_sequence": state.sequence}
+    folded = {
+        **bundle.manifest.facts,
+        **vector_statistics(vectors),
+        "compacted_from": version,
+        "delta_sequence": state.sequence,
+    }
     with write_artifact(
         out,
         kind=KIND,

@@ -21,9 +21,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.utils.shared import Shared
 
+from index.building.vector_statistics import vector_statistics
 from index.registry.bundle import ITEM_TOWER_DIR, TOWERS_FILE, read_json
 from index.search.exact import VECTORS_FILE
-from index.search.searcher import Vectors, check_vectors
+from index.search.searcher import Vectors
 from pipelines.contracts.errors import ArtifactError, SchemaError
 from pipelines.contracts.manifest import Manifest, open_artifact, write_artifact
 from pipelines.runner import new_pipeline, pipeline_options
@@ -72,7 +73,7 @@ def run(model: Path, features: Path, out: Path, beam_args: Sequence[str] = ()) -
         elements = list(plan(features / ENCODED_ITEMS_DIR))
         _embed(elements, model / ITEM_TOWER_DIR, parts, beam_args)
         vectors = _merge(elements, parts, draft.dir / VECTORS_FILE)
-        draft.facts.update(describe(vectors), space=space)
+        draft.facts.update(vector_statistics(vectors), space=space)
     return out
 
 
@@ -250,22 +251,3 @@ def _merge(elements: Sequence[EncodedRows], parts: Path, out: Path) -> Vectors:
         abandoned.unlink()
     parts.rmdir()
     return vectors
-
-
-def describe(vectors: Vectors) -> dict[str, Any]:
-    """Facts of a matrix of vectors: counts, and the spread of the lengths.
-
-    Raises:
-        ArtifactError: a vector holds NaN or infinity.
-    """
-    check_vectors(vectors, "embeddings")
-    norms = np.linalg.norm(vectors, axis=1)
-    return {
-        "items": int(vectors.shape[0]),
-        "dim": int(vectors.shape[1]),
-        "zero_vectors": int((norms == 0).sum()),
-        "norm_mean": float(norms.mean()),
-        "norm_min": float(norms.min()),
-        "norm_max": float(norms.max()),
-        "norm_std": float(norms.std()),
-    }

@@ -19,11 +19,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from index.building.embedding_job import describe
 from index.building.forecast import Forecast, check_budget
 from index.building.measurement import Queries, Report, silent
 from index.building.sharding_job import ShardsJob
 from index.building.tuning import Tuned, tune
+from index.building.vector_statistics import vector_statistics
 from index.inference.item_tower import convert
 from index.inference.record_embedder import RecordEmbedder
 from index.inference.user_records import chosen_users, known_users, records_of, user_table
@@ -43,10 +43,10 @@ from index.registry.bundle import (
     USERS_FILE,
     VOCABULARY_DIR,
     Probes,
-    SearcherSpec,
     read_json,
     save_probes,
 )
+from index.registry.searcher_spec import SearcherSpec
 from index.retriever_settings import RETRIEVER_FILE, RetrieverSettings
 from index.search.exact import VECTORS_FILE, ExactSearcher, load_vectors
 from index.search.searcher import Neighbors, Vectors, check_vectors
@@ -300,7 +300,7 @@ def facts_of(sources: _Sources, spec: SearcherSpec) -> dict[str, Any]:
     """What the manifest says of the bundle."""
     measured = spec.check or spec.chosen
     return {
-        **describe(sources.vectors),
+        **vector_statistics(sources.vectors),
         "space": sources.towers["space"],
         "engine": spec.engine,
         "ann_recall_at_100": None if measured is None else measured.ann_recall_at_100,

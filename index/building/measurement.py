@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from index.registry.bundle import Measured
+from index.registry.searcher_spec import Measured
 from index.search.exact import ExactSearcher
 from index.search.searcher import Rows, Searcher, Vectors
 from index.settings import TreeSettings

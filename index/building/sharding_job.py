@@ -14,14 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import apache_beam as beam
-
 from index.search.exact import load_vectors
 from index.search.scann_tree import LEAST_ITEMS, ScannSearcher
 from index.search.shards import ShardedSearcher, shard_bounds, shard_name
 from index.settings import TreeSettings
 from pipelines.contracts.errors import ConfigError
-from pipelines.runner import new_pipeline, pipeline_options
 
 
 @dataclass(frozen=True)
@@ -54,6 +51,9 @@ class ShardsJob:
         Raises:
             ConfigError: a shard would have fewer than 16 items, or fewer items than the tree has leaves.
         """
+        # Only a build with shards needs Beam.
+        from pipelines.runner import beam, new_pipeline, pipeline_options
+
         vectors = load_vectors(self.vectors)
         check_shards(len(vectors), self.shards, tree)
         bounds = itertools.pairwise(shard_bounds(len(vectors), self.shards))
@@ -64,34 +64,25 @@ class ShardsJob:
                 pipeline
                 | "List shards" >> beam.Create(elements)
                 | "Spread over workers" >> beam.Reshuffle()
-                | "Build shards" >> beam.ParDo(BuildShard(self.vectors, self.out, tree, self.threads))
+                | "Build shards" >> beam.Map(build_shard, self.vectors, self.out, tree, self.threads)
             )
         return ShardedSearcher.load(self.out, vectors, self.shards)
 
 
-class BuildShard(beam.DoFn):
-    """Builds the tree of one shard and writes it to a directory of its own, whole or not at all."""
-
-    def __init__(self, vectors: Path, out: Path, tree: TreeSettings, threads: int | None) -> None:
-        self._vectors = vectors
-        self._out = out
-        self._tree = tree
-        self._threads = threads
-
-    def process(self, element: Shard) -> None:
-        """Writes ``shard-NNNNN/``."""
-        rows = load_vectors(self._vectors)[element.start : element.end]
-        aside = self._out / f".{element.number}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
-        aside.mkdir()
-        ScannSearcher.build(rows, self._tree, self._threads).save(aside)
-        target = self._out / shard_name(element.number)
-        try:
-            aside.rename(target)
-        except OSError:
-            # Another attempt at the same shard was faster: what it wrote stays.
-            if not target.is_dir():
-                raise
-            shutil.rmtree(aside)
+def build_shard(shard: Shard, vectors: Path, out: Path, tree: TreeSettings, threads: int | None) -> None:
+    """Builds the tree of one shard and writes it to ``out/shard-NNNNN/``, whole or not at all."""
+    rows = load_vectors(vectors)[shard.start : shard.end]
+    aside = out / f".{shard.number}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
+    aside.mkdir()
+    ScannSearcher.build(rows, tree, threads).save(aside)
+    target = out / shard_name(shard.number)
+    try:
+        aside.rename(target)
+    except OSError:
+        # Another attempt at the same shard was faster: what it wrote stays.
+        if not target.is_dir():
+            raise
+        shutil.rmtree(aside)
 
 
 def check_shards(items: int, shards: int, tree: TreeSettings | None = None) -> None:

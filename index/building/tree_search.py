@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from index.building.measurement import RECALL_AT, Queries, Report, measure
-from index.registry.bundle import Measured
+from index.registry.searcher_spec import Measured
 from index.search.scann_tree import ScannSearcher
 from index.search.searcher import Effort, Vectors
 from index.search.shards import ShardedSearcher

@@ -15,7 +15,7 @@ import numpy as np
 from index.building.measurement import Queries, Report, frontier, measure, silent
 from index.building.sharding_job import ShardsJob, check_shards
 from index.building.tree_search import Built, Climb
-from index.registry.bundle import Measured, SearcherSpec
+from index.registry.searcher_spec import Measured, SearcherSpec
 from index.search.exact import ExactSearcher
 from index.search.scann_binding import scann_available
 from index.search.scann_tree import ScannSearcher

@@ -12,10 +12,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from index.evaluation.held_out import Float64
 from index.evaluation.settings import EvaluationSettings
 from index.evaluation.subject import Heldout
 from index.inference.user_records import request_times
+from pipelines.contracts.arrays import Float64
 from pipelines.contracts.encoding import US_PER_DAY
 from pipelines.contracts.errors import ConfigError
 from pipelines.contracts.schema import SPLITS

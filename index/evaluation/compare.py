@@ -2,23 +2,23 @@
 
 Reads two bundles (or two versions of a registry) and the features with the held-out events; writes ``compare.json``
 and ``compare.html``. Each difference is paired: the second version's number less the first's, user by user. The
-verdicts are those of the gates, as a refresh would speak them with the first version live.
+verdicts are handed in: the gates', as a refresh would give them with the first version live.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from scipy import stats
 
 from index.evaluation.catalogue import Catalogue
 from index.evaluation.evaluate import facts_of, measured
-from index.evaluation.held_out import Float64, Int32
 from index.evaluation.measures.bootstrap import Difference, bootstrap, paired_bootstrap
 from index.evaluation.pages.plots import comparison
 from index.evaluation.pages.release_notes import write_notes
@@ -27,9 +27,8 @@ from index.evaluation.sections.quality import ALL, NOVEL, REPEAT, Quality, numbe
 from index.evaluation.sections.slices import Found, ad_cuts, user_cuts
 from index.evaluation.settings import EvaluationSettings
 from index.evaluation.subject import Heldout, Subject
-from index.publishing.gates import judge
 from index.registry.bundle import Bundle
-from index.settings import GatesSettings
+from pipelines.contracts.arrays import Float64, Int32
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.manifest import write_durably
 
@@ -40,6 +39,17 @@ _CUTS = (20, 100)
 _MOVERS = 8
 # Single searches timed on each side, turn by turn, so that both see the same machine.
 _TIMED_SEARCHES = 300
+
+
+class Verdict(Protocol):
+    """What a gate says of a version."""
+
+    @property
+    def line(self) -> str:
+        """One line for a person."""
+
+    def as_fact(self) -> dict[str, Any]:
+        """The same as JSON."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,7 @@ def run(
     second: str | Path,
     features: Path,
     settings: EvaluationSettings,
-    gates: GatesSettings,
+    judge: Callable[[Bundle, Bundle], Sequence[Verdict]],
     out: Path,
     *,
     registry: str | Path | None = None,
@@ -74,7 +84,7 @@ def run(
         second: the version after.
         features: the features with the held-out events.
         settings: as for ``evaluate``.
-        gates: thresholds of the verdicts.
+        judge: gives the verdicts on the second version, with the first one live.
         out: the folder of the report.
         registry: where the versions are; None takes ``first`` and ``second`` as directories.
         progress: show bars.
@@ -90,7 +100,7 @@ def run(
     told = compare_sides(before, after, settings)
     # The gates ask a version about the features it was built from; of another catalogue's they can say nothing.
     ours = after.bundle.vocabulary.item_ids.equals(data.item_ids)
-    verdicts = judge(after.bundle, before.bundle, features, gates) if ours else ()
+    verdicts = judge(after.bundle, before.bundle) if ours else ()
     told["verdicts"] = [verdict.as_fact() for verdict in verdicts]
     told["verdict_lines"] = [verdict.line for verdict in verdicts] or [
         f"skip all gates: {after.subject.version} has another catalogue than {features}, which it was not built from"

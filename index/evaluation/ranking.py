@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from index.evaluation.held_out import HeldOut, Int32, Int64, Pairs
+from index.evaluation.held_out import HeldOut
 from index.evaluation.measures.exact_top_k import exact_top_k
 from index.evaluation.measures.metrics import without
+from index.evaluation.measures.pairs import Pairs
 from index.evaluation.subject import Subject
 from index.retrieval.candidates import NEW_ITEMS, Candidates
+from pipelines.contracts.arrays import Int32, Int64
 
 # Users answered at once: bounds the memory of their records and of the searcher's scores.
 _USERS_AT_ONCE = 512

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from index.evaluation.held_out import Bools, Float64, HeldOut, Int32, Int64, held_out
-from index.evaluation.past import Past
+from index.evaluation.held_out import HeldOut, Past, held_out
 from index.evaluation.settings import EvaluationSettings
 from index.inference.user_records import records_of, user_table
 from index.registry.bundle import Bundle
@@ -22,6 +21,7 @@ from index.registry.registry import Registry
 from index.retrieval.candidates import Candidates
 from index.retrieval.retriever import Retriever
 from index.search.searcher import Neighbors, Vectors
+from pipelines.contracts.arrays import Bools, Float64, Int32, Int64
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.manifest import MANIFEST_FILE, open_artifact
 from pipelines.contracts.schema import DatasetSchema

@@ -13,7 +13,6 @@ import numpy as np
 from index.inference.item_ids import ItemIds
 from index.inference.query_tower import QueryTower
 from index.inference.records import RecordReader
-from index.registry.bundle import Bundle
 from index.search.searcher import Vectors
 from pipelines.contracts.encoding import source_columns
 from pipelines.contracts.schema import RECORD_KEYS, DatasetSchema
@@ -39,11 +38,6 @@ class RecordEmbedder:
         self._reader = RecordReader(schema, ItemIds(vocabulary.item_ids), self._tower.history_length)
         columns = {column for feature in schema.side("user") for column in source_columns(feature)}
         self._known = {*RECORD_KEYS, *columns}
-
-    @classmethod
-    def of(cls, bundle: Bundle) -> RecordEmbedder:
-        """The tower of an opened bundle."""
-        return cls(bundle.query_tower.read_bytes(), bundle.schema, bundle.vocabulary, bundle.vectors)
 
     def vectors(self, records: Sequence[Mapping[str, Any]]) -> Vectors:
         """``[records, dim] float32``. Columns that this schema does not have (another version's) are left out.

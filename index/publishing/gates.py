@@ -15,14 +15,14 @@ from typing import Any, Literal
 import numpy as np
 
 from index.building.measurement import recall
-from index.evaluation.held_out import Float64, Pairs
 from index.evaluation.measures.bootstrap import paired_bootstrap
 from index.evaluation.measures.metrics import user_metrics
-from index.inference.record_embedder import RecordEmbedder
+from index.evaluation.measures.pairs import Pairs
 from index.publishing.panel import Answers, K, Panel, in_catalogue_of
 from index.registry.bundle import Bundle
 from index.search.searcher import Rows
 from index.settings import GatesSettings
+from pipelines.contracts.arrays import Float64
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.schema import DatasetSchema
 from pipelines.sequences.reader import Sequences
@@ -225,7 +225,7 @@ def _probes(case: _Case) -> Verdict | None:
     probes = case.bundle.probes
     vectors = probes.vectors
     if any(probes.records):
-        vectors = RecordEmbedder.of(case.bundle).vectors(probes.records)
+        vectors = case.bundle.record_embedder().vectors(probes.records)
     found = case.bundle.exact.search_batch(vectors, probes.neighbors.rows.shape[1])
     error = float(np.abs(found.scores - probes.neighbors.scores).max(initial=0.0))
     return _at_most("golden probes", error, threshold, "build", f"largest score difference of {len(vectors)} probes")

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from index.inference.record_embedder import RecordEmbedder
 from index.inference.user_records import chosen_users, known_users, records_of, user_table
 from index.registry.bundle import Bundle
 from index.search.searcher import Rows, Vectors
@@ -79,7 +78,7 @@ class Answers:
         Raises:
             SchemaError: the bundle's tower cannot read the records.
         """
-        vectors = RecordEmbedder.of(bundle).vectors(panel.records)
+        vectors = bundle.record_embedder().vectors(panel.records)
         k = min(K, bundle.num_items)
         exact = bundle.exact.search_batch(vectors, k).rows
         found = exact if bundle.spec.engine == "exact" else bundle.searcher.search_batch(vectors, k).rows

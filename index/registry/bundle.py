@@ -15,17 +15,18 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
+from index.inference.record_embedder import RecordEmbedder
+from index.registry.searcher_spec import SearcherSpec
 from index.search.exact import VECTORS_FILE, ExactSearcher, load_vectors
 from index.search.scann_tree import ScannSearcher
 from index.search.searcher import Neighbors, Searcher, Vectors
 from index.search.shards import ShardedSearcher
 from index.search.value_tree import load_value, load_value_searcher
-from index.settings import Engine, TreeSettings
 from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.manifest import Artifact, Manifest, open_artifact
-from pipelines.contracts.schema import DatasetSchema, Section
+from pipelines.contracts.schema import DatasetSchema
 from pipelines.contracts.vocabulary import Vocabulary
 
 KIND = "bundle"
@@ -43,40 +44,6 @@ ITEM_TOWER_DIR = "item_tower"
 ITEM_TOWER_FILE = "item_tower.tflite"
 USER_TOWER_DIR = "user_tower"
 PROBES_DIR = "probes"
-
-
-class Measured(Section):
-    """One setting as the tuner measured it, on held-out users, one query at a time in one thread.
-
-    ann_recall_at_100: mean share of exact search's best 100 that was found. tree: None is exact search.
-    """
-
-    tree: TreeSettings | None
-    ann_recall_at_100: float
-    p50_us: float
-    p99_us: float
-    build_seconds: float
-    queries: int
-
-
-class SearcherSpec(Section):
-    """``searcher.json``: which engine answers, with which settings, and what was measured when it was chosen.
-
-    tree: with shards, that of each.
-    chosen: as measured with the queries it was chosen by; check: with users never used in the choice.
-    frontier: the points that none beats in both recall and p50, by rising p50, out of ``points`` measured.
-    """
-
-    engine: Engine
-    tree: TreeSettings | None = None
-    shards: int = 1
-    target: float | None = None
-    chosen: Measured | None = None
-    check: Measured | None = None
-    frontier: tuple[Measured, ...] = Field(default=())
-    points: int = 0
-    build_seconds: float = 0.0
-    tune_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -197,6 +164,14 @@ class Bundle:
     def searcher(self) -> Searcher:
         """The searcher that the builder chose."""
         return load_searcher(self.dir, self.spec, self.vectors)
+
+    def record_embedder(self) -> RecordEmbedder:
+        """Opens the query tower for raw user records.
+
+        Raises:
+            ArtifactError: the tower is no LiteRT model, or does not fit the schema or the vectors.
+        """
+        return RecordEmbedder(self.query_tower.read_bytes(), self.schema, self.vocabulary, self.vectors)
 
     @functools.cached_property
     def probes(self) -> Probes:

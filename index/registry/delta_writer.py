@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from index.inference.item_tower import LiteItemTower
-from index.registry.bundle import ITEM_TOWER_DIR, ITEM_TOWER_FILE, Bundle
+from index.registry.bundle import ITEM_TOWER_FILE, Bundle
 from index.registry.deltas import (
     CHANGES,
     FORMAT_VERSION,
@@ -198,17 +198,12 @@ def embed(raw: pa.Table, bundle: Bundle, clock: Clock) -> Vectors:
     if raw.num_rows == 0:
         return np.zeros((0, bundle.dim), np.float32)
     encoded = encode_table(bundle.schema.side("item"), bundle.vocabulary.item, raw, as_of_us=round(clock() * 1_000_000))
-    return check_vectors(_item_tower(bundle)(encoded), "delta")
-
-
-def _item_tower(bundle: Bundle) -> Callable[[dict[str, Any]], Vectors]:
-    if (bundle.dir / ITEM_TOWER_FILE).exists():
-        return LiteItemTower(bundle.dir / ITEM_TOWER_FILE).vectors
-    if (bundle.dir / ITEM_TOWER_DIR).exists():
-        from index.building.embedding_job import ItemTower
-
-        return ItemTower(bundle.dir / ITEM_TOWER_DIR).vectors
-    raise ArtifactError(f"{bundle.dir}: the bundle has no item tower, so nothing new can be embedded. Build it again.")
+    file = bundle.dir / ITEM_TOWER_FILE
+    if not file.exists():
+        raise ArtifactError(
+            f"{bundle.dir}: the bundle has no item tower, so nothing new can be embedded. Build it again."
+        )
+    return check_vectors(LiteItemTower(file).vectors(encoded), "delta")
 
 
 def carry(

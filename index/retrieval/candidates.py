@@ -1,23 +1,17 @@
-"""What the retriever answers: the candidates, how they were found, and what is known of the answer.
-
-Reads and writes nothing.
-"""
+"""What the retriever answers: the candidates, how they were found, and what is known of the answer."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from index.rules.plan import Plan
 from index.search.searcher import Rows, Scores
 
-if TYPE_CHECKING:
-    from index.retrieval.explanation import Explanation
-
 ColdStart = Literal["profile", "popularity"]
-Method = Literal["search", "fetch", "leaves", "exact", "popularity", "empty"]
 
 TOWERS = "towers"
 OWN_ITEMS = "own items"
@@ -27,23 +21,34 @@ _SOURCE_DTYPE = np.dtype("<U10")
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """How a call was answered.
+class ItemExplanation:
+    """What became of one item in one call.
 
-    method: "search" (nothing to filter: the searcher as tuned), "fetch" (the searcher asked for more than k, then
-        filtered), "leaves" (eligible rows of the nearest leaves scored), "exact" (every eligible row scored),
-        "popularity" (no vector: the most frequent eligible items), "empty" (no item is eligible).
-    eligible: items that ``where`` and ``exclude`` leave.
-    scored: rows that were scored exactly, or fetched from the searcher, all rounds together.
-    rounds: how often the plan looked further.
-    exhausted: no further eligible item exists: fewer than k are all there are.
+    score: what it was ranked by. leaf: of the tree; None with exact search. rank: its place among all items by exact
+    search, 1 is the best; eligible_rank: among those that ``where`` and ``exclude`` leave, None where they remove it.
+    place: in the answer, 1 is the first; None where it did not come back. removed_by: the rule that removed it
+    ("where ...", "exclude", "max_per ..."), "rank" where k better ones came first, "diversity", "blending" where
+    the places went to other sources, or "search" where exact search would have returned it; None where it came back.
     """
 
-    method: Method
-    eligible: int
-    scored: int
-    rounds: int
-    exhausted: bool
+    item_id: Any
+    score: float
+    leaf: int | None
+    rank: int
+    eligible_rank: int | None
+    place: int | None
+    removed_by: str | None
+
+
+class Explanation(Protocol):
+    """Answers why an item was returned, or was not, in one call."""
+
+    def of(self, item_id: Any) -> ItemExplanation:
+        """What became of an item.
+
+        Raises:
+            SchemaError: the version has no such item.
+        """
 
 
 @dataclass(frozen=True, slots=True)

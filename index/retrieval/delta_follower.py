@@ -20,7 +20,8 @@ import pyarrow as pa
 from index.inference.item_ids import ItemIds
 from index.inference.query_tower import QueryTower
 from index.inference.records import RecordReader
-from index.registry.deltas import Delta, DeltaLog, DeltaSearcher, DeltaState, MaskedSearcher
+from index.registry.delta_search import DeltaSearcher, MaskedSearcher
+from index.registry.deltas import Delta, DeltaLog, DeltaState
 from index.retrieval.version import MIB, ServingVersion
 from index.rules.attributes import Attributes
 from index.rules.eligible import Eligible, EligibleCache

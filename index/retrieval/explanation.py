@@ -11,31 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from index.retrieval.candidates import ItemExplanation
 from index.retrieval.selection import ReadRules, Rules
 from index.retrieval.version import ServingVersion
 from index.rules.crowding import within_limits
 from index.search.searcher import Rows, Scores, Vectors
 from pipelines.contracts.errors import SchemaError
-
-
-@dataclass(frozen=True, slots=True)
-class ItemExplanation:
-    """What became of one item in one call.
-
-    score: what it was ranked by. leaf: of the tree; None with exact search. rank: its place among all items by exact
-    search, 1 is the best; eligible_rank: among those that ``where`` and ``exclude`` leave, None where they remove it.
-    place: in the answer, 1 is the first; None where it did not come back. removed_by: the rule that removed it
-    ("where ...", "exclude", "max_per ..."), "rank" where k better ones came first, "diversity", "blending" where
-    the places went to other sources, or "search" where exact search would have returned it; None where it came back.
-    """
-
-    item_id: Any
-    score: float
-    leaf: int | None
-    rank: int
-    eligible_rank: int | None
-    place: int | None
-    removed_by: str | None
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from index.retrieval.candidates import Method, Plan
 from index.retrieval.version import ServingVersion
 from index.rules.crowding import Limit, expected_fetch, limits_of, within_limits
 from index.rules.diversity import diversified, pool_size
 from index.rules.eligible import Eligible
+from index.rules.plan import Method, Plan
 from index.rules.planner import Nearest
 from index.search.searcher import Neighbors, Rows, Scores, Vectors
 from pipelines.contracts.errors import SchemaError

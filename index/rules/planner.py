@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from index.retrieval.candidates import Method
 from index.rules.eligible import Eligible
+from index.rules.plan import Method
 from index.search.exact import scores_of, top_k
 from index.search.leaves import Leaves
 from index.search.scann_tree import ScannSearcher

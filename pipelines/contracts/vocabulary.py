@@ -20,15 +20,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
+from pipelines.contracts.arrays import Float64, Int32
 from pipelines.contracts.errors import ArtifactError, SchemaError
 from pipelines.contracts.schema import CodedFeature, Side
 
 MISSING = 0
 OUT_OF_VOCABULARY = 1
 RESERVED_CODES = 2
-
-Int32 = npt.NDArray[np.int32]
-Float64 = npt.NDArray[np.float64]
 
 
 def canonical_type(arrow_type: pa.DataType) -> pa.DataType:

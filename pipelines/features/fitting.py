@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.contracts.arrays import Float64, Int64
 from pipelines.contracts.encoding import days_since, words
 from pipelines.contracts.hashing import hash_ids
 from pipelines.contracts.schema import (
@@ -31,9 +32,6 @@ from pipelines.contracts.schema import (
 )
 from pipelines.contracts.vocabulary import Fitted, FittedCodes, FittedNumbers, canonical
 from pipelines.tables.conversion import one_array
-
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
 
 # 128 steps of equal mass: the error of a place is below 1/128, under the noise of any window.
 _QUANTILES = 129

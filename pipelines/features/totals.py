@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.contracts.arrays import Int64
 from pipelines.contracts.encoding import count_column
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.schema import SPLITS, CountFeature, DatasetSchema
@@ -26,8 +26,6 @@ from pipelines.partition_facts import PartitionFacts
 from pipelines.sequences.reader import load_items
 from pipelines.tables.catalogue import Items
 from pipelines.tables.rejects import TableCounts, enforce_thresholds
-
-Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

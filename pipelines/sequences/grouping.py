@@ -16,9 +16,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.contracts.arrays import Int64
 from pipelines.contracts.hashing import as_sorted
 
-Int64 = npt.NDArray[np.int64]
 _PACKED_LIMIT = 2**62
 _TIME_UNITS = (86_400_000_000, 1_000_000, 1_000)
 

@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.contracts.arrays import Int64
 from pipelines.sequences.grouping import Grouped, places_of, union_ids
 from pipelines.sequences.reader import EVENTS_COLUMN, TRAIN_COLUMN
 from pipelines.sequences.segments import joined
-
-Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.contracts.arrays import Int32, Int64
 from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.hashing import as_sorted
 from pipelines.contracts.schema import SPLITS, DatasetSchema, Side, SplitName
@@ -26,8 +27,6 @@ from pipelines.sequences.segments import Partition, joined, part_name, write_par
 __all__ = ["Histories", "Sequences", "Truth", "encoded_table", "load_encoded", "load_items", "load_users", "part_name"]
 __all__ += ["write_part"]
 
-Int64 = npt.NDArray[np.int64]
-Int32 = npt.NDArray[np.int32]
 
 PADDING = -1
 # Columns of ``users/`` that no table has: the user's events, and those in train.

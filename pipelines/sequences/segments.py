@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field, ValidationError
 
+from pipelines.contracts.arrays import Int64
 from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.files import link, read_arrow, write_arrow, write_aside
 from pipelines.contracts.schema import Section
@@ -35,8 +36,6 @@ LAYOUT_FILE = "layout.json"
 MAX_SEGMENTS = 16
 _EVENT_COLUMNS = ("rows", "times", "actions", "values", "splits")
 _COLUMN_TYPES = (np.int32, np.int64, np.int8, np.float32, np.int8)
-
-Int64 = npt.NDArray[np.int64]
 
 
 class Layout(Section):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-Int64 = npt.NDArray[np.int64]
+from pipelines.contracts.arrays import Int64
+
 US_PER_DAY = 86_400_000_000
 
 

@@ -258,6 +258,7 @@ def verb_compare(call: Call) -> Answer:
     """Two versions side by side: recall by slice, churn, exposure, latency; compare.json and compare.html."""
     from index.evaluation import compare
     from index.evaluation.pages.release_notes import headline
+    from index.publishing.gates import judge
 
     config, arguments = call.config, call.arguments
     path = compare.run(
@@ -265,7 +266,7 @@ def verb_compare(call: Call) -> Answer:
         arguments.second,
         config.work / "features",
         config.evaluation,
-        config.gates,
+        lambda after, before: judge(after, before, config.work / "features", config.gates),
         config.work,
         registry=config.registry,
         progress=call.progress,

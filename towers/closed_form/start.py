@@ -17,10 +17,11 @@ import numpy.typing as npt
 import scipy.sparse
 from sklearn.utils.extmath import randomized_svd
 
+from pipelines.contracts.arrays import Int32
 from pipelines.contracts.schema import Side
 from towers.closed_form.balance import Balance, Vectors, find_balance
 from towers.closed_form.tastes import Tastes, fit_tastes
-from towers.data.training_data import DAY_US, Events, Int32, TrainingData
+from towers.data.training_data import DAY_US, Events, TrainingData
 from towers.network.encoders import FeatureSum
 from towers.network.history_encoders import PooledHistory
 from towers.network.model import TwoTowers

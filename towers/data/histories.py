@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from towers.data.training_data import DAY_US, Events, Float32, Int8, Int32, Int64
+from pipelines.contracts.arrays import Float32, Int8, Int32, Int64
+from towers.data.training_data import DAY_US, Events
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.contracts.arrays import Float32, Int32, Int64
 from pipelines.contracts.schema import CountFeature, Feature, Side, TimeSinceFeature
 from pipelines.contracts.vocabulary import FittedNumbers
-from towers.data.training_data import DAY_US, Events, Features, Float32, Int32, Int64, TrainingData
+from towers.data.training_data import DAY_US, Events, Features, TrainingData
 from towers.settings import TowersSettings
 
 

@@ -11,15 +11,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.contracts.arrays import Int8, Int32, Int64
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.manifest import open_artifact
 from pipelines.contracts.schema import DatasetSchema, Feature, Side
 from pipelines.contracts.vocabulary import RESERVED_CODES, FittedCodes, FittedNumbers, Vocabulary
 
-Int8 = npt.NDArray[np.int8]
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
-Float32 = npt.NDArray[np.float32]
 Features = dict[str, npt.NDArray[np.generic]]
 
 DAY_US = 86_400_000_000

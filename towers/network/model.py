@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.contracts.schema import Feature, Side
+from towers.data.batches import Batch
 from towers.data.moments import count_features, moving_features
-from towers.data.sampler import Batch
 from towers.data.training_data import Features, TrainingData
 from towers.network.encoders import Chance, FeatureSum
 from towers.network.history_encoders import PooledHistory

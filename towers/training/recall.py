@@ -14,9 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from towers.data.training_data import Int32, Int64
-
-Float32 = npt.NDArray[np.float32]
+from pipelines.contracts.arrays import Float32, Int32, Int64
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.contracts.arrays import Int32
 from pipelines.contracts.schema import SPLITS, DatasetSchema
 from towers.data.histories import Histories, request_histories
 from towers.data.moments import Moving, side_by_side
-from towers.data.training_data import Events, Features, Int32, TrainingData
+from towers.data.training_data import Events, Features, TrainingData
 from towers.network.model import TwoTowers, all_item_vectors
 from towers.runtime import tf
 from towers.settings import TowersSettings

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from towers.data.sampler import Batch
+from towers.data.batches import Batch
 from towers.runtime import tf
 
 

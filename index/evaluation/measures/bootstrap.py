@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from index.evaluation.held_out import Float64
+from pipelines.contracts.arrays import Float64
 
 # Draws held at once: 32 MB of weights.
 _WEIGHTS_AT_ONCE = 1 << 23

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from index.evaluation.held_out import Bools, Float64, Int32, Pairs
+from index.evaluation.measures.pairs import Pairs
+from pipelines.contracts.arrays import Bools, Float64, Int32
 from pipelines.contracts.errors import ConfigError
 
 # Users whose hits are looked up at once: bounds memory to some 100 MB at k = 500.

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from index.evaluation.held_out import HeldOut, Int32, Pairs
+from index.evaluation.held_out import HeldOut, Past
 from index.evaluation.measures.metrics import without
-from index.evaluation.past import Past
+from index.evaluation.measures.pairs import Pairs
 from index.evaluation.ranking import Rankings
 from index.evaluation.settings import BaselineName, EvaluationSettings
+from pipelines.contracts.arrays import Int32
 from pipelines.contracts.encoding import US_PER_DAY
 from pipelines.contracts.errors import ConfigError
 

@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 
 from index.evaluation.catalogue import Catalogue
-from index.evaluation.held_out import Float64
 from index.evaluation.measures.bootstrap import bootstrap
 from index.evaluation.measures.metrics import user_metrics
 from index.evaluation.sections.health import Health, lorenz
 from index.evaluation.sections.quality import number
 from index.evaluation.settings import EvaluationSettings
 from index.evaluation.subject import Subject
-from index.registry.bundle import Bundle, Measured
+from index.registry.bundle import Bundle
+from index.registry.searcher_spec import Measured
 from index.search.value_tree import load_value
+from pipelines.contracts.arrays import Float64
 
 TRAINING_FILE = "training.json"
 # Users asked once a weight.

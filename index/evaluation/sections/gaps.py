@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 
 from index.evaluation.catalogue import Catalogue
-from index.evaluation.held_out import Bools, Float64, Int32
 from index.evaluation.settings import EvaluationSettings
 from index.evaluation.subject import Subject
 from index.registry.bundle import Bundle
@@ -27,6 +26,7 @@ from index.rules.attributes import Attributes
 from index.rules.where import mask_of
 from index.search.leaves import Leaves
 from index.search.searcher import Vectors
+from pipelines.contracts.arrays import Bools, Float64, Int32
 
 _REGIONS_OF_USER = 3
 _ADS_OF_REGION = 200

@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from index.evaluation.catalogue import Catalogue
-from index.evaluation.held_out import Bools, Float64, Int32, Pairs
 from index.evaluation.measures.bootstrap import Interval, bootstrap
+from index.evaluation.measures.pairs import Pairs
 from index.evaluation.sections.quality import number
 from index.evaluation.settings import EvaluationSettings
 from index.evaluation.subject import Subject
+from pipelines.contracts.arrays import Bools, Float64, Int32
 
 # Steck 2018 (Calibrated recommendations), eq. 4: keeps the divergence finite where a category is never shown.
 _SMOOTHING = 0.01

@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from index.evaluation.held_out import Float64, HeldOut, Int32, Pairs
+from index.evaluation.held_out import HeldOut
 from index.evaluation.measures.bootstrap import Interval, bootstrap
 from index.evaluation.measures.metrics import METRIC_NAMES, user_metrics, weighted_recall
+from index.evaluation.measures.pairs import Pairs
 from index.evaluation.ranking import Rankings, novel_truth, repeated_truth
 from index.evaluation.settings import EvaluationSettings
+from pipelines.contracts.arrays import Float64, Int32
 
 # Parts of the truth: everything, what the user had met before, what not.
 ALL, NOVEL, REPEAT = "all", "novel", "repeat"

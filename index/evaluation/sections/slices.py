@@ -19,11 +19,12 @@ import pyarrow.compute as pc
 from scipy import stats
 
 from index.evaluation.catalogue import Catalogue
-from index.evaluation.held_out import Bools, Float64, Int32, Pairs
 from index.evaluation.measures.bootstrap import Interval, bootstrap
+from index.evaluation.measures.pairs import Pairs
 from index.evaluation.sections.quality import number
 from index.evaluation.settings import EvaluationSettings
 from index.evaluation.subject import Heldout
+from pipelines.contracts.arrays import Bools, Float64, Int32
 from pipelines.contracts.errors import ConfigError
 from pipelines.sequences.reader import load_users
 

@@ -22,16 +22,17 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from index.evaluation.held_out import Bools, Float64, Int32, Pairs
 from index.evaluation.measures.bootstrap import Interval, bootstrap
 from index.evaluation.measures.exact_top_k import exact_top_k
 from index.evaluation.measures.metrics import user_metrics
+from index.evaluation.measures.pairs import Pairs
 from index.evaluation.ranking import blocks
 from index.evaluation.sections.quality import number
 from index.evaluation.settings import EvaluationSettings
 from index.evaluation.subject import Subject
 from index.registry.bundle import Bundle
 from index.search.searcher import Effort, Neighbors, Vectors
+from pipelines.contracts.arrays import Bools, Float64, Int32
 
 MODEL = "model"
 

@@ -14,7 +14,7 @@ from index.building.forecast import GIB, BuildTime, build_time, check_budget, fo
 from index.building.measurement import Queries, frontier, measure, recall
 from index.building.tree_search import first_tree
 from index.building.tuning import fastest_effort, tune
-from index.registry.bundle import Measured
+from index.registry.searcher_spec import Measured
 from index.search.exact import ExactSearcher
 from index.search.scann_tree import ScannSearcher
 from index.search.searcher import Vectors

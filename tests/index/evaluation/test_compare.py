@@ -22,7 +22,15 @@ GATES = GatesSettings(panel=100)
 
 
 def compare(written: Written, first: Path, second: Path, out: Path) -> dict:
-    path = run(first, second, written.features, SETTINGS, GATES, out, progress=False)
+    path = run(
+        first,
+        second,
+        written.features,
+        SETTINGS,
+        lambda after, before: judge(after, before, written.features, GATES),
+        out,
+        progress=False,
+    )
     assert path == out / "compare.json"
     return json.loads(path.read_text())
 

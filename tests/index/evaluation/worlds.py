@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from index.registry.bundle import Probes, SearcherSpec, save_probes
+from index.registry.bundle import Probes, save_probes
+from index.registry.searcher_spec import SearcherSpec
 from index.search.exact import ExactSearcher
 from index.search.scann_tree import ScannSearcher
 from index.settings import TreeSettings

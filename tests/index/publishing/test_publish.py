@@ -11,13 +11,14 @@ import pytest
 
 from index.building import embedding_job as embed
 from index.building import job as build
-from index.evaluation.held_out import Pairs
+from index.evaluation.measures.pairs import Pairs
 from index.publishing import publish as publishing
 from index.publishing.gates import Verdict, judge
 from index.publishing.panel import Answers, Panel
 from index.publishing.publish import Options
-from index.registry.bundle import Bundle, SearcherSpec
+from index.registry.bundle import Bundle
 from index.registry.registry import Registry
+from index.registry.searcher_spec import SearcherSpec
 from index.search.scann_tree import ScannSearcher
 from index.settings import GatesSettings, IndexSettings, TreeSettings
 from pipelines.contracts.errors import ConfigError, GateError

@@ -19,7 +19,8 @@ from index.building import job as build
 from index.publishing import publish as publishing
 from index.registry import delta_writer
 from index.registry.bundle import Bundle
-from index.registry.deltas import Delta, DeltaLog, DeltaSearcher, DeltaState, replay
+from index.registry.delta_search import DeltaSearcher
+from index.registry.deltas import Delta, DeltaLog, DeltaState, replay
 from index.registry.registry import Registry
 from index.settings import GatesSettings, IndexSettings, TreeSettings
 from pipelines.contracts.errors import ArtifactError, SchemaError

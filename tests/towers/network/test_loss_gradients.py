@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from towers.network.losses import Certain, Pairs, log_inclusion, sampled_softmax
+from towers.data.inclusion import log_inclusion
+from towers.network.losses import Certain, Pairs, sampled_softmax
 from towers.runtime import tf
 
 # Shares of the draws, their number, and the uniform draw's part of the catalogue -> ``[kinds]`` logs that correct.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from towers.network.losses import Certain, Pairs, cosine_contrastive, log_inclusion, sampled_softmax
+from towers.data.inclusion import log_inclusion
+from towers.network.losses import Certain, Pairs, cosine_contrastive, sampled_softmax
 from towers.runtime import tf
 
 

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from index.evaluation.held_out import Pairs, held_out
+from index.evaluation.held_out import held_out
 from index.evaluation.measures.metrics import hits_of, user_metrics, weighted_recall, without
+from index.evaluation.measures.pairs import Pairs
 from pipelines.contracts.errors import ConfigError
 from pipelines.contracts.schema import parse_schema
 from pipelines.sequences.reader import Sequences

@@ -17,7 +17,7 @@ from index.evaluation.sections.embedding_map import by_pca, by_umap, directions,
 from index.evaluation.sections.gaps import Regions, find_gaps, good_ads, nearest_middle, user_demand
 from index.evaluation.settings import EvaluationSettings
 from index.evaluation.subject import Heldout, Subject
-from index.registry.bundle import Measured, SearcherSpec
+from index.registry.searcher_spec import Measured, SearcherSpec
 from index.settings import TreeSettings
 from pipelines.contracts.errors import ConfigError
 from tests.index.evaluation.worlds import write_bundle

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from index.evaluation.held_out import Pairs
+from index.evaluation.measures.pairs import Pairs
 from index.evaluation.sections.health import Spread, calibration, diversity, gini, item_bits, lorenz
 
 

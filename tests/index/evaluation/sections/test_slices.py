@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from index.evaluation.catalogue import Catalogue
-from index.evaluation.held_out import Pairs
+from index.evaluation.measures.pairs import Pairs
 from index.evaluation.sections.slices import Cut, Found, _measure, bands, corrected, measure_slices
 from index.evaluation.settings import EvaluationSettings
 from index.evaluation.subject import Heldout

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index.evaluation.held_out import Pairs
+from index.evaluation.measures.pairs import Pairs
 from index.evaluation.sections.waterfall import Waterfall, fresh_recall, measure_waterfall
 from index.evaluation.settings import EvaluationSettings
 from index.evaluation.subject import Heldout, Subject

@@ -1,0 +1,42 @@
+"""``searcher.json``: the engine of a bundle, its settings, and what was measured when they were chosen."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from index.settings import Engine, TreeSettings
+from pipelines.contracts.schema import Section
+
+
+class Measured(Section):
+    """One setting as the tuner measured it, on held-out users, one query at a time in one thread.
+
+    ann_recall_at_100: mean share of exact search's best 100 that was found. tree: None is exact search.
+    """
+
+    tree: TreeSettings | None
+    ann_recall_at_100: float
+    p50_us: float
+    p99_us: float
+    build_seconds: float
+    queries: int
+
+
+class SearcherSpec(Section):
+    """``searcher.json``: which engine answers, with which settings, and what was measured when it was chosen.
+
+    tree: with shards, that of each.
+    chosen: as measured with the queries it was chosen by; check: with users never used in the choice.
+    frontier: the points that none beats in both recall and p50, by rising p50, out of ``points`` measured.
+    """
+
+    engine: Engine
+    tree: TreeSettings | None = None
+    shards: int = 1
+    target: float | None = None
+    chosen: Measured | None = None
+    check: Measured | None = None
+    frontier: tuple[Measured, ...] = Field(default=())
+    points: int = 0
+    build_seconds: float = 0.0
+    tune_seconds: float = 0.0
