@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import retrieval_world as world_of
-from benchmarks.retrieval_peers import TARGET, K, aimed, peers, recall_of, tfrs_peer
-from benchmarks.retrieval_reload import in_own_process
-from benchmarks.retrieval_throughput import throughput
+from benchmarks.retrieval import world as world_of
+from benchmarks.retrieval.peers import TARGET, K, aimed, peers, recall_of, tfrs_peer
+from benchmarks.retrieval.reload import in_own_process
+from benchmarks.retrieval.throughput import throughput
 from index.building.measurement import Queries
 from index.retrieval.retriever import Retriever
 from index.settings import TreeSettings

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import retrieval_world as world_of
+from benchmarks.retrieval import world as world_of
 from index.building.measurement import Queries
 from index.building.tuning import fastest_effort
 from index.search.scann_tree import ScannSearcher
