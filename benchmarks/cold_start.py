@@ -32,7 +32,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from benchmarks.published_tables import TEST, events_of, schema_of
 from benchmarks.saved_towers import SavedTowers
-from index.retrieval.blending import interleaved, places_of
+from index.retrieval.sources.blending import interleaved, places_of
 from index.search.exact import top_k
 from pipelines.contracts.arrays import Float32
 from pipelines.contracts.manifest import git_commit

@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from index.inference.records import Request
-from index.retrieval.blending import interleaved, own_items, places_of
 from index.retrieval.candidates import NEW_ITEMS, OWN_ITEMS, POPULARITY, TOWERS, Candidates, ColdStart, SourceLabels
 from index.retrieval.explanation import Explanation
+from index.retrieval.live.version import ServingVersion
 from index.retrieval.selection import ReadRules, Rules, Selected, read_rules, select
-from index.retrieval.version import ServingVersion
+from index.retrieval.sources.blending import interleaved, places_of
+from index.retrieval.sources.own_items import own_items
 from index.rules.crowding import within_limits
 from index.rules.plan import Plan
 from index.search.exact import scores_of

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from index.inference.records import Request
 from index.retrieval.answer import NO_RULES, answer, cold_start, unfiltered
 from index.retrieval.candidates import Candidates, ColdStart
-from index.retrieval.version import ServingVersion
+from index.retrieval.live.version import ServingVersion
 from index.search.searcher import Neighbors, Vectors
 from pipelines.contracts.errors import SchemaError
 

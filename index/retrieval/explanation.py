@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from index.retrieval.candidates import ItemExplanation
+from index.retrieval.live.version import ServingVersion
 from index.retrieval.selection import ReadRules, Rules
-from index.retrieval.version import ServingVersion
 from index.rules.crowding import within_limits
 from index.search.searcher import Rows, Scores, Vectors
 from pipelines.contracts.errors import SchemaError

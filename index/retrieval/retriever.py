@@ -22,11 +22,11 @@ from index.registry.deltas import DeltaLog
 from index.retrieval.answer import NO_RULES, answer, answer_record
 from index.retrieval.batch import answer_batch
 from index.retrieval.candidates import Candidates
-from index.retrieval.delta_follower import DeltaFollower
+from index.retrieval.live.delta_follower import DeltaFollower
+from index.retrieval.live.version import ServingVersion
+from index.retrieval.live.watcher import Source, Watcher
 from index.retrieval.prometheus import RetrieverMetrics
 from index.retrieval.selection import Rules
-from index.retrieval.version import ServingVersion
-from index.retrieval.watcher import Source, Watcher
 from index.retriever_settings import RetrieverSettings
 from index.search.searcher import Vectors, check_query
 from pipelines.contracts.errors import ArtifactError, SchemaError, TowerlineError

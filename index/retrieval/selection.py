@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from index.retrieval.version import ServingVersion
+from index.retrieval.live.version import ServingVersion
 from index.rules.crowding import Limit, expected_fetch, limits_of, within_limits
 from index.rules.diversity import diversified, pool_size
 from index.rules.eligible import Eligible

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from index.retrieval.blending import interleaved
 from index.retrieval.candidates import Candidates
 from index.retrieval.retriever import Retriever
+from index.retrieval.sources.blending import interleaved
 from index.retriever_settings import RetrieverSettings
 from index.rules import planner
 from pipelines.contracts.errors import SchemaError

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from index.registry.registry import Registry
+from index.retrieval.live.version import ServingVersion
+from index.retrieval.live.watcher import Source
 from index.retrieval.retriever import Retriever
-from index.retrieval.version import ServingVersion
-from index.retrieval.watcher import Source
 from index.search.scann_loading import load, release
 from index.search.scann_tree import ScannSearcher
 from index.settings import TreeSettings

@@ -1,9 +1,8 @@
 """Several sources in one answer: the towers' candidates, the user's own items, and new ads.
 
-Reads and writes nothing. People come back to their own items: the strength of one is its recency-weighted frequency in
-the record's history, ``sum of action weight · 2^(-age / half-life)``. New ads rank behind those that have sold where
-lengths are free: the best of them for the user, by the towers, may have places of their own. Each source takes its
-configured share of the places, evenly spread, for as long as it lasts; a rule that forbids an item forbids it in all.
+Each source takes its configured share of the places, evenly spread, for as long as it lasts. A rule that forbids an
+item forbids it in every source. New ads have places of their own because, where vectors have free lengths, they rank
+behind the ads that have sold.
 """
 
 from __future__ import annotations
@@ -14,29 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from index.inference.records import Request
 from index.search.searcher import Rows
-
-
-def own_items(request: Request, action_weights: npt.NDArray[np.float64], half_life_days: float) -> Rows:
-    """Returns the history's distinct rows, the strongest first, ties to the later event.
-
-    Args:
-        request: the record's whole known history.
-        action_weights: ``[actions] float64`` by action code.
-        half_life_days: days after which an event counts half. Without times all events count alike.
-    """
-    rows = request.all_rows
-    if len(rows) == 0:
-        return rows
-    weights = np.ones(len(rows)) if request.all_actions is None else action_weights[request.all_actions]
-    if request.all_ages_days is not None:
-        weights = weights * np.exp2(-request.all_ages_days.astype(np.float64) / half_life_days)
-    distinct, inverse = np.unique(rows, return_inverse=True)
-    strength = np.bincount(inverse, weights)
-    latest = np.zeros(len(distinct), np.int64)
-    np.maximum.at(latest, inverse, np.arange(len(rows)))
-    return distinct[np.lexsort((-latest, -strength))].astype(np.int32)
 
 
 def interleaved(sources: Sequence[Rows], shares: Sequence[float]) -> npt.NDArray[np.int64]:

@@ -22,7 +22,7 @@ from index.inference.query_tower import QueryTower
 from index.inference.records import RecordReader
 from index.registry.delta_search import DeltaSearcher, MaskedSearcher
 from index.registry.deltas import Delta, DeltaLog, DeltaState
-from index.retrieval.version import MIB, ServingVersion
+from index.retrieval.live.version import MIB, ServingVersion
 from index.rules.attributes import Attributes
 from index.rules.eligible import Eligible, EligibleCache
 from index.rules.planner import Planner

@@ -15,7 +15,7 @@ from index.building import embedding_job as embed
 from index.building import job as build
 from index.registry import delta_writer
 from index.registry.registry import Registry
-from index.retrieval.delta_follower import _grown
+from index.retrieval.live.delta_follower import _grown
 from index.retrieval.retriever import Retriever
 from index.rules.planner import Planner
 from index.search.exact import ExactSearcher, load_vectors

@@ -1,0 +1,1 @@
+"""The version that answers: opened, followed by its changes, replaced by the next one."""

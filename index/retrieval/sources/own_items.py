@@ -1,0 +1,32 @@
+"""The user's own earlier items, the strongest first: people come back to them."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from index.inference.records import Request
+from index.search.searcher import Rows
+
+
+def own_items(request: Request, action_weights: npt.NDArray[np.float64], half_life_days: float) -> Rows:
+    """Returns the history's distinct rows, the strongest first, ties to the later event.
+
+    The strength of an item is its recency-weighted frequency: ``sum of action weight * 2^(-age / half-life)``.
+
+    Args:
+        request: the record's whole known history.
+        action_weights: ``[actions] float64`` by action code.
+        half_life_days: days after which an event counts half. Without times all events count alike.
+    """
+    rows = request.all_rows
+    if len(rows) == 0:
+        return rows
+    weights = np.ones(len(rows)) if request.all_actions is None else action_weights[request.all_actions]
+    if request.all_ages_days is not None:
+        weights = weights * np.exp2(-request.all_ages_days.astype(np.float64) / half_life_days)
+    distinct, inverse = np.unique(rows, return_inverse=True)
+    strength = np.bincount(inverse, weights)
+    latest = np.zeros(len(distinct), np.int64)
+    np.maximum.at(latest, inverse, np.arange(len(rows)))
+    return distinct[np.lexsort((-latest, -strength))].astype(np.int32)
