@@ -1,10 +1,10 @@
 """The features job: raw tables to ``features/``, on Beam.
 
 Reads the tables of the schema; writes an artifact of kind ``features``: sequences, items, users, their encoded twins,
-vocabulary and rejects. The way of the data, a module each: ``planning`` looks at tables and previous run (``inputs``,
-``increment``); ``ingest`` checks shards and spills them by user; ``partitions`` groups the events of
-one partition; ``totals`` adds up what the partitions counted; ``fitting`` fits the vocabulary on the train window;
-``encode`` applies it; ``drift`` compares with the previous run. ``transforms`` is the part of it that Beam sees.
+vocabulary and rejects. The data's way, one module per step: ``planning`` looks at the tables and the previous run (with
+``increment``); ``ingest`` checks shards and spills them by user; ``partitions`` groups the events of one partition;
+``totals`` adds up what the partitions counted; ``fitting`` fits the vocabulary on the train window; ``encoding``
+applies it; ``drift`` compares with the previous run. ``transforms`` is the part that runs on Beam.
 """
 
 from __future__ import annotations
@@ -26,10 +26,15 @@ from pipelines.contracts.vocabulary import Vocabulary
 from pipelines.features import drift, transforms
 from pipelines.features.duplicates import DUPLICATE
 from pipelines.features.fitting import fit, summarise
-from pipelines.features.planning import KEPT_REJECTS, Plan, Planner
-from pipelines.features.totals import Ingested, events_by_split, item_frequency, require_split, with_item_counts
-from pipelines.inputs import Inputs
-from pipelines.partition_facts import PartitionFacts
+from pipelines.features.planning import KEPT_REJECTS, Inputs, Plan, Planner
+from pipelines.features.totals import (
+    Ingested,
+    PartitionFacts,
+    events_by_split,
+    item_frequency,
+    require_split,
+    with_item_counts,
+)
 from pipelines.progress import Step, watched
 from pipelines.runner import pipeline_options
 from pipelines.sequences.reader import part_name
@@ -65,11 +70,11 @@ def run(
             read, and the result is what a full run would give; the manifest says under ``increment`` whether it
             could be used, and else why not. Events older than ``validation.late_days`` before its newest are rejected.
             What has drifted since is noted under ``drift``.
-        forget: ids of users of whom nothing may stay: no event, no row, no count, no value, no reject.
+        forget: ids of users to erase: no event, row, count, value or reject of theirs is kept.
 
     Raises:
-        SchemaError: a table cannot be read or lacks a column, a column has a wrong type, an item id stands twice, too
-            many rows were rejected, there are no events, the split leaves train or test empty, or the data have
+        SchemaError: a table cannot be read or lacks a column, a column has a wrong type, an item id appears twice,
+            too many rows were rejected, there are no events, the split leaves train or test empty, or the data have
             drifted and ``validation.drift`` is ``fail``.
         ConfigError: ``beam_args`` name no runner.
     """
@@ -136,7 +141,7 @@ class _Assembler:
             "items_in_train": int((vocabulary.item_frequency > 0).sum()),
             **dict(zip(SPLITS, events, strict=True)),
         }
-        return {"counts": counts, "duplicates": duplicates, "drift": drifted, **self._told(ingested, nulls)}
+        return {"counts": counts, "duplicates": duplicates, "drift": drifted, **self._facts(ingested, nulls)}
 
     def _build(self) -> None:
         steps = [
@@ -214,8 +219,8 @@ class _Assembler:
         ).write(after)
         self.draft.carried.update({f"sequences/{name}": previous.files[f"sequences/{name}"] for name in kept})
 
-    def _told(self, ingested: Ingested, nulls: dict[str, Any]) -> dict[str, Any]:
-        """What else the manifest tells."""
+    def _facts(self, ingested: Ingested, nulls: dict[str, Any]) -> dict[str, Any]:
+        """The other facts of the manifest."""
         job, decision = self.plan.job, self.plan.decision
         return {
             "tables": {name: {"rows": count.rows, "rejects": count.rejects} for name, count in ingested.counts.items()},

@@ -27,7 +27,7 @@ from pipelines.features.duplicates import by_split, repeats, unique
 from pipelines.features.fitting import SideSummary, summarise
 from pipelines.features.ingest import Spilled, read_spilled
 from pipelines.features.task import Base, Job
-from pipelines.partition_facts import PartitionFacts
+from pipelines.features.totals import PartitionFacts
 from pipelines.sequences.grouping import (
     Grouped,
     group_events,

@@ -1,6 +1,7 @@
-"""Totals: what the tasks of a features job counted, put together, and added to what a previous run counted.
+"""Totals: what the tasks of a features job counted, added up, and added to what a previous run counted.
 
-Reads the small files that tasks leave below ``work``, and the previous run's manifest and items.
+The tasks write small files below ``work`` (``PartitionFacts`` for partitions); they are read back here, together with
+the previous run's manifest and items.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,69 @@ import pyarrow.compute as pc
 from pipelines.contracts.arrays import Int64
 from pipelines.contracts.encoding import count_column
 from pipelines.contracts.errors import SchemaError
+from pipelines.contracts.files import read_arrow, write_arrow, write_json
 from pipelines.contracts.schema import SPLITS, CountFeature, DatasetSchema
 from pipelines.features.duplicates import DUPLICATE
+from pipelines.features.fitting import Moments, SideSummary, Summary
 from pipelines.features.increment import Previous
-from pipelines.partition_facts import PartitionFacts
 from pipelines.sequences.reader import load_items
 from pipelines.tables.catalogue import Items
 from pipelines.tables.rejects import TableCounts, enforce_thresholds
+
+_PLAIN = ("users", "events", "duplicates", "profiles", "nulls", "rewritten")
+
+
+@dataclass(frozen=True)
+class PartitionFacts:
+    """What one partition adds to the totals.
+
+    Written by the worker that built the partition, as small Arrow and JSON files; read back by the process that
+    submitted the job. ``users`` is the number of its users; ``events`` (by split), ``duplicates`` and the tables count
+    all its events, or only the new ones of a run that appends. Tables are sparse: they hold the rows that it saw.
+    ``profiles`` is the number of its rows in the users table, ``nulls`` counts the nulls of each column there.
+    ``rewritten`` says that its base of sequences is a file of this run.
+    """
+
+    users: int
+    events: list[int]
+    item_frequency: pa.Table
+    item_counts: pa.Table
+    summary: SideSummary
+    duplicates: int
+    profiles: int
+    nulls: dict[str, int]
+    rewritten: bool
+
+    def write(self, folder: Path) -> None:
+        """Writes Arrow and JSON files below ``folder``."""
+        write_arrow(self.item_frequency, folder / "item_frequency.arrow")
+        write_arrow(self.item_counts, folder / "item_counts.arrow")
+        moments = {}
+        for name, summary in self.summary.features.items():
+            if summary.counts is not None:
+                write_arrow(summary.counts, folder / f"counts.{name}.arrow")
+            elif summary.sample is not None:
+                write_arrow(summary.sample, folder / f"sample.{name}.arrow")
+            elif summary.moments is not None:
+                exact = summary.moments
+                moments[name] = [exact.count, str(exact.total), str(exact.squares)]
+        plain = {name: getattr(self, name) for name in _PLAIN}
+        write_json({**plain, "moments": moments}, folder / "facts.json")
+
+    @classmethod
+    def read(cls, folder: Path) -> PartitionFacts:
+        """Reads what ``write`` wrote."""
+        facts = json.loads((folder / "facts.json").read_text())
+        features = {
+            name: Summary(moments=Moments(count, Fraction(total), Fraction(squares)))
+            for name, (count, total, squares) in facts["moments"].items()
+        }
+        for kind in ("counts", "sample"):
+            for path in folder.glob(f"{kind}.*.arrow"):
+                features[path.name.split(".")[1]] = Summary(**{kind: read_arrow(path)})
+        frequency, counts = (read_arrow(folder / f"{name}.arrow") for name in ("item_frequency", "item_counts"))
+        plain = {name: facts[name] for name in _PLAIN}
+        return cls(item_frequency=frequency, item_counts=counts, summary=SideSummary(features), **plain)
 
 
 @dataclass(frozen=True)
@@ -65,7 +123,7 @@ class Ingested:
         )
 
     def with_duplicates(self, number: int) -> Ingested:
-        """The same with so many events rejected as duplicates."""
+        """The same with this number of events rejected as duplicates."""
         if number == 0:
             return self
         events = self.counts["events"]

@@ -16,7 +16,7 @@ import pytest
 
 from pipelines.contracts.errors import SchemaError
 from pipelines.features import job as features
-from pipelines.inputs import checked_columns
+from pipelines.features.planning import checked_columns
 from pipelines.tables.catalogue import id_type
 from pipelines.tables.event_checks import Catalogue, EventChecker, columns_of
 from pipelines.tables.readers import find_files, plan_shards, read_shard
