@@ -1,7 +1,4 @@
-"""The sections ``[index]``, ``[gates]`` and ``[refresh]`` of the TOML, and the settings of one tree.
-
-Reads and writes nothing. A default has a reason or a measurement beside it.
-"""
+"""The sections ``[index]``, ``[retriever]``, ``[gates]`` and ``[refresh]`` of the TOML."""
 
 from __future__ import annotations
 
@@ -14,27 +11,41 @@ from pipelines.contracts.schema import Section
 ReorderType = Literal["float32", "bf16", "int8"]
 Engine = Literal["exact", "scann"]
 
+# Where a bundle keeps its [retriever].
+RETRIEVER_FILE = "retriever.json"
+
 
 class TreeSettings(Section):
-    """What a ScaNN tree is built with, and how hard it searches when a call does not say.
+    """A ScaNN tree: how it is built, and how much it searches unless a call says otherwise."""
 
-    leaves: partitions of the catalogue.
-    leaves_to_search, reorder: the default effort (see ``Effort``).
-    soar_lambda: weight of SOAR's second assignment (Sun et al. 2023); None assigns each item once.
-    anisotropic_threshold: T of anisotropic quantisation (Guo et al. 2020, eq. 4); None quantises plainly.
-    dims_per_block: dimensions that share one 4-bit code.
-    reorder_type: how the vectors that reordering reads are stored.
-    training_sample: vectors that k-means and the codebook are trained on.
-    """
-
-    leaves: int = Field(ge=1)
-    leaves_to_search: int = Field(ge=1)
-    reorder: int = Field(ge=1)
-    soar_lambda: float | None = Field(default=None, gt=0.0)
-    anisotropic_threshold: float | None = Field(default=0.2, ge=0.0, lt=1.0)
-    dims_per_block: int = Field(default=2, ge=1)
-    reorder_type: ReorderType = "float32"
-    training_sample: int = Field(default=100_000, ge=1)
+    leaves: int = Field(ge=1, description="Number of partitions of the catalogue.")
+    leaves_to_search: int = Field(
+        ge=1, description="Partitions searched per query. More: higher recall, slower. At most `leaves`."
+    )
+    reorder: int = Field(ge=1, description="Candidates per query that are scored again with their stored vectors.")
+    soar_lambda: float | None = Field(
+        default=None,
+        gt=0.0,
+        description="Weight of SOAR's second assignment of each item to a leaf (Sun et al. 2023). Not set: one leaf "
+        "per item.",
+    )
+    anisotropic_threshold: float | None = Field(
+        default=0.2,
+        ge=0.0,
+        lt=1.0,
+        description="Threshold T of anisotropic quantisation (Guo et al. 2020, equation 4). Not set: plain "
+        "quantisation.",
+    )
+    dims_per_block: int = Field(
+        default=2, ge=1, description="Dimensions that share one 4-bit code. Fewer: finer codes, more memory."
+    )
+    reorder_type: ReorderType = Field(
+        default="float32",
+        description="Number type of the vectors used for reordering. int8 takes a quarter of float32's memory.",
+    )
+    training_sample: int = Field(
+        default=100_000, ge=1, description="Number of vectors that the partitions and the codes are trained on."
+    )
 
     @model_validator(mode="after")
     def _within_tree(self) -> Self:
@@ -44,92 +55,208 @@ class TreeSettings(Section):
 
 
 class IndexSettings(Section):
-    """``[index]``: how the bundle is built.
+    """How the bundle and its index are built.
 
-    attributes: columns of the items table that rules may name; they go into the bundle.
-    ann_recall_at_100: the target for the share of exact search's best 100 that approximate search finds, on held-out
-        users. The tuner adds ``recall_margin``, so that a target met in tuning is met on other users too: .004 is three
-        standard errors between two samples of 1,000 users, and the best of many trees was lucky with its own.
-    engine: "auto" takes exact search where that is fast enough, else the fastest tree that meets the target.
-    exact_below_us: exact search is fast enough where its p50 is below this; it misses nothing, filters at no loss and
-        needs no build. 100 µs is about what the query tower and the rules of a call take themselves.
-    tree: settings by hand, with shards those of each; then nothing is tuned.
-    tuning_queries: held-out users the tuner measures with. 1,000 give a standard error below .001 at recall .99.
-    tuning_seconds: when to stop looking for something faster.
-    reorder_types: how vectors for reordering may be stored; int8 takes a quarter of the memory.
-    shards: parts built independently, each in a Beam worker, and searched as one. While it looks for the
-        tree a build holds one part's trees, at the end those of all parts.
-    memory_gib, disk_gib, minutes: budgets; a build that is predicted to need more refuses to start.
-    threads: for building; None is all cores.
-    include_users: put the users' features and histories into the bundle, for ``retrieve_by_id``.
-    value: an attribute with bids or margins; the retriever can then weigh its logarithm in.
-    probes: users whose answers are kept in the bundle and checked when it is published.
+    Unless ``tree`` is given, the build looks for the fastest index that meets the recall target on held-out users.
     """
 
-    attributes: tuple[str, ...] = ()
-    ann_recall_at_100: float = Field(default=0.99, gt=0.0, le=1.0)
-    recall_margin: float = Field(default=0.004, ge=0.0, lt=1.0)
-    engine: Literal["auto", "exact", "scann"] = "auto"
-    exact_below_us: float = Field(default=100.0, ge=0.0)
-    tree: TreeSettings | None = None
-    tuning_queries: int = Field(default=1000, ge=10)
-    tuning_seconds: float = Field(default=120.0, gt=0.0)
-    reorder_types: tuple[ReorderType, ...] = Field(default=("float32", "int8", "bf16"), min_length=1)
-    shards: int = Field(default=1, ge=1)
-    memory_gib: float | None = Field(default=None, gt=0.0)
-    disk_gib: float | None = Field(default=None, gt=0.0)
-    minutes: float | None = Field(default=None, gt=0.0)
-    threads: int | None = Field(default=None, ge=1)
-    include_users: bool = True
-    value: str | None = None
-    probes: int = Field(default=32, ge=1)
-    seed: int = 17
+    attributes: tuple[str, ...] = Field(
+        default=(),
+        description="Columns of the items table to put into the bundle. Rules (`where`, `max_per`) can use these only.",
+    )
+    # The margin is three standard errors between two samples of 1,000 users; the best of many trees was also lucky.
+    ann_recall_at_100: float = Field(
+        default=0.99,
+        gt=0.0,
+        le=1.0,
+        description="Recall target: the share of exact search's best 100 that the index finds, on held-out users.",
+    )
+    recall_margin: float = Field(
+        default=0.004,
+        ge=0.0,
+        lt=1.0,
+        description="Added to the recall target during tuning, so that users who were not tuned on reach it too.",
+    )
+    engine: Literal["auto", "exact", "scann"] = Field(
+        default="auto",
+        description="exact: brute force, no build, filters at no loss. scann: a ScaNN tree. auto: exact where it is "
+        "fast enough (`exact_below_us`) or no tree meets the target, else the fastest tree.",
+    )
+    # 100 us is about what the query tower and the rules of a call take.
+    exact_below_us: float = Field(
+        default=100.0,
+        ge=0.0,
+        description="Exact search is fast enough if its median latency is below this, in microseconds.",
+    )
+    tree: TreeSettings | None = Field(
+        default=None,
+        description="A tree by hand, in place of tuning. With `shards` above 1, the tree of each shard.",
+    )
+    # 1,000 users give a standard error below .001 at a recall of .99.
+    tuning_queries: int = Field(
+        default=1000,
+        ge=10,
+        description="Held-out users to tune with; as many others check the result. Fewer: faster and less certain.",
+    )
+    tuning_seconds: float = Field(
+        default=120.0, gt=0.0, description="Time after which tuning starts no further tree, in seconds."
+    )
+    reorder_types: tuple[ReorderType, ...] = Field(
+        default=("float32", "int8", "bf16"),
+        min_length=1,
+        description='Number types that tuning may use for the reordering vectors. ["int8"] saves memory: a quarter of '
+        "float32's.",
+    )
+    shards: int = Field(
+        default=1,
+        ge=1,
+        description="Number of parts that are built independently, each in a Beam worker, and searched as one. More: "
+        "less memory per worker.",
+    )
+    memory_gib: float | None = Field(
+        default=None, gt=0.0, description="Memory budget in GiB. A build that is predicted to need more is refused."
+    )
+    disk_gib: float | None = Field(
+        default=None, gt=0.0, description="Disk budget in GiB. A build that is predicted to need more is refused."
+    )
+    minutes: float | None = Field(
+        default=None, gt=0.0, description="Time budget in minutes. A build that is predicted to need more is refused."
+    )
+    threads: int | None = Field(default=None, ge=1, description="Threads for building. Not set: all cores.")
+    include_users: bool = Field(
+        default=True,
+        description="Put the users' features and histories into the bundle, so that users can be retrieved for by id. "
+        "Switch it off if every request brings the user's record.",
+    )
+    value: str | None = Field(
+        default=None,
+        description="Numeric column of the items table with bids or margins. Requests can then add its weighted "
+        "logarithm to the score (`value_weight`).",
+    )
+
+
+class RetrieverSettings(Section):
+    """How requests are answered unless a call says otherwise. The settings are part of the bundle."""
+
+    own_items_share: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=1.0,
+        description="Share of the k places for items the user interacted with before, by how often and how recently. "
+        "The towers may still return such items in the other places. Turn it up where users buy the same items again.",
+    )
+    own_items_half_life_days: float = Field(
+        default=30.0, gt=0.0, description="An event counts half towards `own_items_share` after this many days."
+    )
+    new_items_share: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=1.0,
+        description="Share of the k places for items without any training event, the user's best by the towers. 0: "
+        "they compete with all other items. Turn it up to have new ads tried.",
+    )
+    rule_cache_mib: float = Field(
+        default=256.0,
+        ge=0.0,
+        description="Memory for the results of rules, in MiB. A rule over a million items takes 1 to 5 MiB, and up to "
+        "`rule_vectors_mib` more.",
+    )
+    rule_vectors_mib: float = Field(
+        default=64.0,
+        ge=0.0,
+        description="Largest copy of the vectors that a rule keeps, in MiB. Rules that match more items are answered "
+        "without a copy.",
+    )
+
+    @model_validator(mode="after")
+    def _shares_of_one(self) -> Self:
+        if self.own_items_share + self.new_items_share > 1.0:
+            raise ValueError(
+                "expected own_items_share and new_items_share of 1 or less together, got "
+                f"{self.own_items_share} and {self.new_items_share}"
+            )
+        return self
+
+    @property
+    def blends(self) -> bool:
+        """Whether an answer has places for other sources than the towers."""
+        return self.own_items_share > 0.0 or self.new_items_share > 0.0
 
 
 class GatesSettings(Section):
-    """``[gates]``: what a bundle must satisfy before it goes live. None switches a gate off.
+    """What a bundle must satisfy before it goes live. Changes are relative to the live version."""
 
-    ann_recall_at_100: least share of exact search's best 100 found; None is the target of ``[index]``.
-    recall_drop: by how much recall@100 on held-out events may be below the live version's, relative; the gate
-        fails where the drop is larger and the paired bootstrap is sure that there is one (its interval is below 0).
-    confidence: of the bootstrap.
-    items: least number of items; items_change: largest change of their number against live, relative.
-    reachable_items, reachable_advertisers: least share that stands in the top 100 of any panel user, relative to
-        what exact search reaches.
-    norm_change: largest change of the mean vector length against live, relative, where the space is the same.
-    probe_score_error: largest difference of a golden probe's score.
-    latency_p99_us: largest p99 of one search.
-    churn: largest mean share of the panel's top 100 that is not in live's; only items in both versions count.
-    panel: users of the panel.
-    """
-
-    ann_recall_at_100: float | None = Field(default=None, gt=0.0, le=1.0)
-    recall_drop: float | None = Field(default=0.05, ge=0.0, lt=1.0)
-    confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
-    items: int | None = Field(default=1, ge=1)
-    items_change: float | None = Field(default=0.5, ge=0.0)
-    reachable_items: float | None = Field(default=0.9, ge=0.0, le=1.0)
-    reachable_advertisers: float | None = Field(default=0.9, ge=0.0, le=1.0)
-    norm_change: float | None = Field(default=0.5, ge=0.0)
-    probe_score_error: float | None = Field(default=1e-4, ge=0.0)
-    latency_p99_us: float | None = Field(default=5000.0, gt=0.0)
-    churn: float | None = Field(default=0.95, ge=0.0, le=1.0)
-    panel: int = Field(default=1000, ge=10)
+    ann_recall_at_100: float | None = Field(
+        default=None,
+        gt=0.0,
+        le=1.0,
+        description="Minimum share of exact search's best 100 found. Not set: the target of `[index]`.",
+    )
+    recall_drop: float | None = Field(
+        default=0.05,
+        ge=0.0,
+        lt=1.0,
+        description="Maximum relative drop of recall@100 on held-out events. The gate fails only if the drop is also "
+        "statistically certain (paired bootstrap).",
+    )
+    confidence: float = Field(
+        default=0.95, gt=0.5, lt=1.0, description="Confidence level of the bootstrap of `recall_drop`."
+    )
+    items: int | None = Field(default=1, ge=1, description="Minimum number of items.")
+    items_change: float | None = Field(default=0.5, ge=0.0, description="Maximum relative change of their number.")
+    reachable_items: float | None = Field(
+        default=0.9,
+        ge=0.0,
+        le=1.0,
+        description="Minimum share of items in any panel user's top 100, relative to what exact search reaches.",
+    )
+    reachable_advertisers: float | None = Field(
+        default=0.9,
+        ge=0.0,
+        le=1.0,
+        description="Minimum share of advertisers in any panel user's top 100, relative to what exact search reaches.",
+    )
+    norm_change: float | None = Field(
+        default=0.5,
+        ge=0.0,
+        description="Maximum relative change of the mean vector length, where both versions are of the same model.",
+    )
+    probe_score_error: float | None = Field(
+        default=1e-4, ge=0.0, description="Maximum difference between a golden probe's score and the stored one."
+    )
+    latency_p99_us: float | None = Field(
+        default=5000.0,
+        gt=0.0,
+        description="Maximum 99th percentile of a search's latency, in microseconds, on the machine that publishes.",
+    )
+    churn: float | None = Field(
+        default=0.95,
+        ge=0.0,
+        le=1.0,
+        description="Maximum mean share of the panel's top 100 that is not in the live version's. Items of both "
+        "versions only.",
+    )
+    panel: int = Field(default=1000, ge=10, description="Number of users the gates are measured with.")
 
 
 class RefreshSettings(Section):
-    """``[refresh]``: the nightly job.
+    """The nightly job."""
 
-    lock: what a second refresh does: wait (at most ``lock_wait_minutes``) or refuse at once.
-    keep_versions: published versions that stay for a rollback, the live one counted in.
-    evaluate: write the report of the live version at the end, as ``towerline evaluate`` does.
-    warm_nights: after a full training so many nights only go on from the live version's model, for ``warm_epochs``
-        epochs each; 0: every night trains in full.
-    """
-
-    lock: Literal["wait", "refuse"] = "refuse"
-    lock_wait_minutes: float = Field(default=60.0, gt=0.0)
-    keep_versions: int = Field(default=5, ge=1)
-    evaluate: bool = False
-    warm_nights: int = Field(default=0, ge=0)
-    warm_epochs: int = Field(default=1, ge=1)
+    lock_wait_minutes: float = Field(
+        default=0.0,
+        ge=0.0,
+        description="How long a refresh waits for another one that is running, in minutes. 0: it fails at once.",
+    )
+    keep_versions: int = Field(
+        default=5, ge=1, description="Number of published versions to keep for a rollback, including the live one."
+    )
+    evaluate: bool = Field(
+        default=False, description="Write the report of the live version at the end, as `towerline evaluate` does."
+    )
+    warm_nights: int = Field(
+        default=0,
+        ge=0,
+        description="Nights after a full training that continue from the live version's model. 0: every night trains "
+        "in full.",
+    )
+    warm_epochs: int = Field(default=1, ge=1, description="Epochs of such a night.")

@@ -47,11 +47,10 @@ from index.registry.bundle import (
     save_probes,
 )
 from index.registry.searcher_spec import SearcherSpec
-from index.retriever_settings import RETRIEVER_FILE, RetrieverSettings
 from index.search.exact import VECTORS_FILE, ExactSearcher, load_vectors
 from index.search.searcher import Neighbors, Vectors, check_vectors
 from index.search.value_tree import add_value
-from index.settings import IndexSettings
+from index.settings import RETRIEVER_FILE, IndexSettings, RetrieverSettings
 from pipelines.contracts.errors import ArtifactError, ConfigError
 from pipelines.contracts.manifest import Artifact, open_artifact, write_artifact
 from pipelines.contracts.schema import DatasetSchema
@@ -60,6 +59,10 @@ from pipelines.sequences.reader import load_encoded, load_items
 
 # Neighbors that a golden probe keeps.
 _PROBE_K = 20
+# Users whose answers are kept as golden probes and checked when the bundle is published.
+_PROBES = 32
+# Chooses the users that tune, check and probe: the same ones night after night, whatever the towers' seed.
+_SEED = 17
 # With fewer users than this beside the probes, the same users tune, check and probe.
 _FEWEST_APART = 20
 # Items whose vectors the converted item tower must give again.
@@ -263,9 +266,9 @@ def _users(sources: _Sources, settings: IndexSettings, target: Path) -> _Users:
         everyone = user_table(features, schema, item_ids, np.arange(known.total))
         pq.write_table(everyone, target / USERS_FILE, compression="zstd")
     n = settings.tuning_queries
-    chosen = chosen_users(known.user_ids, settings.probes + 2 * n, settings.seed, known.with_history)
+    chosen = chosen_users(known.user_ids, _PROBES + 2 * n, _SEED, known.with_history)
     records = records_of(user_table(features, schema, item_ids, chosen))
-    probes, rest = records[: settings.probes], records[settings.probes :]
+    probes, rest = records[:_PROBES], records[_PROBES:]
     if len(rest) < _FEWEST_APART:
         rest = [*records, *records]
     half = len(rest) // 2

@@ -176,9 +176,7 @@ def metric_differences(first: Quality, second: Quality, settings: EvaluationSett
 
 
 def _paired(first: Float64, second: Float64, *, settings: EvaluationSettings) -> Difference:
-    return paired_bootstrap(
-        first, second, resamples=settings.resamples, confidence=settings.confidence, seed=settings.seed
-    )
+    return paired_bootstrap(first, second, resamples=settings.resamples, confidence=settings.confidence)
 
 
 def plain(difference: Difference) -> dict[str, Any]:
@@ -231,7 +229,7 @@ def churn(first: Int32, second: Int32, settings: EvaluationSettings) -> dict[str
         shown = new[new >= 0]
         if len(shown):
             changed[user] = 1.0 - np.isin(shown, old).mean()
-    interval = bootstrap(changed, resamples=settings.resamples, confidence=settings.confidence, seed=settings.seed)[0]
+    interval = bootstrap(changed, resamples=settings.resamples, confidence=settings.confidence)[0]
     return {
         "mean": number(interval.mean),
         "interval": [number(interval.low), number(interval.high)],

@@ -1,7 +1,4 @@
-"""The section ``[evaluation]`` of the TOML: what a report measures and how finely.
-
-Reads and writes nothing.
-"""
+"""The section ``[evaluation]`` of the TOML: what a report measures."""
 
 from __future__ import annotations
 
@@ -14,63 +11,86 @@ from pipelines.contracts.schema import Section
 
 BaselineName = Literal["popularity", "recent_popularity", "own_frequency", "item_knn", "als"]
 BASELINES: tuple[BaselineName, ...] = ("popularity", "recent_popularity", "own_frequency", "item_knn", "als")
+# Every report samples and resamples with the same seed, so that two reports of the same data can be compared.
+SEED = 17
 
 
 class EvaluationSettings(Section):
-    """``[evaluation]``: how ``towerline evaluate`` and ``towerline compare`` measure.
+    """How ``towerline evaluate`` and ``towerline compare`` measure, on held-out events."""
 
-    k: cut-offs, rising. The largest is how many items are ranked for each user.
-    remove_seen: drop what the user met before from the ranking and from the truth (the protocol of data sets
-        without repeats); the table then has no "repeat".
-    max_users: evaluate a stable sample of at most so many users; None takes all.
-    baselines: what is fitted beside the bundle, on the same history.
-    recent_days: window of recent popularity.
-    als_factors, als_iterations, knn_neighbors: settings of the two learned baselines (library ``implicit``).
-    confidence, resamples: of the bootstrap over users.
-    propensity_power, propensity_clip: the propensity of an item is ``(n / max n) ** power``, never below the clip.
-        .5 is the middle of what Yang et al. 2018 report for implicit feedback.
-    slices: columns of the items or users table to slice by, next to the built-in slices.
-    category: the column of the items table that calibration, diversity and gaps are told in; None takes the first
-        categorical item feature.
-    price: a numeric column of the items table for price bands and gaps.
-    first_seen: a time column of the items table; the age of an ad; None takes the first ``time_since`` item feature.
-    min_slice_users: a slice with fewer is shown, flagged, and never called different.
-    fresh_days: an ad is fresh for so many days.
-    eligible: a rule (``where``) that says which ads may be shown; None allows all.
-    max_per: attribute to the most candidates that may share a value of it; the waterfall's crowding stage.
-    value_weight: weight of the value in the waterfall's last stage.
-    value_weights: the weights at which recall and value are traded off.
-    waterfall_k: the cut-off the waterfall explains.
-    gaps: how many content gaps a report tells.
-    map: how the embedding space is laid on a plane: pca, or umap (the extra ``towerline[umap]``).
-    """
-
-    k: tuple[int, ...] = (1, 5, 10, 20, 50, 100, 500)
-    remove_seen: bool = False
-    max_users: int | None = Field(default=None, ge=1)
-    baselines: tuple[BaselineName, ...] = BASELINES
-    recent_days: int = Field(default=28, ge=1)
-    als_factors: int = Field(default=64, ge=1)
-    als_iterations: int = Field(default=15, ge=1)
-    knn_neighbors: int = Field(default=500, ge=1)
-    confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
-    resamples: int = Field(default=1000, ge=100)
-    propensity_power: float = Field(default=0.5, gt=0.0, le=1.0)
-    propensity_clip: float = Field(default=0.01, gt=0.0, le=1.0)
-    slices: tuple[str, ...] = ()
-    category: str | None = None
-    price: str | None = None
-    first_seen: str | None = None
-    min_slice_users: int = Field(default=30, ge=2)
-    fresh_days: int = Field(default=28, ge=1)
-    eligible: str | None = None
-    max_per: dict[str, int] = Field(default_factory=dict)
-    value_weight: float = Field(default=0.0, ge=0.0)
-    value_weights: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0)
-    waterfall_k: int = Field(default=100, ge=1)
-    gaps: int = Field(default=8, ge=1)
-    map: Literal["pca", "umap"] = "pca"
-    seed: int = 17
+    k: tuple[int, ...] = Field(
+        default=(1, 5, 10, 20, 50, 100, 500),
+        description="Cut-offs, in rising order. The largest is the number of items ranked per user.",
+    )
+    remove_seen: bool = Field(
+        default=False,
+        description="Drop what the user interacted with before from the ranking and from the held-out events. This is "
+        "the usual protocol of data sets without repeated purchases.",
+    )
+    max_users: int | None = Field(
+        default=None, ge=1, description="Evaluate a stable sample of at most this many users. Not set: all."
+    )
+    baselines: tuple[BaselineName, ...] = Field(
+        default=BASELINES,
+        description="Baselines to fit on the same history. item_knn and als need the library `implicit`.",
+    )
+    recent_days: int = Field(default=28, ge=1, description="Window of the baseline recent_popularity, in days.")
+    confidence: float = Field(
+        default=0.95, gt=0.5, lt=1.0, description="Confidence level of the bootstrap intervals over users."
+    )
+    resamples: int = Field(
+        default=1000, ge=100, description="Number of bootstrap resamples. Fewer: faster and less exact intervals."
+    )
+    slices: tuple[str, ...] = Field(
+        default=(), description="Columns of the items or users table to slice by, next to the built-in slices."
+    )
+    category: str | None = Field(
+        default=None,
+        description="Column of the items table used for calibration, diversity and content gaps. Not set: the first "
+        "categorical item feature.",
+    )
+    price: str | None = Field(
+        default=None, description="Numeric column of the items table, for price bands. Not set: no price bands."
+    )
+    first_seen: str | None = Field(
+        default=None,
+        description="Time column of the items table from which an item's age counts. Not set: the first time_since "
+        "item feature.",
+    )
+    min_slice_users: int = Field(
+        default=30,
+        ge=2,
+        description="Slices with fewer users are drawn as hollow dots and never tested for significance.",
+    )
+    fresh_days: int = Field(default=28, ge=1, description="An item counts as fresh for this many days.")
+    eligible: str | None = Field(
+        default=None,
+        description="Rule (as in `where`) for the items that may be shown. The waterfall and the content gaps use it. "
+        "Not set: all items.",
+    )
+    max_per: dict[str, int] = Field(
+        default_factory=dict,
+        description="Maximum number of candidates per value of an attribute, for example { brand = 5 }, in the "
+        "waterfall's stage of crowding limits.",
+    )
+    value_weight: float = Field(
+        default=0.0, ge=0.0, description="Weight of the value (`index.value`) in the waterfall's last stage."
+    )
+    value_weights: tuple[float, ...] = Field(
+        default=(0.0, 0.05, 0.1, 0.2, 0.5, 1.0),
+        description="Weights of the value in the curve of recall against value.",
+    )
+    waterfall_k: int = Field(
+        default=100,
+        ge=1,
+        description="Cut-off of the waterfall, the slices and the item health. At most the largest k.",
+    )
+    gaps: int = Field(default=8, ge=1, description="Number of content gaps in the report.")
+    map: Literal["pca", "umap"] = Field(
+        default="pca",
+        description="How the embedding map is laid out. umap shows neighbourhoods better and needs the extra "
+        "`towerline[umap]`.",
+    )
 
     @field_validator("k")
     @classmethod

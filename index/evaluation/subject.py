@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from index.evaluation.held_out import HeldOut, Past, held_out
-from index.evaluation.settings import EvaluationSettings
+from index.evaluation.settings import SEED, EvaluationSettings
 from index.inference.user_records import records_of, user_table
 from index.registry.bundle import Bundle
 from index.registry.registry import Registry
@@ -64,7 +64,7 @@ class Heldout:
             sequences=sequences,
             items=load_items(features).combine_chunks(),
             item_ids=Vocabulary.load(features / "vocabulary").item_ids,
-            held_out=held_out(sequences, schema, settings.max_users, settings.seed),
+            held_out=held_out(sequences, schema, settings.max_users, SEED),
         )
 
     def rows_of(self, item_ids: pa.Array) -> Int32:

@@ -199,7 +199,7 @@ def file_lock(file: Path, wait_seconds: float) -> Iterator[None]:
                 holder = os.read(descriptor, 64).decode(errors="replace").strip() or "unknown"
                 raise TowerlineError(
                     f"{file}: held by process {holder} (waited {wait_seconds:.0f} s). "
-                    'Let it finish, or set refresh.lock = "wait".'
+                    "Let it finish, or set refresh.lock_wait_minutes to wait for it."
                 )
             time.sleep(_LOCK_POLL_SECONDS)
         os.ftruncate(descriptor, 0)

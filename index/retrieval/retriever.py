@@ -27,8 +27,8 @@ from index.retrieval.live.version import ServingVersion
 from index.retrieval.live.watcher import Source, Watcher
 from index.retrieval.prometheus import RetrieverMetrics
 from index.retrieval.selection import Rules
-from index.retriever_settings import RetrieverSettings
 from index.search.searcher import Vectors, check_query
+from index.settings import RetrieverSettings
 from pipelines.contracts.errors import ArtifactError, SchemaError, TowerlineError
 
 _NO_EXCLUSION: tuple[Any, ...] = ()

@@ -23,7 +23,7 @@ CONFIG = Path(__file__).parents[2] / "configs" / "complete_journey.toml"
 PARTITIONS = 12
 CANDIDATES = 50
 _SETTINGS = ("history.max_length=50", "towers.embedding_dim=16", "towers.epochs=1", "towers.min_steps=4")
-_SETTINGS += ("towers.refit=false", "towers.uniform_negatives=64", "index.engine=exact", "index.probes=4")
+_SETTINGS += ("towers.refit=false", "towers.uniform_negatives=64", "index.engine=exact")
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,10 @@ import pyarrow.parquet as pq
 
 from index.registry.bundle import Probes, save_probes
 from index.registry.searcher_spec import SearcherSpec
-from index.retriever_settings import RetrieverSettings
 from index.search.exact import ExactSearcher
 from index.search.scann_tree import ScannSearcher
 from index.search.value_tree import ValueSpec, augmented, log_values_of, save_value
-from index.settings import TreeSettings
+from index.settings import RetrieverSettings, TreeSettings
 from pipelines.contracts.manifest import write_artifact
 from pipelines.contracts.schema import parse_schema
 from pipelines.contracts.vocabulary import FittedCodes, FittedNumbers, Vocabulary

@@ -17,8 +17,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from index.evaluation.settings import EvaluationSettings
-from index.retriever_settings import RetrieverSettings
-from index.settings import GatesSettings, IndexSettings, RefreshSettings
+from index.settings import GatesSettings, IndexSettings, RefreshSettings, RetrieverSettings
 from pipelines.contracts.errors import ConfigError
 from pipelines.contracts.schema import DatasetSchema, Section, describe, resolve_paths
 from towers.settings import TowersSettings

@@ -16,7 +16,7 @@ import pyarrow as pa
 from index.inference.user_records import records_of, user_table
 from index.registry.registry import Registry
 from index.retrieval.retriever import Retriever
-from index.retriever_settings import RetrieverSettings
+from index.settings import RetrieverSettings
 from pipelines.contracts.schema import SplitName
 from pipelines.contracts.vocabulary import Vocabulary
 from pipelines.sequences.reader import Sequences

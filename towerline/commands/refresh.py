@@ -90,14 +90,13 @@ def run(
         report: gets a line a stage and a line a gate.
 
     Raises:
-        TowerlineError: another refresh holds the lock (``refresh.lock`` says whether to wait), or a stage failed; what
-            was live stays live, and the next refresh goes on from the last good stage.
+        TowerlineError: another refresh holds the lock for longer than ``refresh.lock_wait_minutes``, or a stage failed;
+            what was live stays live, and the next refresh goes on from the last good stage.
         GateError: a gate failed.
     """
     call = Call(tuple(beam_args), progress, force_reason, dry_run)
     config.work.mkdir(parents=True, exist_ok=True)
-    wait = 60.0 * config.refresh.lock_wait_minutes if config.refresh.lock == "wait" else 0.0
-    with file_lock(config.work / _LOCK_FILE, wait):
+    with file_lock(config.work / _LOCK_FILE, 60.0 * config.refresh.lock_wait_minutes):
         return _run(config, call, report)
 
 

@@ -20,12 +20,15 @@ from index.evaluation.held_out import HeldOut, Past
 from index.evaluation.measures.metrics import without
 from index.evaluation.measures.pairs import Pairs
 from index.evaluation.ranking import Rankings
-from index.evaluation.settings import BaselineName, EvaluationSettings
+from index.evaluation.settings import SEED, BaselineName, EvaluationSettings
 from pipelines.contracts.arrays import Int32
 from pipelines.contracts.encoding import US_PER_DAY
 from pipelines.contracts.errors import ConfigError
 
 _USERS_AT_ONCE = 1024
+# Of the two learned baselines (library ``implicit``).
+_KNN_NEIGHBORS = 500
+_ALS_FACTORS, _ALS_ITERATIONS = 64, 15
 
 
 @dataclass(frozen=True)
@@ -99,15 +102,12 @@ def _own_frequency(task: _Task) -> Rankings:
 
 def _item_knn(task: _Task) -> Rankings:
     make = _library("nearest_neighbours").CosineRecommender
-    return _implicit(task, lambda: make(K=task.settings.knn_neighbors))
+    return _implicit(task, lambda: make(K=_KNN_NEIGHBORS))
 
 
 def _als(task: _Task) -> Rankings:
-    make, settings = _library("als").AlternatingLeastSquares, task.settings
-    return _implicit(
-        task,
-        lambda: make(factors=settings.als_factors, iterations=settings.als_iterations, random_state=settings.seed),
-    )
+    make = _library("als").AlternatingLeastSquares
+    return _implicit(task, lambda: make(factors=_ALS_FACTORS, iterations=_ALS_ITERATIONS, random_state=SEED))
 
 
 def _library(module: str) -> Any:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from index.evaluation.catalogue import Catalogue
 from index.evaluation.sections.gaps import Gaps
-from index.evaluation.settings import EvaluationSettings
+from index.evaluation.settings import SEED, EvaluationSettings
 from index.evaluation.subject import Subject
 from pipelines.contracts.errors import ConfigError
 
@@ -47,13 +47,13 @@ def embedding_map(subject: Subject, catalogue: Catalogue, gaps: Gaps, settings: 
         ConfigError: UMAP is asked for and not installed.
     """
     vectors = subject.bundle.vectors
-    rng = np.random.default_rng(settings.seed)
+    rng = np.random.default_rng(SEED)
     chosen = np.sort(rng.choice(len(vectors), min(_ADS, len(vectors)), replace=False))
     ads = directions(vectors[chosen])
     middles = directions(gaps.regions.middles[[gap.region for gap in gaps.found]])
     explained: list[float] | None = None
     if settings.map == "umap":
-        both = by_umap(np.concatenate([ads, middles]), settings.seed)
+        both = by_umap(np.concatenate([ads, middles]), SEED)
         points, marks = both[: len(ads)], both[len(ads) :]
     else:
         points, marks, explained = by_pca(ads, middles)

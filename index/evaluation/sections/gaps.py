@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from index.evaluation.catalogue import Catalogue
-from index.evaluation.settings import EvaluationSettings
+from index.evaluation.settings import SEED, EvaluationSettings
 from index.evaluation.subject import Subject
 from index.registry.bundle import Bundle
 from index.rules.attributes import Attributes
@@ -163,7 +163,7 @@ def find_gaps(
         SchemaError: the rule does not fit the bundle's attributes.
     """
     bundle = subject.bundle
-    regions = Regions.of(bundle, settings.seed)
+    regions = Regions.of(bundle, SEED)
     eligible = np.ones(bundle.num_items, np.bool_)
     if settings.eligible is not None:
         eligible = np.asarray(mask_of(settings.eligible, Attributes(bundle.items)), np.bool_)

@@ -155,7 +155,7 @@ def measure_health(served: Int32, subject: Subject, catalogue: Catalogue, settin
         ],
         axis=1,
     )
-    intervals = bootstrap(per_user, resamples=settings.resamples, confidence=settings.confidence, seed=settings.seed)
+    intervals = bootstrap(per_user, resamples=settings.resamples, confidence=settings.confidence)
     by_owner = [None if owned is None else np.bincount(owned, weights).astype(np.float64) for weights in (shown, met)]
     return Health(
         k=settings.waterfall_k,

@@ -20,6 +20,8 @@ from pipelines.contracts.arrays import Float64, Int32
 
 # Parts of the truth: everything, what the user had met before, what not.
 ALL, NOVEL, REPEAT = "all", "novel", "repeat"
+# The middle of the powers that Yang et al. 2018 report for implicit feedback, and the smallest propensity.
+_PROPENSITY_POWER, _PROPENSITY_CLIP = 0.5, 0.01
 
 
 @dataclass(frozen=True)
@@ -81,13 +83,13 @@ def _put(target: dict[str, Any], measure: Measure, value: Any) -> None:
     target.setdefault(measure.metric, {}).setdefault(measure.part, {})[str(measure.k)] = value
 
 
-def propensities(item_events: Float64, settings: EvaluationSettings) -> Float64:
+def propensities(item_events: Float64) -> Float64:
     """``[items] float64``: ``(n / max n) ** power``, clipped from below: how likely an item was to be met at all.
 
     Yang et al. 2018 (Unbiased offline recommender evaluation), eq. 8, with the clip as the only deviation.
     """
     largest = max(float(item_events.max(initial=0.0)), 1.0)
-    return np.maximum((item_events / largest) ** settings.propensity_power, settings.propensity_clip)
+    return np.maximum((item_events / largest) ** _PROPENSITY_POWER, _PROPENSITY_CLIP)
 
 
 def measure_quality(
@@ -114,7 +116,7 @@ def measure_quality(
     for part, (ranked, truth) in parts.items():
         measures += _measures(part, ranked, truth, settings)
     ranked, truth = parts[ALL]
-    inverse = 1.0 / propensities(item_events, settings)[truth.rows]
+    inverse = 1.0 / propensities(item_events)[truth.rows]
     weighted = {"value_recall": truth.values, "debiased_recall": inverse}
     for metric, weights in weighted.items():
         columns = [weighted_recall(ranked, truth, weights, k) for k in settings.k]
@@ -140,9 +142,7 @@ def _with_intervals(
 ) -> list[Measure]:
     # Users without a truth in this part have no value in any column: resampling goes over the others.
     present = np.isfinite(columns).any(axis=1)
-    intervals = bootstrap(
-        columns[present], resamples=settings.resamples, confidence=settings.confidence, seed=settings.seed
-    )
+    intervals = bootstrap(columns[present], resamples=settings.resamples, confidence=settings.confidence)
     return [
         Measure(name, part, cut, columns[:, column], interval)
         for column, (name, cut, interval) in enumerate(zip(names, k, intervals, strict=True))

@@ -240,9 +240,7 @@ def _measure(cut: Cut, found: Found, overall: Float64, settings: EvaluationSetti
     else:
         inside = cut.chosen[truth.rows]
         own, rest = found.recall(inside), found.recall(~inside)
-    interval = bootstrap(
-        own[np.isfinite(own)], resamples=settings.resamples, confidence=settings.confidence, seed=settings.seed
-    )[0]
+    interval = bootstrap(own[np.isfinite(own)], resamples=settings.resamples, confidence=settings.confidence)[0]
     if cut.side == "ads":
         both = np.isfinite(own) & np.isfinite(rest)
         own, rest = own[both], rest[both]

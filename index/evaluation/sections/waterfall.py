@@ -91,9 +91,7 @@ def measure_waterfall(subject: Subject, settings: EvaluationSettings, *, progres
     names = [MODEL, "staleness", *(stage for stage in answers if stage != "exact")]
     lost = np.stack([before - after for before, after in itertools.pairwise(steps)], axis=1)
     present = np.isfinite(lost).all(axis=1)
-    intervals = bootstrap(
-        lost[present], resamples=settings.resamples, confidence=settings.confidence, seed=settings.seed
-    )
+    intervals = bootstrap(lost[present], resamples=settings.resamples, confidence=settings.confidence)
     stages = [Lost(name, lost[:, column], intervals[column]) for column, name in enumerate(names)]
     return Waterfall(k, float(steps[-1][present].mean()), tuple(stages))
 

@@ -19,7 +19,6 @@ from index.inference.item_ids import ItemIds
 from index.inference.query_tower import QueryTower
 from index.inference.records import Clock, RecordReader
 from index.registry.bundle import Bundle
-from index.retriever_settings import RETRIEVER_FILE, RetrieverSettings
 from index.rules.attributes import Attributes, Mask
 from index.rules.eligible import Eligible, EligibleCache
 from index.rules.planner import Planner
@@ -28,6 +27,7 @@ from index.search.scann_tree import ScannSearcher
 from index.search.searcher import Rows, Scores, Searcher, Vectors
 from index.search.shards import ShardedSearcher
 from index.search.value_tree import ValueSearcher, load_value
+from index.settings import RETRIEVER_FILE, RetrieverSettings
 from pipelines.contracts.errors import ArtifactError, SchemaError
 from pipelines.contracts.vocabulary import ValueTable
 

@@ -18,7 +18,7 @@ from index.registry.bundle import Bundle
 from index.registry.registry import Registry
 from index.retrieval.live.version import ServingVersion
 from index.retrieval.prometheus import RetrieverMetrics
-from index.retriever_settings import RetrieverSettings
+from index.settings import RetrieverSettings
 from pipelines.contracts.errors import ArtifactError, TowerlineError
 from pipelines.contracts.manifest import MANIFEST_FILE
 

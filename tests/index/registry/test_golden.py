@@ -55,7 +55,7 @@ def write() -> None:
         embeddings = embed.run(stages.model, stages.features, stages.root / "embeddings")
         tree = TreeSettings(leaves=4, leaves_to_search=4, reorder=60, training_sample=60)
         settings = IndexSettings(
-            attributes=("category", "price", "in_stock"), engine="scann", tree=tree, tuning_queries=10, probes=4
+            attributes=("category", "price", "in_stock"), engine="scann", tree=tree, tuning_queries=10
         )
         build.run(embeddings, stages.model, stages.features, settings, GOLDEN)
     found = Retriever.open(GOLDEN).retrieve(RECORD, K)

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from index.retrieval.candidates import Candidates
 from index.retrieval.retriever import Retriever
 from index.retrieval.sources.blending import interleaved
-from index.retriever_settings import RetrieverSettings
 from index.rules import planner
+from index.settings import RetrieverSettings
 from pipelines.contracts.errors import SchemaError
 from tests.index import serving_bundles
 

@@ -202,15 +202,15 @@ with file_lock(Path(sys.argv[1]), 0):
 """
 
 
-@pytest.mark.parametrize("lock", ["refuse", "wait"])
-def test_of_two_refreshes_one_waits_or_refuses(tables: Tables, tmp_path: Path, lock: str) -> None:
+@pytest.mark.parametrize("minutes", [0.0, 1.0])
+def test_of_two_refreshes_one_waits_or_refuses(tables: Tables, tmp_path: Path, minutes: float) -> None:
     command = [sys.executable, "-c", HOLDER, str(tmp_path / ".refresh.lock")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        settings = config(tmp_path, refresh={"lock": lock, "lock_wait_minutes": 1.0})
-        if lock == "refuse":
-            with pytest.raises(TowerlineError, match=rf"held by process {holder.pid} .*refresh.lock"):
+        settings = config(tmp_path, refresh={"lock_wait_minutes": minutes})
+        if not minutes:
+            with pytest.raises(TowerlineError, match=rf"held by process {holder.pid} .*refresh.lock_wait_minutes"):
                 refresh.run(settings, progress=False)
             assert tables.ran == []
         else:
@@ -222,24 +222,24 @@ def test_of_two_refreshes_one_waits_or_refuses(tables: Tables, tmp_path: Path, l
 NIGHTLY = """
 import sys
 from pathlib import Path
-from index import build, embed, refresh
+from towerline.commands import refresh
 from tests.index.nights import config, tables_of
-stored, work, lock, go = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
+stored, work, minutes, go = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]), Path(sys.argv[4])
 print("ready", flush=True)
 while not go.exists():
     pass
 with tables_of(stored, lambda: 0):
-    done = refresh.run(config(work, refresh={"lock": lock}), progress=False)
+    done = refresh.run(config(work, refresh={"lock_wait_minutes": minutes}), progress=False)
 print(done.version, done.published, flush=True)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lock", ["refuse", "wait"])
-def test_two_whole_refreshes_at_once(stored: Path, tmp_path: Path, lock: str) -> None:
+@pytest.mark.parametrize("minutes", [0.0, 1.0])
+def test_two_whole_refreshes_at_once(stored: Path, tmp_path: Path, minutes: float) -> None:
     """Two processes start at the same moment: one publishes; the other finds all done, or is refused."""
     work, go = tmp_path / "work", tmp_path / "go"
-    command = [sys.executable, "-c", NIGHTLY, str(stored), str(work), lock, str(go)]
+    command = [sys.executable, "-c", NIGHTLY, str(stored), str(work), str(minutes), str(go)]
     both = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(2)
     ]
@@ -251,7 +251,7 @@ def test_two_whole_refreshes_at_once(stored: Path, tmp_path: Path, lock: str) ->
     live = Registry(work / "registry").current()
     assert Registry(work / "registry").version_names() == [live]
     lines = sorted(out for out, _ in told)
-    if lock == "wait":
+    if minutes:
         assert lines == [f"{live} False\n", f"{live} True\n"]
     else:
         assert lines == ["", f"{live} True\n"]

@@ -12,7 +12,7 @@ from index.evaluation.sections.baselines import popularity_order, rank_baseline
 from index.evaluation.settings import BASELINES, EvaluationSettings
 from index.evaluation.subject import Heldout
 
-SETTINGS = EvaluationSettings(k=(5, 20), waterfall_k=5, recent_days=7, knn_neighbors=20, als_factors=8)
+SETTINGS = EvaluationSettings(k=(5, 20), waterfall_k=5, recent_days=7)
 NEWEST_US = 7 * 86_400_000_000
 
 
@@ -84,9 +84,9 @@ def test_learned_baselines_are_those_of_implicit(data, name):
             (np.ones(len(past.rows), np.float32), (past.owners, past.rows)), shape=(past.users, past.items)
         )
         model = (
-            CosineRecommender(K=20)
+            CosineRecommender(K=500)
             if name == "item_knn"
-            else AlternatingLeastSquares(factors=8, iterations=15, random_state=17)
+            else AlternatingLeastSquares(factors=64, iterations=15, random_state=17)
         )
         model.fit(counts, show_progress=False)
         user = int(data.held_out.users[3])

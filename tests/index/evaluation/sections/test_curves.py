@@ -15,7 +15,7 @@ from index.evaluation.sections import curves as sections
 from index.evaluation.sections.curves import frontier, training_curves, value_frontier
 from index.evaluation.sections.embedding_map import by_pca, by_umap, directions, embedding_map
 from index.evaluation.sections.gaps import Regions, find_gaps, good_ads, nearest_middle, user_demand
-from index.evaluation.settings import EvaluationSettings
+from index.evaluation.settings import SEED, EvaluationSettings
 from index.evaluation.subject import Heldout, Subject
 from index.registry.searcher_spec import Measured, SearcherSpec
 from index.settings import TreeSettings
@@ -56,7 +56,7 @@ def test_a_region_emptied_of_eligible_ads_is_the_largest_gap(written, subject, m
     from index.evaluation.sections import gaps
 
     data = subject.data
-    regions = Regions.of(subject.bundle, SETTINGS.seed)
+    regions = Regions.of(subject.bundle, SEED)
     assert regions.of_tree
     busiest = int(user_demand(subject.user_vectors, regions).argmax())
     kept = regions.region_of_row != busiest
@@ -132,7 +132,7 @@ def test_k_means_regions_are_of_directions_and_none_is_a_single_ad(written, tmp_
     bundle = Bundle.open(write_bundle(tmp_path / "exact", written.world))
     stretched = bundle.vectors * np.where(np.arange(bundle.num_items) % 100 == 0, 50.0, 1.0)[:, None].astype(np.float32)
     version = SimpleNamespace(searcher=bundle.searcher, vectors=stretched)
-    regions = Regions.of(version, SETTINGS.seed)  # type: ignore[arg-type]
+    regions = Regions.of(version, SEED)  # type: ignore[arg-type]
     assert not regions.of_tree
     sizes = np.bincount(regions.region_of_row, minlength=regions.number)
     assert sizes.min() >= 20
