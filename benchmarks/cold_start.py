@@ -33,10 +33,10 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from benchmarks.published_tables import TEST, events_of, schema_of
 from benchmarks.saved_towers import SavedTowers
 from index.retrieval.sources.blending import interleaved, places_of
-from index.search.exact import top_k
 from pipelines.contracts.arrays import Float32
 from pipelines.contracts.manifest import git_commit
 from pipelines.contracts.schema import DatasetSchema
+from pipelines.contracts.top_k import top_k
 from pipelines.contracts.vocabulary import Vocabulary
 from pipelines.features import job as features_job
 from pipelines.sequences.reader import load_items
@@ -133,7 +133,7 @@ def with_places(score: Scores, new: npt.NDArray[np.bool_]) -> Scores:
         found: Float32 = score(users)
         placed = np.full_like(found, -np.inf)
         for values, places in zip(found, placed, strict=True):
-            sources = rows[top_k(values[rows], places_of(K, NEW_ITEMS_SHARE)).rows], top_k(values, K).rows
+            sources = rows[top_k(values[rows], places_of(K, NEW_ITEMS_SHARE))], top_k(values, K)
             order = np.concatenate(sources)[interleaved(sources, shares)]
             places[order] = -np.arange(len(order))
         return placed

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from index.rules.eligible import Eligible
 from index.rules.plan import Method
-from index.search.exact import scores_of, top_k
+from index.search.exact import scores_of
 from index.search.leaves import Leaves
 from index.search.scann_tree import ScannSearcher
 from index.search.searcher import Effort, Neighbors, Rows, Scores, Searcher, Vectors
@@ -107,7 +107,7 @@ class Planner:
             scores = self.vectors @ query
             if weight != 0.0:
                 scores += np.float32(weight) * self._values()
-            return Nearest(top_k(scores, m), "exact", n, m >= n)
+            return Nearest(Neighbors.best(scores, m), "exact", n, m >= n)
         if weight == 0.0:
             found = self.searcher.search(query, m, self._deeper(m))
         else:
@@ -134,10 +134,10 @@ class Planner:
             scores = self.vectors @ query
             if weight != 0.0:
                 scores += np.float32(weight) * self._values()
-            found = top_k(np.where(eligible.mask, scores, np.float32(-np.inf)), min(m, eligible.count))
+            found = Neighbors.best(np.where(eligible.mask, scores, np.float32(-np.inf)), min(m, eligible.count))
             return Nearest(found, "exact", eligible.count, m >= eligible.count)
         scores = self._scores(query, eligible.rows, eligible.vectors, eligible.log_values, weight)
-        return Nearest(_best(eligible.rows, scores, m), "exact", eligible.count, m >= eligible.count)
+        return Nearest(Neighbors.best(scores, m, eligible.rows), "exact", eligible.count, m >= eligible.count)
 
     def _values(self) -> Scores:
         assert self.log_values is not None
@@ -209,7 +209,7 @@ class Planner:
         exhausted = m >= len(rows) == eligible.count
         if len(rows) < m:
             return self._exact(query, m, eligible, weight)
-        return Nearest(_best(rows, scores, m), "leaves", len(rows), exhausted)
+        return Nearest(Neighbors.best(scores, m, rows), "leaves", len(rows), exhausted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,14 +229,3 @@ def _merged(starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> list[
         else:
             merged.append([start, end])
     return merged
-
-
-def _best(rows: Rows, scores: Scores, m: int) -> Neighbors:
-    """The m best of ``[n]`` rows, ties to the lower row."""
-    n = len(rows)
-    if m < n:
-        threshold = np.partition(scores, n - m)[n - m]
-        places = np.flatnonzero(scores >= threshold)
-        rows, scores = rows[places], scores[places]
-    order = np.lexsort((rows, -scores))[:m]
-    return Neighbors(rows[order], scores[order])

@@ -13,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.contracts.errors import ArtifactError, SchemaError
+from pipelines.contracts.top_k import top_k
 
 Rows = npt.NDArray[np.int32]
 Scores = npt.NDArray[np.float32]
 Vectors = npt.NDArray[np.float32]
 
-# What fills a batch's row of results behind its last neighbor.
+# What fills a line of a batch's results behind its last neighbor.
 PAD_ROW = -1
 PAD_SCORE = -np.inf
 # Largest number in a vector: a product of two stays within float32, summed over a hundred million dimensions.
@@ -27,7 +28,7 @@ LARGEST = 1e15
 
 @dataclass(frozen=True, slots=True)
 class Neighbors:
-    """Rows and their scores, best first; equal scores stand by row, the lower one first.
+    """Rows and their scores, best first; of equal scores the lower row comes first.
 
     rows: ``[k] int32``, or ``[batch, k]`` padded with -1 at the end.
     scores: ``[k] float32``, or ``[batch, k]`` padded with -inf.
@@ -35,6 +36,12 @@ class Neighbors:
 
     rows: Rows
     scores: Scores
+
+    @classmethod
+    def best(cls, scores: Scores, k: int, rows: Rows | None = None) -> Neighbors:
+        """The ``min(k, n)`` best of ``[n] float32`` scores; ``rows [n] int32`` are theirs, None counts from 0."""
+        places = top_k(scores, k, rows)
+        return cls(places if rows is None else rows[places], scores[places])
 
 
 @dataclass(frozen=True, slots=True)

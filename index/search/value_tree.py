@@ -23,12 +23,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import ValidationError
 
-from index.search.exact import VECTORS_FILE, load_vectors, top_k
+from index.search.exact import VECTORS_FILE, load_vectors
 from index.search.scann_tree import ScannSearcher
 from index.search.searcher import Effort, Neighbors, Scores, Searcher, Vectors, check_queries, check_query
 from index.settings import TreeSettings
 from pipelines.contracts.errors import ArtifactError, ConfigError, SchemaError
 from pipelines.contracts.schema import Section
+from pipelines.contracts.top_k import top_k
 
 VALUE_DIR = "value"
 _SPEC_FILE = "value.json"
@@ -122,8 +123,7 @@ class ValueSearcher:
             return found
         dearest = self._dearest
         scores = dearest.vectors @ query + np.float32(weight) * self.log_values[dearest.rows]
-        best = top_k(scores, k)
-        return _merged(found, Neighbors(dearest.rows[best.rows], best.scores), k)
+        return _merged(found, Neighbors.best(scores, k, dearest.rows), k)
 
     @functools.cached_property
     def _dearest(self) -> _Dearest:
@@ -172,9 +172,7 @@ def _merged(first: Neighbors, second: Neighbors, k: int) -> Neighbors:
     rows = np.concatenate([first.rows, second.rows])
     scores = np.concatenate([first.scores, second.scores])
     rows, places = np.unique(rows, return_index=True)
-    scores = scores[places]
-    order = np.lexsort((rows, -scores))[:k]
-    return Neighbors(rows[order], scores[order])
+    return Neighbors.best(scores[places], k, rows)
 
 
 def save_value(bundle: Path, spec: ValueSpec, log_values: Scores, vectors: Vectors) -> None:
@@ -312,7 +310,7 @@ def _measured(tree: ScaledTree, vectors: Vectors, log_values: Scores, queries: V
 
 
 def _recall(found: Neighbors, scores: Scores) -> float:
-    truth = top_k(scores, _K).rows
+    truth = top_k(scores, _K)
     return len(np.intersect1d(found.rows, truth)) / len(truth)
 
 

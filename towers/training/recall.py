@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.contracts.arrays import Float32, Int32, Int64
+from pipelines.contracts.top_k import top_k_batch
 
 
 @dataclass(frozen=True)
@@ -81,20 +82,6 @@ class Figures:
     users: int
 
 
-def top_rows(scores: Float32, k: int) -> Int32:
-    """``[users, items] float32`` scores -> ``[users, k] int32`` best rows, best first.
-
-    Of equal scores within the list the lower row comes first; which of several equal ones at its end are in the list
-    is not defined.
-    """
-    k = min(k, scores.shape[1])
-    if k == scores.shape[1]:
-        return np.argsort(-scores, axis=1, kind="stable").astype(np.int32)
-    part = np.sort(np.argpartition(-scores, k - 1, axis=1)[:, :k], axis=1)
-    order = np.argsort(-np.take_along_axis(scores, part, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(part, order, axis=1).astype(np.int32)
-
-
 def recall_at(
     users: Float32, items: Float32, truth: Truth, ks: tuple[int, ...], *, remove_seen: bool, block: int = 256
 ) -> Figures:
@@ -102,7 +89,7 @@ def recall_at(
 
     Args:
         users: ``[n, dim]`` vectors, in the order of ``truth.users``.
-        items: ``[items, dim]`` vectors.
+        items: ``[items, dim]`` vectors; of equal scores the lower row comes first.
         truth: held-out items.
         ks: lengths of the list.
         remove_seen: rank without the items a user had before.
@@ -125,7 +112,7 @@ def recall_of(
             seen = slice(truth.seen_offsets[start], truth.seen_offsets[stop])
             owner = np.repeat(np.arange(stop - start), np.diff(truth.seen_offsets[start : stop + 1]))
             scores[owner, truth.seen_rows[seen]] = -np.inf
-        best = top_rows(scores, max(ks))
+        best = top_k_batch(scores, max(ks))
         wanted = np.zeros(scores.shape, bool)
         owner = np.repeat(np.arange(stop - start), sizes[start:stop])
         wanted[owner, truth.rows[truth.offsets[start] : truth.offsets[stop]]] = True

@@ -7,11 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
 
-from index.search.exact import ExactSearcher, scores_of, top_k, top_k_batch
+from index.search.exact import ExactSearcher, scores_of
 from index.search.scann_tree import ScannSearcher
 from index.search.searcher import Effort, Neighbors, Searcher, Vectors
 from index.search.shards import ShardedSearcher
@@ -254,28 +251,16 @@ def test_more_effort_finds_no_less(vectors: Vectors, queries: Vectors) -> None:
     assert recalls[-1] == 1.0
 
 
-scores_lists = st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=40)
-
-
-@given(scores_lists, st.integers(1, 50))
-@hypothesis_settings(deadline=None)
-def test_top_k_is_a_stable_sort(scores: list[float], k: int) -> None:
-    expected = sorted(range(len(scores)), key=lambda place: (-scores[place], place))[:k]
-    array = np.asarray(scores, np.float32)
-    assert top_k(array, k).rows.tolist() == expected
-    assert top_k_batch(np.stack([array, array]), k).rows.tolist() == [expected, expected]
-
-
 def test_blocks_of_a_batch_are_merged(monkeypatch: pytest.MonkeyPatch, vectors: Vectors, queries: Vectors) -> None:
-    """With blocks of 7 rows and a batch cut in parts, the answer is the same, ties across blocks included.
+    """With blocks of 7 rows and a batch cut into parts, the answer is the same, ties across blocks included.
 
-    Of whole numbers, whose products every BLAS kernel adds up alike: else equal rows differ in their last digit by
-    where they stand in a block.
+    The vectors are whole numbers, whose products every BLAS kernel adds up alike. Otherwise equal rows would differ in
+    their last digit, depending on their place in a block.
     """
     repeated, queries = np.round(4 * np.tile(vectors[:50], (4, 1))), np.round(4 * queries)
     whole = ExactSearcher(repeated).search_batch(queries, 9)
-    monkeypatch.setattr("index.search.exact._BLOCK_ROWS", 7)
-    monkeypatch.setattr("index.search.exact._SCORES_AT_ONCE", 35)
+    monkeypatch.setattr("index.search.exact.QUERIES_AT_ONCE", 5)
+    monkeypatch.setattr("index.search.running_best._SCORES_OF_BLOCK", 35)
     assert _same(ExactSearcher(repeated).search_batch(queries, 9), whole)
 
 

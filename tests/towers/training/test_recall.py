@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from towers.training.recall import Truth, recall_at, top_rows
+from towers.training.recall import Truth, recall_at, recall_of
 
 
 def truth(wanted: list[list[int]], seen: list[list[int]]) -> Truth:
@@ -59,7 +59,6 @@ def test_novel_truth_leaves_out_what_was_seen_and_users_without_any() -> None:
 
 
 def test_a_list_longer_than_the_catalogue_is_the_catalogue() -> None:
-    assert top_rows(np.array([[1.0, 3.0, 2.0]], np.float32), 10).tolist() == [[1, 2, 0]]
     figures = recall_at(
         np.ones((1, 1), np.float32), np.ones((1, 1), np.float32), truth([[0]], [[]]), (5,), remove_seen=False
     )
@@ -67,7 +66,11 @@ def test_a_list_longer_than_the_catalogue_is_the_catalogue() -> None:
 
 
 def test_of_equal_scores_the_lower_row_comes_first() -> None:
-    assert top_rows(np.zeros((1, 6), np.float32), 6).tolist() == [[0, 1, 2, 3, 4, 5]]
+    """Four items score 1; the list has room for two of them, rows 1 and 2."""
+    scores = np.array([[0.0, 1.0, 1.0, 0.5, 1.0, 1.0]], np.float32)
+    for row, hit in enumerate((0.0, 1.0, 1.0, 0.0, 0.0, 0.0)):
+        figures = recall_of(lambda part: scores[part].copy(), truth([[row]], [[]]), (2,), remove_seen=False)
+        assert figures.recall[2] == hit
 
 
 def test_parts_of_a_truth_hold_their_users_own_items() -> None:

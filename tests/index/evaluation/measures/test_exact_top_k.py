@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from index.evaluation.measures import exact_top_k as blocks
 from index.evaluation.measures.exact_top_k import exact_top_k
 from pipelines.contracts.errors import SchemaError
 
@@ -25,8 +24,8 @@ def test_equals_sorting_everything(seed, items, k):
     vectors = rng.integers(-2, 3, (items, 4)).astype(np.float32)
     queries = rng.integers(-2, 3, (7, 4)).astype(np.float32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocks, "_ITEMS_OF_BLOCK", 16)
-        patch.setattr(blocks, "_USERS_OF_BLOCK", 3)
+        patch.setattr("index.evaluation.measures.exact_top_k.QUERIES_AT_ONCE", 3)
+        patch.setattr("index.search.running_best._SCORES_OF_BLOCK", 48)
         found = exact_top_k(queries, vectors, k, threads=2)
     assert (found.rows == by_sorting(queries, vectors, k)).all()
     assert (found.scores == np.take_along_axis(queries @ vectors.T, found.rows, axis=1)).all()
