@@ -114,7 +114,7 @@ def main() -> None:
         "peak_gib": round(peak, 2),
         "gib_of_the_vectors": round(before, 2),
         "measures": len(quality.measures),
-        "recall": quality.plain()["recall"],
+        "recall": quality.part().recall,
     }
     RESULT.write_text(json.dumps(told, indent=2) + "\n")
     print(json.dumps(told, indent=2))

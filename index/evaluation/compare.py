@@ -7,7 +7,6 @@ verdicts are handed in: the gates', as a refresh would give them with the first 
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,12 +17,22 @@ import numpy as np
 from scipy import stats
 
 from index.evaluation.catalogue import Catalogue
-from index.evaluation.evaluate import facts_of, measured
+from index.evaluation.evaluate import counts_of, measured
 from index.evaluation.measures.bootstrap import Difference, bootstrap, paired_bootstrap
-from index.evaluation.pages.plots import comparison
-from index.evaluation.pages.release_notes import write_notes
+from index.evaluation.pages import plots
+from index.evaluation.pages.release_notes import release_notes_page
 from index.evaluation.ranking import Rankings, rank
-from index.evaluation.sections.quality import ALL, NOVEL, REPEAT, Quality, number
+from index.evaluation.reports import (
+    CommonItems,
+    ComparedVersion,
+    Comparison,
+    Latency,
+    MetricDifference,
+    Mover,
+    SliceDifference,
+)
+from index.evaluation.sections.part import Mean
+from index.evaluation.sections.quality import ALL, NOVEL, REPEAT, Quality
 from index.evaluation.sections.slices import Found, ad_cuts, user_cuts
 from index.evaluation.settings import EvaluationSettings
 from index.evaluation.subject import Heldout, Subject
@@ -97,17 +106,19 @@ def run(
     sides = [_open(version, data, registry) for version in (first, second)]
     check_same_catalogue(sides[0], sides[1])
     before, after = (_side(subject, settings, progress=progress) for subject in sides)
-    told = compare_sides(before, after, settings)
+    compared = compare_sides(before, after, settings)
     # The gates ask a version about the features it was built from; of another catalogue's they can say nothing.
     ours = after.bundle.vocabulary.item_ids.equals(data.item_ids)
     verdicts = judge(after.bundle, before.bundle) if ours else ()
-    told["verdicts"] = [verdict.as_fact() for verdict in verdicts]
-    told["verdict_lines"] = [verdict.line for verdict in verdicts] or [
+    lines = [verdict.line for verdict in verdicts] or [
         f"skip all gates: {after.subject.version} has another catalogue than {features}, which it was not built from"
     ]
+    comparison = compared.model_copy(
+        update={"verdicts": tuple(verdict.as_fact() for verdict in verdicts), "verdict_lines": tuple(lines)}
+    )
     out.mkdir(parents=True, exist_ok=True)
-    write_durably(out / COMPARE_JSON, json.dumps(told, indent=2, allow_nan=False).encode())
-    write_durably(out / COMPARE_HTML, write_notes(told, (comparison(told),)).encode())
+    write_durably(out / COMPARE_JSON, comparison.model_dump_json(indent=2).encode())
+    write_durably(out / COMPARE_HTML, release_notes_page(comparison, (plots.comparison(comparison),)).encode())
     return out / COMPARE_JSON
 
 
@@ -136,58 +147,59 @@ def check_same_catalogue(first: Subject, second: Subject) -> None:
         )
 
 
-def compare_sides(before: Side, after: Side, settings: EvaluationSettings) -> dict[str, Any]:
-    """All sections but the verdicts, as JSON."""
+def compare_sides(before: Side, after: Side, settings: EvaluationSettings) -> Comparison:
+    """Measures all sections but the verdicts."""
     data = before.subject.data
     catalogue = Catalogue.of(data, settings)
     k = settings.waterfall_k
     shown = [side.rankings.novel if settings.remove_seen else side.rankings.served for side in (before, after)]
-    return {
-        "dataset": data.schema.dataset.name,
-        "first": facts_of(before.subject) | cost_of(before.bundle),
-        "second": facts_of(after.subject) | cost_of(after.bundle),
-        "k": k,
-        "confidence": settings.confidence,
-        "items": {
-            "in_both": int((before.subject.in_catalogue & after.subject.in_catalogue).sum()),
-            "only_first": int((before.subject.in_catalogue & ~after.subject.in_catalogue).sum()),
-            "only_second": int((~before.subject.in_catalogue & after.subject.in_catalogue).sum()),
-        },
-        "metrics": metric_differences(before.quality, after.quality, settings),
-        "slices": slice_differences(shown[0], shown[1], data, catalogue, settings),
-        "churn": churn(shown[0][:, :k], shown[1][:, :k], settings),
-        "advertisers": movers(shown, catalogue.advertiser, catalogue.advertisers, k),
-        "categories": movers(shown, catalogue.category_code, catalogue.categories, k),
-        "latency": time_searches(before, after),
-    }
+    return Comparison(
+        dataset=data.schema.dataset.name,
+        first=compared_version(before.subject),
+        second=compared_version(after.subject),
+        k=k,
+        confidence=settings.confidence,
+        items=CommonItems(
+            in_both=int((before.subject.in_catalogue & after.subject.in_catalogue).sum()),
+            only_first=int((before.subject.in_catalogue & ~after.subject.in_catalogue).sum()),
+            only_second=int((~before.subject.in_catalogue & after.subject.in_catalogue).sum()),
+        ),
+        metrics=metric_differences(before.quality, after.quality, settings),
+        slices=slice_differences(shown[0], shown[1], data, catalogue, settings),
+        churn=churn(shown[0][:, :k], shown[1][:, :k], settings),
+        advertisers=movers(shown, catalogue.advertiser, catalogue.advertisers, k),
+        categories=movers(shown, catalogue.category_code, catalogue.categories, k),
+        latency=time_searches(before, after),
+    )
 
 
-def metric_differences(first: Quality, second: Quality, settings: EvaluationSettings) -> list[dict[str, Any]]:
+def metric_differences(first: Quality, second: Quality, settings: EvaluationSettings) -> list[MetricDifference]:
     """Paired differences of every metric and part at 20 and 100."""
-    told = []
+    differences = []
     for metric in _METRICS:
         for part in (ALL, NOVEL, REPEAT):
             for k in (cut for cut in _CUTS if cut in settings.k):
                 if not any((one.metric, one.part) == (metric, part) for one in first.measures):
                     continue
                 values = [quality.find(metric, part, k).values for quality in (first, second)]
-                told.append({"metric": metric, "part": part, "k": k, **plain(_paired(*values, settings=settings))})
-    return told
+                paired = _figures(_paired(*values, settings=settings))
+                differences.append(MetricDifference(metric=metric, part=part, k=k, **paired))
+    return differences
 
 
 def _paired(first: Float64, second: Float64, *, settings: EvaluationSettings) -> Difference:
     return paired_bootstrap(first, second, resamples=settings.resamples, confidence=settings.confidence)
 
 
-def plain(difference: Difference) -> dict[str, Any]:
-    """As JSON, with the verdict in one word."""
+def _figures(difference: Difference) -> dict[str, Any]:
+    """The fields of a ``PairedDifference``."""
     verdict = "same" if not difference.is_certain else "better" if difference.difference > 0 else "worse"
     return {
-        "first": number(difference.first),
-        "second": number(difference.second),
-        "difference": number(difference.difference),
-        "interval": [number(difference.low), number(difference.high)],
-        "relative": number(difference.relative),
+        "first": difference.first,
+        "second": difference.second,
+        "difference": difference.difference,
+        "interval": (difference.low, difference.high),
+        "relative": difference.relative,
         "users": difference.users,
         "verdict": verdict,
     }
@@ -195,34 +207,34 @@ def plain(difference: Difference) -> dict[str, Any]:
 
 def slice_differences(
     first: Int32, second: Int32, data: Heldout, catalogue: Catalogue, settings: EvaluationSettings
-) -> list[dict[str, Any]]:
+) -> list[SliceDifference]:
     """Paired differences of recall by slice; a paired t-test each, corrected together; few users: never different."""
     truth, k = data.held_out.truth, settings.waterfall_k
     found = [Found.of(ranked, truth, k) for ranked in (first, second)]
-    told: list[dict[str, Any]] = []
+    lines: list[dict[str, Any]] = []
     p_values: list[float] = []
     tested: list[int] = []
     for cut in [*user_cuts(data, settings), *ad_cuts(data, catalogue, settings)]:
         inside = cut.chosen[truth.owners] if cut.side == "users" else cut.chosen[truth.rows]
         values = [one.recall(inside) for one in found]
         difference = _paired(*values, settings=settings)
-        line = {"side": cut.side, "name": cut.name, "value": cut.value, **plain(difference), "p_adjusted": None}
+        line = {"side": cut.side, "name": cut.name, "value": cut.value, **_figures(difference), "p_adjusted": None}
         if difference.users < settings.min_slice_users:
             line["verdict"] = "empty" if difference.users == 0 else "small"
         else:
             change = (values[1] - values[0])[np.isfinite(values[0])]
-            tested.append(len(told))
+            tested.append(len(lines))
             p_values.append(float(stats.ttest_1samp(change, 0.0).pvalue) if change.std() > 0 else float(change[0] == 0))
-        told.append(line)
+        lines.append(line)
     if tested:
         for place, adjusted in zip(tested, stats.false_discovery_control(p_values).tolist(), strict=True):
-            told[place]["p_adjusted"] = adjusted
+            lines[place]["p_adjusted"] = adjusted
             if adjusted >= 1.0 - settings.confidence:
-                told[place]["verdict"] = "same"
-    return told
+                lines[place]["verdict"] = "same"
+    return [SliceDifference.model_validate(line) for line in lines]
 
 
-def churn(first: Int32, second: Int32, settings: EvaluationSettings) -> dict[str, Any]:
+def churn(first: Int32, second: Int32, settings: EvaluationSettings) -> Mean:
     """Share of each user's top k of the second version that the first did not have there."""
     changed = np.full(len(first), np.nan)
     for user, (old, new) in enumerate(zip(first, second, strict=True)):
@@ -230,14 +242,10 @@ def churn(first: Int32, second: Int32, settings: EvaluationSettings) -> dict[str
         if len(shown):
             changed[user] = 1.0 - np.isin(shown, old).mean()
     interval = bootstrap(changed, resamples=settings.resamples, confidence=settings.confidence)[0]
-    return {
-        "mean": number(interval.mean),
-        "interval": [number(interval.low), number(interval.high)],
-        "users": interval.users,
-    }
+    return Mean.of(interval)
 
 
-def movers(shown: list[Int32], group: Int32 | None, names: tuple[str, ...], k: int) -> list[dict[str, Any]]:
+def movers(shown: list[Int32], group: Int32 | None, names: tuple[str, ...], k: int) -> list[Mover]:
     """Advertisers or categories whose share of the exposures moved most, gains first.
 
     Args:
@@ -257,28 +265,33 @@ def movers(shown: list[Int32], group: Int32 | None, names: tuple[str, ...], k: i
     largest = np.argsort(-np.abs(change), kind="stable")[:_MOVERS]
     moved = [place for place in largest[np.argsort(-change[largest], kind="stable")].tolist() if change[place] != 0.0]
     return [
-        {
-            "name": names[place],
-            "first": float(shares[0][place]),
-            "second": float(shares[1][place]),
-            "change": float(change[place]),
-        }
+        Mover(
+            name=names[place],
+            first=float(shares[0][place]),
+            second=float(shares[1][place]),
+            change=float(change[place]),
+        )
         for place in moved
     ]
 
 
-def cost_of(bundle: Bundle) -> dict[str, Any]:
-    """What a version weighs."""
-    return {
-        "size_bytes": sum(entry.bytes for entry in bundle.manifest.files.values()),
-        "dim": bundle.dim,
-        "engine": bundle.spec.engine,
-        "space": bundle.space,
-        "created_at": bundle.manifest.created_at,
-    }
+def compared_version(subject: Subject) -> ComparedVersion:
+    """What a version is, and what it weighs."""
+    bundle = subject.bundle
+    return ComparedVersion(
+        dataset=subject.data.schema.dataset.name,
+        version=subject.version,
+        features=subject.data.fingerprint,
+        counts=counts_of(subject),
+        size_bytes=sum(entry.bytes for entry in bundle.manifest.files.values()),
+        dim=bundle.dim,
+        engine=bundle.spec.engine,
+        space=bundle.space,
+        created_at=bundle.manifest.created_at,
+    )
 
 
-def time_searches(before: Side, after: Side) -> dict[str, Any]:
+def time_searches(before: Side, after: Side) -> dict[str, Latency]:
     """Median and p99 of one search for the top 100, microseconds, both sides taking turns in one thread."""
     times: tuple[list[float], list[float]] = ([], [])
     queries = [side.subject.user_vectors[:_TIMED_SEARCHES] for side in (before, after)]
@@ -288,7 +301,7 @@ def time_searches(before: Side, after: Side) -> dict[str, Any]:
             side.bundle.searcher.search(part[place], 100)
             taken.append((time.perf_counter() - started) * 1e6)
     return {
-        name: {"p50_us": float(np.median(taken)), "p99_us": float(np.quantile(taken, 0.99)), "searches": len(taken)}
+        name: Latency(p50_us=float(np.median(taken)), p99_us=float(np.quantile(taken, 0.99)), searches=len(taken))
         for name, taken in zip(("first", "second"), times, strict=True)
         if taken
     }

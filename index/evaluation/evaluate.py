@@ -9,21 +9,21 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from index.evaluation.catalogue import Catalogue
 from index.evaluation.pages.plots import pictures
-from index.evaluation.pages.report import tables, write_html
+from index.evaluation.pages.report import report_page
 from index.evaluation.ranking import Rankings, rank
+from index.evaluation.reports import Counts, EvaluationReport, Example
 from index.evaluation.sections.baselines import check_implicit, rank_baseline
 from index.evaluation.sections.curves import frontier, lorenz_curves, training_curves, value_frontier
 from index.evaluation.sections.embedding_map import check_umap, embedding_map
 from index.evaluation.sections.gaps import find_gaps
-from index.evaluation.sections.health import measure_health
-from index.evaluation.sections.quality import Quality, measure_quality
+from index.evaluation.sections.health import Exposures, measure_health
+from index.evaluation.sections.quality import Quality, QualityPart, measure_quality
 from index.evaluation.sections.slices import measure_slices
 from index.evaluation.sections.waterfall import measure_waterfall
 from index.evaluation.settings import EvaluationSettings
@@ -71,16 +71,15 @@ def evaluate(
     before = version_before(bundle, subject.version) if previous is None else Bundle.open(previous)
     report = make_report(subject, settings, previous=before, progress=progress)
     out.mkdir(parents=True, exist_ok=True)
-    write_durably(out / REPORT_JSON, json.dumps(report, indent=2, allow_nan=False).encode())
-    page = write_html(report, pictures(report), tables(report))
-    write_durably(out / REPORT_HTML, page.encode())
+    write_durably(out / REPORT_JSON, report.model_dump_json(indent=2, exclude_unset=True).encode())
+    write_durably(out / REPORT_HTML, report_page(report, pictures(report)).encode())
     return out / REPORT_JSON
 
 
 def make_report(
     subject: Subject, settings: EvaluationSettings, *, previous: Bundle | None = None, progress: bool = True
-) -> dict[str, Any]:
-    """All sections of ``report.json``.
+) -> EvaluationReport:
+    """Measures all sections of the report.
 
     Args:
         subject: the version and the held-out users.
@@ -97,30 +96,34 @@ def make_report(
     catalogue = Catalogue.of(data, settings)
     rankings = rank(subject, settings.k[-1], progress=progress)
     shown = rankings.novel if settings.remove_seen else rankings.served
-    health = measure_health(shown, subject, catalogue, settings)
+    top = shown[:, : settings.waterfall_k]
+    exposures = Exposures.of(top, data, catalogue)
     gaps = find_gaps(shown, subject, catalogue, settings, previous)
-    return {
-        **facts_of(subject),
-        "settings": settings.model_dump(mode="json"),
-        **measured(data, rankings, settings).plain(),
-        "examples": examples(subject, rankings),
-        "baselines": measure_baselines(data, settings, progress=progress),
-        "waterfall": measure_waterfall(subject, settings, progress=progress).plain(),
-        "slices": [one.plain() for one in measure_slices(shown, data, catalogue, settings)],
-        "health": health.plain(),
-        "lorenz": lorenz_curves(health, catalogue),
-        "gaps": gaps.plain(),
-        "map": embedding_map(subject, catalogue, gaps, settings),
-        "frontier": frontier(subject.bundle),
-        "value_frontier": value_frontier(subject, settings),
-        "training": training_curves(data.features.parent / "model"),
-        "seconds": round(time.perf_counter() - started, 1),
-    }
+    return EvaluationReport(
+        dataset=data.schema.dataset.name,
+        version=subject.version,
+        features=data.fingerprint,
+        counts=counts_of(subject),
+        settings=settings.model_dump(mode="json"),
+        **measured(data, rankings, settings).part().model_dump(exclude_unset=True),
+        examples=examples(subject, rankings),
+        baselines=measure_baselines(data, settings, progress=progress),
+        waterfall=measure_waterfall(subject, settings, progress=progress),
+        slices=list(measure_slices(shown, data, catalogue, settings)),
+        health=measure_health(top, exposures, subject, catalogue, settings),
+        lorenz=lorenz_curves(exposures),
+        gaps=gaps.part(),
+        map=embedding_map(subject, catalogue, gaps, settings),
+        frontier=frontier(subject.bundle),
+        value_frontier=value_frontier(subject, settings),
+        training=training_curves(data.features.parent / "model"),
+        seconds=round(time.perf_counter() - started, 1),
+    )
 
 
 def current_report(
     bundle: Path | str, features: Path, settings: EvaluationSettings, out: Path, *, progress: bool = True
-) -> dict[str, Any]:
+) -> EvaluationReport:
     """The report of a bundle or a registry's live version: the one below ``out`` if it is still true, else a new one.
 
     Raises:
@@ -131,11 +134,11 @@ def current_report(
     fingerprint = open_artifact(features, kind="features", verify=False).manifest.fingerprint
     wanted = {"version": version, "features": fingerprint, "settings": settings.model_dump(mode="json")}
     if written.is_file():
-        told: dict[str, Any] = json.loads(written.read_bytes())
-        if all(told.get(name) == value for name, value in wanted.items()):
-            return told
-    made: dict[str, Any] = json.loads(evaluate(bundle, features, settings, out, progress=progress).read_bytes())
-    return made
+        found = json.loads(written.read_bytes())
+        if all(found.get(name) == value for name, value in wanted.items()):
+            return EvaluationReport.model_validate(found)
+    made = evaluate(bundle, features, settings, out, progress=progress)
+    return EvaluationReport.model_validate_json(made.read_bytes())
 
 
 def bundle_version(bundle: Path | str) -> str:
@@ -154,12 +157,12 @@ def version_before(bundle: Path | str, version: str) -> Bundle | None:
     return registry.open(earlier[-1], verify=False).bundle if earlier else None
 
 
-def examples(subject: Subject, rankings: Rankings, users: int = 3, k: int = 10) -> list[dict[str, Any]]:
+def examples(subject: Subject, rankings: Rankings, users: int = 3, k: int = 10) -> list[Example]:
     """The first answers as they are: what ``retrieve_by_id`` gives for the same user."""
     user_ids = subject.users["user_id"].slice(0, users).to_pylist()
     rows = (answer[answer >= 0][:k] for answer in rankings.served)
     return [
-        {"user_id": user_id, "item_ids": subject.data.item_ids.take(found).to_pylist()}
+        Example(user_id=user_id, item_ids=subject.data.item_ids.take(found).to_pylist())
         for user_id, found in zip(user_ids, rows, strict=False)
     ]
 
@@ -169,33 +172,28 @@ def measured(data: Heldout, rankings: Rankings, settings: EvaluationSettings) ->
     return measure_quality(rankings, data.held_out, data.item_events, data.schema.action_names, settings)
 
 
-def measure_baselines(data: Heldout, settings: EvaluationSettings, *, progress: bool = True) -> dict[str, Any]:
-    """Every baseline's measures by its name, as JSON."""
-    told = {}
+def measure_baselines(data: Heldout, settings: EvaluationSettings, *, progress: bool = True) -> dict[str, QualityPart]:
+    """Every baseline's measures by its name."""
+    measures = {}
     for name in tqdm(settings.baselines, desc="baselines", disable=not progress or not settings.baselines):
         rankings = rank_baseline(name, data.past, data.held_out, settings)
-        told[name] = measured(data, rankings, settings).plain()
-    return told
+        measures[name] = measured(data, rankings, settings).part()
+    return measures
 
 
-def facts_of(subject: Subject) -> dict[str, Any]:
-    """What was evaluated, and what was left out, counted and named."""
+def counts_of(subject: Subject) -> Counts:
+    """What was evaluated, and what was left out."""
     held_out = subject.data.held_out
     outside = int((~subject.in_catalogue[held_out.truth.rows]).sum())
     past = subject.data.item_events
-    return {
-        "dataset": subject.data.schema.dataset.name,
-        "version": subject.version,
-        "features": subject.data.fingerprint,
-        "counts": {
-            "users_evaluated": held_out.num_users,
-            "users_without_truth": held_out.without_truth,
-            "truth_pairs": len(held_out.truth.rows),
-            "repeated_pairs": int(held_out.truth.within(held_out.seen).sum()),
-            "truth_outside_catalogue": outside,
-            "truth_never_seen_before": int((past[held_out.truth.rows] == 0).sum()),
-            "items": subject.bundle.num_items,
-            "items_in_truth": len(np.unique(held_out.truth.rows)),
-            "users_without_history": int((held_out.history_events == 0).sum()),
-        },
-    }
+    return Counts(
+        users_evaluated=held_out.num_users,
+        users_without_truth=held_out.without_truth,
+        truth_pairs=len(held_out.truth.rows),
+        repeated_pairs=int(held_out.truth.within(held_out.seen).sum()),
+        truth_outside_catalogue=outside,
+        truth_never_seen_before=int((past[held_out.truth.rows] == 0).sum()),
+        items=subject.bundle.num_items,
+        items_in_truth=len(np.unique(held_out.truth.rows)),
+        users_without_history=int((held_out.history_events == 0).sum()),
+    )

@@ -258,6 +258,7 @@ def verb_compare(call: Call) -> Answer:
     """Two versions side by side: recall by slice, churn, exposure, latency; compare.json and compare.html."""
     from index.evaluation import compare
     from index.evaluation.pages.release_notes import headline
+    from index.evaluation.reports import Comparison
     from index.publishing.gates import judge
 
     config, arguments = call.config, call.arguments
@@ -271,8 +272,12 @@ def verb_compare(call: Call) -> Answer:
         registry=config.registry,
         progress=call.progress,
     )
-    told = json.loads(path.read_text())
-    return Answer(lines=[*told["verdict_lines"], headline(told)], facts=told, written=path.with_suffix(".html"))
+    comparison = Comparison.model_validate_json(path.read_bytes())
+    return Answer(
+        lines=[*comparison.verdict_lines, headline(comparison)],
+        facts=comparison.as_json(),
+        written=path.with_suffix(".html"),
+    )
 
 
 def verb_tune(call: Call) -> Answer:

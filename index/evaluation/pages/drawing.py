@@ -1,24 +1,19 @@
-"""What all pictures of a report share: size, grid, colours, PNG. No global state of matplotlib is touched.
-
-Reads and writes nothing.
-"""
+"""What all pictures of a report share: size, grid, colours, PNG. No global state of matplotlib is touched."""
 
 from __future__ import annotations
 
 import io
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from index.evaluation.pages.report import Picture
+from index.evaluation.pages.rendering import Picture
 
 OWN = "#0b5fa5"
 # Okabe and Ito 2008: told apart by colour-blind readers too.
 OTHERS = ("#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#8a6d00", "#d55e00", "#5a5a5a", "#a0a0a0", "#b5651d")
 _DPI = 110
-Report = dict[str, Any]
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -1,25 +1,22 @@
-"""The picture of the embedding map: ads by category, content gaps circled and numbered.
-
-Reads and writes nothing: takes ``report.json``'s content, gives a picture.
-"""
+"""The picture of the embedding map: ads by category, content gaps circled and numbered."""
 
 from __future__ import annotations
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from index.evaluation.pages.drawing import OTHERS, Report, as_picture, new_axes, new_figure
-from index.evaluation.pages.report import Picture
+from index.evaluation.pages.drawing import OTHERS, as_picture, new_axes, new_figure
+from index.evaluation.pages.rendering import Picture
+from index.evaluation.reports import EvaluationReport
 
 
-def embedding_map(report: Report) -> Picture:
+def embedding_map(report: EvaluationReport) -> Picture:
     """Ads in the two main directions of the embedding space, coloured by category, content gaps marked."""
-    told = report["map"]
     figure = new_figure(9.5, 5.6)
     axes = new_axes(figure)
-    points = np.array(told["points"])
-    codes = np.array(told["category"])
-    for code, name in enumerate(told["categories"]):
+    points = np.array(report.map.points)
+    codes = np.array(report.map.category)
+    for code, name in enumerate(report.map.categories):
         own = points[codes == code]
         if len(own):
             color = "#d8dee4" if name == "(others)" else OTHERS[code % len(OTHERS)]
@@ -32,12 +29,12 @@ def embedding_map(report: Report) -> Picture:
                 label=name[:28],
                 zorder=1 if name == "(others)" else 2,
             )
-    _gap_marks(axes, np.array(told["gaps"]).reshape(-1, 2), points)
-    if told["explained"] is None:
+    _gap_marks(axes, np.array(report.map.gaps).reshape(-1, 2), points)
+    if report.map.explained is None:
         axes.set_xlabel("first UMAP coordinate (no unit: near means alike)")
         axes.set_ylabel("second UMAP coordinate")
     else:
-        first, second = told["explained"]
+        first, second = report.map.explained
         axes.set_xlabel(f"first principal component ({100 * first:.1f} % of the variance)")
         axes.set_ylabel(f"second ({100 * second:.1f} %)")
     axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), markerscale=3)

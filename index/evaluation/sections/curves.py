@@ -1,56 +1,95 @@
 """The report's smaller sections: frontiers, Lorenz curves, training curves.
 
-Reads ``training.json`` of a model; writes nothing. Every function gives plain JSON.
-"""
+Reads ``training.json`` of a model; writes nothing."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from index.evaluation.catalogue import Catalogue
 from index.evaluation.measures.bootstrap import bootstrap
 from index.evaluation.measures.metrics import user_metrics
-from index.evaluation.sections.health import Health, lorenz
-from index.evaluation.sections.quality import number
+from index.evaluation.sections.health import Exposures, lorenz
+from index.evaluation.sections.part import Bounds, Figure, Part
 from index.evaluation.settings import EvaluationSettings
 from index.evaluation.subject import Subject
 from index.registry.bundle import Bundle
 from index.registry.searcher_spec import Measured
 from index.search.value_tree import load_value
-from pipelines.contracts.arrays import Float64
 
 TRAINING_FILE = "training.json"
 # Users asked once a weight.
 _VALUE_USERS = 300
 
 
-def frontier(bundle: Bundle) -> dict[str, Any] | None:
+class FrontierPoint(Part):
+    """One searcher as the tuner measured it. kind: "exact" or "tree". ann_recall: against exact search, at 100."""
+
+    kind: str
+    ann_recall: float
+    p50_us: float
+    p99_us: float
+
+
+class Frontier(Part):
+    """What the tuner measured, what it chose, and the recall it was asked for."""
+
+    measured: list[FrontierPoint]
+    chosen: FrontierPoint | None
+    target: float | None
+    engine: str
+
+
+class ValuePoint(Part):
+    """Recall and mean value of the ads shown, ranked by ``score + weight * log(value)``."""
+
+    weight: float
+    recall: Figure
+    interval: Bounds
+    value: float
+
+
+class ValueFrontier(Part):
+    """What weighing value costs in recall. users: how many were asked."""
+
+    attribute: str
+    users: int
+    points: list[ValuePoint]
+
+
+class TrainingCurves(Part):
+    """Loss and validation recall by epoch. Epoch 0 is the start, which has no loss."""
+
+    epoch: list[int]
+    loss: list[Figure]
+    recall: dict[str, list[Figure]]
+
+
+def frontier(bundle: Bundle) -> Frontier | None:
     """What the tuner measured; None where nothing was tuned."""
     spec = bundle.spec
     if not spec.frontier:
         return None
-    return {
-        "measured": [_point(one) for one in spec.frontier],
-        "chosen": None if spec.chosen is None else _point(spec.chosen),
-        "target": spec.target,
-        "engine": spec.engine,
-    }
+    return Frontier(
+        measured=[_point(one) for one in spec.frontier],
+        chosen=None if spec.chosen is None else _point(spec.chosen),
+        target=spec.target,
+        engine=spec.engine,
+    )
 
 
-def _point(measured: Measured) -> dict[str, Any]:
-    return {
-        "kind": "exact" if measured.tree is None else "tree",
-        "ann_recall": measured.ann_recall_at_100,
-        "p50_us": measured.p50_us,
-        "p99_us": measured.p99_us,
-    }
+def _point(measured: Measured) -> FrontierPoint:
+    return FrontierPoint(
+        kind="exact" if measured.tree is None else "tree",
+        ann_recall=measured.ann_recall_at_100,
+        p50_us=measured.p50_us,
+        p99_us=measured.p99_us,
+    )
 
 
-def value_frontier(subject: Subject, settings: EvaluationSettings) -> dict[str, Any] | None:
+def value_frontier(subject: Subject, settings: EvaluationSettings) -> ValueFrontier | None:
     """Recall and mean value of the top ``waterfall_k`` at each weight; None where the version has no value.
 
     The first users stand for all: they are in the order of their ids, which says nothing of their taste.
@@ -71,38 +110,36 @@ def value_frontier(subject: Subject, settings: EvaluationSettings) -> dict[str, 
         recalls = user_metrics(rows, truth, (k,)).at("recall", k)
         interval = bootstrap(recalls, resamples=settings.resamples, confidence=settings.confidence)[0]
         points.append(
-            {
-                "weight": weight,
-                "recall": number(interval.mean),
-                "interval": [number(interval.low), number(interval.high)],
-                "value": float(values[rows[rows >= 0]].mean()),
-            }
+            ValuePoint(
+                weight=weight,
+                recall=interval.mean,
+                interval=(interval.low, interval.high),
+                value=float(values[rows[rows >= 0]].mean()),
+            )
         )
-    return {"attribute": value.spec.attribute, "users": len(places), "points": points}
+    return ValueFrontier(attribute=value.spec.attribute, users=len(places), points=points)
 
 
-def lorenz_curves(health: Health, catalogue: Catalogue) -> dict[str, list[list[float]]]:
+def lorenz_curves(exposures: Exposures) -> dict[str, list[tuple[float, float]]]:
     """Points of the curves: ads and advertisers, shown and met before."""
-    curves: dict[str, Float64] = {"ads": health.ad_exposures, "past_ads": health.past_exposures}
-    if health.advertiser_exposures is not None and catalogue.advertiser is not None:
-        curves["advertisers"] = health.advertiser_exposures
-        curves["past_advertisers"] = np.bincount(catalogue.advertiser, health.past_exposures).astype(np.float64)
-    return {name: np.round(lorenz(exposures), 5).tolist() for name, exposures in curves.items()}
+    return {
+        name: np.round(lorenz(counts), 5).tolist() for name, counts in vars(exposures).items() if counts is not None
+    }
 
 
-def training_curves(model: Path) -> dict[str, Any] | None:
+def training_curves(model: Path) -> TrainingCurves | None:
     """Loss and validation recall by epoch, of the search for the best epoch; None where there is no such file."""
     file = model / TRAINING_FILE
     if not file.is_file():
         return None
-    told = json.loads(file.read_bytes())
-    epochs = [epoch for epoch in told.get("epochs", []) if epoch.get("phase", "search") == "search"]
+    written = json.loads(file.read_bytes())
+    epochs = [epoch for epoch in written.get("epochs", []) if epoch.get("phase", "search") == "search"]
     names = sorted({name for epoch in epochs for name in epoch.get("recall") or {}})
     if not epochs:
         return None
-    return {
-        "epoch": [epoch["epoch"] for epoch in epochs],
+    return TrainingCurves(
+        epoch=[epoch["epoch"] for epoch in epochs],
         # Epoch 0 is the start, which nothing was trained for yet.
-        "loss": [epoch["loss"] if epoch["epoch"] else None for epoch in epochs],
-        "recall": {name: [(epoch.get("recall") or {}).get(name) for epoch in epochs] for name in names},
-    }
+        loss=[epoch["loss"] if epoch["epoch"] else None for epoch in epochs],
+        recall={name: [(epoch.get("recall") or {}).get(name) for epoch in epochs] for name in names},
+    )

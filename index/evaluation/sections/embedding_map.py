@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from index.evaluation.catalogue import Catalogue
 from index.evaluation.sections.gaps import Gaps
+from index.evaluation.sections.part import Part
 from index.evaluation.settings import SEED, EvaluationSettings
 from index.evaluation.subject import Subject
 from pipelines.contracts.errors import ConfigError
@@ -38,10 +38,23 @@ def check_umap() -> None:
         )
 
 
-def embedding_map(subject: Subject, catalogue: Catalogue, gaps: Gaps, settings: EvaluationSettings) -> dict[str, Any]:
-    """A sample of the ads, and the middles of the gaps, on a plane; as JSON.
+class EmbeddingMap(Part):
+    """A sample of the ads, and the middles of the gaps, on a plane.
 
-    ``explained``: the share of the variance along each axis; None for UMAP, whose axes mean nothing.
+    points: ``[ads, 2]``; category: ``[ads]`` place of each ad's among ``categories``. gaps: ``[gaps, 2]``. explained:
+    the share of the variance along each axis; None for UMAP, whose axes mean nothing.
+    """
+
+    method: str
+    points: list[tuple[float, float]]
+    category: list[int]
+    categories: list[str]
+    gaps: list[tuple[float, float]]
+    explained: tuple[float, float] | None
+
+
+def embedding_map(subject: Subject, catalogue: Catalogue, gaps: Gaps, settings: EvaluationSettings) -> EmbeddingMap:
+    """Places a sample of the ads, and the middles of the gaps, on a plane.
 
     Raises:
         ConfigError: UMAP is asked for and not installed.
@@ -51,7 +64,7 @@ def embedding_map(subject: Subject, catalogue: Catalogue, gaps: Gaps, settings: 
     chosen = np.sort(rng.choice(len(vectors), min(_ADS, len(vectors)), replace=False))
     ads = directions(vectors[chosen])
     middles = directions(gaps.regions.middles[[gap.region for gap in gaps.found]])
-    explained: list[float] | None = None
+    explained: tuple[float, float] | None = None
     if settings.map == "umap":
         both = by_umap(np.concatenate([ads, middles]), SEED)
         points, marks = both[: len(ads)], both[len(ads) :]
@@ -60,14 +73,14 @@ def embedding_map(subject: Subject, catalogue: Catalogue, gaps: Gaps, settings: 
     place, names = largest_categories(catalogue)
     rows = subject.to_feature_row[chosen]
     codes = np.where(rows >= 0, catalogue.category_code[rows], len(catalogue.categories) - 1)
-    return {
-        "method": settings.map,
-        "points": np.round(points, 4).tolist(),
-        "category": place[codes].tolist(),
-        "categories": names,
-        "gaps": np.round(marks, 4).tolist(),
-        "explained": explained,
-    }
+    return EmbeddingMap(
+        method=settings.map,
+        points=np.round(points, 4).tolist(),
+        category=place[codes].tolist(),
+        categories=names,
+        gaps=np.round(marks, 4).tolist(),
+        explained=explained,
+    )
 
 
 def directions(vectors: npt.NDArray[np.float32]) -> Plane:
@@ -77,13 +90,13 @@ def directions(vectors: npt.NDArray[np.float32]) -> Plane:
     return scaled
 
 
-def by_pca(ads: Plane, others: Plane) -> tuple[Plane, Plane, list[float]]:
+def by_pca(ads: Plane, others: Plane) -> tuple[Plane, Plane, tuple[float, float]]:
     """Both on the two main directions of the first, ``[n, 2]``, and the shares of the variance along them."""
     middle = ads.mean(axis=0)
     _, strengths, axes = np.linalg.svd(ads - middle, full_matrices=False)
     plane = axes[:2].T
     variance = strengths**2 / max(float((strengths**2).sum()), 1e-300)
-    return (ads - middle) @ plane, (others - middle) @ plane, variance[:2].tolist()
+    return (ads - middle) @ plane, (others - middle) @ plane, (float(variance[0]), float(variance[1]))
 
 
 def by_umap(points: Plane, seed: int) -> Plane:

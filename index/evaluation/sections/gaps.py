@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from index.evaluation.catalogue import Catalogue
+from index.evaluation.sections.part import Part
 from index.evaluation.settings import SEED, EvaluationSettings
 from index.evaluation.subject import Subject
 from index.registry.bundle import Bundle
@@ -102,11 +103,13 @@ def nearest_middle(vectors: Vectors, middles: Vectors) -> npt.NDArray[np.int32]:
     return nearest
 
 
-@dataclass(frozen=True)
-class Gap:
-    """One region. demand: users, by thirds. supply: eligible ads; good: those in any user's top k. pressure: users
-    per good ad (one more being supposed), relative to the marketplace's. supply_before: ads of the previous version
-    in the region, None where it cannot be told."""
+class Gap(Part):
+    """One region.
+
+    demand: users, by thirds. ads: all in the region; supply: the eligible ones; good: those in any user's top k.
+    pressure: users per good ad (one more being supposed), relative to the marketplace's. supply_before: ads of the
+    previous version in the region, None where it cannot be told.
+    """
 
     region: int
     demand: float
@@ -120,9 +123,13 @@ class Gap:
     median_price: float | None
     supply_before: int | None
 
-    def plain(self) -> dict[str, Any]:
-        """As JSON."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+class GapsPart(Part):
+    """The largest gaps, most pressing first, out of so many regions."""
+
+    regions: int
+    regions_of_the_tree: bool
+    found: tuple[Gap, ...]
 
 
 @dataclass(frozen=True)
@@ -134,13 +141,9 @@ class Gaps:
     demand: Float64
     good: Float64
 
-    def plain(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "regions": self.regions.number,
-            "regions_of_the_tree": self.regions.of_tree,
-            "found": [gap.plain() for gap in self.found],
-        }
+    def part(self) -> GapsPart:
+        """The part of the report."""
+        return GapsPart(regions=self.regions.number, regions_of_the_tree=self.regions.of_tree, found=self.found)
 
 
 def find_gaps(

@@ -7,17 +7,16 @@ exposures stands beside the same figure of the users' past, the marketplace as i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from index.evaluation.catalogue import Catalogue
-from index.evaluation.measures.bootstrap import Interval, bootstrap
+from index.evaluation.measures.bootstrap import bootstrap
 from index.evaluation.measures.pairs import Pairs
-from index.evaluation.sections.quality import number
+from index.evaluation.sections.part import Figure, Mean, Part
 from index.evaluation.settings import EvaluationSettings
-from index.evaluation.subject import Subject
+from index.evaluation.subject import Heldout, Subject
 from pipelines.contracts.arrays import Bools, Float64, Int32
 
 # Steck 2018 (Calibrated recommendations), eq. 4: keeps the divergence finite where a category is never shown.
@@ -26,41 +25,31 @@ _SMOOTHING = 0.01
 _USERS_AT_ONCE = 1024
 
 
-@dataclass(frozen=True)
-class Spread:
+class Spread(Part):
     """How evenly exposures fall on things (ads, advertisers).
 
-    coverage: share of things shown at all. gini: 0 all alike, 1 one has everything. effective: exp of the Shannon
-    entropy, the number of equally shown things that would spread as much (Hill 1973, order 1).
+    coverage: share of things shown at all. gini: 0 all alike, 1 one has everything. effective_number: exp of the
+    Shannon entropy, the number of equally shown things that would spread as much (Hill 1973, order 1).
     """
 
     things: int
     coverage: float
-    gini: float
-    effective: float
+    gini: Figure
+    effective_number: Figure
 
     @classmethod
     def of(cls, exposures: Float64) -> Spread:
-        """From ``[things] float64`` exposures; nothing shown at all gives a coverage of 0 and NaN for the rest."""
+        """From ``[things] float64`` exposures; nothing shown at all gives a coverage of 0 and no other figure."""
         total = exposures.sum()
         if total <= 0:
-            return cls(len(exposures), 0.0, float("nan"), float("nan"))
+            return cls(things=len(exposures), coverage=0.0, gini=None, effective_number=None)
         shares = exposures[exposures > 0] / total
         return cls(
             things=len(exposures),
             coverage=float((exposures > 0).mean()),
             gini=gini(exposures),
-            effective=float(np.exp(-(shares * np.log(shares)).sum())),
+            effective_number=float(np.exp(-(shares * np.log(shares)).sum())),
         )
-
-    def plain(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "things": self.things,
-            "coverage": self.coverage,
-            "gini": number(self.gini),
-            "effective_number": number(self.effective),
-        }
 
 
 def gini(values: Float64) -> float:
@@ -79,71 +68,66 @@ def lorenz(exposures: Float64, points: int = 200) -> npt.NDArray[np.float64]:
     return np.stack([at / max(len(exposures), 1), shares], axis=1)
 
 
-@dataclass(frozen=True)
-class Health:
-    """What is served, and what the past was, side by side. Exposures are kept for the Lorenz curve.
+class Health(Part):
+    """What is served, and what the past was, side by side.
 
-    calibration: Kullback–Leibler divergence of the categories shown to a user from those of the user's past, 0 where
-    they are alike. diversity: mean of 1 - cosine over the pairs of a list. novelty: mean of -log2 of the share of
-    users that met an ad, in bits.
+    category_calibration: Kullback–Leibler divergence of the categories shown to a user from those of the user's past,
+    in nats, 0 where they are alike. intra_list_diversity: mean of 1 - cosine over the pairs of a list. novelty_bits:
+    mean of -log2 of the share of users that met an ad.
     """
 
     k: int
     ads: Spread
-    advertisers: Spread | None
     past_ads: Spread
-    past_advertisers: Spread | None
+    advertisers: Spread | None = None
+    past_advertisers: Spread | None = None
     fresh_share: float | None
-    fresh_in_catalogue: float | None
-    fresh_in_past: float | None
-    calibration: Interval
-    diversity: Interval
-    novelty: Interval
-    past_novelty: Interval
-    ad_exposures: Float64
-    advertiser_exposures: Float64 | None
-    past_exposures: Float64
-
-    def plain(self) -> dict[str, Any]:
-        """As JSON."""
-        intervals = {
-            "category_calibration": self.calibration,
-            "intra_list_diversity": self.diversity,
-            "novelty_bits": self.novelty,
-            "past_novelty_bits": self.past_novelty,
-        }
-        told: dict[str, Any] = {"k": self.k, "ads": self.ads.plain(), "past_ads": self.past_ads.plain()}
-        if self.advertisers is not None and self.past_advertisers is not None:
-            told |= {"advertisers": self.advertisers.plain(), "past_advertisers": self.past_advertisers.plain()}
-        told |= {
-            "fresh_share": self.fresh_share,
-            "fresh_share_of_catalogue": self.fresh_in_catalogue,
-            "fresh_share_of_past": self.fresh_in_past,
-        }
-        for name, interval in intervals.items():
-            told[name] = {
-                "mean": number(interval.mean),
-                "interval": [number(interval.low), number(interval.high)],
-                "users": interval.users,
-            }
-        return told
+    fresh_share_of_catalogue: float | None
+    fresh_share_of_past: float | None
+    category_calibration: Mean
+    intra_list_diversity: Mean
+    novelty_bits: Mean
+    past_novelty_bits: Mean
 
 
-def measure_health(served: Int32, subject: Subject, catalogue: Catalogue, settings: EvaluationSettings) -> Health:
+@dataclass(frozen=True)
+class Exposures:
+    """How often each thing was shown, and met before: ``[ads]`` and ``[advertisers] float64``.
+
+    Those of advertisers are None where the data set does not name them.
+    """
+
+    ads: Float64
+    past_ads: Float64
+    advertisers: Float64 | None
+    past_advertisers: Float64 | None
+
+    @classmethod
+    def of(cls, top: Int32, data: Heldout, catalogue: Catalogue) -> Exposures:
+        """Counts the places of ``top`` (``[users, k] int32``) and the events of the users' past."""
+        items, past = len(data.item_ids), data.held_out.seen
+        shown = np.bincount(top[top >= 0], minlength=items).astype(np.float64)
+        met = np.bincount(past.rows, past.events, minlength=items).astype(np.float64)
+        owned = catalogue.advertiser
+        if owned is None:
+            return cls(shown, met, None, None)
+        return cls(shown, met, *(np.bincount(owned, counts).astype(np.float64) for counts in (shown, met)))
+
+
+def measure_health(
+    top: Int32, exposures: Exposures, subject: Subject, catalogue: Catalogue, settings: EvaluationSettings
+) -> Health:
     """Measures the top ``waterfall_k`` of what is served.
 
     Args:
-        served: ``[users, depth] int32`` rows of the features' catalogue, -1 where a ranking has ended.
+        top: ``[users, k] int32`` rows of the features' catalogue, -1 where a ranking has ended.
+        exposures: counted from the same.
         subject: the version and the users.
         catalogue: what is known of the ads.
         settings: k, days of freshness, the bootstrap.
     """
-    data, top = subject.data, served[:, : settings.waterfall_k]
-    items = len(data.item_ids)
-    shown = np.bincount(top[top >= 0], minlength=items).astype(np.float64)
+    data = subject.data
     past = data.held_out.seen
-    met = np.bincount(past.rows, past.events, minlength=items).astype(np.float64)
-    owned = None if catalogue.advertiser is None else catalogue.advertiser
     fresh = None if catalogue.age_days is None else catalogue.age_days < settings.fresh_days
     bits = item_bits(data.sequences.num_users, _users_of_items(subject))
     per_user = np.stack(
@@ -156,23 +140,26 @@ def measure_health(served: Int32, subject: Subject, catalogue: Catalogue, settin
         axis=1,
     )
     intervals = bootstrap(per_user, resamples=settings.resamples, confidence=settings.confidence)
-    by_owner = [None if owned is None else np.bincount(owned, weights).astype(np.float64) for weights in (shown, met)]
+    advertisers = {
+        name: Spread.of(counts)
+        for name, counts in (
+            ("advertisers", exposures.advertisers),
+            ("past_advertisers", exposures.past_advertisers),
+        )
+        if counts is not None
+    }
     return Health(
         k=settings.waterfall_k,
-        ads=Spread.of(shown[subject.in_catalogue]),
-        advertisers=None if by_owner[0] is None else Spread.of(by_owner[0]),
-        past_ads=Spread.of(met),
-        past_advertisers=None if by_owner[1] is None else Spread.of(by_owner[1]),
-        fresh_share=_share(shown, fresh),
-        fresh_in_catalogue=None if fresh is None else float(fresh.mean()),
-        fresh_in_past=_share(met, fresh),
-        calibration=intervals[0],
-        diversity=intervals[1],
-        novelty=intervals[2],
-        past_novelty=intervals[3],
-        ad_exposures=shown,
-        advertiser_exposures=by_owner[0],
-        past_exposures=met,
+        ads=Spread.of(exposures.ads[subject.in_catalogue]),
+        past_ads=Spread.of(exposures.past_ads),
+        **advertisers,
+        fresh_share=_share(exposures.ads, fresh),
+        fresh_share_of_catalogue=None if fresh is None else float(fresh.mean()),
+        fresh_share_of_past=_share(exposures.past_ads, fresh),
+        category_calibration=Mean.of(intervals[0]),
+        intra_list_diversity=Mean.of(intervals[1]),
+        novelty_bits=Mean.of(intervals[2]),
+        past_novelty_bits=Mean.of(intervals[3]),
     )
 
 

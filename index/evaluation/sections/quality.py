@@ -1,7 +1,4 @@
-"""Quality of one ranking: every metric at every cut-off, for all, repeated and novel items, with intervals.
-
-Reads and writes nothing. The report is plain JSON of it: ``recall.all.20`` is ``plain()["recall"]["all"]["20"]``.
-"""
+"""Quality of one ranking: every metric at every cut-off, for all, repeated and novel items, with intervals."""
 
 from __future__ import annotations
 
@@ -9,12 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 
 from index.evaluation.held_out import HeldOut
 from index.evaluation.measures.bootstrap import Interval, bootstrap
 from index.evaluation.measures.metrics import METRIC_NAMES, user_metrics, weighted_recall
 from index.evaluation.measures.pairs import Pairs
 from index.evaluation.ranking import Rankings, novel_truth, repeated_truth
+from index.evaluation.sections.part import Bounds, Figure, Part
 from index.evaluation.settings import EvaluationSettings
 from pipelines.contracts.arrays import Float64, Int32
 
@@ -22,6 +21,26 @@ from pipelines.contracts.arrays import Float64, Int32
 ALL, NOVEL, REPEAT = "all", "novel", "repeat"
 # The middle of the powers that Yang et al. 2018 report for implicit feedback, and the smallest propensity.
 _PROPENSITY_POWER, _PROPENSITY_CLIP = 0.5, 0.01
+# By part, then by k as text.
+Means = dict[str, dict[str, Figure]]
+
+
+class QualityPart(Part):
+    """The measures of a report: metric, then part of the truth, then k as text. ``report.recall["all"]["20"]``.
+
+    intervals: by the metric's name, else alike. by_action: recall and its like for the held-out events of each action.
+    effective_sample: how many pairs of equal weight would say as much as the debiased ones.
+    """
+
+    recall: Means
+    ndcg: Means
+    mrr: Means
+    hit_rate: Means
+    value_recall: Means = Field(default_factory=dict)
+    debiased_recall: Means = Field(default_factory=dict)
+    intervals: dict[str, dict[str, dict[str, Bounds]]]
+    by_action: dict[str, QualityPart] = Field(default_factory=dict)
+    effective_sample: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -58,29 +77,22 @@ class Quality:
         """Whether the part was measured and any user had a value."""
         return any(measure.part == part and measure.interval.users for measure in self.measures)
 
-    def plain(self) -> dict[str, Any]:
-        """As JSON: ``{metric: {part: {k: mean}}}`` and the same below ``intervals``; None where no user had a value."""
-        intervals: dict[str, Any] = {}
-        told: dict[str, Any] = {"intervals": intervals}
-        for measure in self.measures:
-            _put(told, measure, number(measure.interval.mean))
-            _put(intervals, measure, [number(measure.interval.low), number(measure.interval.high)])
+    def part(self) -> QualityPart:
+        """The part of the report."""
+        means: dict[str, dict[str, dict[str, float]]] = {}
+        intervals: dict[str, dict[str, dict[str, tuple[float, float]]]] = {}
+        for one in self.measures:
+            means.setdefault(one.metric, {}).setdefault(one.part, {})[str(one.k)] = one.interval.mean
+            bounds = one.interval.low, one.interval.high
+            intervals.setdefault(one.metric, {}).setdefault(one.part, {})[str(one.k)] = bounds
+        more: dict[str, Any] = {}
         if self.by_action:
-            told["by_action"] = {
-                action: Quality(measures, float("nan")).plain() for action, measures in self.by_action.items()
+            more["by_action"] = {
+                action: Quality(measures, float("nan")).part() for action, measures in self.by_action.items()
             }
         if np.isfinite(self.effective_sample):
-            told["effective_sample"] = self.effective_sample
-        return told
-
-
-def number(value: float) -> float | None:
-    """The value, or None for NaN: JSON has none."""
-    return None if np.isnan(value) else float(value)
-
-
-def _put(target: dict[str, Any], measure: Measure, value: Any) -> None:
-    target.setdefault(measure.metric, {}).setdefault(measure.part, {})[str(measure.k)] = value
+            more["effective_sample"] = self.effective_sample
+        return QualityPart.model_validate({"intervals": intervals, **means, **more})
 
 
 def propensities(item_events: Float64) -> Float64:

@@ -11,7 +11,7 @@ import itertools
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,7 @@ from scipy import stats
 from index.evaluation.catalogue import Catalogue
 from index.evaluation.measures.bootstrap import Interval, bootstrap
 from index.evaluation.measures.pairs import Pairs
-from index.evaluation.sections.quality import number
+from index.evaluation.sections.part import Bounds, Figure, Part
 from index.evaluation.settings import EvaluationSettings
 from index.evaluation.subject import Heldout
 from pipelines.contracts.arrays import Bools, Float64, Int32
@@ -29,46 +29,33 @@ from pipelines.contracts.errors import ConfigError
 from pipelines.sequences.reader import load_users
 
 Side = Literal["users", "ads"]
+SliceVerdict = Literal["worse", "better", "same", "small", "empty"]
 # Values of a column that get a slice of their own; the others stand together.
 _LARGEST_VALUES = 8
 OTHERS = "(others)"
 MISSING = "(missing)"
 
 
-@dataclass(frozen=True)
-class Slice:
+class Slice(Part):
     """Recall of one slice.
 
-    side: whether it holds users or ads. name, value: what it is. pairs: held-out pairs in it. recall: over its users.
-    difference: its mean less that of the rest. p_value: of the difference, None where it was not tested; adjusted:
-    corrected for all tests. verdict: "worse", "better", "same", "small" (too few users) or "empty".
+    side: whether it holds users or ads. name, value: what it is. users: those with a held-out pair in it. pairs:
+    held-out pairs in it. recall, interval: over its users. difference: its mean less that of the rest. p_value: of the
+    difference, None where it was not tested; p_adjusted: corrected for all tests. verdict: "worse", "better", "same",
+    "small" (too few users) or "empty".
     """
 
     side: Side
     name: str
     value: str
+    users: int
     pairs: int
-    recall: Interval
+    recall: Figure
+    interval: Bounds
     difference: float | None
     p_value: float | None
-    adjusted: float | None
-    verdict: Literal["worse", "better", "same", "small", "empty"]
-
-    def plain(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "side": self.side,
-            "name": self.name,
-            "value": self.value,
-            "users": self.recall.users,
-            "pairs": self.pairs,
-            "recall": number(self.recall.mean),
-            "interval": [number(self.recall.low), number(self.recall.high)],
-            "difference": self.difference,
-            "p_value": self.p_value,
-            "p_adjusted": self.adjusted,
-            "verdict": self.verdict,
-        }
+    p_adjusted: float | None
+    verdict: SliceVerdict
 
 
 @dataclass(frozen=True)
@@ -268,7 +255,7 @@ def corrected(untested: list[_Untested], settings: EvaluationSettings) -> tuple[
 
 
 def _judged(one: _Untested, adjusted: float | None, settings: EvaluationSettings) -> Slice:
-    verdict: Literal["worse", "better", "same", "small", "empty"] = "same"
+    verdict: SliceVerdict = "same"
     if one.recall.users == 0:
         verdict = "empty"
     elif adjusted is None:
@@ -276,4 +263,16 @@ def _judged(one: _Untested, adjusted: float | None, settings: EvaluationSettings
     elif adjusted < 1.0 - settings.confidence and one.difference is not None:
         verdict = "worse" if one.difference < 0 else "better"
     cut = one.cut
-    return Slice(cut.side, cut.name, cut.value, one.pairs, one.recall, one.difference, one.p_value, adjusted, verdict)
+    return Slice(
+        side=cut.side,
+        name=cut.name,
+        value=cut.value,
+        users=one.recall.users,
+        pairs=one.pairs,
+        recall=one.recall.mean,
+        interval=(one.recall.low, one.recall.high),
+        difference=one.difference,
+        p_value=one.p_value,
+        p_adjusted=adjusted,
+        verdict=verdict,
+    )

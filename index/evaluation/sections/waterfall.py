@@ -16,18 +16,17 @@ same users, so that the parts sum to the whole. A part may be negative: a stage 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from index.evaluation.measures.bootstrap import Interval, bootstrap
+from index.evaluation.measures.bootstrap import bootstrap
 from index.evaluation.measures.exact_top_k import exact_top_k
 from index.evaluation.measures.metrics import user_metrics
 from index.evaluation.measures.pairs import Pairs
 from index.evaluation.ranking import blocks
-from index.evaluation.sections.quality import number
+from index.evaluation.sections.part import Bounds, Figure, Part
 from index.evaluation.settings import EvaluationSettings
 from index.evaluation.subject import Subject
 from index.registry.bundle import Bundle
@@ -37,44 +36,30 @@ from pipelines.contracts.arrays import Bools, Float64, Int32
 MODEL = "model"
 
 
-@dataclass(frozen=True)
-class Lost:
-    """What one stage loses: mean over users with its interval. values: ``[users] float64``, NaN without truth."""
+class Loss(Part):
+    """What one stage loses: mean over users with its bootstrap interval."""
 
-    stage: str
-    values: Float64
-    interval: Interval
+    lost: Figure
+    interval: Bounds
 
 
-@dataclass(frozen=True)
-class Waterfall:
-    """recall: ``recall@k`` of what is served; the stages' means sum to ``1 - recall``."""
+class Waterfall(Part):
+    """Where recall is lost.
+
+    recall: ``recall@k`` of what is served. lost: ``1 - recall``, the sum of the stages'. culprit: the stage that loses
+    most besides the model; the model where no other loses anything. stages: in their order.
+    """
 
     k: int
     recall: float
-    stages: tuple[Lost, ...]
+    lost: float
+    culprit: str
+    stages: dict[str, Loss]
 
-    @property
-    def culprit(self) -> str:
-        """The stage that loses most besides the model; the model where no other loses anything."""
-        others = [stage for stage in self.stages if stage.stage != MODEL and stage.interval.mean > 0.0]
-        return max(others, key=lambda stage: stage.interval.mean).stage if others else MODEL
 
-    def plain(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "k": self.k,
-            "recall": self.recall,
-            "lost": 1.0 - self.recall,
-            "culprit": self.culprit,
-            "stages": {
-                stage.stage: {
-                    "lost": number(stage.interval.mean),
-                    "interval": [number(stage.interval.low), number(stage.interval.high)],
-                }
-                for stage in self.stages
-            },
-        }
+def _culprit(means: dict[str, float]) -> str:
+    others = {stage: mean for stage, mean in means.items() if stage != MODEL and mean > 0.0}
+    return max(others, key=others.__getitem__) if others else MODEL
 
 
 def measure_waterfall(subject: Subject, settings: EvaluationSettings, *, progress: bool = True) -> Waterfall:
@@ -92,8 +77,17 @@ def measure_waterfall(subject: Subject, settings: EvaluationSettings, *, progres
     lost = np.stack([before - after for before, after in itertools.pairwise(steps)], axis=1)
     present = np.isfinite(lost).all(axis=1)
     intervals = bootstrap(lost[present], resamples=settings.resamples, confidence=settings.confidence)
-    stages = [Lost(name, lost[:, column], intervals[column]) for column, name in enumerate(names)]
-    return Waterfall(k, float(steps[-1][present].mean()), tuple(stages))
+    recall = float(steps[-1][present].mean())
+    return Waterfall(
+        k=k,
+        recall=recall,
+        lost=1.0 - recall,
+        culprit=_culprit({name: interval.mean for name, interval in zip(names, intervals, strict=True)}),
+        stages={
+            name: Loss(lost=interval.mean, interval=(interval.low, interval.high))
+            for name, interval in zip(names, intervals, strict=True)
+        },
+    )
 
 
 def fresh_recall(exact: Int32, truth: Pairs, in_catalogue: Bools, k: int) -> Float64:

@@ -118,12 +118,12 @@ def test_churn_by_hand():
     first = np.array([[1, 2, 3, 4], [1, 2, -1, -1], [-1, -1, -1, -1]], np.int32)
     second = np.array([[4, 3, 9, 8], [1, 2, -1, -1], [-1, -1, -1, -1]], np.int32)
     # Half of the first user's list is new, nothing of the second's; the third is shown nothing and has no value.
-    assert churn(first, second, SETTINGS)["mean"] == pytest.approx(0.25)
-    assert churn(first, second, SETTINGS)["users"] == 2
+    assert churn(first, second, SETTINGS).mean == pytest.approx(0.25)
+    assert churn(first, second, SETTINGS).users == 2
 
 
 def test_movers_by_hand():
     first, second = np.array([[0, 1], [0, 2]], np.int32), np.array([[1, 1], [0, -1]], np.int32)
     moved = movers([first, second], np.array([0, 1, 1], np.int32), ("a", "b", "(missing)"), 2)
-    assert [one["name"] for one in moved] == ["b", "a"]
-    assert moved[0]["change"] == pytest.approx(2 / 3 - 1 / 2)
+    assert [one.name for one in moved] == ["b", "a"]
+    assert moved[0].change == pytest.approx(2 / 3 - 1 / 2)

@@ -13,6 +13,7 @@ from index import Retriever, evaluation
 from index.evaluation.evaluate import current_report
 from index.evaluation.pages.plots import pictures
 from index.evaluation.ranking import rank
+from index.evaluation.reports import EvaluationReport
 from index.evaluation.sections import baselines
 from index.evaluation.settings import EvaluationSettings
 from index.evaluation.subject import Heldout, Subject
@@ -99,10 +100,15 @@ def test_the_waterfall_in_the_report_sums(report):
 
 def test_the_page_stands_alone(out, report):
     page = (out / "report.html").read_text()
-    drawn = pictures(report)
+    drawn = pictures(EvaluationReport.model_validate(report))
     assert page.count("data:image/png;base64,") == len(drawn) >= 5
     assert "http" not in page.split("</style>")[1].split("data:image")[0]
-    for title in ("Recall beside the baselines", "Health of the marketplace", "Content gaps", "Where recall is lost"):
+    for title in (
+        "Recall compared with the baselines",
+        "Health of the marketplace",
+        "Content gaps",
+        "Where recall is lost",
+    ):
         assert title in page
     for picture in drawn:
         assert picture.png.startswith(b"\x89PNG")
@@ -120,7 +126,7 @@ def test_gaps_tell_what_they_are_about(report):
         assert gap["median_price"] > 0
 
 
-def test_a_true_report_is_read_and_a_stale_one_made_anew(written, out, tmp_path, monkeypatch):
+def test_a_true_report_is_read_and_a_stale_one_is_made_again(written, out, tmp_path, monkeypatch):
     from index.evaluation import evaluate
 
     first = current_report(written.bundle, written.features, SETTINGS, out)

@@ -13,7 +13,7 @@ from index.evaluation.evaluate import evaluate
 from index.evaluation.pages import plots
 from index.evaluation.sections import curves as sections
 from index.evaluation.sections.curves import frontier, training_curves, value_frontier
-from index.evaluation.sections.embedding_map import by_pca, by_umap, directions, embedding_map
+from index.evaluation.sections.embedding_map import EmbeddingMap, by_pca, by_umap, directions, embedding_map
 from index.evaluation.sections.gaps import Regions, find_gaps, good_ads, nearest_middle, user_demand
 from index.evaluation.settings import SEED, EvaluationSettings
 from index.evaluation.subject import Heldout, Subject
@@ -86,12 +86,12 @@ def test_the_trend_counts_the_previous_versions_ads(written, subject, tmp_path):
 def test_the_map_shows_a_sample_and_its_gaps(subject):
     catalogue = Catalogue.of(subject.data, SETTINGS)
     shown = np.tile(np.arange(100, dtype=np.int32), (subject.data.held_out.num_users, 1))
-    told = embedding_map(subject, catalogue, find_gaps(shown, subject, catalogue, SETTINGS), SETTINGS)
-    assert len(told["points"]) == len(told["category"]) == 2000
-    assert len(told["gaps"]) == SETTINGS.gaps
-    assert set(told["categories"]) >= {"shoes", "bags", "lamps", "rugs", "toys"}
-    assert 0 < told["explained"][1] <= told["explained"][0] < 1
-    assert plots.embedding_map({"map": told}).png.startswith(b"\x89PNG")
+    placed = embedding_map(subject, catalogue, find_gaps(shown, subject, catalogue, SETTINGS), SETTINGS)
+    assert len(placed.points) == len(placed.category) == 2000
+    assert len(placed.gaps) == SETTINGS.gaps
+    assert set(placed.categories) >= {"shoes", "bags", "lamps", "rugs", "toys"}
+    assert 0 < placed.explained[1] <= placed.explained[0] < 1
+    assert plots.embedding_map(SimpleNamespace(map=placed)).png.startswith(b"\x89PNG")
 
 
 def test_the_map_shows_directions_not_lengths():
@@ -122,8 +122,15 @@ def test_umap_keeps_neighbors_together():
     np.fill_diagonal(apart, np.inf)
     assert (group[apart.argmin(axis=1)] == group).all()
     assert (placed == by_umap(points, seed=3)).all()
-    told = {"points": placed.tolist(), "category": group.tolist(), "categories": list("abcd"), "explained": None}
-    assert plots.embedding_map({"map": {**told, "gaps": placed[:2].tolist()}}).png.startswith(b"\x89PNG")
+    shown = EmbeddingMap(
+        method="umap",
+        points=placed.tolist(),
+        category=group.tolist(),
+        categories=list("abcd"),
+        gaps=placed[:2].tolist(),
+        explained=None,
+    )
+    assert plots.embedding_map(SimpleNamespace(map=shown)).png.startswith(b"\x89PNG")
 
 
 def test_k_means_regions_are_of_directions_and_none_is_a_single_ad(written, tmp_path):
@@ -147,9 +154,9 @@ def test_training_curves_are_read(tmp_path):
         {"phase": "refit", "epoch": 1, "loss": 1.9, "recall": None},
     ]
     (tmp_path / "training.json").write_text(json.dumps({"epochs": epochs}))
-    told = training_curves(tmp_path)
-    assert told == {"epoch": [0, 1, 2], "loss": [None, 2.0, 1.5], "recall": {"all.20": [0.05, 0.1, None]}}
-    assert plots.training({"training": told}).png.startswith(b"\x89PNG")
+    curves = training_curves(tmp_path)
+    assert curves.as_json() == {"epoch": [0, 1, 2], "loss": [None, 2.0, 1.5], "recall": {"all.20": [0.05, 0.1, None]}}
+    assert plots.training(curves).png.startswith(b"\x89PNG")
     assert training_curves(tmp_path / "nowhere") is None
 
 
@@ -166,10 +173,10 @@ def test_the_frontier_is_the_tuners(subject):
 
     tuned = Tuned()
     tuned.spec = spec  # type: ignore[attr-defined]
-    told = frontier(tuned)  # type: ignore[arg-type]
-    assert [one["kind"] for one in told["measured"]] == ["tree", "exact"]
-    assert told["chosen"]["p99_us"] == 100.0
-    assert plots.latency_frontier({"frontier": told}).png.startswith(b"\x89PNG")
+    found = frontier(tuned)  # type: ignore[arg-type]
+    assert [one.kind for one in found.measured] == ["tree", "exact"]
+    assert found.chosen.p99_us == 100.0
+    assert plots.latency_frontier(found).png.startswith(b"\x89PNG")
 
 
 def test_value_against_recall(subject, monkeypatch):
@@ -190,11 +197,11 @@ def test_value_against_recall(subject, monkeypatch):
 
     monkeypatch.setattr(sections, "load_value", lambda folder: Value())
     monkeypatch.setattr(Subject, "answers", answers)
-    told = value_frontier(subject, SETTINGS.model_copy(update={"value_weights": (0.0, 0.5)}))
-    assert [one["weight"] for one in told["points"]] == [0.0, 0.5]
+    found = value_frontier(subject, SETTINGS.model_copy(update={"value_weights": (0.0, 0.5)}))
+    assert [one.weight for one in found.points] == [0.0, 0.5]
     places = np.arange(min(300, subject.data.held_out.num_users))
     rows = subject.rows_of_answers(plain(subject.records(places), 50), 50)
     # The value of row r is r + 1.
-    assert told["points"][0]["value"] == pytest.approx((rows[rows >= 0] + 1.0).mean())
-    drawn = plots.value_frontier({"value_frontier": told, "waterfall": {"k": 50}})
+    assert found.points[0].value == pytest.approx((rows[rows >= 0] + 1.0).mean())
+    drawn = plots.value_frontier(found, 50)
     assert drawn.png.startswith(b"\x89PNG")

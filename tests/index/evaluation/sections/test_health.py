@@ -30,13 +30,13 @@ def test_spread_against_scipy():
     exposures = np.array([5.0, 0.0, 3.0, 2.0])
     spread = Spread.of(exposures)
     assert spread.coverage == 3 / 4
-    assert spread.effective == pytest.approx(math.exp(stats.entropy([5, 3, 2])))
-    assert Spread.of(np.full(7, 3.0)).effective == pytest.approx(7.0)
+    assert spread.effective_number == pytest.approx(math.exp(stats.entropy([5, 3, 2])))
+    assert Spread.of(np.full(7, 3.0)).effective_number == pytest.approx(7.0)
 
 
 def test_nothing_shown_has_no_spread():
-    told = Spread.of(np.zeros(3)).plain()
-    assert told == {"things": 3, "coverage": 0.0, "gini": None, "effective_number": None}
+    spread = Spread.of(np.zeros(3))
+    assert spread.as_json() == {"things": 3, "coverage": 0.0, "gini": None, "effective_number": None}
 
 
 def test_lorenz_ends_in_everything():

@@ -70,8 +70,8 @@ def test_small_and_empty_slices_are_flagged_and_never_called():
     overall = found.recall(np.ones(1000, np.bool_))
     cuts = [Cut("users", "a", "few", np.arange(100) < 5), Cut("users", "a", "none", np.zeros(100, np.bool_))]
     few, none = corrected([_measure(cut, found, overall, SETTINGS) for cut in cuts], SETTINGS)
-    assert (few.verdict, few.recall.users, few.p_value) == ("small", 5, None)
-    assert (none.verdict, none.recall.users, none.plain()["recall"]) == ("empty", 0, None)
+    assert (few.verdict, few.users, few.p_value) == ("small", 5, None)
+    assert (none.verdict, none.users, none.recall) == ("empty", 0, None)
 
 
 def test_slices_of_a_world(written):
@@ -83,7 +83,7 @@ def test_slices_of_a_world(written):
     names = {one.name for one in slices}
     assert names >= {"history", "country", "ad", "category", "price", "advertiser size", "popularity", "age of the ad"}
     by_country = [one for one in slices if one.name == "country"]
-    assert sum(one.recall.users for one in by_country) == users
+    assert sum(one.users for one in by_country) == users
     deciles = [one for one in slices if one.name == "popularity"]
     assert len(deciles) == 10
     never = int((data.item_events[data.held_out.truth.rows] == 0).sum())

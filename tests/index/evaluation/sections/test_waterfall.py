@@ -25,18 +25,18 @@ def fall(written: Written, bundle: Path, settings: EvaluationSettings = SETTINGS
 
 
 def check_sum(found: Waterfall) -> None:
-    parts = sum(stage.interval.mean for stage in found.stages)
+    parts = sum(stage.lost for stage in found.stages.values())
     assert parts == pytest.approx(1.0 - found.recall, abs=1e-9)
-    for stage in found.stages:
-        assert stage.interval.low <= stage.interval.mean <= stage.interval.high
+    for stage in found.stages.values():
+        assert stage.interval[0] <= stage.lost <= stage.interval[1]
 
 
 def test_exact_search_loses_by_the_model_alone(written):
     found = fall(written, written.bundle)
     check_sum(found)
     assert found.culprit == "model"
-    assert [stage.interval.mean for stage in found.stages[1:]] == [0.0] * 7
-    assert found.plain()["lost"] == pytest.approx(found.plain()["stages"]["model"]["lost"])
+    assert [stage.lost for stage in list(found.stages.values())[1:]] == [0.0] * 7
+    assert found.lost == pytest.approx(found.stages["model"].lost)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_rules_are_stages(written):
     settings = SETTINGS.model_copy(update={"eligible": "in_stock", "max_per": {"advertiser_id": 1}})
     found = fall(written, written.bundle, settings)
     check_sum(found)
-    lost = {stage.stage: stage.interval.mean for stage in found.stages}
+    lost = {name: stage.lost for name, stage in found.stages.items()}
     assert lost["filters"] > 0.0
     assert lost["crowding"] > lost["filters"] > lost["value"] == 0.0
     assert found.culprit == "crowding"
