@@ -1,7 +1,4 @@
-"""The engines that the retriever is measured beside: their searches over the same vectors, at about equal recall.
-
-Reads and writes nothing.
-"""
+"""The engines that the retriever is measured beside: their searches over the same vectors, at about equal recall."""
 
 from __future__ import annotations
 

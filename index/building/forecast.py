@@ -1,7 +1,7 @@
 """What a build will need, before it starts: memory, disk and time, from the size of the catalogue.
 
-Reads and writes nothing. Memory and disk are counted (each term says what it is). Time is calibrated on this machine
-at the moment of the plan: two small trees are built, of which one follows for any number of items.
+Memory and disk are counted (each term says what it is). Time is calibrated on this machine at the moment of the plan:
+two small trees are built, of which one follows for any number of items.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Measures a searcher on users: recall against exact search, and the time of one call.
 
-Reads and writes nothing. ``recall`` counts answers of exact search that were found; ``frontier`` keeps what no other
-measurement beats.
+``recall`` counts answers of exact search that were found; ``frontier`` keeps what no other measurement beats.
 """
 
 from __future__ import annotations

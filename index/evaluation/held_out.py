@@ -53,7 +53,7 @@ def load_held_out(features: Path, schema: DatasetSchema, max_users: int | None =
     Args:
         features: the features artifact.
         schema: names the actions.
-        max_users: a stable sample of at most so many users.
+        max_users: the size of a stable sample of users; None takes all.
         seed: of that sample.
 
     Raises:

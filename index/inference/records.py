@@ -1,7 +1,7 @@
 """The raw user record, read: history ids to rows, ages and actions, feature columns checked by name.
 
-Reads and writes nothing. A record has the keys ``history`` (item ids, oldest first), ``history_time``,
-``history_action`` (as long as the history), ``time`` (the moment of the request), ``user_id``, and feature columns.
+A record has the keys ``history`` (item ids, oldest first), ``history_time``, ``history_action`` (as long as the
+history), ``time`` (the moment of the request), ``user_id``, and feature columns.
 """
 
 from __future__ import annotations

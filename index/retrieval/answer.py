@@ -1,6 +1,6 @@
 """One call answered by one version: record or vector in, candidates out.
 
-Reads and writes nothing. Nothing here outlives the call: whoever holds the version may swap it meanwhile.
+Nothing here outlives the call: whoever holds the version may swap it meanwhile.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Many records answered by one version: while one part is searched, the next is embedded.
 
-Reads and writes nothing. Embedding holds the interpreter's lock and searching does not, so that two cores are busy.
+Embedding holds the interpreter's lock and searching does not, so that two cores are busy.
 """
 
 from __future__ import annotations

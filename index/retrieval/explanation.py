@@ -1,6 +1,6 @@
 """Why an item was returned, or was not: its score, leaf, rank by exact search, and the rule that removed it.
 
-Reads and writes nothing. Made with ``explain=True``; the work is done when an item is asked about.
+Made with ``explain=True``; the work is done when an item is asked about.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The retriever's metrics, for Prometheus: latency by plan, fill, errors, version, age, swaps.
 
-Reads and writes nothing but its own registry: a retriever has one of its own unless it is given one, so that two in a
-process do not collide.
+A retriever has one of its own unless it is given one, so that two in a process do not collide.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A call's rules, read and applied: from a user's vector to the candidates that may be shown.
 
-Reads and writes nothing. The planner gives the nearest eligible rows; exclusion, crowding and diversity take from
-them; where too few are left, the planner is asked for more, until k are found or no more exist.
+The planner gives the nearest eligible rows; exclusion, crowding and diversity take from them; where too few are left,
+the planner is asked for more, until k are found or no more exist.
 """
 
 from __future__ import annotations

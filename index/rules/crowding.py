@@ -1,7 +1,7 @@
 """Crowding: at most so many candidates of one advertiser (or any attribute), best first.
 
-Reads and writes nothing. The answer is greedy: going down the ranking, an item is taken unless its group is full.
-Items whose attribute is null belong to no group.
+The answer is greedy: going down the ranking, an item is taken unless its group is full. Items whose attribute is null
+belong to no group.
 """
 
 from __future__ import annotations

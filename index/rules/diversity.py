@@ -1,7 +1,7 @@
 """Diversity: maximal marginal relevance over the best candidates (Carbonell and Goldstein 1998).
 
-Reads and writes nothing. Deviation from the paper: relevance is the score brought to 0..1 over the pool, so that one
-``diversity`` means the same for any range of scores; similarity is the cosine of the item vectors.
+Deviation from the paper: relevance is the score brought to 0..1 over the pool, so that one ``diversity`` means the same
+for any range of scores; similarity is the cosine of the item vectors.
 """
 
 from __future__ import annotations

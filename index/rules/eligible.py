@@ -1,6 +1,6 @@
 """What a rule leaves: the eligible rows of a catalogue, laid out for search, and the cache that keeps them.
 
-Reads and writes nothing. Kept by expression and version; bounded in bytes: the least recently used go first.
+Kept by expression and version; bounded in bytes: the least recently used go first.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The planner: the nearest m of the eligible rows, by whichever way is fast for this rule and this user.
 
-Reads and writes nothing. Three ways, chosen by counts that are known before anything is scored:
+Three ways, chosen by counts that are known before anything is scored:
 
 - exact: few rows are eligible: score all of them.
 - leaves: score the eligible rows of the leaves nearest to the user, until enough rows were seen.

@@ -1,14 +1,14 @@
 """The ``where`` expression: which items a call may return, by their attributes.
 
-Reads and writes nothing. The grammar is a part of Python's, and Python's own parser reads it:
+The grammar is a part of Python's, and Python's own parser reads it:
 
     coupon_live and median_price < 10
     country in ("US", "CA") and not department == "GROCERY"
     5 <= price < 20 or price is None
     "US" in countries                        (an attribute that is a list)
 
-A comparison with a missing value is never true, nor is its negation: an item passes only if what is known of it
-says so. ``is None`` and ``is not None`` ask for missing values. Text is compared with ``==``, ``!=`` and ``in`` only.
+A comparison with a missing value is never true, nor is its negation: an item passes only if what is known of it says
+so. ``is None`` and ``is not None`` ask for missing values. Text is compared with ``==``, ``!=`` and ``in`` only.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The searcher protocol: what exact search and ScaNN have in common, and what a search returns.
 
-Reads and writes nothing. A score is a dot product: larger is better. A row is an item's place in the catalogue.
+A score is a dot product: larger is better. A row is an item's place in the catalogue.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Encoding one raw record at the rate of a server: ``encode_record``, prepared once for a set of features.
 
-Reads and writes nothing. A plain value of the expected type takes a direct path; every other goes through
-``pipelines.contracts.encoding``, so that the answer and the error are the same. A property test holds the two equal.
-Imports neither Beam, TensorFlow nor ScaNN.
+A plain value of the expected type takes a direct path; every other goes through ``pipelines.contracts.encoding``, so
+that the answer and the error are the same. A property test holds the two equal. Imports neither Beam, TensorFlow nor
+ScaNN.
 """
 
 from __future__ import annotations

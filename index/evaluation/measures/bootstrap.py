@@ -1,7 +1,7 @@
 """Bootstrap intervals over users: how far a mean would move had other users come.
 
-Reads and writes nothing. Percentile intervals (Efron 1979); all columns of one call share their resamples, so that
-differences between them are those of the same users.
+Percentile intervals (Efron 1979); all columns of one call share their resamples, so that differences between them are
+those of the same users.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Retrieval metrics, one number a user: recall, NDCG, reciprocal rank, hit rate, weighted recall.
 
-Reads and writes nothing. Definitions with sources stand in docs/metrics.md. The corpus is never sampled. A ranking is
-``[users, k] int32`` rows, best first, -1 where it has ended. A row that stands twice counts at its first place only.
+docs/metrics.md has the definitions with their sources. The corpus is never sampled. A ranking is
+``[users, k] int32`` rows, best first, -1 where it has ended. A row that occurs twice counts at its first place only.
 A user whose truth is empty has no value: NaN, left out of every mean and counted by the caller.
 """
 
@@ -39,7 +39,7 @@ METRIC_NAMES = ("recall", "ndcg", "mrr", "hit_rate")
 
 
 def hits_of(ranked: Int32, truth: Pairs) -> Bools:
-    """``[users, k] bool``: the row is in the user's truth and stands here for the first time.
+    """``[users, k] bool``: the row is in the user's truth and occurs for the first time.
 
     Args:
         ranked: ``[users, k] int32``.

@@ -11,13 +11,13 @@ from matplotlib.figure import Figure
 from index.evaluation.pages.rendering import Picture
 
 OWN = "#0b5fa5"
-# Okabe and Ito 2008: told apart by colour-blind readers too.
+# Okabe and Ito 2008: colour-blind readers can distinguish them.
 OTHERS = ("#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#8a6d00", "#d55e00", "#5a5a5a", "#a0a0a0", "#b5651d")
 _DPI = 110
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure of so many inches."""
+    """A figure; width and height in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure

@@ -46,7 +46,7 @@ def embedding_map(report: EvaluationReport) -> Picture:
 
 
 def _gap_marks(axes: Axes, gaps: np.ndarray, points: np.ndarray) -> None:
-    """A circle at each gap; its number stands where no circle or number before it does, with a line to it."""
+    """A circle at each gap; its number is placed where no earlier circle or number is, with a line to it."""
     low, high = np.concatenate([points, gaps]).min(axis=0), np.concatenate([points, gaps]).max(axis=0)
     span = np.maximum(high - low, 1e-12)
     taken = [(gap - low) / span for gap in gaps]

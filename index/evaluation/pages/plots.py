@@ -18,7 +18,7 @@ _VERDICTS = {"worse": "#d55e00", "better": "#009e73", "same": "#5a5a5a", "small"
 
 
 def recall_curve(report: EvaluationReport) -> Picture:
-    """Recall against k with intervals, beside the baselines, for all and for novel items."""
+    """Recall against k with intervals, compared with the baselines, for all and for novel items."""
     parts = [part for part in ("all", "novel") if report.recall.get(part)]
     figure = new_figure(5.2 * len(parts), 4.2)
     for number, part in enumerate(parts):

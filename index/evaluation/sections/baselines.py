@@ -125,7 +125,7 @@ def _implicit(task: _Task, make: Callable[[], Any]) -> Rankings:
 
     past = task.past
     counts = csr_matrix((np.ones(len(past.rows), np.float32), (past.owners, past.rows)), shape=(past.users, past.items))
-    # Its own threads and BLAS's would stand in each other's way; it warns where they may.
+    # Its own threads and those of BLAS would compete; it warns where they may.
     with threadpool_limits(1, "blas"), warnings.catch_warnings():
         # The library converts a matrix it made itself, and warns of that.
         warnings.filterwarnings("ignore", message="Method expects CSR input")

@@ -92,7 +92,7 @@ def _point(measured: Measured) -> FrontierPoint:
 def value_frontier(subject: Subject, settings: EvaluationSettings) -> ValueFrontier | None:
     """Recall and mean value of the top ``waterfall_k`` at each weight; None where the version has no value.
 
-    The first users stand for all: they are in the order of their ids, which says nothing of their taste.
+    The first users are the sample: they are in the order of their ids, which says nothing about their taste.
     """
     value = load_value(subject.bundle.dir)
     if value is None:

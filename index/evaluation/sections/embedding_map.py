@@ -1,8 +1,8 @@
 """The map of the embedding space: ads, and the middles of content gaps, on a plane.
 
-Reads nothing but its arguments; writes nothing. What is drawn are directions: lengths (in a dot product, mostly how
-popular an ad is) are taken out, or a few ads far out would leave nothing to see of the others. PCA is the default;
-UMAP (McInnes et al. 2018, library ``umap-learn``, an extra) keeps neighbors together where PCA overlays them.
+What is drawn are directions: lengths (in a dot product, mostly how popular an ad is) are taken out, or a few ads far
+out would leave nothing to see of the others. PCA is the default; UMAP (McInnes et al. 2018, library ``umap-learn``, an
+extra) keeps neighbors together where PCA overlays them.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Content gaps: regions of the embedding space where users are many and good ads that may be shown are few.
 
-Reads nothing but its arguments; writes nothing. The regions are the leaves of the version's own tree; a version that
+The regions are the leaves of the version's own tree; a version that
 searches exactly has none, and gets k-means regions of directions, of about 200 ads (lengths are mostly popularity, and
-would make a region of each best-seller). A user stands in the three regions whose middles score best, with a third in
-each. A region's good ads are its eligible ads that stand in the top k of any evaluated
-user. A gap's size is users per good ad, beside the same over the whole marketplace.
+would make a region of each best-seller). A user counts in the three regions whose middles score best, with a third in
+each. A region's good ads are its eligible ads that are in the top k of any evaluated user. A gap's size is users per
+good ad, relative to the whole marketplace.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Gap(Part):
 
     demand: users, by thirds. ads: all in the region; supply: the eligible ones; good: those in any user's top k.
     pressure: users per good ad (one more being supposed), relative to the marketplace's. supply_before: ads of the
-    previous version in the region, None where it cannot be told.
+    previous version in the region, None where it is not known.
     """
 
     region: int
@@ -125,7 +125,7 @@ class Gap(Part):
 
 
 class GapsPart(Part):
-    """The largest gaps, most pressing first, out of so many regions."""
+    """The largest gaps, most pressing first, and the number of all regions."""
 
     regions: int
     regions_of_the_tree: bool
@@ -207,7 +207,7 @@ def user_demand(users: Vectors, regions: Regions) -> Float64:
 
 
 def good_ads(top: Int32, to_feature_row: Int32) -> Bools:
-    """``[items of the version] bool``: the ad stands in somebody's top k."""
+    """``[items of the version] bool``: the ad is in somebody's top k."""
     shown = np.unique(top[top >= 0])
     return np.isin(to_feature_row, shown)
 
@@ -244,7 +244,7 @@ class _Describer:
         total = len(self._titles)
         # How much more often here than everywhere, weighed by how often here.
         share = total / max(len(rows), 1)
-        told = sorted(
+        words = sorted(
             frequent,
             key=lambda word: (-frequent[word] * np.log(share * frequent[word] / self._everywhere[word]), word),
         )
@@ -257,7 +257,7 @@ class _Describer:
             "categories": tuple(
                 f"{name} {100 * count / max(len(rows), 1):.0f} %" for name, count in counted.most_common(3)
             ),
-            "tokens": tuple(told[:_TOKENS]),
+            "tokens": tuple(words[:_TOKENS]),
             "nearest": tuple(
                 str(ids[row].as_py()) + (f" {self._titles[row]}" if self._titles[row] else "")
                 for row in nearest.tolist()

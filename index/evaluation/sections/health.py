@@ -1,7 +1,7 @@
 """Health of the marketplace: who is shown, how evenly, how new, how like what users chose before.
 
-Reads nothing but its arguments; writes nothing. An exposure is one place in the top k of one user. Every figure about
-exposures stands beside the same figure of the users' past, the marketplace as it was without the towers.
+An exposure is one place in the top k of one user. Every figure about exposures is shown next to the same figure of
+the users' past: the marketplace as it was without the towers.
 """
 
 from __future__ import annotations

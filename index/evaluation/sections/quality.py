@@ -56,7 +56,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Quality:
-    """All measures of one ranking, and how many hits stand behind the debiased ones."""
+    """All measures of one ranking, and the effective number of pairs behind the debiased ones."""
 
     measures: tuple[Measure, ...]
     effective_sample: float

@@ -1,6 +1,6 @@
-"""Slices: recall for some users, or for some of the ads, beside the rest; who is served worse, and how sure that is.
+"""Slices: recall for some users, or some ads, compared with the rest: who is served worse, and how certain that is.
 
-Reads nothing but its arguments; writes nothing. A slice of users is compared with all other users (Welch's t-test), a
+A slice of users is compared with all other users (Welch's t-test), a
 slice of ads with the other ads of the same users (paired t-test). All tests of a report are corrected together for
 their number (Benjamini and Hochberg 1995). A slice with fewer users than ``min_slice_users`` is shown and never tested.
 """
@@ -30,7 +30,7 @@ from pipelines.sequences.reader import load_users
 
 Side = Literal["users", "ads"]
 SliceVerdict = Literal["worse", "better", "same", "small", "empty"]
-# Values of a column that get a slice of their own; the others stand together.
+# Values of a column that get a slice of their own; all others share one.
 _LARGEST_VALUES = 8
 OTHERS = "(others)"
 MISSING = "(missing)"
@@ -245,7 +245,7 @@ def _measure(cut: Cut, found: Found, overall: Float64, settings: EvaluationSetti
 
 
 def corrected(untested: list[_Untested], settings: EvaluationSettings) -> tuple[Slice, ...]:
-    """Corrects all p-values together and says what stands."""
+    """Corrects all p-values together and gives the verdicts."""
     tested = [number_of for number_of, one in enumerate(untested) if one.p_value is not None]
     adjusted: dict[int, float] = {}
     if tested:

@@ -1,15 +1,15 @@
 """The waterfall: where recall is lost, by putting the exact version of each stage in its place, one after the other.
 
-Reads nothing but its arguments; writes nothing. Lost recall is ``1 - recall@k`` of what is served. Between a perfect
-answer and the served one stand the stages; each one's part is the recall before it less the recall after it, on the
-same users, so that the parts sum to the whole. A part may be negative: a stage can help by accident.
+Lost recall is ``1 - recall@k`` of what is served. The stages lie between a perfect answer and the served one; the part
+of a stage is the recall before it minus the recall after it, on the same users, so that the parts sum to the whole. A
+part may be negative: a stage can help by accident.
 
 1. model: exact search over the vectors still misses the truth that the version has.
 2. staleness: truth the version does not have at all. Had it been there, it is taken to be found as often as the
    user's other truth (as often as the mean user's, where the user has no other).
 3. pruning: only the tree's tuned leaves are searched, everything in them scored exactly.
 4. quantisation: the tuned reordering depth decides who is scored exactly.
-5. blending: what the retriever mixes in beside the search, where it does.
+5. blending: what the retriever mixes in besides the search, where it does.
 6. filters, crowding, value: ``eligible``, ``max_per`` and ``value_weight`` of ``[evaluation]``, one upon the other.
 """
 
@@ -151,7 +151,7 @@ def search_stages(bundle: Bundle, vectors: Vectors, k: int) -> dict[str, Neighbo
 
 
 def rules_of(settings: EvaluationSettings) -> dict[str, dict[str, Any]]:
-    """Stage to the arguments of a retrieval: each stage has those before it too, and stands here even with none."""
+    """Stage to the arguments of a retrieval: each includes those of the stages before it."""
     filters: dict[str, Any] = {} if settings.eligible is None else {"where": settings.eligible}
     crowding = {**filters, **({"max_per": settings.max_per} if settings.max_per else {})}
     value = {**crowding, **({"value_weight": settings.value_weight} if settings.value_weight else {})}
