@@ -16,10 +16,10 @@ help:
 	@echo "make test-slow     the tests that take longer"
 	@echo "make test-cluster  the Beam jobs on a Flink cluster on this machine"
 	@echo "make lint          ruff, mypy, import-linter"
-	@echo "make lock          resolve the pins anew (uv)"
+	@echo "make lock          resolve the pins again (uv)"
 	@echo "make clean         remove $(VENV) and runs/"
 
-# One stamp for each set of extras: an install is repeated only when the pins or the metadata change.
+# One stamp file per set of extras: an install is repeated only when the pins or the metadata change.
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
