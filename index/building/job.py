@@ -26,7 +26,7 @@ from index.building.tuning import Tuned, tune
 from index.building.vector_statistics import vector_statistics
 from index.inference.item_tower import convert
 from index.inference.record_embedder import RecordEmbedder
-from index.inference.user_records import chosen_users, known_users, records_of, user_table
+from index.inference.user_records import UserRecords
 from index.registry.bundle import (
     FORMAT_VERSION,
     ITEM_TOWER_DIR,
@@ -260,14 +260,13 @@ class _Users:
 
 
 def _users(sources: _Sources, settings: IndexSettings, target: Path) -> _Users:
-    features, schema, item_ids = sources.features.dir, sources.schema, sources.vocabulary.item_ids
-    known = known_users(features)
+    schema, item_ids = sources.schema, sources.vocabulary.item_ids
+    users = UserRecords.open(sources.features.dir)
     if settings.include_users:
-        everyone = user_table(features, schema, item_ids, np.arange(known.total))
+        everyone = users.table(np.arange(users.num_users), schema, item_ids)
         pq.write_table(everyone, target / USERS_FILE, compression="zstd")
     n = settings.tuning_queries
-    chosen = chosen_users(known.user_ids, _PROBES + 2 * n, _SEED, known.with_history)
-    records = records_of(user_table(features, schema, item_ids, chosen))
+    records = users.records(users.sample(_PROBES + 2 * n, _SEED, users.with_history), schema, item_ids)
     probes, rest = records[:_PROBES], records[_PROBES:]
     if len(rest) < _FEWEST_APART:
         rest = [*records, *records]

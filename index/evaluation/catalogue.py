@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 
 from index.evaluation.settings import EvaluationSettings
 from index.evaluation.subject import Heldout
-from index.inference.user_records import request_times
 from pipelines.contracts.arrays import Float64
 from pipelines.contracts.encoding import US_PER_DAY
 from pipelines.contracts.errors import ConfigError
@@ -121,7 +120,7 @@ def _ages(data: Heldout, name: str | None) -> Float64 | None:
         return None
     if not pa.types.is_temporal(column.type):
         raise ConfigError(f"evaluation.first_seen: expected a column of times, got {name!r} of type {column.type}.")
-    moments = request_times(data.sequences, data.schema)[data.held_out.users]
+    moments = data.users.request_times(data.schema)[data.held_out.users]
     now = float(np.median(moments))
     seen = column.cast(pa.timestamp("us")).cast(pa.int64()).cast(pa.float64(), safe=False)
     first = np.asarray(seen.to_numpy(zero_copy_only=False), np.float64)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from index.evaluation.measures.pairs import Pairs
-from index.inference.user_records import chosen_users
+from index.inference.user_records import sample_users
 from pipelines.contracts.arrays import Bools, Int32, Int64
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.schema import SPLITS, DatasetSchema
@@ -76,7 +76,7 @@ def held_out(sequences: Sequences, schema: DatasetSchema, max_users: int | None 
         )
     users = with_truth
     if max_users is not None and max_users < len(users):
-        users = np.sort(chosen_users(sequences.user_ids, max_users, seed, users))
+        users = np.sort(sample_users(sequences.user_ids, max_users, seed, users))
     place = np.full(sequences.num_users, -1, np.int64)
     place[users] = np.arange(len(users))
     owners = place[sequences.owners]

@@ -15,15 +15,14 @@ import pyarrow as pa
 
 from index.evaluation.held_out import HeldOut, Past, held_out
 from index.evaluation.settings import SEED, EvaluationSettings
-from index.inference.user_records import records_of, user_table
+from index.inference.user_records import UserRecords, records_of
 from index.registry.bundle import Bundle
-from index.registry.registry import Registry
 from index.retrieval.candidates import Candidates
 from index.retrieval.retriever import Retriever
 from index.search.searcher import Neighbors, Vectors
 from pipelines.contracts.arrays import Bools, Float64, Int32, Int64
 from pipelines.contracts.errors import SchemaError
-from pipelines.contracts.manifest import MANIFEST_FILE, open_artifact
+from pipelines.contracts.manifest import open_artifact
 from pipelines.contracts.schema import DatasetSchema
 from pipelines.contracts.vocabulary import ValueTable, Vocabulary
 from pipelines.sequences.reader import Sequences, load_items
@@ -41,7 +40,7 @@ class Heldout:
     features: Path
     fingerprint: str
     schema: DatasetSchema
-    sequences: Sequences
+    users: UserRecords
     items: pa.Table
     item_ids: pa.Array
     held_out: HeldOut
@@ -56,16 +55,21 @@ class Heldout:
         """
         artifact = open_artifact(features, kind="features", verify=False)
         schema = DatasetSchema.model_validate_json((features / SCHEMA_FILE).read_bytes())
-        sequences = Sequences.open(features)
+        users = UserRecords.open(features)
         return cls(
             features=features,
             fingerprint=artifact.manifest.fingerprint,
             schema=schema,
-            sequences=sequences,
+            users=users,
             items=load_items(features).combine_chunks(),
             item_ids=Vocabulary.load(features / "vocabulary").item_ids,
-            held_out=held_out(sequences, schema, settings.max_users, SEED),
+            held_out=held_out(users.sequences, schema, settings.max_users, SEED),
         )
+
+    @property
+    def sequences(self) -> Sequences:
+        """All users' events."""
+        return self.users.sequences
 
     def rows_of(self, item_ids: pa.Array) -> Int32:
         """``[n] int32``: the row of each id in the features' catalogue, -1 where that has no such item."""
@@ -86,13 +90,6 @@ class Heldout:
         return np.bincount(self.past.rows, minlength=len(self.item_ids)).astype(np.float64)
 
 
-def _bundle(path: Path | str, version: str) -> Bundle:
-    """The bundle behind a retriever that was opened and verified."""
-    if (Path(path) / MANIFEST_FILE).is_file():
-        return Bundle.open(Path(path), verify=False)
-    return Registry(path).open(version, verify=False).bundle
-
-
 @dataclass(frozen=True)
 class Searches:
     """Those of some answers that came from a search. searched: ``[answers] bool``; vectors: ``[searched, dim]``."""
@@ -110,7 +107,6 @@ class Subject:
 
     data: Heldout
     retriever: Retriever
-    bundle: Bundle
     to_feature_row: Int32
 
     @classmethod
@@ -122,14 +118,18 @@ class Subject:
             SchemaError: version and features have no item in common.
         """
         retriever = Retriever.open(path, version)
-        bundle = _bundle(path, retriever.version)
-        rows = data.rows_of(bundle.vocabulary.item_ids)
+        rows = data.rows_of(retriever.bundle.vocabulary.item_ids)
         if not (rows >= 0).any():
             raise SchemaError(
                 f"{path}: none of its {len(rows)} items is among the {len(data.item_ids)} of {data.features}: they are "
                 "of different catalogues. Evaluate a version on features of its own data set."
             )
-        return cls(data, retriever, bundle, rows)
+        return cls(data, retriever, rows)
+
+    @functools.cached_property
+    def bundle(self) -> Bundle:
+        """The version's bundle."""
+        return self.retriever.bundle
 
     @property
     def version(self) -> str:
@@ -139,8 +139,7 @@ class Subject:
     @functools.cached_property
     def users(self) -> pa.Table:
         """Held-out users as ``retrieve_by_id`` has them: features, history, moment of the request."""
-        data = self.data
-        return user_table(data.features, self.bundle.schema, data.item_ids, data.held_out.users)
+        return self.data.users.table(self.data.held_out.users, self.bundle.schema, self.data.item_ids)
 
     def records(self, places: Int64) -> list[dict[str, Any]]:
         """Raw records of some held-out users (``[n]`` places among them)."""

@@ -18,6 +18,7 @@ from index.building.measurement import recall
 from index.evaluation.measures.bootstrap import paired_bootstrap
 from index.evaluation.measures.metrics import user_metrics
 from index.evaluation.measures.pairs import Pairs
+from index.inference.user_records import UserRecords
 from index.publishing.panel import Answers, K, Panel, in_catalogue_of
 from index.registry.bundle import Bundle
 from index.search.searcher import Rows
@@ -25,7 +26,6 @@ from index.settings import GatesSettings
 from pipelines.contracts.arrays import Float64
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.schema import DatasetSchema
-from pipelines.sequences.reader import Sequences
 
 Outcome = Literal["passed", "failed", "skipped"]
 
@@ -82,7 +82,8 @@ def judge(bundle: Bundle, live: Bundle | None, features: Path, settings: GatesSe
         features: those the new bundle was built from.
         settings: thresholds.
     """
-    panel = Panel.of(features, bundle, settings.panel)
+    users = UserRecords.open(features)
+    panel = Panel.of(users, bundle, settings.panel)
     answers = Answers.of(bundle, panel)
     live_answers, live_found = None, None
     if live is not None:
@@ -91,7 +92,7 @@ def judge(bundle: Bundle, live: Bundle | None, features: Path, settings: GatesSe
             live_found = in_catalogue_of(bundle, live_answers.found, live)
         except SchemaError:
             live_answers = None
-    truth = _truth(features, panel, bundle.schema)
+    truth = _truth(users, panel, bundle.schema)
     case = _Case(
         bundle=bundle,
         answers=answers,
@@ -104,8 +105,8 @@ def judge(bundle: Bundle, live: Bundle | None, features: Path, settings: GatesSe
     return tuple(verdict for gate in _GATES if (verdict := gate(case)) is not None)
 
 
-def _truth(features: Path, panel: Panel, schema: DatasetSchema) -> Pairs:
-    held_out = Sequences.open(features).truth("test", schema)
+def _truth(users: UserRecords, panel: Panel, schema: DatasetSchema) -> Pairs:
+    held_out = users.sequences.truth("test", schema)
     counts = np.diff(held_out.offsets)
     owners = np.repeat(np.arange(len(counts)), counts)
     return Pairs.of(owners, held_out.rows, len(counts)).of_users(panel.users)

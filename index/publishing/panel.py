@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from index.inference.user_records import chosen_users, known_users, records_of, user_table
+from index.inference.user_records import UserRecords
 from index.registry.bundle import Bundle
 from index.search.searcher import Rows, Vectors
-from pipelines.sequences.reader import Sequences
 
 # The panel's own seed: the same users night after night, others than the tuner's.
 _SEED = 1789
@@ -38,24 +36,21 @@ class Panel:
     records: list[dict[str, Any]]
 
     @classmethod
-    def of(cls, features: Path, bundle: Bundle, size: int) -> Panel:
+    def of(cls, users: UserRecords, bundle: Bundle, size: int) -> Panel:
         """Chooses users by a stable hash: first of those with held-out events, then of the others.
 
         Args:
-            features: the features the bundle was built from.
+            users: of the features the bundle was built from.
             bundle: names schema and catalogue.
-            size: how many users; fewer where there are fewer.
+            size: number of users; fewer where there are fewer.
         """
-        sequences = Sequences.open(features)
-        truth = sequences.truth("test", bundle.schema)
+        truth = users.sequences.truth("test", bundle.schema)
         held_out = np.flatnonzero(np.diff(truth.offsets)).astype(np.int64)
-        chosen = chosen_users(sequences.user_ids, size, _SEED, held_out)
+        chosen = users.sample(size, _SEED, held_out)
         if len(chosen) < size:
-            others = np.setdiff1d(known_users(features).with_history, chosen)
-            more = chosen_users(sequences.user_ids, size - len(chosen), _SEED, others)
-            chosen = np.concatenate([chosen, more])
-        table = user_table(features, bundle.schema, bundle.vocabulary.item_ids, chosen)
-        return cls(chosen, records_of(table))
+            others = np.setdiff1d(users.with_history, chosen)
+            chosen = np.concatenate([chosen, users.sample(size - len(chosen), _SEED, others)])
+        return cls(chosen, users.records(chosen, bundle.schema, bundle.vocabulary.item_ids))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import pyarrow as pa
 from prometheus_client import CollectorRegistry
 
 from index.inference.records import Clock
+from index.registry.bundle import Bundle
 from index.registry.deltas import DeltaLog
 from index.retrieval.answer import NO_RULES, answer, answer_record
 from index.retrieval.batch import answer_batch
@@ -84,6 +85,11 @@ class Retriever:
     def space(self) -> str:
         """Names the vector space of the version that answers now."""
         return self._live.space
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle of the version that answers now; fresh ads and removals of deltas are not in it."""
+        return self._live.bundle
 
     @property
     def num_items(self) -> int:

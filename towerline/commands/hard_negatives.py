@@ -1,4 +1,4 @@
-"""Hard negatives: what the live version gives each user, before the towers are trained anew.
+"""Hard negatives: what the live version gives each user, before the next training.
 
 Reads the registry's live bundle and a features artifact; writes nothing. What a user took is no negative whatever the
 index says of it: training leaves that out, by the events it may know.
@@ -13,13 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from index.inference.user_records import records_of, user_table
+from index.inference.user_records import UserRecords, records_of
 from index.registry.registry import Registry
 from index.retrieval.retriever import Retriever
 from index.settings import RetrieverSettings
 from pipelines.contracts.schema import SplitName
 from pipelines.contracts.vocabulary import Vocabulary
-from pipelines.sequences.reader import Sequences
 from towerline.commands.config import Config
 from towers.data.training_data import Mined
 
@@ -49,9 +48,9 @@ def mine(config: Config, features: Path, report: Callable[[str], None]) -> Mined
 def _mined(live: Retriever, config: Config, features: Path, count: int) -> npt.NDArray[np.int32]:
     vocabulary = Vocabulary.load(features / "vocabulary")
     ids = vocabulary.item_ids
-    sequences = Sequences.open(features)
-    split: SplitName = "valid" if (sequences.splits == 1).any() else "test"
-    users = user_table(features, config.schema_only(), ids, np.arange(sequences.num_users, dtype=np.int64), split)
+    everyone = UserRecords.open(features)
+    split: SplitName = "valid" if (everyone.sequences.splits == 1).any() else "test"
+    users = everyone.table(np.arange(everyone.num_users), config.schema_only(), ids, split)
     rows = np.full((len(users), count), -1, np.int32)
     for start in range(0, len(users), _BLOCK):
         records = records_of(users.slice(start, _BLOCK))

@@ -26,7 +26,6 @@ from index.evaluation.settings import EvaluationSettings
 from index.evaluation.subject import Heldout
 from pipelines.contracts.arrays import Bools, Float64, Int32
 from pipelines.contracts.errors import ConfigError
-from pipelines.sequences.reader import load_users
 
 Side = Literal["users", "ads"]
 SliceVerdict = Literal["worse", "better", "same", "small", "empty"]
@@ -118,7 +117,7 @@ def user_cuts(data: Heldout, settings: EvaluationSettings) -> Iterator[Cut]:
     for value, chosen in bands(data.held_out.history_events.astype(np.float64), (1, 5, 20, 100), "events"):
         name = "new users" if value == "0 events" else value
         yield Cut("users", "history", name, chosen)
-    users = load_users(data.features)
+    users = data.users.profiles
     for column in settings.slices:
         if column in users.column_names:
             yield from _columns("users", column, users[column].take(pa.array(data.held_out.users)))
@@ -126,7 +125,7 @@ def user_cuts(data: Heldout, settings: EvaluationSettings) -> Iterator[Cut]:
 
 def ad_cuts(data: Heldout, catalogue: Catalogue, settings: EvaluationSettings) -> Iterator[Cut]:
     """Slices of ads: never seen, category, price, advertiser's size, popularity, age, and the columns named."""
-    known = set(load_users(data.features).column_names) | set(data.items.column_names)
+    known = set(data.users.profiles.column_names) | set(data.items.column_names)
     unknown = sorted(set(settings.slices) - known)
     if unknown:
         raise ConfigError(

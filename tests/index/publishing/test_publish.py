@@ -12,6 +12,7 @@ import pytest
 from index.building import embedding_job as embed
 from index.building import job as build
 from index.evaluation.measures.pairs import Pairs
+from index.inference.user_records import UserRecords
 from index.publishing import publish as publishing
 from index.publishing.gates import Verdict, judge
 from index.publishing.panel import Answers, Panel
@@ -119,7 +120,7 @@ def test_a_poor_tree_fails_recall(stages: Stages, bundle: Path, tmp_path: Path) 
     verdicts = judge(opened, None, stages.features, GatesSettings(panel=10))
     recall = verdict_of(verdicts, "ann recall")
     assert (recall.outcome, recall.stage, recall.threshold) == ("failed", "build", 0.99)
-    answers = Answers.of(opened, Panel.of(stages.features, opened, 10))
+    answers = Answers.of(opened, Panel.of(UserRecords.open(stages.features), opened, 10))
     expected = len(set(answers.found.ravel().tolist())) / len(set(answers.exact.ravel().tolist()))
     assert verdict_of(verdicts, "reachable items").measured == expected
     assert recall.line.startswith("FAIL ann recall 0.")
@@ -133,7 +134,7 @@ def test_a_certain_drop_of_recall_fails_above_what_is_allowed(
     """Held-out events are what the live version ranks first: by construction it has recall 1, another model less."""
     live = Bundle.open(bundle)
 
-    def truth(features: Path, panel: Panel, schema: object) -> Pairs:
+    def truth(users: UserRecords, panel: Panel, schema: object) -> Pairs:
         rows = Answers.of(live, panel).exact[:, :10]
         return Pairs.of(np.repeat(np.arange(len(rows)), 10), rows.ravel(), len(rows))
 
