@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import sys
 import time
 import zlib
 from collections.abc import Sequence
@@ -39,6 +40,7 @@ from pipelines.contracts.schema import DatasetSchema
 from pipelines.contracts.top_k import top_k
 from pipelines.contracts.vocabulary import Vocabulary
 from pipelines.features import job as features_job
+from pipelines.progress import Progress
 from pipelines.sequences.reader import load_items
 from towerline.commands.config import load_config
 from towers.data.training_data import TrainingData, load
@@ -108,7 +110,7 @@ def recall(score: Scores, truth: Truth, kept: npt.NDArray[np.bool_], *, among: b
 
 def trained(features: Path, data: TrainingData, settings: TowersSettings, out: Path, seed: int) -> Scores:
     """The towers' scores, from the written model."""
-    training.run(features, settings, out, seed=seed, progress=True, resume=False)
+    training.run(features, settings, out, seed=seed, progress=Progress(sys.stderr), resume=False)
     users = truth_of(data.events, TEST).users
     vectors = SavedTowers(out).vectors(data, users, TEST)
     place = np.zeros(data.events.users, np.int64)
@@ -145,7 +147,7 @@ def run_one(schema: DatasetSchema, settings: TowersSettings, work: Path, seed: i
     """One data set: hide, learn with and without ``id_dropout``, measure."""
     started = time.monotonic()
     features = work / "features"
-    features_job.run(hide(schema, work / "events.parquet"), features, progress=True)
+    features_job.run(hide(schema, work / "events.parquet"), features, progress=Progress(sys.stderr))
     data = load(features)
     truth = truth_of(data.events, TEST)
     # No event of the train split: what the id was never seen with.

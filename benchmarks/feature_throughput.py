@@ -133,7 +133,7 @@ def contend_towerline(folder: Path, out: Path) -> None:
     """The features job on its default local runner."""
     from pipelines.features import job as features
 
-    features.run(schema_for(folder), out / "features", progress=False)
+    features.run(schema_for(folder), out / "features")
 
 
 def contend_one_core(folder: Path, out: Path) -> None:
@@ -146,7 +146,7 @@ def contend_sixty_days(folder: Path, out: Path) -> None:
     """All days but the last: what a nightly run builds upon."""
     from pipelines.features import job as features
 
-    features.run(schema_for(folder, days="day-0[0-5]*.parquet"), out / "features", progress=False)
+    features.run(schema_for(folder, days="day-0[0-5]*.parquet"), out / "features")
 
 
 def contend_sixty_days_in_nights(folder: Path, out: Path) -> None:
@@ -156,7 +156,7 @@ def contend_sixty_days_in_nights(folder: Path, out: Path) -> None:
     made, previous = out / "features", None
     for last in range(DAYS - 1 - NIGHTS, DAYS):
         days = [str(folder / "events" / f"day-{day:03d}.parquet") for day in range(last + 1)]
-        features.run(schema_for(folder, days=days, bounds=EARLY_BOUNDS), made, progress=False, previous=previous)
+        features.run(schema_for(folder, days=days, bounds=EARLY_BOUNDS), made, previous=previous)
         previous = made
 
 
@@ -165,9 +165,7 @@ def contend_one_day(folder: Path, out: Path, *, upon: str = "sixty_days", **chan
     from pipelines.contracts.manifest import read_manifest
     from pipelines.features import job as features
 
-    made = features.run(
-        schema_for(folder, **changes), out / "features", progress=False, previous=out.parent / upon / "features"
-    )
+    made = features.run(schema_for(folder, **changes), out / "features", previous=out.parent / upon / "features")
     if not read_manifest(made).facts["increment"]["used"]:
         raise SystemExit("the previous run was not built upon")
 

@@ -14,6 +14,7 @@ import json
 import platform
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,7 @@ from pipelines.contracts.arrays import Float32, Int32
 from pipelines.contracts.manifest import git_commit
 from pipelines.contracts.schema import DatasetSchema, parse_schema
 from pipelines.features import job as features_job
+from pipelines.progress import Progress
 from towers.data.training_data import load
 from towers.settings import TowersSettings
 from towers.training import job as training
@@ -226,7 +228,7 @@ def tuned(features: Path, settings: TowersSettings, seed: int) -> TowersSettings
     given, tried = settings.model_dump(exclude_unset=True), {}
     for temperature in TEMPERATURES:
         candidate = TowersSettings.model_validate({**given, "temperature": temperature, "refit": False})
-        curves = training.train(data, candidate.resolved(data.schema), seed=seed, progress=True).curves
+        curves = training.train(data, candidate.resolved(data.schema), seed=seed, progress=Progress(sys.stderr)).curves
         tried[temperature] = max(epoch.valid for epoch in curves if epoch.valid is not None)
     best = max(tried, key=lambda temperature: tried[temperature])
     print(f"validation recall by temperature: {tried}, chosen {best}")
@@ -240,7 +242,7 @@ def run_one(
     started = time.monotonic()
     name = schema.dataset.name
     features = work / name / "features"
-    features_job.run(schema, features, progress=False)
+    features_job.run(schema, features)
     given = settings.resolved(schema).model_dump(mode="json")
     if temperature is None:
         settings = tuned(features, settings, seed)
@@ -248,7 +250,7 @@ def run_one(
         settings = TowersSettings.model_validate(settings.model_dump(exclude_unset=True) | {"temperature": temperature})
     resolved = settings.resolved(schema)
     model = work / name / f"model-{resolved.embedding_dim}-{seed}"
-    training.run(features, settings, model, seed=seed, progress=True)
+    training.run(features, settings, model, seed=seed, progress=Progress(sys.stderr))
     ks = cutoffs(schema)
     figures = measure(model, features, ks)
     headline = figures["all" if resolved.protocol == "windows" else "removed"]

@@ -41,28 +41,31 @@ from index.search.searcher import Vectors
 from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.manifest import write_artifact
 from pipelines.contracts.vocabulary import Vocabulary
+from pipelines.progress import SILENT, Progress
 
 _MADE_ANEW = (VOCABULARY_DIR, VECTORS_FILE, ITEMS_FILE, SCANN_DIR, SEARCHER_FILE, PROBES_DIR, "manifest.json")
 
 
-def run(registry: str | Path, out: Path, *, keep: int | None = None) -> str:
+def run(registry: str | Path, out: Path, *, keep: int | None = None, progress: Progress = SILENT) -> str:
     """Builds and publishes; returns the new version's name.
 
     Args:
         registry: a folder or an fsspec URL.
         out: where the staged bundle goes.
         keep: versions that stay; None is all.
+        progress: shows that the index is being built.
 
     Raises:
         ArtifactError: nothing is live, the version is damaged, or no item lives.
     """
     opened = Registry(registry)
     since = datetime.datetime.now(datetime.UTC).isoformat()
-    live = opened.open()
-    state = replay(live.bundle, DeltaLog(opened.store, live.version))
-    write_bundle(live.bundle, state, live.version, out)
-    # What came while the bundle was being built is brought over, with the pauses.
-    return opened.publish(out, keep=keep, before_live=lambda name: carry(opened, live.version, name, since))
+    with progress.waiting("compact"):
+        live = opened.open()
+        state = replay(live.bundle, DeltaLog(opened.store, live.version))
+        write_bundle(live.bundle, state, live.version, out)
+        # What came while the bundle was being built is brought over, with the pauses.
+        return opened.publish(out, keep=keep, before_live=lambda name: carry(opened, live.version, name, since))
 
 
 def write_bundle(bundle: Bundle, state: DeltaState, version: str, out: Path) -> Path:

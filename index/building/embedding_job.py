@@ -27,6 +27,7 @@ from index.search.exact import VECTORS_FILE
 from index.search.searcher import Vectors
 from pipelines.contracts.errors import ArtifactError, SchemaError
 from pipelines.contracts.manifest import Manifest, open_artifact, write_artifact
+from pipelines.progress import SILENT, Progress, files_in
 from pipelines.runner import new_pipeline, pipeline_options
 
 KIND = "embeddings"
@@ -48,7 +49,7 @@ class EncodedRows:
     end: int
 
 
-def run(model: Path, features: Path, out: Path, beam_args: Sequence[str] = ()) -> Path:
+def run(model: Path, features: Path, out: Path, beam_args: Sequence[str] = (), *, progress: Progress = SILENT) -> Path:
     """Embeds the catalogue and returns ``out``.
 
     Args:
@@ -56,6 +57,7 @@ def run(model: Path, features: Path, out: Path, beam_args: Sequence[str] = ()) -
         features: the features artifact the model was trained on: only its codes mean what the towers learned.
         out: where the embeddings go.
         beam_args: options of Beam; none is the runner inside this process.
+        progress: shows the parts that are embedded.
 
     Raises:
         ArtifactError: an input is missing or damaged, the model was trained on other features, or the tower made a
@@ -67,11 +69,12 @@ def run(model: Path, features: Path, out: Path, beam_args: Sequence[str] = ()) -
     check_trained_on(model_artifact.manifest, features_artifact.manifest, model)
     space = str(read_json(model / TOWERS_FILE)["space"])
     inputs = {"model": model_artifact.manifest.fingerprint, "features": features_artifact.manifest.fingerprint}
-    with write_artifact(out, kind=KIND, inputs=inputs) as draft:
+    with progress.waiting("embed"), write_artifact(out, kind=KIND, inputs=inputs) as draft:
         parts = draft.dir / _PARTS_DIR
         parts.mkdir()
         elements = list(plan(features / ENCODED_ITEMS_DIR))
-        _embed(elements, model / ITEM_TOWER_DIR, parts, beam_args)
+        with progress.bar(len(elements), "embedding", "parts", count=files_in(parts)):
+            _embed(elements, model / ITEM_TOWER_DIR, parts, beam_args)
         vectors = _merge(elements, parts, draft.dir / VECTORS_FILE)
         draft.facts.update(vector_statistics(vectors), space=space)
     return out

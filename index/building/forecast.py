@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from index.building.measurement import RECALL_AT, Queries, Report, measure
+from index.building.measurement import RECALL_AT, Queries, measure
 from index.building.tree_search import ONE_MORE, first_tree
 from index.search.exact import ExactSearcher
 from index.search.scann_binding import scann_available
@@ -19,6 +19,7 @@ from index.search.scann_tree import LEAST_ITEMS, ScannSearcher
 from index.search.searcher import Vectors
 from index.settings import IndexSettings, ReorderType, TreeSettings
 from pipelines.contracts.errors import ConfigError
+from pipelines.progress import SILENT, Progress
 
 GIB = 1 << 30
 _BYTES_A_NUMBER: dict[ReorderType, int] = {"float32": 4, "bf16": 2, "int8": 1}
@@ -53,11 +54,23 @@ class BuildTime:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a build is predicted to need."""
+    """What a build of ``items`` vectors of ``dim`` numbers is predicted to need."""
 
+    items: int
+    dim: int
     memory_bytes: int
     disk_bytes: int
     time: BuildTime
+
+    @property
+    def line(self) -> str:
+        """The forecast as one line."""
+        spent = self.time
+        return (
+            f"plan: {self.items:,} items × {self.dim}: {self.memory_bytes / GIB:.2f} GiB of memory, "
+            f"{self.disk_bytes / GIB:.2f} GiB of disk, {spent.build_seconds:.0f} s for one tree, "
+            f"{spent.build_seconds + spent.tune_seconds:.0f} s for tuning with up to {spent.trees}"
+        )
 
 
 def forecast(items: int, dim: int, settings: IndexSettings, timed: BuildTime | None = None) -> Forecast:
@@ -82,7 +95,7 @@ def forecast(items: int, dim: int, settings: IndexSettings, timed: BuildTime | N
         # The climb has a sample of a shard's size beside the vectors; at the end the trees of all shards are held.
         memory = vectors + max((vectors + build) // settings.shards, stored + codes)
     disk = vectors + stored + items * dim + 2 * 4 * items
-    return Forecast(_PROCESS_BYTES + memory, disk, spent)
+    return Forecast(items, dim, _PROCESS_BYTES + memory, disk, spent)
 
 
 def build_time(items: int, dim: int, settings: IndexSettings) -> BuildTime:
@@ -151,23 +164,22 @@ def _trees_in_time(one: float, settings: IndexSettings) -> int:
     return trees
 
 
-def check_budget(items: int, dim: int, settings: IndexSettings, report: Report) -> Forecast:
-    """Predicts, tells, and refuses a build that would exceed a budget of the settings.
+def predict(items: int, dim: int, settings: IndexSettings, progress: Progress = SILENT) -> Forecast:
+    """``forecast``, with a heartbeat while this machine's speed is measured."""
+    with progress.waiting("measuring how fast this machine builds"):
+        return forecast(items, dim, settings)
+
+
+def check_budget(predicted: Forecast, settings: IndexSettings) -> None:
+    """Refuses a build that would exceed a budget of the settings.
 
     Raises:
         ConfigError: a budget would be exceeded; the figure and the options are named.
     """
-    predicted = forecast(items, dim, settings)
     spent = predicted.time
-    report(
-        f"plan: {items:,} items × {dim}: {predicted.memory_bytes / GIB:.2f} GiB of memory, "
-        f"{predicted.disk_bytes / GIB:.2f} GiB of disk, {spent.build_seconds:.0f} s for one tree, "
-        f"{spent.build_seconds + spent.tune_seconds:.0f} s for tuning with up to {spent.trees}"
-    )
     _refuse("memory_gib", predicted.memory_bytes / GIB, settings.memory_gib, "GiB of memory", settings)
     _refuse("disk_gib", predicted.disk_bytes / GIB, settings.disk_gib, "GiB of disk", settings)
     _refuse("minutes", (spent.build_seconds + spent.tune_seconds) / 60, settings.minutes, "minutes", settings)
-    return predicted
 
 
 def _refuse(key: str, predicted: float, budget: float | None, unit: str, settings: IndexSettings) -> None:

@@ -19,8 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from index.building.forecast import Forecast, check_budget
-from index.building.measurement import Queries, Report, silent
+from index.building.forecast import Forecast, check_budget, predict
+from index.building.measurement import Queries
 from index.building.sharding_job import ShardsJob
 from index.building.tuning import Tuned, tune
 from index.building.vector_statistics import vector_statistics
@@ -55,6 +55,7 @@ from pipelines.contracts.errors import ArtifactError, ConfigError
 from pipelines.contracts.manifest import Artifact, open_artifact, write_artifact
 from pipelines.contracts.schema import DatasetSchema
 from pipelines.contracts.vocabulary import Vocabulary
+from pipelines.progress import SILENT, Progress
 from pipelines.sequences.reader import load_encoded, load_items
 
 # Neighbors that a golden probe keeps.
@@ -98,7 +99,7 @@ def run(
     *,
     retriever: RetrieverSettings | None = None,
     beam_args: Sequence[str] = (),
-    report: Report = silent,
+    progress: Progress = SILENT,
 ) -> Path:
     """Builds the bundle and returns ``out``.
 
@@ -110,39 +111,47 @@ def run(
         out: where the bundle goes.
         retriever: how the bundle is to be asked where a call does not say; None is the defaults.
         beam_args: for the shards, options of Beam; none is the runner inside this process.
-        report: is told what is predicted and measured.
+        progress: shows what is predicted and measured.
 
     Raises:
         ArtifactError: an input is missing or damaged, or the inputs do not belong together.
         ConfigError: an attribute is unknown, or the build would exceed a budget (then nothing was started).
     """
-    sources = _open(embeddings, model, features)
-    items = item_table(sources, settings)
-    check_budget(len(sources.vectors), sources.vectors.shape[1], settings, report)
-    with write_artifact(
-        out,
-        kind=KIND,
-        format_version=FORMAT_VERSION,
-        inputs=sources.fingerprints,
-        config=config_of(settings, retriever),
-    ) as draft:
+    with progress.waiting("reading embeddings and model"):
+        sources = _open(embeddings, model, features)
+        items = item_table(sources, settings)
+    predicted = predict(len(sources.vectors), sources.vectors.shape[1], settings, progress)
+    progress.line(predicted.line)
+    check_budget(predicted, settings)
+    with (
+        progress.waiting("build"),
+        write_artifact(
+            out,
+            kind=KIND,
+            format_version=FORMAT_VERSION,
+            inputs=sources.fingerprints,
+            config=config_of(settings, retriever),
+        ) as draft,
+    ):
         started = time.perf_counter()
         _copy(sources, draft.dir)
         (draft.dir / RETRIEVER_FILE).write_text((retriever or RetrieverSettings()).model_dump_json())
-        _convert_item_tower(sources, draft.dir, report)
+        _convert_item_tower(sources, draft.dir, progress)
         pq.write_table(items, draft.dir / ITEMS_FILE)
-        users = _users(sources, settings, draft.dir)
+        with progress.waiting("embedding held-out users"):
+            users = _users(sources, settings, draft.dir)
         tuned = tune(
             sources.vectors,
             users.tuning,
             users.check,
             settings,
-            report,
+            progress,
             _shards_job(sources.embeddings.dir / VECTORS_FILE, draft.dir, settings, beam_args),
         )
         if settings.value is not None:
             column, queries = items[settings.value], users.tuning.vectors
-            searcher = add_value(draft.dir, tuned.searcher, sources.vectors, column, settings.value, queries)
+            with progress.waiting("search by value"):
+                searcher = add_value(draft.dir, tuned.searcher, sources.vectors, column, settings.value, queries)
             tuned = dataclasses.replace(tuned, searcher=searcher)
         save_searcher(tuned, draft.dir)
         save_probes(users.probes, draft.dir / PROBES_DIR)
@@ -156,7 +165,7 @@ def plan(
     *,
     items: int | None = None,
     dim: int | None = None,
-    report: Report = silent,
+    progress: Progress = SILENT,
 ) -> Forecast:
     """Predicts what ``run`` will need, and builds nothing.
 
@@ -164,7 +173,7 @@ def plan(
         embeddings: the item vectors, whose size counts where none is given.
         settings: engine, storages, shards, budgets.
         items, dim: another size than that of ``embeddings``, which then need not be there.
-        report: is told the forecast.
+        progress: shows that the speed of this machine is being measured.
 
     Raises:
         ArtifactError: no size is given, and the embeddings are missing or damaged.
@@ -173,7 +182,9 @@ def plan(
     if items is None or dim is None:
         shape = load_vectors(open_artifact(embeddings, kind="embeddings", verify=False).dir / VECTORS_FILE).shape
         items, dim = items or shape[0], dim or shape[1]
-    return check_budget(items, dim, settings, report)
+    predicted = predict(items, dim, settings, progress)
+    check_budget(predicted, settings)
+    return predicted
 
 
 def config_of(settings: IndexSettings, retriever: RetrieverSettings | None) -> dict[str, Any]:
@@ -240,14 +251,15 @@ def _copy(sources: _Sources, target: Path) -> None:
     shutil.copyfile(sources.embeddings.dir / VECTORS_FILE, target / VECTORS_FILE)
 
 
-def _convert_item_tower(sources: _Sources, target: Path, report: Report) -> None:
+def _convert_item_tower(sources: _Sources, target: Path, progress: Progress) -> None:
     """Writes the item tower for LiteRT, compared with the first vectors, so that deltas need no TensorFlow."""
     if not (target / ITEM_TOWER_DIR).exists():
-        report("the model has no item tower: this bundle will take no deltas")
+        progress.line("the model has no item tower: this bundle will take no deltas")
         return
     first = min(len(sources.vectors), _COMPARED_ITEMS)
     encoded = {name: values[:first] for name, values in load_encoded(sources.features.dir, "item").items()}
-    convert(target / ITEM_TOWER_DIR, target / ITEM_TOWER_FILE, encoded, sources.vectors[:first])
+    with progress.waiting("converting the item tower"):
+        convert(target / ITEM_TOWER_DIR, target / ITEM_TOWER_FILE, encoded, sources.vectors[:first])
 
 
 @dataclass(frozen=True)

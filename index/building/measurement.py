@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +15,7 @@ from index.search.exact import ExactSearcher
 from index.search.searcher import Rows, Searcher, Vectors
 from index.settings import TreeSettings
 
-Report = Callable[[str], None]
 RECALL_AT = 100
-
-
-def silent(line: str) -> None:
-    """Reports to nobody."""
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from index.building.measurement import RECALL_AT, Queries, Report, measure
+from index.building.measurement import RECALL_AT, Queries, measure
 from index.registry.searcher_spec import Measured
 from index.search.scann_tree import ScannSearcher
 from index.search.searcher import Effort, Vectors
 from index.search.shards import ShardedSearcher
 from index.settings import IndexSettings, TreeSettings
+from pipelines.progress import Progress
 
 # Leaves searched that are tried, each about 1.25 times the last: time changes by less than that, recall by less than
 # a step of reordering does.
@@ -62,11 +63,11 @@ class Built:
 class Climb:
     """Varies one property of the tree after the other and keeps what is faster at the target."""
 
-    def __init__(self, items: Vectors, queries: Queries, settings: IndexSettings, report: Report, started: float):
+    def __init__(self, items: Vectors, queries: Queries, settings: IndexSettings, progress: Progress, started: float):
         self._items = items
         self._queries = queries
         self._settings = settings
-        self._report = report
+        self._progress = progress
         self._deadline = started + settings.tuning_seconds
         self._goal = min(1.0, settings.ann_recall_at_100 + settings.recall_margin)
         self._longest_build = 0.0
@@ -115,11 +116,12 @@ class Climb:
 
     def _try(self, tree: TreeSettings) -> Built:
         begun = time.perf_counter()
-        searcher, seconds = self._build(tree)
-        built = self.aimed(searcher, seconds)
+        with self._progress.waiting(f"a tree of {tree.leaves:,} leaves"):
+            searcher, seconds = self._build(tree)
+            built = self.aimed(searcher, seconds)
         self._longest_build = max(self._longest_build, time.perf_counter() - begun)
         point = built.point
-        self._report(
+        self._progress.line(
             f"{_name(point)}: recall {point.ann_recall_at_100:.4f}, p50 {point.p50_us:.0f} µs"
             + ("" if built.meets else " (misses the target)")
         )

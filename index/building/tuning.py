@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from index.building.measurement import Queries, Report, frontier, measure, silent
+from index.building.measurement import Queries, frontier, measure
 from index.building.sharding_job import ShardsJob, check_shards
 from index.building.tree_search import Built, Climb
 from index.registry.searcher_spec import Measured, SearcherSpec
@@ -21,6 +21,7 @@ from index.search.scann_binding import scann_available
 from index.search.scann_tree import ScannSearcher
 from index.search.searcher import Searcher, Vectors
 from index.settings import IndexSettings, TreeSettings
+from pipelines.progress import SILENT, Progress
 
 # A tree takes more than this many vectors a leaf to be trained on; below, exact search is as fast anyway.
 _LEAST_ITEMS_FOR_A_TREE = 1000
@@ -39,7 +40,7 @@ def tune(
     queries: Queries,
     check: Queries,
     settings: IndexSettings,
-    report: Report = silent,
+    progress: Progress = SILENT,
     shards: ShardsJob | None = None,
 ) -> Tuned:
     """Builds the fastest searcher whose recall meets the target with the margin.
@@ -49,7 +50,7 @@ def tune(
         queries: held-out users to choose by.
         check: other held-out users, on which the chosen one is measured at the end.
         settings: target, margin, engine, time and what may be varied.
-        report: is told what is measured.
+        progress: shows each tree as it is measured.
         shards: builds the shards of ``items`` where they are to be sharded; None is one tree.
 
     Raises:
@@ -57,31 +58,34 @@ def tune(
             catalogue.
     """
     started = time.perf_counter()
-    exact = _measured_exact(items, queries)
+    with progress.waiting("exact search"):
+        exact = _measured_exact(items, queries)
     if _takes_exact(exact, items, settings):
-        report(f"exact search: {exact.p50_us:.0f} µs")
+        progress.line(f"exact search: {exact.p50_us:.0f} µs")
         return _tuned(ExactSearcher(items, checked=True), (exact,), exact, check, settings, started)
-    climb = Climb(items, queries, settings, report, started)
+    climb = Climb(items, queries, settings, progress, started)
     if shards is not None:
         check_shards(len(items), shards.shards, settings.tree)
-        tree = settings.tree or _tree_of_a_shard(items, queries, settings, report, started)
-        best = None if tree is None else _built_shards(climb, tree, shards, aim=settings.tree is None)
+        tree = settings.tree or _tree_of_a_shard(items, queries, settings, progress, started)
+        with progress.waiting(f"{shards.shards} shards"):
+            best = None if tree is None else _built_shards(climb, tree, shards, aim=settings.tree is None)
     else:
         best = climb.given() if settings.tree is not None else climb.climb()
     if best is None:
         return _tuned(ExactSearcher(items, checked=True), (*climb.points, exact), exact, check, settings, started)
-    return _tuned(best.searcher, (*climb.points, exact), best.point, check, settings, started)
+    with progress.waiting("checking the tree on other users"):
+        return _tuned(best.searcher, (*climb.points, exact), best.point, check, settings, started)
 
 
 def _tree_of_a_shard(
-    items: Vectors, queries: Queries, settings: IndexSettings, report: Report, started: float
+    items: Vectors, queries: Queries, settings: IndexSettings, progress: Progress, started: float
 ) -> TreeSettings | None:
     """What the climb finds on every n-th item of n shards; None where no tree meets the target there.
 
     Only the settings are returned: the sample and its trees are gone before the shards are built.
     """
     sample = np.ascontiguousarray(items[:: settings.shards])
-    best = Climb(sample, Queries.of(queries.vectors, sample), settings, report, started).climb()
+    best = Climb(sample, Queries.of(queries.vectors, sample), settings, progress, started).climb()
     return None if best is None else best.point.tree
 
 
@@ -111,7 +115,7 @@ def _measured_exact(items: Vectors, queries: Queries) -> Measured:
 def fastest_effort(searcher: ScannSearcher, queries: Queries, goal: float) -> ScannSearcher:
     """The same tree with the fastest effort that meets a recall; with its own where none does."""
     settings = IndexSettings(ann_recall_at_100=goal, recall_margin=0.0)
-    built = Climb(searcher.vectors, queries, settings, silent, time.perf_counter()).aimed(searcher, 0.0)
+    built = Climb(searcher.vectors, queries, settings, SILENT, time.perf_counter()).aimed(searcher, 0.0)
     return searcher.with_effort(built.effort) if built.meets else searcher
 
 

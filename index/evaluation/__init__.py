@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipelines.progress import SILENT, Progress
+
 if TYPE_CHECKING:
     from index.evaluation.settings import EvaluationSettings
 
@@ -17,7 +19,7 @@ def run(
     *,
     version: str | None = None,
     previous: Path | None = None,
-    progress: bool = True,
+    progress: Progress = SILENT,
 ) -> Path:
     """Evaluates a version and writes ``report.json`` and ``report.html``; see ``index.evaluation.evaluate``.
 

@@ -40,6 +40,7 @@ from index.registry.bundle import Bundle
 from pipelines.contracts.arrays import Float64, Int32
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.manifest import write_durably
+from pipelines.progress import SILENT, Progress
 
 COMPARE_JSON = "compare.json"
 COMPARE_HTML = "compare.html"
@@ -84,7 +85,7 @@ def run(
     out: Path,
     *,
     registry: str | Path | None = None,
-    progress: bool = True,
+    progress: Progress = SILENT,
 ) -> Path:
     """Compares two versions and returns the path of ``compare.json``.
 
@@ -96,7 +97,7 @@ def run(
         judge: gives the verdicts on the second version, with the first one live.
         out: the folder of the report.
         registry: where the versions are; None takes ``first`` and ``second`` as directories.
-        progress: show bars.
+        progress: shows the users ranked.
 
     Raises:
         ArtifactError: a version does not exist or is damaged.
@@ -128,7 +129,7 @@ def _open(version: str | Path, data: Heldout, registry: str | Path | None) -> Su
     return Subject.open(registry, data, str(version))
 
 
-def _side(subject: Subject, settings: EvaluationSettings, *, progress: bool) -> Side:
+def _side(subject: Subject, settings: EvaluationSettings, *, progress: Progress) -> Side:
     rankings = rank(subject, settings.k[-1], progress=progress)
     return Side(subject, rankings, measured(subject.data, rankings, settings))
 

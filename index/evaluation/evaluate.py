@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from index.evaluation.catalogue import Catalogue
 from index.evaluation.pages.plots import pictures
@@ -31,6 +30,7 @@ from index.evaluation.subject import Heldout, Subject
 from index.registry.bundle import Bundle
 from index.registry.registry import Registry
 from pipelines.contracts.manifest import MANIFEST_FILE, open_artifact, write_durably
+from pipelines.progress import SILENT, Progress
 
 REPORT_JSON = "report.json"
 REPORT_HTML = "report.html"
@@ -44,7 +44,7 @@ def evaluate(
     *,
     version: str | None = None,
     previous: Path | None = None,
-    progress: bool = True,
+    progress: Progress = SILENT,
 ) -> Path:
     """Writes the report and returns the path of ``report.json``.
 
@@ -55,7 +55,7 @@ def evaluate(
         out: the folder of the report.
         version: of a registry: another one than CURRENT.
         previous: the bundle of the version before, for trends.
-        progress: show bars.
+        progress: shows the users ranked and the baselines measured.
 
     Raises:
         ArtifactError: bundle or features are missing or damaged, or the registry has no such version.
@@ -66,18 +66,19 @@ def evaluate(
         check_implicit()
     if settings.map == "umap":
         check_umap()
-    data = Heldout.open(features, settings)
-    subject = Subject.open(bundle, data, version)
-    before = version_before(bundle, subject.version) if previous is None else Bundle.open(previous)
-    report = make_report(subject, settings, previous=before, progress=progress)
-    out.mkdir(parents=True, exist_ok=True)
-    write_durably(out / REPORT_JSON, report.model_dump_json(indent=2, exclude_unset=True).encode())
-    write_durably(out / REPORT_HTML, report_page(report, pictures(report)).encode())
+    with progress.waiting("evaluate"):
+        data = Heldout.open(features, settings)
+        subject = Subject.open(bundle, data, version)
+        before = version_before(bundle, subject.version) if previous is None else Bundle.open(previous)
+        report = make_report(subject, settings, previous=before, progress=progress)
+        out.mkdir(parents=True, exist_ok=True)
+        write_durably(out / REPORT_JSON, report.model_dump_json(indent=2, exclude_unset=True).encode())
+        write_durably(out / REPORT_HTML, report_page(report, pictures(report)).encode())
     return out / REPORT_JSON
 
 
 def make_report(
-    subject: Subject, settings: EvaluationSettings, *, previous: Bundle | None = None, progress: bool = True
+    subject: Subject, settings: EvaluationSettings, *, previous: Bundle | None = None, progress: Progress = SILENT
 ) -> EvaluationReport:
     """Measures all sections of the report.
 
@@ -85,7 +86,7 @@ def make_report(
         subject: the version and the held-out users.
         settings: what to measure.
         previous: the version before, for trends.
-        progress: show bars.
+        progress: shows the users ranked and the baselines measured.
 
     Raises:
         ConfigError: the settings name an unknown column.
@@ -122,7 +123,7 @@ def make_report(
 
 
 def current_report(
-    bundle: Path | str, features: Path, settings: EvaluationSettings, out: Path, *, progress: bool = True
+    bundle: Path | str, features: Path, settings: EvaluationSettings, out: Path, *, progress: Progress = SILENT
 ) -> EvaluationReport:
     """The report of a bundle or a registry's live version: the one below ``out`` if it is still true, else a new one.
 
@@ -172,12 +173,17 @@ def measured(data: Heldout, rankings: Rankings, settings: EvaluationSettings) ->
     return measure_quality(rankings, data.held_out, data.item_events, data.schema.action_names, settings)
 
 
-def measure_baselines(data: Heldout, settings: EvaluationSettings, *, progress: bool = True) -> dict[str, QualityPart]:
+def measure_baselines(
+    data: Heldout, settings: EvaluationSettings, *, progress: Progress = SILENT
+) -> dict[str, QualityPart]:
     """Every baseline's measures by its name."""
-    measures = {}
-    for name in tqdm(settings.baselines, desc="baselines", disable=not progress or not settings.baselines):
-        rankings = rank_baseline(name, data.past, data.held_out, settings)
-        measures[name] = measured(data, rankings, settings).part()
+    measures: dict[str, QualityPart] = {}
+    with progress.bar(len(settings.baselines), "baselines", "baselines") as bar:
+        for name in settings.baselines:
+            with progress.waiting(f"baseline {name}"):
+                rankings = rank_baseline(name, data.past, data.held_out, settings)
+                measures[name] = measured(data, rankings, settings).part()
+            bar.advance()
     return measures
 
 

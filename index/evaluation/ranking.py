@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from index.evaluation.held_out import HeldOut
 from index.evaluation.measures.exact_top_k import exact_top_k
@@ -20,6 +19,7 @@ from index.evaluation.measures.pairs import Pairs
 from index.evaluation.subject import Subject
 from index.retrieval.candidates import NEW_ITEMS, Candidates
 from pipelines.contracts.arrays import Int32, Int64
+from pipelines.progress import SILENT, Progress
 
 # Users answered at once: bounds the memory of their records and of the searcher's scores.
 _USERS_AT_ONCE = 512
@@ -36,7 +36,7 @@ class Rankings:
     novel: Int32
 
 
-def rank(subject: Subject, k: int, *, progress: bool = True) -> Rankings:
+def rank(subject: Subject, k: int, *, progress: Progress = SILENT) -> Rankings:
     """Ranks all held-out users.
 
     The novel ranking is the same search looked at more deeply, with what the user met taken out: as deep as the
@@ -45,23 +45,22 @@ def rank(subject: Subject, k: int, *, progress: bool = True) -> Rankings:
     Args:
         subject: the version that answers, and the users.
         k: how deep.
-        progress: show a bar.
+        progress: shows the users ranked.
     """
     held_out = subject.data.held_out
     served = np.full((held_out.num_users, k), -1, np.int32)
     novel = served.copy()
-    bar = tqdm(total=held_out.num_users, desc="rank", unit="user", disable=not progress)
-    # Users of alike pasts together: a block is looked at as deeply as its longest past asks for.
+    # Users with pasts of a length together: a block is searched as deeply as its longest past needs.
     order = np.argsort(held_out.seen.counts, kind="stable")
-    for block in blocks(held_out.num_users):
-        places = order[block]
-        seen = held_out.seen.of_users(places)
-        records = subject.records(places)
-        answers = subject.answers(records, k)
-        served[places] = subject.rows_of_answers(answers, k)
-        novel[places] = without(_deeper(subject, records, answers, k + int(seen.counts.max(initial=0))), seen, k)
-        bar.update(len(places))
-    bar.close()
+    with progress.bar(held_out.num_users, "rank", "users") as bar:
+        for block in blocks(held_out.num_users):
+            places = order[block]
+            seen = held_out.seen.of_users(places)
+            records = subject.records(places)
+            answers = subject.answers(records, k)
+            served[places] = subject.rows_of_answers(answers, k)
+            novel[places] = without(_deeper(subject, records, answers, k + int(seen.counts.max(initial=0))), seen, k)
+            bar.advance(len(places))
     return Rankings(served, novel)
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from index.building.measurement import Report, silent
 from index.publishing.gates import Verdict, judge
 from index.registry.bundle import Bundle
 from index.registry.delta_writer import carry
@@ -18,6 +17,7 @@ from index.registry.registry import Registry
 from index.settings import GatesSettings
 from pipelines.contracts.errors import ConfigError, GateError
 from pipelines.contracts.manifest import read_manifest
+from pipelines.progress import SILENT, Progress
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def run(
     gates: GatesSettings,
     options: Options | None = None,
     *,
-    report: Report = silent,
+    progress: Progress = SILENT,
 ) -> Publication:
     """Asks the gates and publishes.
 
@@ -66,7 +66,7 @@ def run(
         registry: a folder or an fsspec URL.
         gates: thresholds.
         options: dry run, force, retention.
-        report: gets a line a gate.
+        progress: shows one line per gate.
 
     Raises:
         ArtifactError: the bundle or the live version is damaged.
@@ -78,22 +78,24 @@ def run(
         raise ConfigError("--force: expected a reason, got none. It is recorded in the published manifest.")
     opened = Registry(registry)
     live_name = opened.current_or_none()
-    live = None if live_name is None else opened.open(live_name).bundle
-    verdicts = judge(Bundle.open(bundle), live, features, gates)
+    with progress.waiting("gates"):
+        live = None if live_name is None else opened.open(live_name).bundle
+        verdicts = judge(Bundle.open(bundle), live, features, gates)
     for verdict in verdicts:
-        report(verdict.line)
+        progress.line(verdict.line)
     failed = [verdict for verdict in verdicts if verdict.outcome == "failed"]
     if chosen.dry_run:
         return Publication(None, verdicts, forced=False)
     if failed and chosen.force_reason is None:
         raise GateError(_refusal(failed, opened))
     since = chosen.since if chosen.since is not None else read_manifest(features).created_at
-    version = opened.publish(
-        bundle,
-        facts=_facts(verdicts, failed, chosen, opened),
-        keep=chosen.keep,
-        before_live=lambda name: _bring_over(opened, name, since),
-    )
+    with progress.waiting("publish"):
+        version = opened.publish(
+            bundle,
+            facts=_facts(verdicts, failed, chosen, opened),
+            keep=chosen.keep,
+            before_live=lambda name: _bring_over(opened, name, since),
+        )
     return Publication(version, verdicts, forced=bool(failed))
 
 

@@ -42,6 +42,7 @@ from pipelines.contracts.encoding import encode_table
 from pipelines.contracts.errors import ArtifactError, SchemaError
 from pipelines.contracts.manifest import write_artifact
 from pipelines.contracts.vocabulary import canonical
+from pipelines.progress import SILENT, Progress
 
 CHANGE_COLUMN = "change"
 Clock = Callable[[], float]
@@ -76,7 +77,9 @@ class _Changes:
         return int(pc.sum(pc.equal(self.ids["change"], change)).as_py() or 0)
 
 
-def apply(registry: str | Path, items: Path | pa.Table, *, clock: Clock = time.time) -> Applied:
+def apply(
+    registry: str | Path, items: Path | pa.Table, *, clock: Clock = time.time, progress: Progress = SILENT
+) -> Applied:
     """Appends one delta to the live version's log.
 
     Args:
@@ -84,6 +87,7 @@ def apply(registry: str | Path, items: Path | pa.Table, *, clock: Clock = time.t
         items: a table of ads as in the items table, or its Parquet file. A column ``change`` says of each: upsert (as
             without the column), remove, pause, resume; for all but upsert the id is enough.
         clock: seconds since the epoch, for features that count from now.
+        progress: shows that the delta is being embedded and written.
 
     Raises:
         ArtifactError: nothing is live, or the version is damaged.
@@ -93,7 +97,7 @@ def apply(registry: str | Path, items: Path | pa.Table, *, clock: Clock = time.t
     started = time.perf_counter()
     table = pq.read_table(items) if isinstance(items, Path) else items
     opened = Registry(registry)
-    with opened.store.lock():
+    with progress.waiting("apply-delta"), opened.store.lock():
         live = opened.open(verify=False)
         log = DeltaLog(opened.store, live.version)
         state = replay(live.bundle, log)

@@ -35,7 +35,7 @@ from pipelines.features.totals import (
     require_split,
     with_item_counts,
 )
-from pipelines.progress import Step, watched
+from pipelines.progress import SILENT, Progress, files_in
 from pipelines.runner import pipeline_options
 from pipelines.sequences.reader import part_name
 from pipelines.sequences.segments import Layout, Partition, carry_rows
@@ -52,8 +52,8 @@ def run(
     schema: DatasetSchema,
     out: Path,
     beam_args: Sequence[str] = (),
-    progress: bool = True,
     *,
+    progress: Progress = SILENT,
     partitions: int | None = None,
     previous: Path | None = None,
     forget: Sequence[int | str] = (),
@@ -64,7 +64,7 @@ def run(
         schema: the data set's.
         out: the artifact's directory, on a file system that all workers see.
         beam_args: for Beam, unchanged.
-        progress: show a bar on standard error.
+        progress: shows the tables being read and the partitions and encoded files being written.
         partitions: number of user partitions; from the input's size where None.
         previous: an earlier run's artifact (it may be ``out`` itself): only files of events that it has not read are
             read, and the result is what a full run would give; the manifest says under ``increment`` whether it
@@ -81,9 +81,12 @@ def run(
     options = pipeline_options(beam_args)
     inputs = Inputs.find(schema)
     config = schema.model_dump(mode="json")
-    with write_artifact(
-        out, kind=KIND, format_version=FORMAT_VERSION, inputs=inputs.fingerprints(), config=config
-    ) as draft:
+    with (
+        progress.waiting("features"),
+        write_artifact(
+            out, kind=KIND, format_version=FORMAT_VERSION, inputs=inputs.fingerprints(), config=config
+        ) as draft,
+    ):
         work = draft.dir / _WORK
         work.mkdir()
         before = drift.Before.read(previous)
@@ -100,7 +103,7 @@ class _Assembler:
     plan: Plan
     draft: Draft
     options: Any
-    progress: bool
+    progress: Progress
 
     @property
     def _schema(self) -> DatasetSchema:
@@ -144,17 +147,18 @@ class _Assembler:
         return {"counts": counts, "duplicates": duplicates, "drift": drifted, **self._facts(ingested, nulls)}
 
     def _build(self) -> None:
-        steps = [
-            Step("reading", len(self.plan.shards), self._work / transforms.SHARDS_FOLDER),
-            Step("building", self.plan.job.partitions, self._work / transforms.FACTS_FOLDER),
-        ]
-        with watched(steps, shown=self.progress):
+        shards, facts = (self._work / name for name in (transforms.SHARDS_FOLDER, transforms.FACTS_FOLDER))
+        with (
+            self.progress.bar(len(self.plan.shards), "reading", "parts", count=files_in(shards)),
+            self.progress.bar(self.plan.job.partitions, "building", "parts", count=files_in(facts)),
+        ):
             transforms.build(self.plan.job, self.plan.shards, self.options)
 
     def _encode(self) -> None:
         out = self.draft.dir
         names = [f"{side}/{path.name}" for side in ("items", "users") for path in sorted((out / side).glob("part-*"))]
-        with watched([Step("encoding", len(names), self._work / transforms.ENCODED_FOLDER)], shown=self.progress):
+        encoded = files_in(self._work / transforms.ENCODED_FOLDER)
+        with self.progress.bar(len(names), "encoding", "parts", count=encoded):
             transforms.encode(self.plan.job, names, self.options)
 
     def _after(self, now: Ingested) -> Ingested:

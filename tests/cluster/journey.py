@@ -49,7 +49,7 @@ class Journey:
 
         config, root = self.config, self.root
         self.features(root / "features", ())
-        training.run(root / "features", config.towers, root / "model", progress=False)
+        training.run(root / "features", config.towers, root / "model")
         self.embeddings(root / "embeddings", ())
         build.run(root / "embeddings", root / "model", root / "features", config.index, root / "bundle")
         Registry(str(root / "registry")).publish(root / "bundle")
@@ -57,7 +57,7 @@ class Journey:
 
     def features(self, out: Path, beam_args: Sequence[str]) -> Path:
         """Runs the features job."""
-        return features.run(self.config.schema_only(), out, beam_args, progress=False, partitions=PARTITIONS)
+        return features.run(self.config.schema_only(), out, beam_args, partitions=PARTITIONS)
 
     def embeddings(self, out: Path, beam_args: Sequence[str]) -> Path:
         """Embeds the items of the local features with the local model."""

@@ -27,6 +27,7 @@ from index.retrieval.candidates import Candidates
 from index.retrieval.retriever import Retriever
 from pipelines.contracts.errors import ArtifactError, SchemaError
 from pipelines.contracts.manifest import write_artifact
+from pipelines.progress import SILENT, Progress, files_in
 from pipelines.runner import new_pipeline, pipeline_options
 
 KIND = "candidates"
@@ -45,7 +46,15 @@ class UserRows:
     end: int
 
 
-def run(registry: str, out: Path, *, k: int = 100, users: Path | None = None, beam_args: Sequence[str] = ()) -> Path:
+def run(
+    registry: str,
+    out: Path,
+    *,
+    k: int = 100,
+    users: Path | None = None,
+    beam_args: Sequence[str] = (),
+    progress: Progress = SILENT,
+) -> Path:
     """Retrieves candidates for every user and returns ``out``.
 
     Args:
@@ -54,6 +63,7 @@ def run(registry: str, out: Path, *, k: int = 100, users: Path | None = None, be
         k: candidates a user.
         users: a Parquet file of raw records (``user_id``, features, ``history`` ..); None is the bundle's own users.
         beam_args: options of Beam; none is the runner inside this process.
+        progress: shows the parts that are written.
 
     Raises:
         ArtifactError: nothing is published, or the bundle has no users and none are given.
@@ -68,7 +78,10 @@ def run(registry: str, out: Path, *, k: int = 100, users: Path | None = None, be
         folder = draft.dir / "candidates"
         folder.mkdir()
         job = RetrieveCandidates(registry, opened.version, source, folder, k, len(elements))
-        with new_pipeline(pipeline_options(beam_args)) as pipeline:
+        with (
+            progress.bar(len(elements), "candidates", "parts", count=files_in(folder)),
+            new_pipeline(pipeline_options(beam_args)) as pipeline,
+        ):
             _ = (
                 pipeline
                 | "List users" >> beam.Create(elements)

@@ -6,7 +6,6 @@ index says of it: training leaves that out, by the events it may know.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +18,21 @@ from index.retrieval.retriever import Retriever
 from index.settings import RetrieverSettings
 from pipelines.contracts.schema import SplitName
 from pipelines.contracts.vocabulary import Vocabulary
+from pipelines.progress import SILENT, Progress
 from towerline.commands.config import Config
 from towers.data.training_data import Mined
 
 _BLOCK = 2048
 
 
-def mine(config: Config, features: Path, report: Callable[[str], None]) -> Mined | None:
+def mine(config: Config, features: Path, progress: Progress = SILENT, *, stage: str = "train") -> Mined | None:
     """The ``towers.hard_negatives`` best items of the live version for each user as known before the valid split.
+
+    Args:
+        config: says how many, and where the registry is.
+        features: the artifact whose users are asked for.
+        progress: shows the users answered.
+        stage: what the lines begin with.
 
     Returns:
         ``rows [users, n] int32`` in the features' catalogue, -1 where the index gave less or an item is gone; None
@@ -36,24 +42,27 @@ def mine(config: Config, features: Path, report: Callable[[str], None]) -> Mined
     if not count:
         return None
     if Registry(config.registry).current_or_none() is None:
-        report("train: no live version to mine hard negatives from; trained without")
+        progress.line(f"{stage}: no live version to mine hard negatives from; trained without")
         return None
     # The towers' own ranking: what users buy again is no negative.
     with Retriever.open(config.registry, settings=RetrieverSettings(own_items_share=0.0)) as live:
-        rows = _mined(live, config, features, count)
-        report(f"train: {count} hard negatives a user from {live.version}")
+        with progress.waiting(f"{stage}: reading the users"):
+            rows = _mined(live, config, features, count, progress)
+        progress.line(f"{stage}: {count} hard negatives a user from {live.version}")
         return Mined(live.version, rows)
 
 
-def _mined(live: Retriever, config: Config, features: Path, count: int) -> npt.NDArray[np.int32]:
+def _mined(live: Retriever, config: Config, features: Path, count: int, progress: Progress) -> npt.NDArray[np.int32]:
     vocabulary = Vocabulary.load(features / "vocabulary")
     ids = vocabulary.item_ids
     everyone = UserRecords.open(features)
     split: SplitName = "valid" if (everyone.sequences.splits == 1).any() else "test"
     users = everyone.table(np.arange(everyone.num_users), config.schema_only(), ids, split)
     rows = np.full((len(users), count), -1, np.int32)
-    for start in range(0, len(users), _BLOCK):
-        records = records_of(users.slice(start, _BLOCK))
-        for place, answer in enumerate(live.retrieve_batch(records, k=count)):
-            rows[start + place, : len(answer)] = vocabulary.item_rows(pa.array(answer.item_ids, ids.type))
+    with progress.bar(len(users), "hard negatives", "users") as bar:
+        for start in range(0, len(users), _BLOCK):
+            records = records_of(users.slice(start, _BLOCK))
+            for place, answer in enumerate(live.retrieve_batch(records, k=count)):
+                rows[start + place, : len(answer)] = vocabulary.item_rows(pa.array(answer.item_ids, ids.type))
+            bar.advance(len(records))
     return rows

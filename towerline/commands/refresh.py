@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from index.building.measurement import Report, silent
 from index.publishing.gates import Verdict
 from index.publishing.publish import Options, Publication
 from index.publishing.publish import run as publish
@@ -24,6 +23,7 @@ from index.registry.registry import Registry
 from index.registry.store import file_lock
 from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.manifest import is_current, open_artifact, read_manifest, write_durably
+from pipelines.progress import SILENT, Progress
 from towerline.commands.config import Config
 
 if TYPE_CHECKING:
@@ -61,11 +61,11 @@ class Refreshed:
 class Call:
     """How one refresh is run.
 
-    beam_args: for Beam, unchanged. progress: show bars. force_reason, dry_run: as ``publishing.Options``.
+    beam_args: for Beam, unchanged. progress: shows the stages. force_reason, dry_run: as ``publishing.Options``.
     """
 
     beam_args: tuple[str, ...] = ()
-    progress: bool = True
+    progress: Progress = SILENT
     force_reason: str | None = None
     dry_run: bool = False
 
@@ -74,20 +74,18 @@ def run(
     config: Config,
     *,
     beam_args: Sequence[str] = (),
-    progress: bool = True,
+    progress: Progress = SILENT,
     force_reason: str | None = None,
     dry_run: bool = False,
-    report: Report = silent,
 ) -> Refreshed:
     """Runs what is not up to date, from the tables to CURRENT.
 
     Args:
         config: the whole configuration; artifacts go below ``config.work``.
         beam_args: for Beam, unchanged.
-        progress: show bars.
+        progress: shows each stage, and one line per gate.
         force_reason: publish against failed gates, and say why.
         dry_run: let the gates decide, publish nothing.
-        report: gets a line a stage and a line a gate.
 
     Raises:
         TowerlineError: another refresh holds the lock for longer than ``refresh.lock_wait_minutes``, or a stage failed;
@@ -97,19 +95,23 @@ def run(
     call = Call(tuple(beam_args), progress, force_reason, dry_run)
     config.work.mkdir(parents=True, exist_ok=True)
     with file_lock(config.work / _LOCK_FILE, 60.0 * config.refresh.lock_wait_minutes):
-        return _run(config, call, report)
+        return _run(config, call)
 
 
-def _run(config: Config, call: Call, report: Report) -> Refreshed:
+def _run(config: Config, call: Call) -> Refreshed:
     started = datetime.datetime.now(datetime.UTC).isoformat()
     stages = []
-    for stage in (_features, _train, _embed, _build):
-        done = stage(config, call, report)
-        report(f"{done.name}: {'up to date' if done.outcome == 'reused' else f'done in {done.seconds:.1f} s'}")
+    for number, (name, stage) in enumerate(_STAGES, start=1):
+        call.progress.stage(number, len(_STAGES) + 1, name)
+        done = stage(config, call)
+        call.progress.line(
+            f"{done.name}: {'up to date' if done.outcome == 'reused' else f'done in {done.seconds:.1f} s'}"
+        )
         stages.append(done)
     # Deltas from the moment on at which the tables were read are not in them.
     since = started if stages[0].outcome == "ran" else read_manifest(config.work / FEATURES).created_at
-    publication = _publish(config, call, since, report)
+    call.progress.stage(len(_STAGES) + 1, len(_STAGES) + 1, "publish")
+    publication = _publish(config, call, since)
     live = Registry(config.registry).current_or_none()
     file = config.work / REPORT_FILE
     done_all = Refreshed(live, publication.version is not None, tuple(stages), publication.verdicts, file)
@@ -131,7 +133,7 @@ def _stage(name: str, path: Path, *, current: bool, work: Callable[[], object]) 
     return Stage(name, "reused" if current else "ran", time.perf_counter() - begun, fingerprint)
 
 
-def _features(config: Config, call: Call, report: Report) -> Stage:  # noqa: ARG001
+def _features(config: Config, call: Call) -> Stage:
     from pipelines.features import job as features
 
     schema, path = config.schema_only(), config.work / FEATURES
@@ -144,12 +146,12 @@ def _features(config: Config, call: Call, report: Report) -> Stage:  # noqa: ARG
         path,
         current=current,
         work=lambda: features.run(
-            schema, path, call.beam_args, call.progress, previous=path if path.is_dir() else None
+            schema, path, call.beam_args, progress=call.progress, previous=path if path.is_dir() else None
         ),
     )
 
 
-def _train(config: Config, call: Call, report: Report) -> Stage:
+def _train(config: Config, call: Call) -> Stage:
     path, features = config.work / MODEL, config.work / FEATURES
     settings = config.towers.resolved(config.schema_only())
     made_with = {"towers": settings.model_dump(mode="json", exclude={"tune"}), "seed": config.seed}
@@ -159,14 +161,14 @@ def _train(config: Config, call: Call, report: Report) -> Stage:
         from towerline.commands.hard_negatives import mine
         from towers.training import job as training
 
-        mined, warm = mine(config, features, report), _warm_start(config, made_with, report)
+        mined, warm = mine(config, features, call.progress), _warm_start(config, made_with, call.progress)
         training.run(features, config.towers, path, seed=config.seed, progress=call.progress, mined=mined, warm=warm)
 
     current = is_current(path, kind="model", format_version=1, inputs=inputs, config=made_with)
     return _stage(MODEL, path, current=current, work=work)
 
 
-def _warm_start(config: Config, made_with: dict[str, Any], report: Report) -> WarmStart | None:
+def _warm_start(config: Config, made_with: dict[str, Any], progress: Progress) -> WarmStart | None:
     """The live version's model to go on from; None where this night trains in full."""
     from towers.training.warm_start import WarmStart
 
@@ -178,10 +180,10 @@ def _warm_start(config: Config, made_with: dict[str, Any], report: Report) -> Wa
     except ArtifactError as err:
         reason = str(err)
     if reason is not None:
-        report(f"train: in full, because {reason}")
+        progress.line(f"train: in full, because {reason}")
         return None
     warm = WarmStart(path, config.refresh.warm_epochs)
-    report(f"train: goes on from the live model, night {warm.nights()} of {config.refresh.warm_nights}")
+    progress.line(f"train: goes on from the live model, night {warm.nights()} of {config.refresh.warm_nights}")
     return warm
 
 
@@ -213,20 +215,20 @@ def _features_of(artifact: Path) -> dict[str, Any]:
     return {name: schema[name] for name in ("features", "history", "actions")}
 
 
-def _embed(config: Config, call: Call, report: Report) -> Stage:  # noqa: ARG001
+def _embed(config: Config, call: Call) -> Stage:
     path, model, features = (config.work / name for name in (EMBEDDINGS, MODEL, FEATURES))
     inputs = {name: read_manifest(config.work / name).fingerprint for name in (MODEL, FEATURES)}
 
     def work() -> None:
         from index.building import embedding_job as embed
 
-        embed.run(model, features, path, call.beam_args)
+        embed.run(model, features, path, call.beam_args, progress=call.progress)
 
     current = is_current(path, kind="embeddings", format_version=1, inputs=inputs, config={})
     return _stage(EMBEDDINGS, path, current=current, work=work)
 
 
-def _build(config: Config, call: Call, report: Report) -> Stage:
+def _build(config: Config, call: Call) -> Stage:
     from index.building import job as build
     from index.registry.bundle import FORMAT_VERSION, KIND
 
@@ -240,31 +242,33 @@ def _build(config: Config, call: Call, report: Report) -> Stage:
         path,
         current=current,
         work=lambda: build.run(
-            *parts, config.index, path, retriever=config.retriever, beam_args=call.beam_args, report=report
+            *parts, config.index, path, retriever=config.retriever, beam_args=call.beam_args, progress=call.progress
         ),
     )
 
 
-def _publish(config: Config, call: Call, since: str, report: Report) -> Publication:
+def _publish(config: Config, call: Call, since: str) -> Publication:
     """Publishes, unless this very bundle was published before.
 
     A version that was rolled back is not put back by the next refresh of unchanged tables; ``towerline publish`` does.
     """
-    registry, bundle = Registry(config.registry), config.work / BUNDLE
+    registry, bundle, progress = Registry(config.registry), config.work / BUNDLE, call.progress
     fingerprint = read_manifest(bundle).fingerprint
     known = [version for version in registry.versions() if version.fingerprint == fingerprint]
     if known and not call.dry_run and registry.current_or_none() is not None:
         if known[-1].live:
-            report(f"publish: up to date, {known[-1].name} is live")
+            progress.line(f"publish: up to date, {known[-1].name} is live")
         else:
-            report(
+            progress.line(
                 f"publish: {known[-1].name} was published before and is not live: somebody rolled it back. "
                 "It stays so; `towerline publish` makes it live again."
             )
         return Publication(None, (), forced=False)
     options = Options(call.dry_run, call.force_reason, config.refresh.keep_versions, since)
-    publication = publish(bundle, config.work / FEATURES, config.registry, config.gates, options, report=report)
-    report(f"publish: {publication.version} is live" if publication.version else "publish: dry run, nothing moved")
+    publication = publish(bundle, config.work / FEATURES, config.registry, config.gates, options, progress=progress)
+    progress.line(
+        f"publish: {publication.version} is live" if publication.version else "publish: dry run, nothing moved"
+    )
     return publication
 
 
@@ -275,3 +279,6 @@ def _evaluate(config: Config, call: Call) -> None:
     if not features.exists():
         raise ArtifactError(f"{features}: missing. Run `towerline features`.")
     evaluation.run(config.registry, features, config.evaluation, config.work, progress=call.progress)
+
+
+_STAGES = (("features", _features), ("train", _train), ("embed", _embed), ("build", _build))

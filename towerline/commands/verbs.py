@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.contracts.errors import ConfigError
 from pipelines.contracts.manifest import MANIFEST_FILE
+from pipelines.progress import SILENT, Progress
 from towerline.commands.config import Config, load_config
 from towerline.commands.terminal import table_lines
 
@@ -37,15 +39,10 @@ class Call:
         paths = config.paths.model_copy(update={"registry": self.arguments.registry})
         return config.model_copy(update={"paths": paths})
 
-    @property
-    def progress(self) -> bool:
-        """Whether progress may be shown."""
-        return not (self.arguments.quiet or self.arguments.json)
-
-    def report(self, line: str) -> None:
-        """Says one line at once, on the error stream, which leaves the output to the result."""
-        if self.progress:
-            print(line, file=sys.stderr, flush=True)
+    @functools.cached_property
+    def progress(self) -> Progress:
+        """Shows progress on the error stream, which leaves the output to the result; silent where that is asked."""
+        return SILENT if self.arguments.quiet or self.arguments.json else Progress(sys.stderr)
 
 
 @dataclass(frozen=True)
@@ -92,7 +89,7 @@ def verb_train(call: Call) -> Answer:
 
     def run(config: Config, out: Path) -> object:
         features = config.work / "features"
-        mined = mine(config, features, call.report)
+        mined = mine(config, features, call.progress)
         return training.run(features, config.towers, out, seed=config.seed, progress=call.progress, mined=mined)
 
     return stage(call, "model", run)
@@ -105,7 +102,9 @@ def verb_embed(call: Call) -> Answer:
     return stage(
         call,
         "embeddings",
-        lambda config, out: embed.run(config.work / "model", config.work / "features", out, call.beam_args),
+        lambda config, out: embed.run(
+            config.work / "model", config.work / "features", out, call.beam_args, progress=call.progress
+        ),
     )
 
 
@@ -115,14 +114,15 @@ def verb_build(call: Call) -> Answer:
 
     if call.arguments.dry_run:
         config, size = call.config, {"items": call.arguments.items, "dim": call.arguments.dim}
-        lines: list[str] = []
-        facts = dataclasses.asdict(build.plan(config.work / "embeddings", config.index, **size, report=lines.append))
-        return Answer(lines=[*lines, "dry run: nothing was built"], facts=facts)
+        predicted = build.plan(config.work / "embeddings", config.index, **size, progress=call.progress)
+        return Answer(lines=[predicted.line, "dry run: nothing was built"], facts=dataclasses.asdict(predicted))
 
     def run(config: Config, out: Path) -> None:
         work = config.work
         inputs = work / "embeddings", work / "model", work / "features"
-        build.run(*inputs, config.index, out, retriever=config.retriever, beam_args=call.beam_args, report=call.report)
+        build.run(
+            *inputs, config.index, out, retriever=config.retriever, beam_args=call.beam_args, progress=call.progress
+        )
 
     return stage(call, "bundle", run)
 
@@ -137,7 +137,7 @@ def verb_publish(call: Call) -> Answer:
     )
     work = config.work
     done = publishing.run(
-        work / "bundle", work / "features", config.registry, config.gates, options, report=call.report
+        work / "bundle", work / "features", config.registry, config.gates, options, progress=call.progress
     )
     return publication_answer(config, done)
 
@@ -153,7 +153,6 @@ def verb_refresh(call: Call) -> Answer:
         progress=call.progress,
         force_reason=arguments.force,
         dry_run=arguments.dry_run,
-        report=call.report,
     )
     state = "published" if done.published else "nothing new to publish"
     return Answer(
@@ -176,7 +175,7 @@ def verb_apply_delta(call: Call) -> Answer:
     """New, changed, removed and paused ads into the live version, between two nights."""
     from index.registry import delta_writer
 
-    applied = delta_writer.apply(call.config.registry, call.arguments.items)
+    applied = delta_writer.apply(call.config.registry, call.arguments.items, progress=call.progress)
     counts = ("upserted", "removed", "paused", "resumed")
     told = ", ".join(f"{getattr(applied, name)} {name}" for name in counts)
     lines = [f"version {applied.version}, delta {applied.sequence}: {told} in {applied.seconds:.1f} s"]
@@ -190,7 +189,9 @@ def verb_compact(call: Call) -> Answer:
     from index.building import compaction
 
     config = call.config
-    version = compaction.run(config.registry, config.work / "compacted", keep=config.refresh.keep_versions)
+    version = compaction.run(
+        config.registry, config.work / "compacted", keep=config.refresh.keep_versions, progress=call.progress
+    )
     return Answer(lines=[f"live: {version}"], facts={"version": version})
 
 
@@ -200,7 +201,9 @@ def verb_candidates(call: Call) -> Answer:
 
     config, arguments = call.config, call.arguments
     out = config.work / "candidates"
-    candidates_job.run(config.registry, out, k=arguments.k, users=arguments.users, beam_args=call.beam_args)
+    candidates_job.run(
+        config.registry, out, k=arguments.k, users=arguments.users, beam_args=call.beam_args, progress=call.progress
+    )
     return Answer(facts={"stage": "candidates"}, written=out / MANIFEST_FILE)
 
 
@@ -291,7 +294,7 @@ def verb_tune(call: Call) -> Answer:
     def mined(count: int) -> Mined | None:
         towers = config.towers.model_copy(update={"hard_negatives": count})
         asked = config.model_copy(update={"towers": towers})
-        return mine(asked, features, lambda line: call.report(line.replace("train:", "tune:", 1)))
+        return mine(asked, features, call.progress, stage="tune")
 
     tuning.run(
         features,
@@ -300,7 +303,6 @@ def verb_tune(call: Call) -> Answer:
         trials=call.arguments.trials,
         seed=config.seed,
         progress=call.progress,
-        report=call.report,
         mine=mined,
     )
     return Answer(lines=[out.read_text().rstrip()], facts={"stage": "tune"}, written=out)

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from pipelines.contracts.errors import SchemaError, TowerlineError
 from pipelines.contracts.manifest import fingerprint_of, open_artifact, read_manifest, write_artifact
 from pipelines.contracts.schema import SPLITS
+from pipelines.progress import SILENT, Bar, Progress
 from towers.closed_form.content_fit import content_of, settle
 from towers.closed_form.start import start_from_svd
 from towers.data.sampler import Sampler
@@ -78,7 +78,7 @@ def run(
     out: Path,
     *,
     seed: int = 17,
-    progress: bool = True,
+    progress: Progress = SILENT,
     resume: bool = True,
     mined: Mined | None = None,
     warm: WarmStart | None = None,
@@ -89,7 +89,8 @@ def run(
     was mined, the earlier model and the number of workers are the same.
     Curves for TensorBoard stand in ``tensorboard/`` beside ``out``. With several workers (``TF_CONFIG``) each calls
     this with the same arguments and features, and the first of them writes. ``mined``: hard negatives. ``warm``: go on
-    from an earlier model instead of training in full.
+    from an earlier model instead of training in full. ``progress``: shows the steps of each phase; of several workers,
+    the first one's.
 
     Raises:
         ArtifactError: the features or the earlier model are missing or damaged, the latter has other towers, or an
@@ -100,8 +101,10 @@ def run(
     """
     # Before TensorFlow does anything else: workers of TF_CONFIG meet here.
     team = workers()
+    shown = progress if team.writes else SILENT
     artifact = open_artifact(features, kind="features", verify=False)
-    data = load(features)
+    with shown.waiting("loading the features"):
+        data = load(features)
     if mined is not None:
         data = replace(data, mined=mined.rows)
     settings = settings.resolved(data.schema)
@@ -118,7 +121,6 @@ def run(
         _LOG.warning("the workers' checkpoints are of different epochs: training begins anew")
         place.resume = False
     report = _to_tensorboard(out.parent / "tensorboard" / fingerprint[:12]) if team.writes else None
-    shown = progress and team.writes
     if warm is None:
         trained = train(data, settings, seed=seed, progress=shown, place=place, report=report)
     else:
@@ -126,7 +128,10 @@ def run(
     if not team.writes:
         place.remove()
         return out
-    with write_artifact(out, kind=KIND, format_version=FORMAT_VERSION, inputs=inputs, config=config) as draft:
+    with (
+        shown.waiting("exporting the towers"),
+        write_artifact(out, kind=KIND, format_version=FORMAT_VERSION, inputs=inputs, config=config) as draft,
+    ):
         facts = write_towers(trained.model, data.schema, settings, draft.dir, seed)
         shutil.copy2(features / "schema.json", draft.dir / "schema.json")
         shutil.copytree(features / "vocabulary", draft.dir / "vocabulary")
@@ -145,7 +150,7 @@ def train(
     settings: TowersSettings,
     *,
     seed: int,
-    progress: bool = False,
+    progress: Progress = SILENT,
     place: checkpoints.Place | None = None,
     report: Callable[[Epoch], None] | None = None,
 ) -> Trained:
@@ -153,6 +158,7 @@ def train(
 
     Args:
         settings: resolved.
+        progress: shows the steps of each phase, and that the start is being computed.
         report: called after each epoch, and with the measured start; what it raises ends the training (tuning prunes
             so).
     """
@@ -161,11 +167,11 @@ def train(
     curves: tuple[Epoch, ...] = ()
     # A checkpoint of the refit has the search's curves, and the epoch that it found.
     if phase != "refit":
-        found = _Phase(data, settings, seed, "search", settings.epochs, can_validate, place, report).fit(progress)
+        found = _Phase(data, settings, seed, "search", settings.epochs, can_validate, place, report, progress).fit()
         if not (settings.refit and can_validate):
             return found
         best_epoch, curves = found.best_epoch, found.curves
-    return _Phase(data, settings, seed, "refit", best_epoch, False, place, report, curves).fit(progress)
+    return _Phase(data, settings, seed, "refit", best_epoch, False, place, report, progress, curves).fit()
 
 
 def _go_on(
@@ -175,15 +181,15 @@ def _go_on(
     features: Path,
     *,
     seed: int,
-    progress: bool,
+    progress: Progress,
     place: checkpoints.Place,
     report: Callable[[Epoch], None] | None,
 ) -> Trained:
     """One phase on train and valid. The earlier model has seen most of valid: it can choose no epoch."""
     settings = settings.model_copy(update={"epochs": warm.epochs, "initializer": "random"})
-    phase = _Phase(data, settings, seed, "warm", warm.epochs, False, place, report)
+    phase = _Phase(data, settings, seed, "warm", warm.epochs, False, place, report, progress)
     warm.fill(phase.model, features)
-    return phase.fit(progress)
+    return phase.fit()
 
 
 def optimizer_of(model: TwoTowers, data: TrainingData, settings: TowersSettings, steps: int) -> LazyAdam:
@@ -253,23 +259,26 @@ class _Phase:
         validates: bool,
         place: checkpoints.Place | None,
         report: Callable[[Epoch], None] | None,
+        progress: Progress,
         before: tuple[Epoch, ...] = (),
     ) -> None:
         self.data, self.settings, self.seed, self.name = data, settings, seed, name
         self.epochs, self.validates, self.place, self.report = epochs, validates, place, report
-        self.curves = list(before)
+        self.progress, self.curves = progress, list(before)
         self.best = checkpoints.Best()
         self.workers = workers()
         events = data.events.before(_VALID + int(name != "search"))
-        self.sampler = Sampler(data, events, settings)
-        tf.keras.utils.set_random_seed(seed)
-        with self.workers.strategy.scope():
-            self.model = TwoTowers(data, settings, seed)
-            self.signature = self._built()
-            if settings.initializer == "svd":
-                start_from_svd(self.model, data, events)
-            self.optimizer = optimizer_of(self.model, data, settings, self.sampler.steps)
-            self.model.compile(optimizer=self.optimizer)
+        with progress.waiting(f"{name}: building the towers"):
+            self.sampler = Sampler(data, events, settings)
+            tf.keras.utils.set_random_seed(seed)
+            with self.workers.strategy.scope():
+                self.model = TwoTowers(data, settings, seed)
+                self.signature = self._built()
+                if settings.initializer == "svd":
+                    with progress.waiting(f"{name}: closed-form start"):
+                        start_from_svd(self.model, data, events)
+                self.optimizer = optimizer_of(self.model, data, settings, self.sampler.steps)
+                self.model.compile(optimizer=self.optimizer)
         self.step = step_function(self.model, self.optimizer, self.signature)
 
     def _built(self) -> dict[str, Any]:
@@ -287,36 +296,32 @@ class _Phase:
         self.model.compute_loss(tensors_of(batch))
         return signature(batch)
 
-    def fit(self, progress: bool) -> Trained:
+    def fit(self) -> Trained:
         """Trains to the end, or until the validation recall no longer grows."""
-        first, every = self._restore(), self.settings.evaluate_every
-        bar = tqdm(
-            total=self.epochs * self.sampler.steps,
-            initial=(first - 1) * self.sampler.steps,
-            desc=self.name,
-            unit="step",
-            disable=not progress,
-        )
-        if first == 1 and self.validates and self.settings.initializer == "svd":
-            self._told(self._validated(Epoch(self.name, 0, 0.0, 0.0, 0.0)))
-        with bar:
-            for number in range(first, self.epochs + 1):
-                if self.validates and number - 1 - self.best.epoch >= self.settings.patience * every:
-                    break
-                self._told(self._epoch(number, bar))
-                self._checkpoint(number)
+        first, steps = self._restore(), self.sampler.steps
+        with self.progress.bar(self.epochs * steps, self.name, "steps", done=(first - 1) * steps) as bar:
+            self._fit(first, bar)
         if self.best.weights is not None:
             self.model.set_weights(self.best.weights)
-        with self.workers.strategy.scope():
+        with self.progress.waiting(f"{self.name}: fitting content"), self.workers.strategy.scope():
             settle(self.model, self.data)
         return Trained(self.model, tuple(self.curves), self.best.epoch if self.validates else self.epochs)
 
-    def _told(self, epoch: Epoch) -> None:
+    def _fit(self, first: int, bar: Bar) -> None:
+        if first == 1 and self.validates and self.settings.initializer == "svd":
+            self._keep(self._validated(Epoch(self.name, 0, 0.0, 0.0, 0.0)))
+        for number in range(first, self.epochs + 1):
+            if self.validates and number - 1 - self.best.epoch >= self.settings.patience * self.settings.evaluate_every:
+                break
+            self._keep(self._epoch(number, bar))
+            self._checkpoint(number)
+
+    def _keep(self, epoch: Epoch) -> None:
         self.curves.append(epoch)
         if self.report is not None:
             self.report(epoch)
 
-    def _epoch(self, number: int, bar: Any) -> Epoch:
+    def _epoch(self, number: int, bar: Bar) -> Epoch:
         generator = np.random.default_rng([self.seed, number])
         self.model.chance.reset(self.seed * 100_003 + number)
         started, examples = time.monotonic(), 0
@@ -328,9 +333,8 @@ class _Phase:
             losses.append(loss)
             examples += pairs
             speed = examples / (time.monotonic() - started)
-            bar.update(1)
-            valid = {"valid": f"{self.best.valid:.4f}"} if self.best.valid >= 0 else {}
-            bar.set_postfix(loss=f"{loss:.3f}", examples_s=f"{speed:,.0f}", **valid)
+            valid = {"valid": self.best.valid} if self.best.valid >= 0 else {}
+            bar.advance(loss=loss, examples_s=round(speed), **valid)
         seconds = time.monotonic() - started
         mean_loss = float(np.mean(losses)) if losses else 0.0
         epoch = Epoch(self.name, number, mean_loss, seconds, examples / max(seconds, 1e-9))

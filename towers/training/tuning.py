@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 
 import numpy as np
 from pydantic import ValidationError
-from tqdm import tqdm
 
 from pipelines.contracts.errors import ConfigError, SchemaError, TowerlineError
 from pipelines.contracts.manifest import read_manifest, write_durably
 from pipelines.contracts.schema import SPLITS, describe
+from pipelines.progress import SILENT, Progress
 from towers.data.training_data import Mined, TrainingData, load
 from towers.settings import DECIDING, TowersSettings, TuningRange, read_by
 
@@ -43,15 +43,14 @@ def run(
     *,
     trials: int = 20,
     seed: int = 17,
-    progress: bool = True,
-    report: Callable[[str], None] = lambda _: None,
+    progress: Progress = SILENT,
     mine: Callable[[int], Mined | None] = lambda _: None,
 ) -> Path:
     """Tries ``trials`` settings in all (those of an earlier, stopped search counted in) and writes the best to ``out``.
 
     The test part is never looked at. A trial is worth the best validation recall of its epochs, the start before the
     first one counted in where it is measured: what training itself chooses by. Trials that fall behind the others half
-    way are ended early; one whose values fit nothing is told to ``report`` as one line, and the search goes on.
+    way are ended early; one whose values fit nothing is reported to ``progress`` as one line, and the search goes on.
     ``mine`` gives so many hard negatives a user, None where nothing is live; asked once, for the most a trial may want.
 
     Raises:
@@ -62,17 +61,21 @@ def run(
     """
     _check(settings, trials)
     optuna = _optuna()
-    data = load(features)
+    with progress.waiting("loading the features"):
+        data = load(features)
     search = _Search(data, settings, seed, _mined(settings, mine))
     search.check()
     journal = out.with_suffix(".journal")
     out.parent.mkdir(parents=True, exist_ok=True)
     study = _study(optuna, journal, search.made_with(features))
-    for _ in tqdm(range(trials - len(_tried(study))), desc="tune", unit="trial", disable=not progress):
-        # Seeded by what was drawn before: a search that was stopped goes on with the draws it would have made.
-        drawn = np.random.SeedSequence([seed, len(study.get_trials(deepcopy=False))])
-        study.sampler = optuna.samplers.TPESampler(seed=int(drawn.generate_state(1)[0]))
-        search.attempt(optuna, study, report)
+    done = len(_tried(study))
+    with progress.bar(max(trials, done), "tune", "trials", done=done) as bar:
+        for _ in range(trials - done):
+            # Seeded by what was drawn before: a search that was stopped goes on with the draws it would have made.
+            drawn = np.random.SeedSequence([seed, len(study.get_trials(deepcopy=False))])
+            study.sampler = optuna.samplers.TPESampler(seed=int(drawn.generate_state(1)[0]))
+            search.attempt(optuna, study, progress)
+            bar.advance()
     write_durably(out, to_toml(_best(study, journal), _tried(study), search).encode())
     return out
 
@@ -252,7 +255,7 @@ class _Search:
             **{f"towers.tune.{key}": span for key, span in spans.items()},
         }
 
-    def attempt(self, optuna: Any, study: Any, report: Callable[[str], None]) -> None:
+    def attempt(self, optuna: Any, study: Any, progress: Progress) -> None:
         """One trial, from its draw to its result."""
         trial = study.ask()
         try:
@@ -264,7 +267,7 @@ class _Search:
             why = f"trial {trial.number} ({_told(trial.params)}): {err}".replace("\n", "; ")
             trial.set_user_attr(_FAILED, why)
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
-            report(f"tune: {why}")
+            progress.line(f"tune: {why}")
 
     def _score(self, trial: Any, pruned: type[Exception]) -> float:
         """The best validation recall of one training with the trial's values."""

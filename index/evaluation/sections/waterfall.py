@@ -19,7 +19,6 @@ import itertools
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from index.evaluation.measures.bootstrap import bootstrap
 from index.evaluation.measures.exact_top_k import exact_top_k
@@ -32,6 +31,7 @@ from index.evaluation.subject import Subject
 from index.registry.bundle import Bundle
 from index.search.searcher import Effort, Neighbors, Vectors
 from pipelines.contracts.arrays import Bools, Float64, Int32
+from pipelines.progress import SILENT, Progress
 
 MODEL = "model"
 
@@ -62,7 +62,7 @@ def _culprit(means: dict[str, float]) -> str:
     return max(others, key=others.__getitem__) if others else MODEL
 
 
-def measure_waterfall(subject: Subject, settings: EvaluationSettings, *, progress: bool = True) -> Waterfall:
+def measure_waterfall(subject: Subject, settings: EvaluationSettings, *, progress: Progress = SILENT) -> Waterfall:
     """Asks the version's users once for each stage.
 
     Raises:
@@ -107,26 +107,25 @@ def fresh_recall(exact: Int32, truth: Pairs, in_catalogue: Bools, k: int) -> Flo
     return np.where(truth.counts > 0, missed, np.nan)
 
 
-def _ask(subject: Subject, settings: EvaluationSettings, *, progress: bool) -> dict[str, Int32]:
+def _ask(subject: Subject, settings: EvaluationSettings, *, progress: Progress) -> dict[str, Int32]:
     """Each stage's rows ``[users, k] int32`` in the features' catalogue, in the order of the stages."""
     users, k = subject.data.held_out.num_users, settings.waterfall_k
     rules = rules_of(settings)
     names = ["exact", "pruning", "quantisation", "blending", *rules]
     found = {name: np.full((users, k), -1, np.int32) for name in names}
-    bar = tqdm(total=users, desc="waterfall", unit="user", disable=not progress)
-    for places in blocks(users):
-        records = subject.records(places)
-        plain = subject.answers(records, k)
-        asked = subject.searches(records, plain)
-        searched = search_stages(subject.bundle, asked.vectors, k)
-        for name, neighbors in searched.items():
-            found[name][places] = subject.with_searched(plain, asked.searched, neighbors)
-        found["blending"][places] = subject.rows_of_answers(plain, k)
-        for name, rule in rules.items():
-            answers = subject.answers(records, k, **rule) if rule else plain
-            found[name][places] = subject.rows_of_answers(answers, k)
-        bar.update(len(places))
-    bar.close()
+    with progress.bar(users, "waterfall", "users") as bar:
+        for places in blocks(users):
+            records = subject.records(places)
+            plain = subject.answers(records, k)
+            asked = subject.searches(records, plain)
+            searched = search_stages(subject.bundle, asked.vectors, k)
+            for name, neighbors in searched.items():
+                found[name][places] = subject.with_searched(plain, asked.searched, neighbors)
+            found["blending"][places] = subject.rows_of_answers(plain, k)
+            for name, rule in rules.items():
+                answers = subject.answers(records, k, **rule) if rule else plain
+                found[name][places] = subject.rows_of_answers(answers, k)
+            bar.advance(len(places))
     return found
 
 

@@ -23,6 +23,7 @@ from index.settings import IndexSettings, TreeSettings
 from pipelines.contracts.errors import ArtifactError, ConfigError
 from pipelines.contracts.manifest import open_artifact
 from tests.index.stage_artifacts import Stages, item_vectors_by_hand, write_model, write_stages
+from tests.recorded import Recorded
 
 ITEMS, DIM = 500, 16
 ATTRIBUTES = ("category", "price", "in_stock")
@@ -111,8 +112,8 @@ def test_every_user_can_be_retrieved_by_id(bundle: Path) -> None:
 
 def test_a_tree_is_tuned_to_the_target(stages: Stages, embeddings: Path, tmp_path: Path) -> None:
     settings = IndexSettings(engine="scann", tuning_queries=40, tuning_seconds=20, ann_recall_at_100=0.95)
-    lines: list[str] = []
-    built = build.run(embeddings, stages.model, stages.features, settings, tmp_path / "bundle", report=lines.append)
+    progress = Recorded()
+    built = build.run(embeddings, stages.model, stages.features, settings, tmp_path / "bundle", progress=progress)
     opened = Bundle.open(built)
     assert opened.spec.engine == "scann"
     assert opened.spec.chosen is not None
@@ -120,7 +121,7 @@ def test_a_tree_is_tuned_to_the_target(stages: Stages, embeddings: Path, tmp_pat
     assert opened.spec.check is not None
     recalls = [point.ann_recall_at_100 for point in opened.spec.frontier]
     assert recalls == sorted(recalls)
-    assert any("leaves" in line for line in lines)
+    assert any("leaves" in line for line in progress.lines)
     check_answers(opened)
     assert not list(built.rglob("*.pkl"))
     assert not [file for file in built.rglob("*.json") if str(tmp_path) in file.read_text()]
@@ -186,10 +187,9 @@ def test_items_stand_in_row_order(stages: Stages, bundle: Path) -> None:
 
 
 def test_a_plan_builds_nothing(embeddings: Path, tmp_path: Path) -> None:
-    lines: list[str] = []
     kept = sorted(embeddings.parent.rglob("*"))
-    own = build.plan(embeddings, IndexSettings(engine="exact"), report=lines.append)
-    assert lines[0].startswith(f"plan: {ITEMS:,} items × {DIM}: ")
+    own = build.plan(embeddings, IndexSettings(engine="exact"))
+    assert own.line.startswith(f"plan: {ITEMS:,} items × {DIM}: ")
     assert sorted(embeddings.parent.rglob("*")) == kept
     # Another size needs no embeddings: here ten times the items, so ten times the vectors on disk.
     other = build.plan(tmp_path / "none", IndexSettings(engine="exact"), items=10 * ITEMS, dim=DIM)

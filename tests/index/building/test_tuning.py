@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index.building.forecast import GIB, BuildTime, build_time, check_budget, forecast
+from index.building.forecast import GIB, BuildTime, build_time, check_budget, forecast, predict
 from index.building.measurement import Queries, frontier, measure, recall
 from index.building.tree_search import first_tree
 from index.building.tuning import fastest_effort, tune
@@ -229,8 +229,9 @@ def test_the_time_of_exact_search_is_within_a_quarter_of_the_forecast() -> None:
     assert np.median(ratios) == pytest.approx(1.0, rel=0.25), ratios
 
 
-def test_a_budget_that_fits_is_told_and_kept() -> None:
-    lines: list[str] = []
-    predicted = check_budget(10_000, 16, IndexSettings(memory_gib=4.0), lines.append)
+def test_a_budget_that_fits_is_kept() -> None:
+    settings = IndexSettings(memory_gib=4.0)
+    predicted = predict(10_000, 16, settings)
     assert predicted.memory_bytes < 4 * GIB
-    assert lines[0].startswith("plan: 10,000 items × 16: ")
+    assert predicted.line.startswith("plan: 10,000 items × 16: ")
+    check_budget(predicted, settings)

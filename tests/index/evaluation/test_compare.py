@@ -29,7 +29,6 @@ def compare(written: Written, first: Path, second: Path, out: Path) -> dict:
         SETTINGS,
         lambda after, before: judge(after, before, written.features, GATES),
         out,
-        progress=False,
     )
     assert path == out / "compare.json"
     return json.loads(path.read_text())

@@ -36,7 +36,7 @@ SETTINGS = EvaluationSettings(
 @pytest.fixture(scope="module")
 def out(written: Written, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
-    assert evaluation.run(written.bundle, written.features, SETTINGS, folder, progress=False) == folder / "report.json"
+    assert evaluation.run(written.bundle, written.features, SETTINGS, folder) == folder / "report.json"
     return folder
 
 
@@ -60,7 +60,7 @@ def test_recall_is_what_the_retriever_answers(written, report):
     """The rule: the item that the report ranks for a user is the item that retrieval returns."""
     data = Heldout.open(written.features, SETTINGS)
     subject = Subject.open(written.bundle, data)
-    rankings = rank(subject, 500, progress=False)
+    rankings = rank(subject, 500)
     retriever = Retriever.open(written.bundle)
     ids = np.asarray(data.item_ids)
     truth, recalls, novel = data.held_out.truth, [], []
@@ -140,7 +140,7 @@ def test_a_true_report_is_read_and_a_stale_one_is_made_again(written, out, tmp_p
 def test_a_stale_index_counts_its_misses(written, tmp_path):
     stale = write_bundle(tmp_path / "stale", written.world, items=1000)
     settings = SETTINGS.model_copy(update={"baselines": ()})
-    path = evaluation.run(stale, written.features, settings, tmp_path / "out", progress=False)
+    path = evaluation.run(stale, written.features, settings, tmp_path / "out")
     told = json.loads(path.read_text())
     truth = Heldout.open(written.features, settings).held_out.truth
     assert told["counts"]["truth_outside_catalogue"] == int((truth.rows >= 1000).sum()) > 0
@@ -149,7 +149,7 @@ def test_a_stale_index_counts_its_misses(written, tmp_path):
 
 def test_without_repeats(written, tmp_path):
     settings = SETTINGS.model_copy(update={"baselines": ("popularity",), "remove_seen": True})
-    path = evaluation.run(written.bundle, written.features, settings, tmp_path, progress=False)
+    path = evaluation.run(written.bundle, written.features, settings, tmp_path)
     told = json.loads(path.read_text())
     assert list(told["recall"]) == ["all"]
 
@@ -180,7 +180,7 @@ def test_no_held_out_event_at_all(written, tmp_path):
     world.sequences.splits[:] = 0
     features = write_features(tmp_path / "features", world)
     with pytest.raises(SchemaError, match="expected users with events in the test part, found none among 20"):
-        evaluation.run(written.bundle, features, SETTINGS, tmp_path / "out", progress=False)
+        evaluation.run(written.bundle, features, SETTINGS, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -188,18 +188,18 @@ def test_a_version_that_does_not_exist(written, tmp_path):
     registry = Registry(tmp_path / "registry")
     registry.publish(written.bundle)
     with pytest.raises(ArtifactError, match="expected version 'nonsense'"):
-        evaluation.run(registry.url, written.features, SETTINGS, tmp_path / "out", version="nonsense", progress=False)
+        evaluation.run(registry.url, written.features, SETTINGS, tmp_path / "out", version="nonsense")
     with pytest.raises(ArtifactError):
-        evaluation.run(tmp_path / "nowhere", written.features, SETTINGS, tmp_path / "out", progress=False)
+        evaluation.run(tmp_path / "nowhere", written.features, SETTINGS, tmp_path / "out")
 
 
 def test_an_unknown_attribute_in_the_rule(written, tmp_path):
     settings = SETTINGS.model_copy(update={"eligible": "nonsense", "baselines": ()})
     with pytest.raises(SchemaError, match="nonsense"):
-        evaluation.run(written.bundle, written.features, settings, tmp_path / "out", progress=False)
+        evaluation.run(written.bundle, written.features, settings, tmp_path / "out")
 
 
 def test_a_missing_library_is_named_before_work_begins(written, tmp_path, monkeypatch):
     monkeypatch.setattr(baselines.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"implicit, which is not installed\. Install 'towerline\[demo\]'"):
-        evaluation.run(tmp_path / "nowhere", written.features, SETTINGS, tmp_path / "out", progress=False)
+        evaluation.run(tmp_path / "nowhere", written.features, SETTINGS, tmp_path / "out")

@@ -40,7 +40,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     text = CONFIG.read_text().replace("../runs/online_retail_ii/tables", str(FOLDER))
     config = work / "online_retail_ii.toml"
     config.write_text(text + "\n[towers]\nepochs = 2\nembedding_dim = 32\nrefit = false\n[refresh]\nevaluate = false\n")
-    refresh.run(load_config(config, work=work), progress=False)
+    refresh.run(load_config(config, work=work))
     return config, work
 
 

@@ -25,6 +25,7 @@ from index.settings import GatesSettings, IndexSettings, TreeSettings
 from pipelines.contracts.errors import ConfigError, GateError
 from pipelines.contracts.manifest import read_manifest, write_artifact
 from tests.index.stage_artifacts import Stages, write_model, write_stages
+from tests.recorded import Recorded
 
 ITEMS, DIM = 600, 16
 
@@ -186,10 +187,10 @@ def test_a_failed_gate_leaves_the_live_version_and_names_the_stage(
     stages: Stages, bundle: Path, other: Path, tmp_path: Path
 ) -> None:
     registry = tmp_path / "registry"
-    lines: list[str] = []
-    first = publishing.run(bundle, stages.features, registry, GatesSettings(), report=lines.append)
+    progress = Recorded()
+    first = publishing.run(bundle, stages.features, registry, GatesSettings(), progress=progress)
     assert first.version == Registry(registry).current()
-    assert len(lines) == len(first.verdicts)
+    assert len(progress.lines) == len(first.verdicts)
     strict = GatesSettings(churn=0.01)
     with pytest.raises(GateError, match=rf"at fault: train.*\. {first.version} stays live") as refused:
         publishing.run(other, stages.features, registry, strict)

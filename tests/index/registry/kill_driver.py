@@ -59,7 +59,7 @@ class Writers:
 
         night = self.chance.randrange(NIGHTS)
         with tables_of(self.bundles[0], lambda: night):
-            refresh.run(config(self.registry.parent, refresh={"keep_versions": 3}), progress=False)
+            refresh.run(config(self.registry.parent, refresh={"keep_versions": 3}))
 
     def mixed(self) -> None:
         self.chance.choice([self.publish, self.rollback, self.delta])()

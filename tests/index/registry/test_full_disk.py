@@ -96,14 +96,14 @@ def test_a_refresh_onto_a_full_disk_goes_on_when_there_is_room(small_disk: Path,
     write_nights(tmp_path / "nights", 2)
     settings, night = config(small_disk / "run"), 0
     with tables_of(tmp_path / "nights", lambda: night):
-        live = refresh.run(settings, progress=False).version
+        live = refresh.run(settings).version
         night = 1
         ballast = fill(small_disk)
         with pytest.raises(OSError, match="No space left"):
-            refresh.run(settings, progress=False)
+            refresh.run(settings)
         assert Registry(settings.registry).current() == live
         assert len(Retriever.open(settings.registry).retrieve({"history": [1000]}, 5)) == 5
         ballast.unlink()
-        done = refresh.run(settings, progress=False)
+        done = refresh.run(settings)
     assert done.published
     assert done.version != live

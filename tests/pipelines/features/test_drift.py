@@ -74,10 +74,10 @@ def two_days(folder: Path, drift: str) -> Path:
     raw = raw_schema(folder)
     raw["validation"]["drift"] = drift
     write_rows(folder, **{"events-0": EVENTS, "items": ITEMS, "users": USERS})
-    old = features.run(schema_of(raw), folder / "old", progress=False)
+    old = features.run(schema_of(raw), folder / "old")
     write_rows(folder, **{"events-1": [{**EVENTS[0], "time": at(30 + n / 10)} for n in range(5)]})
     write_rows(folder, items=[{**item, "color": None if item["item"] < 40 else "red"} for item in ITEMS])
-    return features.run(schema_of(raw), folder / "new", progress=False, previous=old)
+    return features.run(schema_of(raw), folder / "new", previous=old)
 
 
 def test_drift_is_noted_in_the_manifest_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -107,7 +107,7 @@ TWICE = [*EVENTS, EVENTS[1], EVENTS[1], {**EVENTS[3], "price": 9.0}]
 
 def test_duplicates_are_counted(tmp_path: Path) -> None:
     write_rows(tmp_path, events=TWICE, items=ITEMS, users=USERS)
-    out = features.run(schema_of(raw_schema(tmp_path)), tmp_path / "features", progress=False)
+    out = features.run(schema_of(raw_schema(tmp_path)), tmp_path / "features")
     facts = open_artifact(out, kind="features").manifest.facts
     assert (facts["duplicates"], facts["counts"]["events"]) == (2, len(TWICE))
 
@@ -116,7 +116,7 @@ def test_duplicates_are_rejected_where_the_schema_says_so(tmp_path: Path) -> Non
     write_rows(tmp_path, events=TWICE, items=ITEMS, users=USERS)
     raw = raw_schema(tmp_path)
     raw["validation"] = {"duplicates": "reject", "max_rate": {"duplicate": 0.2}}
-    out = features.run(schema_of(raw), tmp_path / "features", progress=False)
+    out = features.run(schema_of(raw), tmp_path / "features")
     facts = open_artifact(out, kind="features").manifest.facts
     assert (facts["duplicates"], facts["counts"]["events"]) == (2, len(TWICE) - 2)
     assert facts["tables"]["events"] == {"rows": len(TWICE), "rejects": {"duplicate:event": 2}}
@@ -126,4 +126,4 @@ def test_duplicates_are_rejected_where_the_schema_says_so(tmp_path: Path) -> Non
     assert json.loads(rejects[0]["record"]) == {"user": 1, "item": 10, "time": "2025-01-03T00:00:00.000000"}
     raw["validation"]["max_rate"] = {"duplicate": 0.1}
     with pytest.raises(SchemaError, match=r"2 of 10 rows rejected .20.00%., validation.max_rate.duplicate:event is 10"):
-        features.run(schema_of(raw), tmp_path / "again", progress=False)
+        features.run(schema_of(raw), tmp_path / "again")

@@ -38,12 +38,12 @@ def run_pair(
         write_rows(folder, **{"events-0": tables.pop("before"), "items": ITEMS, "users": USERS})
     else:
         write_rows(folder, **{"events-0": EVENTS, "items": ITEMS, "users": USERS})
-    old = features.run(schema_of(raw), folder / "old", progress=False, partitions=2)
+    old = features.run(schema_of(raw), folder / "old", partitions=2)
     write_rows(folder, **{"events-1": NEW_DAY, **tables})
     change(raw)
     schema = schema_of(raw)
-    upon = features.run(schema, folder / "upon", progress=False, previous=old, forget=forget)
-    full = features.run(schema, folder / "full", progress=False, partitions=2, forget=forget)
+    upon = features.run(schema, folder / "upon", previous=old, forget=forget)
+    full = features.run(schema, folder / "full", partitions=2, forget=forget)
     return upon, full
 
 

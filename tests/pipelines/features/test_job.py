@@ -29,7 +29,7 @@ Small = Callable[..., DatasetSchema]
 
 
 def run(schema: DatasetSchema, out: Path, **options: Any) -> Path:
-    return features.run(schema, out, progress=False, **options)
+    return features.run(schema, out, **options)
 
 
 def micros(day: float) -> int:
@@ -290,7 +290,7 @@ def test_a_missing_table_and_a_damaged_one_name_the_file(small: Small, tmp_path:
 
 def test_an_unknown_runner_is_a_misuse(small: Small, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no runner 'NoSuchRunner'"):
-        features.run(small(), tmp_path / "features", ["--runner=NoSuchRunner"], progress=False)
+        features.run(small(), tmp_path / "features", ["--runner=NoSuchRunner"])
 
 
 def test_what_a_killed_worker_left_half_written_changes_nothing(
@@ -317,5 +317,5 @@ def test_what_a_killed_worker_left_half_written_changes_nothing(
 def test_several_processes_give_what_one_gives(small: Small, tmp_path: Path) -> None:
     schema = small()
     one = run(schema, tmp_path / "one", partitions=2)
-    many = features.run(schema, tmp_path / "many", ["--direct_num_workers=2"], progress=False, partitions=2)
+    many = features.run(schema, tmp_path / "many", ["--direct_num_workers=2"], partitions=2)
     assert content(one) == content(many)

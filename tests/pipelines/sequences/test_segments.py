@@ -103,8 +103,8 @@ def test_every_night_equals_a_full_run(name: str, tmp_path: Path, monkeypatch: p
             write_rows(tmp_path, **{"events-0": [*({**event, "part": "train"} for event in EVENTS[1:]), TEST_EVENT]})
         schema = schema_of(raw)
         previous = tmp_path / f"night-{night - 1}" if night else None
-        upon = features.run(schema, tmp_path / f"night-{night}", progress=False, previous=previous, partitions=PARTS)
-        full = features.run(schema, tmp_path / "full", progress=False, partitions=PARTS)
+        upon = features.run(schema, tmp_path / f"night-{night}", previous=previous, partitions=PARTS)
+        full = features.run(schema, tmp_path / "full", partitions=PARTS)
         assert used(upon) == (night > 0)
         if previous is not None:
             rewritten.append(new_bases(upon, previous))
@@ -129,9 +129,9 @@ def new_bases(upon: Path, previous: Path) -> int:
 def two_nights(folder: Path) -> tuple[Path, Path]:
     write_rows(folder, **{"events-0": EVENTS, "items": ITEMS, "users": USERS})
     schema = schema_of(raw_schema(folder))
-    first = features.run(schema, folder / "first", progress=False, partitions=1)
+    first = features.run(schema, folder / "first", partitions=1)
     write_rows(folder, **{"events-1": [{**EVENTS[0], "time": at(30)}]})
-    return first, features.run(schema, folder / "second", progress=False, previous=first)
+    return first, features.run(schema, folder / "second", previous=first)
 
 
 def test_a_new_day_is_a_segment_beside_files_shared_with_the_previous_run(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_damage_in_a_file_of_the_previous_run_is_not_sealed_as_sound(tmp_path: P
     content = bytearray(base.read_bytes())
     content[len(content) // 2] ^= 1
     base.write_bytes(bytes(content))
-    third = features.run(schema_of(raw_schema(tmp_path)), tmp_path / "third", progress=False, previous=first)
+    third = features.run(schema_of(raw_schema(tmp_path)), tmp_path / "third", previous=first)
     with pytest.raises(ArtifactError, match=r"part-00000-of-00001.parquet: its checksum is not the manifest's"):
         open_artifact(third, kind="features", verify=True)
 

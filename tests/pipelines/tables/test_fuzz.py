@@ -154,7 +154,7 @@ def test_the_whole_job_leaves_nothing_of_a_broken_table(tmp_path: Path) -> None:
         raw = raw_schema(folder)
         raw["validation"] = {"max_reject_rate": 1.0}
         try:
-            features.run(schema_of(raw), folder / "features", progress=False)
+            features.run(schema_of(raw), folder / "features")
         except SchemaError:
             assert sorted(path.name for path in folder.iterdir()) == [
                 f"events.{form}",

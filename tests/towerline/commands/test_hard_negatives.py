@@ -10,27 +10,28 @@ import pytest
 from index.retrieval.retriever import Retriever
 from pipelines.sequences.reader import Sequences, load_items, load_users
 from tests.index.nights import config, tables_of, write_nights
+from tests.recorded import Recorded
 from towerline.commands import refresh
 from towerline.commands.hard_negatives import mine
 from towers.settings import TowersSettings
 
 
 def test_nothing_is_mined_where_nothing_is_asked_for_or_live(tmp_path: Path) -> None:
-    lines: list[str] = []
-    assert mine(config(tmp_path), tmp_path, lines.append) is None
+    progress = Recorded()
+    assert mine(config(tmp_path), tmp_path, progress) is None
     asked = config(tmp_path).model_copy(update={"towers": TowersSettings(hard_negatives=3)})
-    assert mine(asked, tmp_path, lines.append) is None
-    assert lines == ["train: no live version to mine hard negatives from; trained without"]
+    assert mine(asked, tmp_path, progress) is None
+    assert progress.lines == ["train: no live version to mine hard negatives from; trained without"]
 
 
 def test_each_user_gets_what_the_live_version_answers_to_the_history(tmp_path: Path) -> None:
     write_nights(tmp_path / "nights", 2)
     with tables_of(tmp_path / "nights", lambda: 0):
-        refresh.run(config(tmp_path), progress=False)
+        refresh.run(config(tmp_path))
     # The next night's catalogue has one more item: places are found by id.
     features = tmp_path / "nights" / "features-1"
     asked = config(tmp_path).model_copy(update={"towers": TowersSettings(hard_negatives=4)})
-    mined = mine(asked, features, lambda _: None)
+    mined = mine(asked, features)
     assert mined is not None
     sequences, ids = Sequences.open(features), load_items(features)["item_id"].to_pylist()
     assert mined.rows.shape == (sequences.num_users, 4)

@@ -21,6 +21,7 @@ from pipelines.contracts.manifest import fingerprint_of, read_manifest
 from pipelines.features import job as features_stage
 from tests.index.nights import ITEMS, config, tables_of, write_nights
 from tests.index.stage_artifacts import schema
+from tests.recorded import Recorded
 from towerline.commands import refresh
 from towers.settings import TowersSettings
 from towers.training import job as training
@@ -70,25 +71,25 @@ def tables(stored: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tables]:
 
 
 def test_the_first_refresh_runs_all_and_the_second_nothing(tables: Tables, tmp_path: Path) -> None:
-    lines: list[str] = []
-    first = refresh.run(config(tmp_path), progress=False, report=lines.append)
+    progress = Recorded()
+    first = refresh.run(config(tmp_path), progress=progress)
     assert tables.ran == ["features", "model", "embeddings", "bundle"]
     assert [stage.outcome for stage in first.stages] == ["ran"] * 4
     assert first.published
     assert first.version == Registry(tmp_path / "registry").current()
     tables.ran.clear()
-    second = refresh.run(config(tmp_path), progress=False, report=lines.append)
+    second = refresh.run(config(tmp_path), progress=progress)
     assert tables.ran == []
     assert [stage.outcome for stage in second.stages] == ["reused"] * 4
     assert (second.published, second.version) == (False, first.version)
-    assert lines[-1] == f"publish: up to date, {first.version} is live"
+    assert progress.lines[-1] == f"publish: up to date, {first.version} is live"
     assert (tmp_path / "refresh.json").exists()
 
 
 def test_new_tables_make_a_new_version(tables: Tables, tmp_path: Path) -> None:
-    first = refresh.run(config(tmp_path), progress=False)
+    first = refresh.run(config(tmp_path))
     tables.night = 1
-    second = refresh.run(config(tmp_path, refresh={"keep_versions": 1}), progress=False)
+    second = refresh.run(config(tmp_path, refresh={"keep_versions": 1}))
     assert second.published
     assert Registry(tmp_path / "registry").version_names() == [second.version]
     assert second.version != first.version
@@ -96,26 +97,26 @@ def test_new_tables_make_a_new_version(tables: Tables, tmp_path: Path) -> None:
 
 
 def test_another_index_section_builds_again_but_does_not_train(tables: Tables, tmp_path: Path) -> None:
-    refresh.run(config(tmp_path), progress=False)
+    refresh.run(config(tmp_path))
     tables.ran.clear()
-    refresh.run(config(tmp_path, index={"tuning_queries": 12}), progress=False)
+    refresh.run(config(tmp_path, index={"tuning_queries": 12}))
     assert tables.ran == ["bundle"]
 
 
 def test_a_stopped_refresh_goes_on_from_the_last_good_stage(tables: Tables, tmp_path: Path) -> None:
     """One night, stopped in every stage in turn: each later try begins where the last one ended."""
-    first = refresh.run(config(tmp_path), progress=False)
+    first = refresh.run(config(tmp_path))
     tables.night = 1
     for stage in ("features", "model", "embeddings", "bundle"):
         tables.ran.clear()
         tables.fail_at = stage
         with pytest.raises(TowerlineError, match=f"{stage} was stopped"):
-            refresh.run(config(tmp_path), progress=False)
+            refresh.run(config(tmp_path))
         assert tables.ran == (["features"] if stage == "features" else [_before(stage), stage])
         assert Registry(tmp_path / "registry").current() == first.version
     tables.ran.clear()
     tables.fail_at = None
-    assert refresh.run(config(tmp_path), progress=False).published
+    assert refresh.run(config(tmp_path)).published
     assert tables.ran == ["bundle"]
 
 
@@ -125,28 +126,28 @@ def _before(stage: str) -> str:
 
 
 def test_a_failed_gate_stops_the_night_and_a_later_force_goes_on(tables: Tables, tmp_path: Path) -> None:
-    first = refresh.run(config(tmp_path), progress=False)
+    first = refresh.run(config(tmp_path))
     tables.night = 1
     strict = {"items": 10_000}
     with pytest.raises(GateError, match="at fault: features"):
-        refresh.run(config(tmp_path, gates=strict), progress=False)
+        refresh.run(config(tmp_path, gates=strict))
     assert Registry(tmp_path / "registry").current() == first.version
     tables.ran.clear()
-    forced = refresh.run(config(tmp_path, gates=strict), progress=False, force_reason="small on purpose")
+    forced = refresh.run(config(tmp_path, gates=strict), force_reason="small on purpose")
     assert tables.ran == []
     assert forced.published
 
 
 def test_what_was_rolled_back_is_not_put_back_by_an_unchanged_night(tables: Tables, tmp_path: Path) -> None:
-    first = refresh.run(config(tmp_path), progress=False)
+    first = refresh.run(config(tmp_path))
     tables.night = 1
-    refresh.run(config(tmp_path), progress=False)
+    refresh.run(config(tmp_path))
     registry = tmp_path / "registry"
     assert rollback(registry) == first.version
-    lines: list[str] = []
-    again = refresh.run(config(tmp_path), progress=False, report=lines.append)
+    progress = Recorded()
+    again = refresh.run(config(tmp_path), progress=progress)
     assert (again.published, again.version) == (False, first.version)
-    assert "somebody rolled it back" in lines[-1]
+    assert "somebody rolled it back" in progress.lines[-1]
 
 
 def test_warm_nights_go_on_from_the_live_model_and_then_one_trains_in_full(
@@ -167,27 +168,27 @@ def test_warm_nights_go_on_from_the_live_model_and_then_one_trains_in_full(
         (out / "manifest.json").write_text(json.dumps({**fields, "seal": fingerprint_of(fields)}))
 
     monkeypatch.setattr(training, "run", counted)
-    lines: list[str] = []
+    progress = Recorded()
     for place in range(4):
         tables.night = place % 2
         warm = config(tmp_path, refresh={"warm_nights": 2, "warm_epochs": 3})
-        refresh.run(warm, progress=False, report=lines.append)
+        refresh.run(warm, progress=progress)
     start = WarmStart(tmp_path / "model", 3)
     assert begun == [None, start, start, None]
-    told = [line for line in lines if line.startswith("train:")]
+    told = [line for line in progress.lines if line.startswith("train:")]
     assert told[0] == "train: in full, because nothing is live yet"
     assert told[1:3] == [f"train: goes on from the live model, night {night} of 2" for night in (1, 2)]
     assert told[3] == "train: in full, because 2 nights have gone on from the last full training"
     damaged = tmp_path / "model" / "towers.json"
     damaged.write_text(damaged.read_text().replace("space", "spice", 1))
     tables.night = 0
-    refresh.run(warm, progress=False, report=lines.append)
+    refresh.run(warm, progress=progress)
     assert begun[-1] is None
-    assert any(line.startswith("train: in full, because") and "towers.json" in line for line in lines)
+    assert any(line.startswith("train: in full, because") and "towers.json" in line for line in progress.lines)
 
 
 def test_a_dry_run_publishes_nothing(tables: Tables, tmp_path: Path) -> None:
-    done = refresh.run(config(tmp_path), progress=False, dry_run=True)
+    done = refresh.run(config(tmp_path), dry_run=True)
     assert (done.published, done.version) == (False, None)
     assert len(done.verdicts) > 3
 
@@ -211,12 +212,12 @@ def test_of_two_refreshes_one_waits_or_refuses(tables: Tables, tmp_path: Path, m
         settings = config(tmp_path, refresh={"lock_wait_minutes": minutes})
         if not minutes:
             with pytest.raises(TowerlineError, match=rf"held by process {holder.pid} .*refresh.lock_wait_minutes"):
-                refresh.run(settings, progress=False)
+                refresh.run(settings)
             assert tables.ran == []
         else:
             tables.fail_at = "features"  # that it gets so far is all that is asked
             with pytest.raises(TowerlineError, match="features was stopped"):
-                refresh.run(settings, progress=False)
+                refresh.run(settings)
 
 
 NIGHTLY = """
@@ -229,7 +230,7 @@ print("ready", flush=True)
 while not go.exists():
     pass
 with tables_of(stored, lambda: 0):
-    done = refresh.run(config(work, refresh={"lock_wait_minutes": minutes}), progress=False)
+    done = refresh.run(config(work, refresh={"lock_wait_minutes": minutes}))
 print(done.version, done.published, flush=True)
 """
 

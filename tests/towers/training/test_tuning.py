@@ -16,6 +16,7 @@ import pytest
 
 from pipelines.contracts.errors import ArtifactError, ConfigError, SchemaError
 from pipelines.contracts.manifest import write_artifact
+from tests.recorded import Recorded
 from tests.towers.tiny import USERS, tiny_data
 from towerline.commands import hard_negatives as mining
 from towerline.commands.verbs import Call, verb_tune
@@ -86,10 +87,10 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> Trainings:
 def test_it_finds_the_rate_that_learns_and_goes_on_where_it_stood(features: Path, tmp_path: Path) -> None:
     out = tmp_path / "best.toml"
     asked = settings({"learning_rate": {"choices": [1e-7, 0.03]}})
-    tuning.run(features, asked, out, trials=2, seed=1, progress=False)
+    tuning.run(features, asked, out, trials=2, seed=1)
     assert len(trials(out)) == 2
-    tuning.run(features, asked, out, trials=5, seed=1, progress=False)
-    tuning.run(features, asked, out, trials=5, seed=1, progress=False)
+    tuning.run(features, asked, out, trials=5, seed=1)
+    tuning.run(features, asked, out, trials=5, seed=1)
     assert len(trials(out)) == 5
     found = tomllib.loads(out.read_text())["towers"]
     assert found == {"learning_rate": 0.03}
@@ -99,7 +100,7 @@ def test_it_finds_the_rate_that_learns_and_goes_on_where_it_stood(features: Path
 def test_values_with_which_the_loss_is_no_number_are_passed_over(features: Path, tmp_path: Path) -> None:
     out = tmp_path / "best.toml"
     asked = settings({"learning_rate": {"choices": [1e37, 0.03]}}, item_norm="free")
-    tuning.run(features, asked, out, trials=6, seed=1, progress=False)
+    tuning.run(features, asked, out, trials=6, seed=1)
     states = {trial.params["learning_rate"]: trial.state.name for trial in trials(out)}
     assert states == {1e37: "FAIL", 0.03: "COMPLETE"}
     assert tomllib.loads(out.read_text())["towers"] == {"learning_rate": 0.03}
@@ -110,8 +111,8 @@ def test_a_search_that_was_stopped_goes_on_with_the_draws_it_would_have_made(
 ) -> None:
     ranges = RATES | {"in_batch_negatives": {"low": 0, "high": 1000}}
     for count in (2, 4, 12):
-        tuning.run(features, settings(ranges), tmp_path / "stopped.toml", trials=count, seed=1, progress=False)
-    tuning.run(features, settings(ranges), tmp_path / "whole.toml", trials=12, seed=1, progress=False)
+        tuning.run(features, settings(ranges), tmp_path / "stopped.toml", trials=count, seed=1)
+    tuning.run(features, settings(ranges), tmp_path / "whole.toml", trials=12, seed=1)
     stopped, whole = ([one.params for one in trials(tmp_path / name)] for name in ("stopped.toml", "whole.toml"))
     assert stopped == whole
     assert len({one["learning_rate"] for one in stopped}) == 12
@@ -127,9 +128,9 @@ def test_a_killed_trial_is_tried_anew_with_other_values(features: Path, training
 
     trainings.recalls = killed
     with pytest.raises(KeyboardInterrupt):
-        tuning.run(features, settings(RATES), out, trials=1, seed=1, progress=False)
+        tuning.run(features, settings(RATES), out, trials=1, seed=1)
     trainings.recalls = Trainings().recalls
-    tuning.run(features, settings(RATES), out, trials=1, seed=1, progress=False)
+    tuning.run(features, settings(RATES), out, trials=1, seed=1)
     first, second = trials(out)
     assert (first.state.name, second.state.name) == ("RUNNING", "COMPLETE")
     assert first.params != second.params
@@ -139,14 +140,14 @@ def test_a_killed_trial_is_tried_anew_with_other_values(features: Path, training
 def test_values_that_cannot_be_fail_with_one_line_and_the_search_goes_on(
     features: Path, trainings: Trainings, tmp_path: Path
 ) -> None:
-    out, lines = tmp_path / "best.toml", list[str]()
+    out, progress = tmp_path / "best.toml", Recorded()
     # Less the item bias 7, 8 or 9 dimensions, for two heads.
     asked = settings({"embedding_dim": {"choices": [8, 9, 10]}}, protocol="positions", history_encoder="auto")
-    tuning.run(features, asked, out, trials=12, seed=1, progress=False, report=lines.append)
+    tuning.run(features, asked, out, trials=12, seed=1, progress=progress)
     wrong = [one for one in trials(out) if one.params["embedding_dim"] != 9]
     assert wrong
     assert {one.state.name for one in wrong} == {"FAIL"}
-    for trial, line in zip(wrong, lines, strict=True):
+    for trial, line in zip(wrong, progress.lines, strict=True):
         dim = trial.params["embedding_dim"]
         assert line.startswith(f"tune: trial {trial.number} (embedding_dim = {dim}): ")
         assert f"expected a divisor of the unit vector's {dim - 1} dimensions" in line
@@ -157,7 +158,7 @@ def test_values_that_cannot_be_fail_with_one_line_and_the_search_goes_on(
     assert tomllib.loads(out.read_text())["towers"] == {"embedding_dim": 9}
     assert f"the best of 12 ({12 - len(wrong)} to the end, {len(wrong)} failed)" in out.read_text()
     # They were tried: a search of 12 trials has no more to do.
-    tuning.run(features, asked, out, trials=12, seed=1, progress=False)
+    tuning.run(features, asked, out, trials=12, seed=1)
     assert len(trials(out)) == 12
 
 
@@ -170,7 +171,7 @@ def test_where_every_trial_failed_one_error_says_why(features: Path, trainings: 
     ):
         asked = settings(ranges, protocol="positions", history_encoder="auto")
         with pytest.raises(ConfigError, match=f"got 3 that failed.*remove the journal.*trial 2 .*{why}"):
-            tuning.run(features, asked, out, trials=3, progress=False)
+            tuning.run(features, asked, out, trials=3)
         assert not out.exists()
         out.with_suffix(".journal").unlink()
     assert trainings.asked == []
@@ -189,7 +190,7 @@ def test_a_whole_key_is_drawn_whole_and_within_its_range(key: str, span: dict[st
 
 def test_a_journal_of_another_search_is_refused_and_stays(features: Path, trainings: Trainings, tmp_path: Path) -> None:
     out = tmp_path / "best.toml"
-    tuning.run(features, settings(RATES), out, trials=3, progress=False)
+    tuning.run(features, settings(RATES), out, trials=3)
     before = out.read_bytes(), out.with_suffix(".journal").read_bytes()
     other = written(tmp_path / "other", "two")
     wider = {"learning_rate": RATES["learning_rate"] | {"high": 0.5}}
@@ -205,12 +206,12 @@ def test_a_journal_of_another_search_is_refused_and_stays(features: Path, traini
     ):
         path, asked, seed = wanted
         with pytest.raises(ConfigError, match=f"best.journal: expected the trials of this search, got 3.*{told}"):
-            tuning.run(path, asked, out, trials=5, seed=seed, progress=False)
+            tuning.run(path, asked, out, trials=5, seed=seed)
         assert (out.read_bytes(), out.with_suffix(".journal").read_bytes()) == before
     assert len(trainings.asked) == 3
     # What no trial depends on is no other search; and the value given for a key that is tuned is none of them.
     same = settings(RATES, learning_rate=0.5, refit=False, checkpoint_minutes=7.0)
-    tuning.run(features, same, out, trials=4, progress=False)
+    tuning.run(features, same, out, trials=4)
     assert len(trainings.asked) == 4
 
 
@@ -221,13 +222,13 @@ def test_a_journal_without_what_it_was_made_with_is_refused(
     study = optuna.create_study(study_name="towers", storage=optuna.storages.JournalStorage(journal))
     study.tell(study.ask({"learning_rate": optuna.distributions.FloatDistribution(0.1, 0.2)}), 0.5)
     with pytest.raises(ConfigError, match=r"got 1 of another: an older version wrote it.*move the journal away"):
-        tuning.run(features, settings(RATES), tmp_path / "best.toml", trials=5, progress=False)
+        tuning.run(features, settings(RATES), tmp_path / "best.toml", trials=5)
     assert trainings.asked == []
 
 
 def test_missing_features_are_missed_before_the_journal_is_begun(trainings: Trainings, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="expected an artifact directory"):
-        tuning.run(tmp_path / "none", settings(RATES), tmp_path / "best.toml", progress=False)
+        tuning.run(tmp_path / "none", settings(RATES), tmp_path / "best.toml")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -237,7 +238,7 @@ def test_a_trial_is_worth_its_best_epoch_the_start_counted_in(
     out = tmp_path / "best.toml"
     trainings.recalls = lambda chosen: [0.5, 0.2, 0.4] if chosen.learning_rate == 0.01 else [0.1, 0.3, 0.45]
     asked = settings({"learning_rate": {"choices": [0.01, 0.02]}})
-    tuning.run(features, asked, out, trials=8, progress=False)
+    tuning.run(features, asked, out, trials=8)
     expected = {0.01: (0.5, {0: 0.5, 1: 0.5, 2: 0.5}), 0.02: (0.45, {0: 0.1, 1: 0.3, 2: 0.45})}
     seen = {}
     for one in trials(out):
@@ -255,10 +256,10 @@ def test_what_begins_better_than_the_others_end_is_not_pruned_for_what_it_loses(
     features: Path, trainings: Trainings, tmp_path: Path
 ) -> None:
     trainings.recalls = lambda chosen: [0.5, 0.1, 0.1] if len(trainings.asked) == 6 else [0.1, 0.2, 0.3]
-    tuning.run(features, settings(RATES), tmp_path / "best.toml", trials=6, progress=False)
+    tuning.run(features, settings(RATES), tmp_path / "best.toml", trials=6)
     assert [one.state.name for one in trials(tmp_path / "best.toml")] == ["COMPLETE"] * 6
     trainings.recalls = lambda chosen: [0.1, 0.1, 0.1]
-    tuning.run(features, settings(RATES), tmp_path / "best.toml", trials=7, progress=False)
+    tuning.run(features, settings(RATES), tmp_path / "best.toml", trials=7)
     assert trials(tmp_path / "best.toml")[6].state.name == "PRUNED"
     assert "trial 5, the best of 7 (6 to the end, 1 ended early)" in (tmp_path / "best.toml").read_text()
 
@@ -268,7 +269,7 @@ def test_a_real_training_tells_the_start_and_what_became_of_it(features: Path, t
     spoilt = {"learning_rate": {"choices": [50.0]}}
     for epochs in (0, 2):
         asked = settings(spoilt, initializer="svd", epochs=epochs)
-        tuning.run(features, asked, tmp_path / f"{epochs}.toml", trials=1, progress=False)
+        tuning.run(features, asked, tmp_path / f"{epochs}.toml", trials=1)
     (start,), (spoiled,) = trials(tmp_path / "0.toml"), trials(tmp_path / "2.toml")
     # A list of 10 of 90 items by chance has a ninth.
     assert start.value > 0.2
@@ -279,7 +280,7 @@ def test_a_real_training_tells_the_start_and_what_became_of_it(features: Path, t
 
 def test_without_a_measured_epoch_a_trial_fails(features: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none with epochs = 0 and initializer = 'random'. Take epochs of 1 or more"):
-        tuning.run(features, settings(RATES, epochs=0), tmp_path / "best.toml", trials=1, progress=False)
+        tuning.run(features, settings(RATES, epochs=0), tmp_path / "best.toml", trials=1)
 
 
 def test_without_a_valid_split_nothing_is_searched(
@@ -290,7 +291,7 @@ def test_without_a_valid_split_nothing_is_searched(
     learned = Events(events.offsets, events.rows, events.times, events.actions, np.zeros_like(events.splits))
     monkeypatch.setattr(tuning, "load", lambda _: replace(data, events=learned))
     with pytest.raises(SchemaError, match="tiny: expected held-out events in the valid split"):
-        tuning.run(features, settings(RATES), tmp_path / "best.toml", progress=False)
+        tuning.run(features, settings(RATES), tmp_path / "best.toml")
     assert trainings.asked == []
 
 
@@ -310,7 +311,7 @@ def test_hard_negatives_are_mined_once_and_each_trial_has_its_first(
         return MINED
 
     asked = settings({"hard_negatives": span})
-    tuning.run(features, asked, tmp_path / "best.toml", trials=12, progress=False, mine=mine)
+    tuning.run(features, asked, tmp_path / "best.toml", trials=12, mine=mine)
     assert wanted == [most]
     assert max(chosen.hard_negatives for chosen in trainings.asked) == most
     for chosen, mined in zip(trainings.asked, trainings.mined, strict=True):
@@ -324,7 +325,6 @@ def test_hard_negatives_are_mined_once_and_each_trial_has_its_first(
             asked,
             tmp_path / "best.toml",
             trials=13,
-            progress=False,
             mine=lambda _: replace(MINED, version="v8"),
         )
 
@@ -333,16 +333,16 @@ def test_a_fixed_number_of_hard_negatives_is_mined_as_for_training(
     features: Path, trainings: Trainings, tmp_path: Path
 ) -> None:
     asked = settings(RATES, hard_negatives=4)
-    tuning.run(features, asked, tmp_path / "mined.toml", trials=1, progress=False, mine=lambda count: MINED)
+    tuning.run(features, asked, tmp_path / "mined.toml", trials=1, mine=lambda count: MINED)
     # Nothing is live: trained without, as `train` does.
-    tuning.run(features, asked, tmp_path / "without.toml", trials=1, progress=False, mine=lambda count: None)
+    tuning.run(features, asked, tmp_path / "without.toml", trials=1, mine=lambda count: None)
     assert trainings.mined[0].shape == (USERS, 4)
     assert trainings.mined[1] is None
 
 
 def test_mined_negatives_reach_a_real_training(features: Path, tmp_path: Path) -> None:
     asked = settings({"hard_negatives": {"choices": [2]}}, epochs=1)
-    tuning.run(features, asked, tmp_path / "best.toml", trials=1, progress=False, mine=lambda _: MINED)
+    tuning.run(features, asked, tmp_path / "best.toml", trials=1, mine=lambda _: MINED)
     assert tomllib.loads((tmp_path / "best.toml").read_text())["towers"] == {"hard_negatives": 2}
 
 
@@ -350,7 +350,7 @@ def test_hard_negatives_cannot_be_tuned_where_nothing_is_live(
     features: Path, trainings: Trainings, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=r"hard_negatives: expected a live version to mine up to 5 .*Publish"):
-        tuning.run(features, settings({"hard_negatives": {"choices": [0, 5]}}), tmp_path / "best.toml", progress=False)
+        tuning.run(features, settings({"hard_negatives": {"choices": [0, 5]}}), tmp_path / "best.toml")
     assert trainings.asked == []
 
 
@@ -403,14 +403,14 @@ def test_ranges_that_no_trials_could_be_compared_by_or_drawn_from_are_refused(
     tmp_path: Path, tune: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=rf"towers\.tune.*{message}"):
-        tuning.run(tmp_path, settings(RATES | tune), tmp_path / "best.toml", progress=False)
+        tuning.run(tmp_path, settings(RATES | tune), tmp_path / "best.toml")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_protocols_are_compared_by_a_recall_that_is_given(features: Path, trainings: Trainings, tmp_path: Path) -> None:
     given = {"select": "all", "max_valid_users": 50, "history_encoder": "auto"}
     asked = settings({"protocol": {"choices": ["sets", "positions"]}}, **given)
-    tuning.run(features, asked, tmp_path / "best.toml", trials=8, progress=False)
+    tuning.run(features, asked, tmp_path / "best.toml", trials=8)
     measured = {(chosen.select, chosen.select_k, chosen.max_valid_users) for chosen in trainings.asked}
     assert measured == {("all", (10,), 50)}
     assert {chosen.protocol for chosen in trainings.asked} == {"sets", "positions"}
@@ -424,7 +424,7 @@ def test_what_a_trial_does_not_read_of_its_values_is_left_out(
     ranges = {"history_encoder": {"choices": ["mean", "attention"]}, "heads": {"choices": [1, 4, 8]}}
     for best, keys in (("mean", {"history_encoder"}), ("attention", {"history_encoder", "heads"})):
         out, asked = tmp_path / f"{best}.toml", settings(ranges, history_encoder="auto")
-        tuning.run(features, asked, out, trials=8, progress=False)
+        tuning.run(features, asked, out, trials=8)
         assert {trial.state.name for trial in trials(out)} <= {"COMPLETE", "PRUNED"}
         found = tomllib.loads(out.read_text())["towers"]
         assert (found["history_encoder"], set(found)) == (best, keys)
@@ -444,7 +444,7 @@ def test_a_range_that_no_trial_reads_is_refused(
     features: Path, trainings: Trainings, tmp_path: Path, tune: dict[str, Any], key: str
 ) -> None:
     with pytest.raises(ConfigError, match=rf"\[towers.tune\]: .* got {key}"):
-        tuning.run(features, settings(tune), tmp_path / "best.toml", progress=False)
+        tuning.run(features, settings(tune), tmp_path / "best.toml")
     assert trainings.asked == []
     assert not (tmp_path / "best.journal").exists()
 
@@ -452,7 +452,7 @@ def test_a_range_that_no_trial_reads_is_refused(
 def test_the_result_says_at_its_head_what_it_is(features: Path, trainings: Trainings, tmp_path: Path) -> None:
     trainings.recalls = lambda chosen: [0.25]
     asked = settings(RATES, select="both", select_k=(5, 10))
-    tuning.run(features, asked, tmp_path / "best.toml", trials=2, progress=False)
+    tuning.run(features, asked, tmp_path / "best.toml", trials=2)
     lines = (tmp_path / "best.toml").read_text().splitlines()
     assert lines[:4] == [
         "# trial 0, the best of 2 (2 to the end)",

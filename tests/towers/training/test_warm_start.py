@@ -43,7 +43,7 @@ def nights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("warm")
     write_features(root / "old", items=ITEMS, users=40, dim=16, seed=0)
     write_features(root / "new", items=ITEMS + 4, users=40, dim=16, seed=0)
-    training.run(root / "old", settings(), root / "model", progress=False)
+    training.run(root / "old", settings(), root / "model")
     return root
 
 
@@ -78,9 +78,7 @@ def test_known_items_begin_where_they_were(nights: Path) -> None:
 
 
 def test_a_warm_night_trains_one_short_phase_and_says_so(nights: Path, tmp_path: Path) -> None:
-    out = training.run(
-        nights / "new", settings(), tmp_path / "model", progress=False, warm=WarmStart(nights / "model", 1)
-    )
+    out = training.run(nights / "new", settings(), tmp_path / "model", warm=WarmStart(nights / "model", 1))
     curves = json.loads((out / "training.json").read_text())["epochs"]
     assert [(epoch["phase"], epoch["epoch"], epoch["valid"]) for epoch in curves] == [("warm", 1, None)]
     assert nights_of(read_manifest(out)) == 1
@@ -92,9 +90,9 @@ def test_a_warm_night_trains_one_short_phase_and_says_so(nights: Path, tmp_path:
 def test_training_begins_with_the_weights(nights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At a rate of almost nothing a warm night leaves the vectors where they were; without the weights it does not."""
     still, start = settings(learning_rate=1e-9), WarmStart(nights / "model", 1)
-    warm = training.run(nights / "old", still, tmp_path / "warm", progress=False, warm=start)
+    warm = training.run(nights / "old", still, tmp_path / "warm", warm=start)
     monkeypatch.setattr(WarmStart, "fill", lambda *_: None)
-    anew = training.run(nights / "old", still, tmp_path / "anew", progress=False, warm=start)
+    anew = training.run(nights / "old", still, tmp_path / "anew", warm=start)
     data, user = load(nights / "old"), np.zeros(1, np.int32)
     before, after, other = (SavedTowers(model).vectors(data, user, 2) for model in (nights / "model", warm, anew))
     np.testing.assert_allclose(after.items, before.items, atol=1e-5)
@@ -105,7 +103,7 @@ def test_training_begins_with_the_weights(nights: Path, tmp_path: Path, monkeypa
 def test_other_towers_are_refused_by_what_differs(nights: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"expected .*shape .* Train in full"):
         training.run(
-            nights / "new", settings(embedding_dim=9), tmp_path / "model", progress=False,
+            nights / "new", settings(embedding_dim=9), tmp_path / "model",
             warm=WarmStart(nights / "model", 1),
         )  # fmt: skip
     assert not (tmp_path / "model").exists()

@@ -21,7 +21,7 @@ FINE = TreeSettings(leaves=40, leaves_to_search=40, reorder=2000, dims_per_block
 
 def fall(written: Written, bundle: Path, settings: EvaluationSettings = SETTINGS) -> Waterfall:
     subject = Subject.open(bundle, Heldout.open(written.features, settings))
-    return measure_waterfall(subject, settings, progress=False)
+    return measure_waterfall(subject, settings)
 
 
 def check_sum(found: Waterfall) -> None:
