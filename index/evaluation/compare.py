@@ -103,23 +103,24 @@ def run(
         ArtifactError: a version does not exist or is damaged.
         SchemaError: the versions have no item in common, or none with the features.
     """
-    data = Heldout.open(features, settings)
-    sides = [_open(version, data, registry) for version in (first, second)]
-    check_same_catalogue(sides[0], sides[1])
-    before, after = (_side(subject, settings, progress=progress) for subject in sides)
-    compared = compare_sides(before, after, settings)
-    # The gates ask a version about the features it was built from; of another catalogue's they can say nothing.
-    ours = after.bundle.vocabulary.item_ids.equals(data.item_ids)
-    verdicts = judge(after.bundle, before.bundle) if ours else ()
-    lines = [verdict.line for verdict in verdicts] or [
-        f"skip all gates: {after.subject.version} has another catalogue than {features}, which it was not built from"
-    ]
-    comparison = compared.model_copy(
-        update={"verdicts": tuple(verdict.as_fact() for verdict in verdicts), "verdict_lines": tuple(lines)}
-    )
-    out.mkdir(parents=True, exist_ok=True)
-    write_durably(out / COMPARE_JSON, comparison.model_dump_json(indent=2).encode())
-    write_durably(out / COMPARE_HTML, release_notes_page(comparison, (plots.comparison(comparison),)).encode())
+    with progress.waiting("compare"):
+        data = Heldout.open(features, settings)
+        sides = [_open(version, data, registry) for version in (first, second)]
+        check_same_catalogue(sides[0], sides[1])
+        before, after = (_side(subject, settings, progress=progress) for subject in sides)
+        compared = compare_sides(before, after, settings)
+        # The gates ask a version about the features it was built from; of another catalogue's they can say nothing.
+        ours = after.bundle.vocabulary.item_ids.equals(data.item_ids)
+        verdicts = judge(after.bundle, before.bundle) if ours else ()
+        lines = [verdict.line for verdict in verdicts] or [
+            f"skip all gates: {after.subject.version} has another catalogue than {features}, which it was not built from"
+        ]
+        comparison = compared.model_copy(
+            update={"verdicts": tuple(verdict.as_fact() for verdict in verdicts), "verdict_lines": tuple(lines)}
+        )
+        out.mkdir(parents=True, exist_ok=True)
+        write_durably(out / COMPARE_JSON, comparison.model_dump_json(indent=2).encode())
+        write_durably(out / COMPARE_HTML, release_notes_page(comparison, (plots.comparison(comparison),)).encode())
     return out / COMPARE_JSON
 
 
