@@ -259,7 +259,7 @@ class _Phase:
         validates: bool,
         place: checkpoints.Place | None,
         report: Callable[[Epoch], None] | None,
-        progress: Progress,
+        progress: Progress = SILENT,
         before: tuple[Epoch, ...] = (),
     ) -> None:
         self.data, self.settings, self.seed, self.name = data, settings, seed, name
