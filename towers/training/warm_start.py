@@ -45,8 +45,8 @@ class WarmStart:
         """
         old, new = (Vocabulary.load(folder / "vocabulary") for folder in (self.model, features))
         sides: tuple[tuple[Side, Any, FeatureSum | None], ...] = (
-            ("item", towers.network.item_tower, towers.network.item_tower.body),
-            ("user", towers.network.user_tower, towers.network.user_tower.profile),
+            ("item", towers.item_tower, towers.item_tower.body),
+            ("user", towers.user_tower, towers.user_tower.profile),
         )
         for side, tower, body in sides:
             by_value = _by_value(body, old.side(side), new.side(side))
