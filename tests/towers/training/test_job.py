@@ -238,7 +238,7 @@ def test_a_gradient_that_is_no_number_stops_before_it_reaches_the_weights(monkey
 
     monkeypatch.setattr(TwoTowers, "compute_loss", steep)
     with pytest.raises(TrainingError, match="expected a finite loss and gradient"):
-        phase.fit(False)
+        phase.fit()
     for left, right in zip(before, phase.model.get_weights(), strict=True):
         np.testing.assert_array_equal(left, right)
 

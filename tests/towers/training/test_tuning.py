@@ -16,6 +16,7 @@ import pytest
 
 from pipelines.contracts.errors import ArtifactError, ConfigError, SchemaError
 from pipelines.contracts.manifest import write_artifact
+from pipelines.progress import Progress
 from tests.recorded import Recorded
 from tests.towers.tiny import USERS, tiny_data
 from towerline.commands import hard_negatives as mining
@@ -367,7 +368,8 @@ def test_the_verb_mines_for_the_trial_that_asks_for_most(tmp_path: Path, monkeyp
     )
     told: list[Any] = []
 
-    def mine(config: Any, features: Path, report: Callable[[str], None]) -> Mined:
+    def mine(config: Any, features: Path, progress: Progress, *, stage: str) -> Mined:
+        assert stage == "tune"
         told.append((config.towers.hard_negatives, features))
         return MINED
 
