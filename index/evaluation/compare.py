@@ -113,7 +113,8 @@ def run(
         ours = after.bundle.vocabulary.item_ids.equals(data.item_ids)
         verdicts = judge(after.bundle, before.bundle) if ours else ()
         lines = [verdict.line for verdict in verdicts] or [
-            f"skip all gates: {after.subject.version} has another catalogue than {features}, which it was not built from"
+            f"skip all gates: {after.subject.version} has another catalogue than {features}, "
+            "which it was not built from"
         ]
         comparison = compared.model_copy(
             update={"verdicts": tuple(verdict.as_fact() for verdict in verdicts), "verdict_lines": tuple(lines)}
