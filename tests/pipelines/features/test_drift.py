@@ -69,6 +69,12 @@ def test_what_goes_beyond_its_limit_is_drift(now: dict[str, Any], expected: list
     assert list(drifts(profile(), profile(**now), LIMITS)) == expected
 
 
+def test_a_null_rate_that_falls_is_drift_too() -> None:
+    """Three of 20 events had no value, now every one has: a column that is suddenly filled has changed its meaning."""
+    found = list(drifts(profile(nulls=3), profile(), LIMITS))
+    assert found == [Drift("null_rate", "events.value", 0.15, 0.0, 0.05)]
+
+
 def two_days(folder: Path, drift: str) -> Path:
     """The second day brings a week's events at once, and an items table without colours."""
     raw = raw_schema(folder)

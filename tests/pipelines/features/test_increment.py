@@ -13,6 +13,7 @@ from hypothesis import given
 
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.manifest import open_artifact
+from pipelines.contracts.vocabulary import Vocabulary
 from pipelines.features import job as features
 from pipelines.sequences.grouping import group_events, merge
 from tests.pipelines.conftest import EVENTS, ITEMS, USERS, at, raw_schema, schema_of, write_rows
@@ -86,6 +87,29 @@ def test_a_run_upon_a_previous_one_equals_a_full_run(tmp_path: Path, case: str) 
     assert facts_of(upon) == facts_of(full)
 
 
+def test_a_new_day_upon_the_old_one_by_hand(tmp_path: Path) -> None:
+    """What an incremental run holds, written out: sequences, item frequencies, counts, without a full run next to it.
+
+    The test window begins on day 20: of the new day only the late click (user 1, item 20, day 12) is before it, and
+    after day 10, so that it is valid. Rows: 10 -> 0, 20 -> 1, 30 -> 2, 40 -> 3.
+    """
+    upon, _ = run_pair(tmp_path, nothing)
+    assert used(upon)
+    found = content(upon)
+    assert found["ids"] == [1, 2, 3, 5, 9]
+    columns = found["columns"]
+    assert columns["offsets"] == [0, 6, 9, 10, 11, 11]
+    # User 1: days 0, 2, 2, 11, 12, 23. User 2: days 5, 22, 22 (a tie, the lower row first). User 3: 21. User 5: 24.
+    assert columns["rows"] == [2, 0, 1, 2, 1, 1, 0, 0, 2, 1, 2]
+    assert columns["values"] == [1, 2, 3, 5, 2.5, 2.5, 4, 0.5, 7, 6, 1.5]
+    assert columns["actions"] == [0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 1]
+    assert columns["splits"] == [0, 0, 0, 1, 1, 2, 0, 2, 2, 2, 2]
+    assert Vocabulary.load(upon / "vocabulary").item_frequency.tolist() == [2, 1, 1, 0]
+    # Before day 20 and in 28 days: 10 on days 2 and 5; 20 on days 2 and 12; 30 on days 0 and 11. In 7 days: none.
+    assert found["encoded"]["item", "sold"] == pytest.approx(np.log1p([[0, 2], [0, 2], [0, 2], [0, 0]]))
+    assert found["encoded"]["user", "bought"] == pytest.approx(np.log1p([[1], [0], [0], [0], [0]]))
+
+
 def test_a_run_without_any_new_event_keeps_the_parts_and_equals_a_full_run(tmp_path: Path) -> None:
     upon, full = run_pair(tmp_path, nothing, **{"events-1": []})
     assert used(upon)
@@ -136,6 +160,18 @@ def test_forgotten_users_leave_no_trace_in_a_new_artifact(tmp_path: Path, upon_p
     assert find_traces([out], [1, 9]) == []
     assert content(out)["ids"] == [2, 3, 5]
     assert content(upon) == content(full)
+
+
+def test_a_user_in_the_vocabulary_of_an_id_feature_is_a_trace(tmp_path: Path) -> None:
+    """Users 101 and 102 have train events, so that their ids get codes; a country that reads like an id is no trace."""
+    own = [{**event, "user": 100 + int(str(event["user"]))} for event in EVENTS]
+    write_rows(tmp_path, events=own, items=ITEMS, users=[{"user": 101, "country": "777"}])
+    raw = raw_schema(tmp_path)
+    raw["features"]["user"].append({"name": "user", "kind": "id"})
+    out = features.run(schema_of(raw), tmp_path / "features", progress=False, partitions=1)
+    found = {trace.file: trace.users for trace in find_traces([out], [101, 777])}
+    part = "part-00000-of-00001.parquet"
+    assert found == {f"sequences/{part}": ("101",), f"users/{part}": ("101",), "vocabulary/user.user.arrow": ("101",)}
 
 
 def test_a_forget_list_is_one_id_a_line(tmp_path: Path) -> None:

@@ -158,6 +158,30 @@ def test_leave_last_out_by_an_order_column(small: Small, tmp_path: Path) -> None
     assert found.splits.tolist() == [0, 0, 1, 2, 1, 2, 2]
 
 
+def test_under_leave_last_out_only_train_events_count(small: Small, tmp_path: Path) -> None:
+    """The last event of a user is test, the one before valid: neither may show in what a count says of the user.
+
+    Train: user 1 clicks 30 (day 0) and purchases 10 (day 2); user 4 clicks 10 (days 16 and 17). Counted from the last
+    event of all (day 22), 7 days reach back to day 15.
+    """
+
+    def change(raw: dict[str, Any]) -> None:
+        raw["split"] = {"leave_last_out": True}
+
+    days = {16: (10, "click"), 17: (10, "click"), 18: (20, "purchase"), 19: (30, "purchase")}
+    own = [
+        {"user": 4, "item": item, "time": at(day), "action": action, "price": 1.0}
+        for day, (item, action) in days.items()
+    ]
+    out = run(small(change, events=[*EVENTS, *own]), tmp_path / "features")
+    found = Sequences.open(out)
+    assert found.user_ids.to_pylist() == [1, 2, 3, 4, 9]
+    assert found.splits.tolist() == [0, 0, 1, 2, 1, 2, 2, 0, 0, 1, 2]
+    # Items 10, 20, 30, 40 in 7 and in 28 days; purchases of users 1, 2, 3, 4, 9 in 28 days.
+    assert load_encoded(out, "item")["sold"] == pytest.approx(np.log1p([[2, 3], [0, 0], [0, 1], [0, 0]]))
+    assert load_encoded(out, "user")["bought"] == pytest.approx(np.log1p([[1], [0], [0], [0], [0]]))
+
+
 def test_unordered_events_split_by_a_column_with_a_stable_valid_fraction(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     pairs = np.unique(rng.integers(0, 100, (4_000, 2)), axis=0)

@@ -144,6 +144,32 @@ def test_a_new_day_is_a_segment_beside_files_shared_with_the_previous_run(tmp_pa
     assert len(Sequences.open(second).rows) == len(EVENTS) + 1
 
 
+def test_segments_outlive_several_changes_of_the_catalogue(tmp_path: Path) -> None:
+    """Five runs, each appended to the one before; the catalogue grows three times in its front and middle.
+
+    User 1 clicks one item each night. The base is written in the catalogue (10, 20, 30, 40), the first segment in
+    (5, 10, ...), the second and the third in (5, 10, 15, ...): at the end each is read through rows of its own.
+    """
+    write_rows(tmp_path, **{"events-0": EVENTS, "items": ITEMS, "users": USERS})
+    schema = schema_of(raw_schema(tmp_path))
+    out = features.run(schema, tmp_path / "night-0", progress=False, partitions=1)
+    added = {1: 5, 2: 15, 4: 25}
+    for night, clicked in ((1, 5), (2, 15), (3, 40), (4, 25)):
+        new = [item for at_night, item in added.items() if at_night <= night]
+        write_rows(tmp_path, items=[*ITEMS, *({**ITEMS[0], "item": item} for item in new)])
+        event = {**EVENTS[0], "item": clicked, "time": at(30 + night)}
+        write_rows(tmp_path, **{f"events-{night}": [event]})
+        out = features.run(schema, tmp_path / f"night-{night}", progress=False, previous=out)
+        assert used(out)
+    assert [partition.segments for partition in Partition.list(out / "sequences")] == [4]
+    found = Sequences.open(out)
+    catalogue = [5, 10, 15, 20, 25, 30, 40]
+    clicks = {1: [30, 10, 20, 30, 5, 15, 40, 25], 2: [10, 30], 3: [20], 9: []}
+    assert found.user_ids.to_pylist() == list(clicks)
+    assert found.offsets.tolist() == [0, 8, 10, 11, 11]
+    assert [catalogue[row] for row in found.rows.tolist()] == [item for own in clicks.values() for item in own]
+
+
 def test_where_files_cannot_be_linked_they_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError("links are not supported here")

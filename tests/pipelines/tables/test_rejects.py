@@ -1,0 +1,115 @@
+"""The rules of ``[validation.columns]``, each on rows whose fate is known by hand, and through the whole job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.contracts.errors import SchemaError
+from pipelines.contracts.manifest import open_artifact
+from pipelines.contracts.schema import ColumnRule, DatasetSchema
+from pipelines.features import job as features
+from pipelines.sequences.reader import load_items
+from pipelines.tables.rejects import Checks, check_columns
+from tests.pipelines.conftest import EVENTS, ITEMS, USERS
+
+TABLE = pa.table(
+    {
+        "price": [None, 0.5, 1.0, 3.0, 3.5],
+        "text_price": ["", "0.5", "one", "3", "nan"],
+        "name": [None, "", "abc", "abcd", "äöüß"],
+        "tags": [None, [], ["a"], ["a", "b"], ["a", "b", "c"]],
+        "stock": pa.array([0, 1, 2, 3, None], pa.int64()),
+        "sizes": [{"a": 1}] * 5,
+    }
+)
+
+
+def reasons(rules: dict[str, ColumnRule]) -> dict[int, str]:
+    """Each rejected row of ``TABLE`` with its reason."""
+    checks = Checks(len(TABLE))
+    check_columns(checks, TABLE, rules)
+    found = checks.rejects(TABLE, "events", "file", 100).to_pylist()
+    assert [row for row in range(5) if not checks.accepted[row]] == [reject["row"] - 100 for reject in found]
+    return {reject["row"] - 100: reject["reason"] for reject in found}
+
+
+@pytest.mark.parametrize(
+    ("name", "rule", "expected"),
+    [
+        ("price", {"nullable": False}, {0: "null:price"}),
+        ("price", {"nullable": True}, {}),
+        # The bounds belong to the range, and a null is outside of none.
+        ("price", {"min": 1.0}, {1: "range:price"}),
+        ("price", {"max": 3.0}, {4: "range:price"}),
+        ("price", {"min": 1.0, "max": 1.0}, {1: "range:price", 3: "range:price", 4: "range:price"}),
+        ("stock", {"min": 1, "max": 2}, {0: "range:stock", 3: "range:stock"}),
+        ("text_price", {"min": 1.0}, {1: "range:text_price", 2: "type:text_price", 4: "type:text_price"}),
+        # Characters, not bytes: of UTF-8, the last has eight.
+        ("name", {"max_length": 3}, {3: "length:name", 4: "length:name"}),
+        ("name", {"max_length": 4}, {}),
+        ("tags", {"max_length": 2}, {4: "length:tags"}),
+        ("stock", {"max_length": 0}, {0: "length:stock", 1: "length:stock", 2: "length:stock", 3: "length:stock"}),
+        ("name", {"allowed": ("abc", "")}, {3: "allowed:name", 4: "allowed:name"}),
+        ("stock", {"allowed": ("1", "3")}, {0: "allowed:stock", 2: "allowed:stock"}),
+        ("name", {"nullable": False, "allowed": ("abc",)}, {
+            0: "null:name", 1: "allowed:name", 3: "allowed:name", 4: "allowed:name",
+        }),
+    ],
+)  # fmt: skip
+def test_a_rule_rejects_these_rows(name: str, rule: dict[str, Any], expected: dict[int, str]) -> None:
+    assert reasons({name: ColumnRule(**rule)}) == expected
+
+
+def test_the_first_rule_that_a_row_breaks_is_its_reason() -> None:
+    stock, price = ColumnRule(max=2), ColumnRule(min=1.0, max=3.0)
+    assert reasons({"price": price, "stock": stock}) == {1: "range:price", 3: "range:stock", 4: "range:price"}
+    both = ColumnRule(max_length=3, allowed=("abcd",))
+    assert reasons({"name": both}) == {1: "allowed:name", 2: "allowed:name", 3: "length:name", 4: "length:name"}
+
+
+def test_a_column_without_text_cannot_have_allowed_values() -> None:
+    with pytest.raises(SchemaError, match=r"type struct<a: int64> has no text .* Remove the rule"):
+        reasons({"sizes": ColumnRule(allowed=("a",))})
+
+
+def test_the_job_applies_the_rules_of_each_table(small: Callable[..., DatasetSchema], tmp_path: Path) -> None:
+    """Item 40 is too dear, user 9 of a country that is not allowed, the event of price 7 above the range."""
+
+    def change(raw: dict[str, Any]) -> None:
+        raw["validation"] = {
+            "max_reject_rate": 0.5,
+            "columns": {
+                "events": {"price": {"max": 6.0}},
+                "items": {"price": {"max": 8.5}, "title": {"nullable": False}},
+                "users": {"country": {"allowed": ["US", "CA"]}},
+            },
+        }
+
+    out = features.run(small(change), tmp_path / "features", progress=False)
+    tables = open_artifact(out, kind="features").manifest.facts["tables"]
+    assert tables == {
+        "events": {"rows": len(EVENTS), "rejects": {"range:price": 1}},
+        "items": {"rows": len(ITEMS), "rejects": {"range:price": 1}},
+        "users": {"rows": len(USERS), "rejects": {"allowed:country": 1}},
+    }
+    assert load_items(out)["item"].to_pylist() == [10, 20, 30]
+    rejects = pq.read_table(out / "rejects").to_pylist()
+    found = sorted((reject["table"], reject["row"], reject["reason"]) for reject in rejects)
+    assert found == [("events", 6, "range:price"), ("items", 3, "range:price"), ("users", 0, "allowed:country")]
+
+
+@pytest.mark.parametrize("table", ["events", "items", "users"])
+def test_a_rule_for_a_column_that_the_table_lacks_is_an_error(
+    small: Callable[..., DatasetSchema], tmp_path: Path, table: str
+) -> None:
+    def change(raw: dict[str, Any]) -> None:
+        raw["validation"]["columns"] = {table: {"weight": {"min": 0.0}}}
+
+    with pytest.raises(SchemaError, match="expected column 'weight'"):
+        features.run(small(change), tmp_path / "features", progress=False)
