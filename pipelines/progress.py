@@ -315,7 +315,13 @@ def files_in(folder: Path) -> Callable[[], int]:
 
 
 def _is_terminal(stream: TextIO) -> bool:
-    return stream.isatty() and os.environ.get("TERM") != "dumb"
+    """Whether bars can be drawn: not where the terminal has no width, as one that a container makes may have."""
+    if not stream.isatty() or os.environ.get("TERM") == "dumb":
+        return False
+    try:
+        return os.get_terminal_size(stream.fileno()).columns > 0
+    except (OSError, ValueError):
+        return True
 
 
 def _figure(value: Figure) -> str:

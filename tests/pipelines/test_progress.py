@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import re
 import subprocess
@@ -253,6 +254,15 @@ def test_on_a_terminal_a_heartbeat_is_rewritten_and_leaves_nothing() -> None:
 
 def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
+    stream = Terminal()
+    with Progress(stream).bar(1, "rank", "users") as bar:
+        bar.advance()
+    assert stream.getvalue() == ""
+
+
+def test_a_terminal_without_width_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Terminal, "fileno", lambda self: 2)
+    monkeypatch.setattr("os.get_terminal_size", lambda fd: os.terminal_size((0, 0)))
     stream = Terminal()
     with Progress(stream).bar(1, "rank", "users") as bar:
         bar.advance()
