@@ -19,7 +19,7 @@ from index.registry.searcher_spec import Measured, SearcherSpec
 from index.search.exact import ExactSearcher
 from index.search.scann_binding import scann_available
 from index.search.scann_tree import ScannSearcher
-from index.search.searcher import Searcher, Vectors
+from index.search.searcher import SavableSearcher, Vectors
 from index.settings import IndexSettings, TreeSettings
 from pipelines.progress import SILENT, Progress
 
@@ -31,7 +31,7 @@ _LEAST_ITEMS_FOR_A_TREE = 1000
 class Tuned:
     """The searcher that was chosen, and all that was measured."""
 
-    searcher: Searcher
+    searcher: SavableSearcher
     spec: SearcherSpec
 
 
@@ -120,7 +120,7 @@ def fastest_effort(searcher: ScannSearcher, queries: Queries, goal: float) -> Sc
 
 
 def _tuned(
-    searcher: Searcher,
+    searcher: SavableSearcher,
     points: tuple[Measured, ...],
     chosen: Measured,
     check: Queries,
