@@ -153,8 +153,7 @@ def _features(config: Config, call: Call) -> Stage:
 
 def _train(config: Config, call: Call) -> Stage:
     path, features = config.work / MODEL, config.work / FEATURES
-    settings = config.towers.resolved(config.schema_only())
-    made_with = {"towers": settings.model_dump(mode="json", exclude={"tune"}), "seed": config.seed}
+    made_with = {"towers": config.towers.model_dump(mode="json", exclude={"tune"}), "seed": config.seed}
     inputs = {FEATURES: read_manifest(features).fingerprint}
 
     def work() -> None:

@@ -19,7 +19,7 @@ from towers.data.sampler import Sampler
 from towers.data.training_data import DAY_US, Events
 from towers.network.model import TwoTowers, tensors_of
 from towers.runtime import tf
-from towers.settings import TowersSettings
+from towers.settings import settings_for
 
 pairs = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 40)), max_size=25)
 
@@ -45,7 +45,7 @@ def test_a_clock_counts_as_counting_one_by_one_does(
 def test_a_batch_counts_what_was_before_its_moment() -> None:
     """The moment is the only one that explains the ages of the histories; counts are recounted from the events."""
     data = tiny_data("time")
-    settings = TowersSettings(batch_users=32, uniform_negatives=20, min_steps=4, window_days=7.0).resolved(data.schema)
+    settings = settings_for(data.schema, batch_users=32, uniform_negatives=20, min_steps=4, window_days=7.0)
     events = data.events.before(1)
     for batch in Sampler(data, events, settings).epoch(np.random.default_rng(0)):
         query, length = 0, int((batch.history[0] >= 0).sum())
@@ -89,7 +89,7 @@ def test_demand_lifts_what_sells_more_of_late() -> None:
     zeros = np.zeros(len(rows), np.int8)
     events = Events(np.arange(users + 1) * each, rows.astype(np.int32), times, zeros, zeros)
     data = dataclasses.replace(data, events=events, item_frequency=np.bincount(rows, minlength=ITEMS))
-    settings = TowersSettings(embedding_dim=32, content_share=0.15, window_days=14.0).resolved(data.schema)
+    settings = settings_for(data.schema, embedding_dim=32, content_share=0.15, window_days=14.0)
     model = TwoTowers(data, settings, 1)
     start_from_svd(model, data, events)
     lift = model.item_tower.lift(Counts(data, events, "item").at(np.arange(ITEMS), int(times.max()))).numpy()[:, 0]
@@ -116,7 +116,7 @@ def test_a_time_since_is_what_the_features_job_would_give_at_the_moment() -> Non
     everyone = np.arange(USERS, dtype=np.int32)
     np.testing.assert_allclose(Moving(data, data.events, "user").at(everyone, moment), expected, atol=2e-4)
     assert expected[7].tolist() == [0.0, 0.0]
-    settings = TowersSettings(batch_users=32, uniform_negatives=20, min_steps=3, window_days=7.0).resolved(schema)
+    settings = settings_for(schema, batch_users=32, uniform_negatives=20, min_steps=3, window_days=7.0)
     model = TwoTowers(data, settings, 1)
     for batch in Sampler(data, data.events.before(1), settings).epoch(np.random.default_rng(0)):
         found = model.user_inputs(tf.zeros([len(batch.rows), settings.vector_dim]), tensors_of(batch))["joined"].numpy()

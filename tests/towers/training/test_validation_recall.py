@@ -10,7 +10,7 @@ import pytest
 from tests.towers.tiny import USERS, tiny_data
 from towers.data.training_data import TrainingData
 from towers.network.model import TwoTowers
-from towers.settings import TowersSettings
+from towers.settings import settings_for
 from towers.training.validation_recall import all_vectors, evaluate
 
 VIEW, CLICK, BUY = range(3)
@@ -50,7 +50,7 @@ def slow_figures(scores: np.ndarray, wanted: list[set[int]], k: int) -> tuple[fl
 @pytest.mark.parametrize("split", [1, 2])
 def test_figures_of_each_action_are_what_a_loop_finds(split: int) -> None:
     data = shop()
-    model = TwoTowers(data, TowersSettings(embedding_dim=9).resolved(data.schema), 4)
+    model = TwoTowers(data, settings_for(data.schema, embedding_dim=9), 4)
     figures = evaluate(model, data, split, KS)
     # An action that weighs nothing is never sought, so there is no "all view".
     assert set(figures) == {"all", "novel", "all click", "all buy"}
@@ -69,7 +69,7 @@ def test_figures_of_each_action_are_what_a_loop_finds(split: int) -> None:
 def test_figures_of_each_action_are_of_the_users_that_were_chosen() -> None:
     """Forty at even distances of those who want anything; some of them bought nothing."""
     data = shop()
-    model = TwoTowers(data, TowersSettings(embedding_dim=9).resolved(data.schema), 4)
+    model = TwoTowers(data, settings_for(data.schema, embedding_dim=9), 4)
     figures = evaluate(model, data, 1, KS, max_users=40)
     asking = [user for user in range(USERS) if held_out(data, user, 1, (CLICK, BUY))]
     chosen = np.array([asking[place * len(asking) // 40] for place in range(40)], np.int32)
@@ -82,5 +82,5 @@ def test_figures_of_each_action_are_of_the_users_that_were_chosen() -> None:
 
 def test_a_single_action_has_no_figures_of_its_own() -> None:
     data = tiny_data("time")
-    model = TwoTowers(data, TowersSettings(embedding_dim=9).resolved(data.schema), 4)
+    model = TwoTowers(data, settings_for(data.schema, embedding_dim=9), 4)
     assert set(evaluate(model, data, 1, KS)) == {"all", "novel"}
