@@ -64,7 +64,7 @@ _PROBE_K = 20
 _PROBES = 32
 # Chooses the users that tune, check and probe: the same ones night after night, whatever the towers' seed.
 _SEED = 17
-# With fewer users than this beside the probes, the same users tune, check and probe.
+# With fewer users than this next to the probes, the same users tune, check and probe.
 _FEWEST_APART = 20
 # Items whose vectors the converted item tower must give again.
 _COMPARED_ITEMS = 1000

@@ -18,7 +18,6 @@ from index.building.tree_search import Built, Climb
 from index.registry.searcher_spec import Measured, SearcherSpec
 from index.search.exact import ExactSearcher
 from index.search.scann_binding import scann_available
-from index.search.scann_tree import ScannSearcher
 from index.search.searcher import SavableSearcher, Vectors
 from index.settings import IndexSettings, TreeSettings
 from pipelines.progress import SILENT, Progress
@@ -110,13 +109,6 @@ def _measured_exact(items: Vectors, queries: Queries) -> Measured:
     """A few queries are enough: exact search takes the same time for each."""
     some = Queries(queries.vectors[:20], queries.truth[:20])
     return measure(ExactSearcher(items, checked=True), some, None, 0.0)
-
-
-def fastest_effort(searcher: ScannSearcher, queries: Queries, goal: float) -> ScannSearcher:
-    """The same tree with the fastest effort that meets a recall; with its own where none does."""
-    settings = IndexSettings(ann_recall_at_100=goal, recall_margin=0.0)
-    built = Climb(searcher.vectors, queries, settings, SILENT, time.perf_counter()).aimed(searcher, 0.0)
-    return searcher.with_effort(built.effort) if built.meets else searcher
 
 
 def _tuned(

@@ -35,10 +35,10 @@ _LOG_VALUES_FILE = "log_values.npy"
 _K = 100
 # How much harder a search with a weight looks than one without.
 _EFFORT_FACTOR = 2
-# From this ratio of weight to scale on, the best by utility are few dear items anywhere in the space, which a tree by
-# nearness does not find: the dearest are scored besides. 8 MB of their vectors, a third of a millisecond.
+# From this ratio of weight to scale on, the best by utility are a few valuable items anywhere in the space, which a
+# tree by nearness does not find: the most valuable are scored too. 8 MB of their vectors, a third of a millisecond.
 _STEEP = 1.0
-_DEAREST_NUMBERS = 1 << 21
+_MOST_VALUABLE_NUMBERS = 1 << 21
 
 
 class ValueSpec(Section):
@@ -77,13 +77,13 @@ class ValueSearcher:
     def __init__(self, inner: ScannSearcher, spec: ValueSpec, log_values: Scores) -> None:
         """Takes the tree over ``dim + 1`` dimensions and ``log_values [items] float32``.
 
-        The dearest items are laid out here, so that no call waits for it.
+        The most valuable items are laid out here, so that no call waits for it.
         """
         self._inner = inner
         self._spec = spec
-        most = min(inner.num_items, _DEAREST_NUMBERS // (inner.dim - 1))
-        self._dearest_rows = np.sort(top_k(log_values, most))
-        self._dearest_vectors = np.ascontiguousarray(inner.vectors[self._dearest_rows][:, :-1])
+        most = min(inner.num_items, _MOST_VALUABLE_NUMBERS // (inner.dim - 1))
+        self._valuable_rows = np.sort(top_k(log_values, most))
+        self._valuable_vectors = np.ascontiguousarray(inner.vectors[self._valuable_rows][:, :-1])
 
     @property
     def spec(self) -> ValueSpec:
@@ -138,8 +138,8 @@ class ValueSearcher:
         found = Neighbors(found.rows, found.scores + np.float32(utility.weight * self._spec.center))
         if utility.weight < _STEEP * self._spec.scale:
             return found
-        utilities = utility.of(self._dearest_vectors @ padded[:-1], self._dearest_rows)
-        return _merged(found, Neighbors.best(utilities, k, self._dearest_rows), k)
+        utilities = utility.of(self._valuable_vectors @ padded[:-1], self._valuable_rows)
+        return _merged(found, Neighbors.best(utilities, k, self._valuable_rows), k)
 
     def _harder(self, k: int) -> Effort:
         tuned = self._inner.effort
