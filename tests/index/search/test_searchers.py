@@ -20,17 +20,18 @@ from index.search.value_tree import ValueSearcher, ValueSpec, augmented
 from index.settings import TreeSettings
 from pipelines.contracts.errors import ArtifactError, ConfigError, SchemaError
 from pipelines.contracts.vocabulary import Vocabulary
+from tests import oracles
 
 ITEMS, DIM = 600, 16
 
 
 def by_hand(vectors: Vectors, query: Vectors, k: int, utility: Utility | None = None) -> tuple[list[int], list[float]]:
-    """Plain Python: sort all rows by (-score, row)."""
+    """The k best rows and their scores, in double precision; scores that are equal to five digits are ties."""
     scores = [float(np.dot(vector.astype(np.float64), query.astype(np.float64))) for vector in vectors]
     if utility is not None:
         scores = [score + utility.weight * float(utility.log_values[row]) for row, score in enumerate(scores)]
-    order = sorted(range(len(scores)), key=lambda row: (-round(scores[row], 5), row))
-    return order[:k], [scores[row] for row in order[:k]]
+    rows = oracles.top_k(np.round(scores, 5), k)
+    return rows, [scores[row] for row in rows]
 
 
 def log_values(items: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.contracts.errors import SchemaError
+from tests import oracles
 from tests.towers.tiny import tiny_data
 from towers.data.histories import histories, ranges
 from towers.data.sampler import Sampler
@@ -141,7 +142,7 @@ def test_later_events_never_change_a_history(first: list[tuple[int, int]], lengt
     short, long = (histories(of(events), starts, stops, now, length) for events in (first, first + later))
     np.testing.assert_array_equal(short.rows, long.rows)
     np.testing.assert_array_equal(short.ages_days, long.ages_days)
-    kept = [row for _, row in first][-length:]
+    kept = oracles.history(first, 100, length)
     assert short.rows[0].tolist() == kept + [-1] * (length - len(kept))
 
 
@@ -320,6 +321,26 @@ def test_an_item_is_among_the_candidates_as_often_as_its_told_probability_says(
         error = each.std() / np.sqrt(len(each))
         # Users come without replacement, draws are told as if with: a few percent.
         assert abs(each.mean() - 1.0) < 4 * error + 0.05, (group, each.mean(), error)
+
+
+def test_of_a_sequence_the_first_basket_that_is_read_can_be_no_positive() -> None:
+    """Log q by hand, with all users in the batch and no uniform draw: 1 - (1 - share)^draws.
+
+    User 0 has the baskets {0, 1}, {2, 3}: items 2 and 3 may be drawn. User 1 has {4, 2}, {0}: item 0. User 2 has 13
+    events, of which 11 are read: the first that is read, item 12, shares its basket with item 13, so that 14 to 22 may
+    be drawn. Twelve events in all, each of another item: each item has a twelfth of twelve draws.
+    """
+    rows = [0, 1, 2, 3, 2, 4, 0, *range(10, 23)]
+    baskets = [0, 0, 1, 1, 0, 0, 3, 0, 1, 2, 2, *range(3, 12)]
+    data = tiny_data("order")
+    offsets = np.array([0, 4, 7, *[20] * (data.events.users - 2)])
+    zeros = np.zeros(20, np.int8)
+    events = Events(offsets, np.array(rows, np.int32), np.array(baskets, np.int64), zeros, zeros)
+    wanted = TowersSettings(batch_users=3, uniform_negatives=0, min_steps=1).resolved(data.schema)
+    made = Sampler(dataclasses.replace(data, events=events), events, wanted)
+    batch = next(iter(made.epoch(np.random.default_rng(0))))
+    assert sorted(batch.rows[batch.candidates].tolist()) == [0, 2, 3, *range(14, 23)]
+    np.testing.assert_allclose(np.exp(batch.log_inclusion), oracles.inclusion(1 / 12, 12, 0.0), rtol=1e-5)
 
 
 def test_what_a_user_took_at_any_time_is_no_hard_negative() -> None:

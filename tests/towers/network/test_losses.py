@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests import oracles
 from towers.data.inclusion import log_inclusion
 from towers.network.losses import Certain, Pairs, sampled_softmax
 from towers.runtime import tf
@@ -20,6 +21,8 @@ def test_inclusion_is_the_probability_of_being_drawn() -> None:
         seen[list(drawn)] += 1
     expected = np.exp(log_inclusion(frequency / frequency.sum(), 30, 5 / 12))
     np.testing.assert_allclose(expected, seen / 4000, atol=4.5 * 0.5 / np.sqrt(4000))
+    exact = [oracles.inclusion(share, 30, 5 / 12) for share in frequency / frequency.sum()]
+    np.testing.assert_allclose(expected, exact, rtol=1e-6)
     # No floor: an unseen item has the uniform draw's probability, 5 / 12, and not that of the rarest seen one.
     assert expected[-1] == pytest.approx(5 / 12, rel=1e-6)
 

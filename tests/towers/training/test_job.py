@@ -152,6 +152,30 @@ def test_a_run_killed_after_its_early_stop_does_not_go_on_searching(tmp_path: Pa
         np.testing.assert_array_equal(left, right)
 
 
+@pytest.mark.parametrize("kind", ["time", "order"])
+def test_the_model_that_is_returned_has_the_weights_of_the_best_epoch(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights are written down after each epoch; the rate is too high to learn by, so that the last is not the best."""
+    monkeypatch.setattr("towers.training.job.settle", lambda model, data: None)
+    data, chosen = tiny_data(kind), settings(kind, epochs=4, patience=4, learning_rate=0.5, refit=False)
+    seen: dict[int, list[np.ndarray]] = {}
+    valid: dict[int, float] = {}
+
+    def note(epoch: Epoch) -> None:
+        assert epoch.valid is not None
+        seen[epoch.epoch], valid[epoch.epoch] = phase.model.get_weights(), epoch.valid
+
+    phase = _Phase(data, chosen, 5, "search", chosen.epochs, True, None, note)
+    trained = phase.fit()
+    assert max(seen) == 4
+    assert trained.best_epoch == max(valid, key=lambda epoch: (valid[epoch], -epoch)) < 4
+    for name in ("best", "last"):
+        then = seen[trained.best_epoch if name == "best" else 4]
+        same = [np.array_equal(now, old) for now, old in zip(trained.model.get_weights(), then, strict=True)]
+        assert all(same) == (name == "best")
+
+
 def test_features_of_one_name_on_both_sides_learn_each_at_its_own_rate() -> None:
     """The items' content waits for the end (content_rate 0); the users' feature of its name does not."""
     data = tiny_data("time")
