@@ -74,7 +74,7 @@ def test_the_share_of_an_item_in_a_window_counts_pairs_of_users_who_were_there_b
     zeros = np.zeros(len(rows), np.int8)
     events = Events(offsets, rows.astype(np.int32), days.astype(np.int64) * DAY_US, zeros, zeros)
     data = dataclasses.replace(tiny_data("time"), events=events)
-    settings = TowersSettings(window_days=4.0).resolved(data.schema)
+    settings = settings_for(data.schema, window_days=4.0)
     moments = Moments(data, events, np.ones(len(rows), np.bool_), settings)
     shares = moments.shares(np.arange(8, dtype=np.int32), 10 * DAY_US)
     np.testing.assert_allclose(shares, [1 / 4, 1 / 4, 0, 1 / 4, 0, 1 / 4, 0, 0])

@@ -336,7 +336,7 @@ def test_of_a_sequence_the_first_basket_that_is_read_can_be_no_positive() -> Non
     offsets = np.array([0, 4, 7, *[20] * (data.events.users - 2)])
     zeros = np.zeros(20, np.int8)
     events = Events(offsets, np.array(rows, np.int32), np.array(baskets, np.int64), zeros, zeros)
-    wanted = TowersSettings(batch_users=3, uniform_negatives=0, min_steps=1).resolved(data.schema)
+    wanted = settings_for(data.schema, batch_users=3, uniform_negatives=0, min_steps=1)
     made = Sampler(dataclasses.replace(data, events=events), events, wanted)
     batch = next(iter(made.epoch(np.random.default_rng(0))))
     assert sorted(batch.rows[batch.candidates].tolist()) == [0, 2, 3, *range(14, 23)]
