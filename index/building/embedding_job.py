@@ -31,6 +31,7 @@ from pipelines.progress import SILENT, Progress, files_in
 from pipelines.runner import new_pipeline, pipeline_options
 
 KIND = "embeddings"
+FORMAT_VERSION = 1
 ENCODED_ITEMS_DIR = "items_encoded"
 # Rows a tower call sees: the matrices stay in the cache, the call's own cost is spread over enough rows.
 _BATCH_ROWS = 4096

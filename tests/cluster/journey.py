@@ -16,8 +16,8 @@ from index.building import embedding_job as embed
 from index.registry.registry import Registry
 from pipelines import complete_journey
 from pipelines.features import job as features
-from towerline.commands import candidates_job
-from towerline.commands.config import Config, load_config
+from towerline.config import Config, load_config
+from towerline.jobs import candidates as candidates_job
 
 CONFIG = Path(__file__).parents[2] / "configs" / "complete_journey.toml"
 PARTITIONS = 12

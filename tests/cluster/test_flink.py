@@ -15,7 +15,7 @@ import pytest
 from index.search.exact import VECTORS_FILE
 from tests.cluster.flink import Cluster, fetch
 from tests.cluster.journey import PARTITIONS, Journey, features_hash, rows_hash
-from towerline.commands import candidates_job
+from towerline.jobs import candidates as candidates_job
 
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("default")]
 

@@ -17,8 +17,8 @@ from tests.e2e.conftest import Towerline
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import importlib.util, json, sys
-from index import Retriever
-retriever = Retriever.open(sys.argv[1])
+import towerline
+retriever = towerline.Retriever.open(sys.argv[1])
 found = retriever.retrieve_by_id("u3", 10)
 heavy = [name for name in ("tensorflow", "apache_beam", "pandas") if importlib.util.find_spec(name)]
 print(json.dumps({"item_ids": found.item_ids.tolist(), "version": found.version, "heavy": heavy}))
@@ -29,7 +29,7 @@ def test_the_base_package_retrieves_what_the_whole_one_does(
     marketplace: Path, towerline: Towerline, tmp_path: Path
 ) -> None:
     source = tmp_path / "source"
-    for name in ("pipelines", "towers", "index"):
+    for name in ("pipelines", "towers", "index", "towerline"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
@@ -40,6 +40,9 @@ def test_the_base_package_retrieves_what_the_whole_one_does(
     command = [python, "-c", PROGRAM, str(marketplace.parent / "run" / "registry")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
+    version = [str(tmp_path / "venv" / "bin" / "towerline"), "--version"]
+    said = subprocess.run(version, capture_output=True, text=True, cwd=tmp_path, check=True).stdout
+    assert said == f"towerline {importlib.metadata.version('towerline')}\n"
     told = json.loads(done.stdout)
     assert told["heavy"] == []
     whole = json.loads(towerline("retrieve", marketplace, "--user", "u3", "--k", "10", "--json").stdout)
@@ -55,7 +58,7 @@ def test_the_extra_towers_names_all_that_the_package_imports() -> None:
     named = {_normal(re.split(r"[\[<>=; ]", line.strip())[0]) for line in asked.splitlines() if line.strip()}
     of_module = importlib.metadata.packages_distributions()
     imported = set()
-    for file in (ROOT / "towers").glob("*.py"):
+    for file in (ROOT / "towers").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []

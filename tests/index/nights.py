@@ -14,8 +14,8 @@ from pipelines.contracts.schema import DatasetSchema
 from pipelines.features import job as features_stage
 from tests.index.serving_bundles import SCHEMA
 from tests.index.stage_artifacts import write_features, write_model
-from towerline.commands import refresh
-from towerline.commands.config import Config
+from towerline.config import Config
+from towerline.jobs import stages
 from towers.settings import TowersSettings
 from towers.training import job as training
 
@@ -57,7 +57,7 @@ def tables_of(stored: Path, night: Callable[[], int]) -> Iterator[None]:
     def train(features: Path, settings: TowersSettings, out: Path, **rest: Any) -> None:
         put(stored / f"model-{night()}", out)
 
-    kept = refresh.is_current
+    kept = stages.is_current
 
     def current(path: Path, **wanted: Any) -> bool:
         # What the first two were made with is the real stages' business.
@@ -69,7 +69,7 @@ def tables_of(stored: Path, night: Callable[[], int]) -> Iterator[None]:
         mock.patch.object(features_stage, "Inputs", Inputs),
         mock.patch.object(features_stage, "run", write),
         mock.patch.object(training, "run", train),
-        mock.patch.object(refresh, "is_current", current),
+        mock.patch.object(stages, "is_current", current),
     ):
         yield
 

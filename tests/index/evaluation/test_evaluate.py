@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from index import Retriever, evaluation
+from index import evaluation
 from index.evaluation.evaluate import current_report
 from index.evaluation.pages.plots import pictures
 from index.evaluation.ranking import rank
@@ -18,6 +18,7 @@ from index.evaluation.sections import baselines
 from index.evaluation.settings import EvaluationSettings
 from index.evaluation.subject import Heldout, Subject
 from index.registry.registry import Registry
+from index.retrieval.retriever import Retriever
 from pipelines.contracts.errors import ArtifactError, ConfigError, SchemaError
 from tests.index.evaluation.conftest import Written
 from tests.index.evaluation.worlds import make_world, write_bundle, write_features

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 
 from tests.index.evaluation.test_notebooks import NAMES, check, execute, shown
-from towerline.commands.config import load_config
+from towerline.config import load_config
 
 CONFIG = Path(__file__).parents[3] / "configs" / "online_retail_ii.toml"
 DATA = os.environ.get("TOWERLINE_DATA")
@@ -33,7 +33,7 @@ def test_the_config_is_whole():
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    from towerline.commands import refresh
+    from towerline.jobs import refresh
 
     assert FOLDER is not None
     work = tmp_path_factory.mktemp("online_retail_ii")

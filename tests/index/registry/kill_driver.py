@@ -55,7 +55,7 @@ class Writers:
     def refresh(self) -> None:
         """The nightly job of a random night; ``bundles`` has the folder with the nights."""
         from tests.index.nights import config, tables_of
-        from towerline.commands import refresh
+        from towerline.jobs import refresh
 
         night = self.chance.randrange(NIGHTS)
         with tables_of(self.bundles[0], lambda: night):

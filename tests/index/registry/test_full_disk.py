@@ -16,7 +16,7 @@ from index.registry.registry import Registry
 from index.retrieval.retriever import Retriever
 from tests.index.nights import config, tables_of, write_nights
 from tests.index.serving_bundles import write_bundle
-from towerline.commands import refresh
+from towerline.jobs import refresh
 
 ROOM = 3 << 20
 

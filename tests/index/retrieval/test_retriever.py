@@ -261,7 +261,7 @@ class Forbid:
         if name.split(".")[0] in FORBIDDEN:
             raise ImportError(f"{name} is forbidden in the retriever")
 sys.meta_path.insert(0, Forbid())
-from index import Retriever
+from towerline import Retriever
 found = Retriever.open(sys.argv[1]).retrieve({"history": [1000, 1003]}, 7)
 print(found.item_ids.tolist())
 """
@@ -275,6 +275,6 @@ def test_the_retriever_needs_neither_tensorflow_nor_beam(tmp_path: Path, bundle:
 
 
 def test_importing_the_package_does_no_work() -> None:
-    code = "import sys, index; assert not {'numpy', 'pyarrow', 'index.retrieval.retriever'} & set(sys.modules)"
+    code = "import sys, towerline; assert not {'numpy', 'pyarrow', 'index.retrieval.retriever'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -19,7 +19,7 @@ from pipelines.sequences.grouping import group_events, merge
 from tests.pipelines.conftest import EVENTS, ITEMS, USERS, at, raw_schema, schema_of, write_rows
 from tests.pipelines.features.test_job import content
 from tests.pipelines.sequences.test_grouping import as_lists, as_table, events
-from towerline.commands.erasure import find_traces, read_forget_list
+from towerline.jobs.erasure import find_traces, read_forget_list
 
 NEW_DAY = [
     {"user": 2, "item": 10, "time": at(22), "action": "click", "price": 0.5},  # A tie with an old event.
@@ -168,7 +168,7 @@ def test_a_user_in_the_vocabulary_of_an_id_feature_is_a_trace(tmp_path: Path) ->
     write_rows(tmp_path, events=own, items=ITEMS, users=[{"user": 101, "country": "777"}])
     raw = raw_schema(tmp_path)
     raw["features"]["user"].append({"name": "user", "kind": "id"})
-    out = features.run(schema_of(raw), tmp_path / "features", partitions=1)
+    out = features.run(schema_of(raw), tmp_path / "features", progress=False, partitions=1)
     found = {trace.file: trace.users for trace in find_traces([out], [101, 777])}
     part = "part-00000-of-00001.parquet"
     assert found == {f"sequences/{part}": ("101",), f"users/{part}": ("101",), "vocabulary/user.user.arrow": ("101",)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from towerline.commands.doctor import REQUIREMENTS, Finding, examine
+from towerline.commands.look.machine import REQUIREMENTS, Finding, examine
 
 GOOD = {requirement.package: requirement.wanted.replace("*", "1") for requirement in REQUIREMENTS}
 

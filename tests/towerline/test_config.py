@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.contracts.errors import ConfigError
 from tests.worlds import TOML
-from towerline.commands.config import load_config, plain, with_override
+from towerline.config import load_config, plain, with_override
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ index says of it: training leaves that out, by the events it may know.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from index.settings import RetrieverSettings
 from pipelines.contracts.schema import SplitName
 from pipelines.contracts.vocabulary import Vocabulary
 from pipelines.progress import SILENT, Progress
-from towerline.commands.config import Config
+from towerline.config import Config
 from towers.data.training_data import Mined
 
 _BLOCK = 2048
@@ -50,6 +51,16 @@ def mine(config: Config, features: Path, progress: Progress = SILENT, *, stage: 
             rows = _mined(live, config, features, count, progress)
         progress.line(f"{stage}: {count} hard negatives a user from {live.version}")
         return Mined(live.version, rows)
+
+
+def miner(config: Config, features: Path, progress: Progress = SILENT) -> Callable[[int], Mined | None]:
+    """Mines as many as a trial of ``tune`` asks for."""
+
+    def mined(count: int) -> Mined | None:
+        towers = config.towers.model_copy(update={"hard_negatives": count})
+        return mine(config.model_copy(update={"towers": towers}), features, progress, stage="tune")
+
+    return mined
 
 
 def _mined(live: Retriever, config: Config, features: Path, count: int, progress: Progress) -> npt.NDArray[np.int32]:

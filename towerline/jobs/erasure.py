@@ -32,8 +32,16 @@ class Trace:
     users: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class ErasureReport:
+    """How many users were looked for, and the files that still hold one."""
+
+    users: int
+    traces: tuple[Trace, ...]
+
+
 def read_forget_list(path: Path) -> tuple[str, ...]:
-    """Reads user ids, one a line; empty lines and lines that begin with # do not count.
+    """Reads user ids, one per line; empty lines and lines that begin with # do not count.
 
     Raises:
         SchemaError: the file cannot be read, or names nobody.
@@ -44,7 +52,7 @@ def read_forget_list(path: Path) -> tuple[str, ...]:
         raise SchemaError(f"{path}: the list of users to forget cannot be read: {err}") from err
     users = tuple(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
     if not users:
-        raise SchemaError(f"{path}: expected user ids, one a line, found none.")
+        raise SchemaError(f"{path}: expected user ids, one per line, found none.")
     return users
 
 

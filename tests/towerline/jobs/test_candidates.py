@@ -13,7 +13,7 @@ from index.retrieval.retriever import Retriever
 from pipelines.contracts.errors import ArtifactError, SchemaError
 from pipelines.contracts.manifest import open_artifact
 from tests.index.serving_bundles import write_bundle
-from towerline.commands import candidates_job
+from towerline.jobs import candidates as candidates_job
 
 ITEMS = 300
 

@@ -20,8 +20,9 @@ from pipelines.contracts.errors import GateError, TowerlineError
 from pipelines.contracts.manifest import fingerprint_of, read_manifest
 from pipelines.features import job as features_stage
 from tests.index.nights import ITEMS, config, tables_of, write_nights
+from tests.index.stage_artifacts import schema
 from tests.recorded import Recorded
-from towerline.commands import refresh
+from towerline.jobs import refresh
 from towers.settings import TowersSettings
 from towers.training import job as training
 from towers.training.warm_start import NIGHTS, WarmStart
@@ -161,7 +162,7 @@ def test_warm_nights_go_on_from_the_live_model_and_then_one_trains_in_full(
         write(features, settings, out, **named)
         # As training itself leaves it: what it was made with, and how many warm nights led here.
         content = read_manifest(out)
-        made_with = {"towers": settings.model_dump(mode="json", exclude={"tune"}), "seed": 17}
+        made_with = {"towers": settings.resolved(schema()).model_dump(mode="json", exclude={"tune"}), "seed": 17}
         changed = content.model_copy(update={"config": made_with, "facts": {**content.facts, NIGHTS: nights}})
         fields = changed.model_dump(mode="json", exclude={"seal"})
         (out / "manifest.json").write_text(json.dumps({**fields, "seal": fingerprint_of(fields)}))
@@ -222,7 +223,7 @@ def test_of_two_refreshes_one_waits_or_refuses(tables: Tables, tmp_path: Path, m
 NIGHTLY = """
 import sys
 from pathlib import Path
-from towerline.commands import refresh
+from towerline.jobs import refresh
 from tests.index.nights import config, tables_of
 stored, work, minutes, go = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]), Path(sys.argv[4])
 print("ready", flush=True)

@@ -1,17 +1,18 @@
 """The nightly job: ``towerline refresh``. Tables to a published version, stage by stage.
 
 Reads the configuration; writes the artifacts below the run's folder and a version in the registry. One refresh at a
-time holds the run's lock. Each stage's artifact is there whole or not at all, and says by its manifest what it was made
+time holds the run's lock. Each stage's artifact is there whole or not at all, and its manifest says what it was made
 from: a stage whose inputs and configuration are unchanged is skipped, and so a killed refresh goes on from the last
-good stage. ``refresh.json`` tells what the last refresh did.
+good stage. ``refresh.json`` says what the last refresh did.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,14 +23,23 @@ from index.publishing.publish import run as publish
 from index.registry.registry import Registry
 from index.registry.store import file_lock
 from pipelines.contracts.errors import ArtifactError
-from pipelines.contracts.manifest import is_current, open_artifact, read_manifest, write_durably
+from pipelines.contracts.manifest import open_artifact, read_manifest, write_durably
 from pipelines.progress import SILENT, Progress
-from towerline.commands.config import Config
+from towerline.config import Config
+from towerline.jobs.stages import (
+    BUNDLE,
+    FEATURES,
+    FEATURES_STAGE,
+    MODEL,
+    STAGES,
+    TRAIN_STAGE,
+    Stage,
+    StageCall,
+)
 
 if TYPE_CHECKING:
     from towers.training.warm_start import WarmStart
 
-FEATURES, MODEL, EMBEDDINGS, BUNDLE = "features", "model", "embeddings", "bundle"
 REPORT_FILE = "refresh.json"
 _LOCK_FILE = ".refresh.lock"
 
@@ -37,8 +47,8 @@ Outcome = Literal["ran", "reused"]
 
 
 @dataclass(frozen=True)
-class Stage:
-    """What became of one stage."""
+class StageOutcome:
+    """What became of one stage. name: of its folder."""
 
     name: str
     outcome: Outcome
@@ -52,22 +62,9 @@ class Refreshed:
 
     version: str | None
     published: bool
-    stages: tuple[Stage, ...]
+    stages: tuple[StageOutcome, ...]
     verdicts: tuple[Verdict, ...]
     report: Path
-
-
-@dataclass(frozen=True)
-class Call:
-    """How one refresh is run.
-
-    beam_args: for Beam, unchanged. progress: shows the stages. force_reason, dry_run: as ``publishing.Options``.
-    """
-
-    beam_args: tuple[str, ...] = ()
-    progress: Progress = SILENT
-    force_reason: str | None = None
-    dry_run: bool = False
 
 
 def run(
@@ -92,90 +89,71 @@ def run(
             what was live stays live, and the next refresh goes on from the last good stage.
         GateError: a gate failed.
     """
-    call = Call(tuple(beam_args), progress, force_reason, dry_run)
+    call = StageCall(config, tuple(beam_args), progress)
+    options = Options(dry_run, force_reason, config.refresh.keep_versions)
     config.work.mkdir(parents=True, exist_ok=True)
     with file_lock(config.work / _LOCK_FILE, 60.0 * config.refresh.lock_wait_minutes):
-        return _run(config, call)
+        return _run(call, options)
 
 
-def _run(config: Config, call: Call) -> Refreshed:
+def _run(call: StageCall, options: Options) -> Refreshed:
+    config, progress = call.config, call.progress
     started = datetime.datetime.now(datetime.UTC).isoformat()
-    stages = []
-    for number, (name, stage) in enumerate(_STAGES, start=1):
-        call.progress.stage(number, len(_STAGES) + 1, name)
-        done = stage(config, call)
-        call.progress.line(
-            f"{done.name}: {'up to date' if done.outcome == 'reused' else f'done in {done.seconds:.1f} s'}"
-        )
-        stages.append(done)
+    outcomes = []
+    for number, stage in enumerate(STAGES, start=1):
+        progress.stage(number, len(STAGES) + 1, stage.verb)
+        outcome = _outcome(stage, call)
+        state = "up to date" if outcome.outcome == "reused" else f"done in {outcome.seconds:.1f} s"
+        progress.line(f"{outcome.name}: {state}")
+        outcomes.append(outcome)
     # Deltas from the moment on at which the tables were read are not in them.
-    since = started if stages[0].outcome == "ran" else read_manifest(config.work / FEATURES).created_at
-    call.progress.stage(len(_STAGES) + 1, len(_STAGES) + 1, "publish")
-    publication = _publish(config, call, since)
+    since = started if outcomes[0].outcome == "ran" else read_manifest(config.work / FEATURES).created_at
+    progress.stage(len(STAGES) + 1, len(STAGES) + 1, "publish")
+    publication = _publish(config, dataclasses.replace(options, since=since), progress)
     live = Registry(config.registry).current_or_none()
     file = config.work / REPORT_FILE
-    done_all = Refreshed(live, publication.version is not None, tuple(stages), publication.verdicts, file)
-    write_durably(file, json.dumps(_plain(done_all, started), indent=2).encode())
+    refreshed = Refreshed(live, publication.version is not None, tuple(outcomes), publication.verdicts, file)
+    write_durably(file, json.dumps(_plain(refreshed, started), indent=2).encode())
     if config.refresh.evaluate and live is not None:
-        _evaluate(config, call)
-    return done_all
+        _evaluate(config, progress)
+    return refreshed
 
 
 def _plain(refreshed: Refreshed, started: str) -> dict[str, Any]:
     return {**asdict(refreshed), "report": str(refreshed.report.name), "started_at": started}
 
 
-def _stage(name: str, path: Path, *, current: bool, work: Callable[[], object]) -> Stage:
+def _outcome(stage: Stage, call: StageCall) -> StageOutcome:
+    """Runs the stage where its artifact is not current."""
     begun = time.perf_counter()
+    path = call.folder(stage.folder)
+    current = stage.is_current(call.config)
     if not current:
-        work()
+        stage.run(_tonight(stage, call))
     fingerprint = read_manifest(path).fingerprint
-    return Stage(name, "reused" if current else "ran", time.perf_counter() - begun, fingerprint)
+    return StageOutcome(stage.folder, "reused" if current else "ran", time.perf_counter() - begun, fingerprint)
 
 
-def _features(config: Config, call: Call) -> Stage:
-    from pipelines.features import job as features
-
-    schema, path = config.schema_only(), config.work / FEATURES
-    inputs, settings = features.Inputs.find(schema).fingerprints(), schema.model_dump(mode="json")
-    current = is_current(
-        path, kind=features.KIND, format_version=features.FORMAT_VERSION, inputs=inputs, config=settings
-    )
-    return _stage(
-        FEATURES,
-        path,
-        current=current,
-        work=lambda: features.run(
-            schema, path, call.beam_args, progress=call.progress, previous=path if path.is_dir() else None
-        ),
-    )
+def _tonight(stage: Stage, call: StageCall) -> StageCall:
+    """The call with what a night adds: features go on from the last ones, training from the live model."""
+    if stage is FEATURES_STAGE:
+        path = call.folder(FEATURES)
+        return dataclasses.replace(call, previous=path if path.is_dir() else None)
+    if stage is TRAIN_STAGE:
+        return dataclasses.replace(call, warm=_warm_start(call))
+    return call
 
 
-def _train(config: Config, call: Call) -> Stage:
-    path, features = config.work / MODEL, config.work / FEATURES
-    made_with = {"towers": config.towers.model_dump(mode="json", exclude={"tune"}), "seed": config.seed}
-    inputs = {FEATURES: read_manifest(features).fingerprint}
-
-    def work() -> None:
-        from towerline.commands.hard_negatives import mine
-        from towers.training import job as training
-
-        mined, warm = mine(config, features, call.progress), _warm_start(config, made_with, call.progress)
-        training.run(features, config.towers, path, seed=config.seed, progress=call.progress, mined=mined, warm=warm)
-
-    current = is_current(path, kind="model", format_version=1, inputs=inputs, config=made_with)
-    return _stage(MODEL, path, current=current, work=work)
-
-
-def _warm_start(config: Config, made_with: dict[str, Any], progress: Progress) -> WarmStart | None:
+def _warm_start(call: StageCall) -> WarmStart | None:
     """The live version's model to go on from; None where this night trains in full."""
     from towers.training.warm_start import WarmStart
 
+    config, progress = call.config, call.progress
     if not config.refresh.warm_nights:
         return None
     path = config.work / MODEL
     try:
-        reason = _why_full(config, path, made_with)
+        reason = _why_full(config, path)
     except ArtifactError as err:
         reason = str(err)
     if reason is not None:
@@ -186,7 +164,7 @@ def _warm_start(config: Config, made_with: dict[str, Any], progress: Progress) -
     return warm
 
 
-def _why_full(config: Config, path: Path, made_with: dict[str, Any]) -> str | None:
+def _why_full(config: Config, path: Path) -> str | None:
     """Why the night cannot go on from the model at ``path``; None where it can.
 
     Raises:
@@ -200,7 +178,7 @@ def _why_full(config: Config, path: Path, made_with: dict[str, Any]) -> str | No
     model = open_artifact(path, kind="model").manifest
     if registry.open(verify=False).bundle.manifest.inputs[MODEL] != model.fingerprint:
         return "the last model is not the live one"
-    if model.config != made_with:
+    if model.config != TRAIN_STAGE.settings(config):
         return "[towers] or the seed changed"
     if _features_of(path) != _features_of(config.work / FEATURES):
         return "the schema changed"
@@ -214,47 +192,15 @@ def _features_of(artifact: Path) -> dict[str, Any]:
     return {name: schema[name] for name in ("features", "history", "actions")}
 
 
-def _embed(config: Config, call: Call) -> Stage:
-    path, model, features = (config.work / name for name in (EMBEDDINGS, MODEL, FEATURES))
-    inputs = {name: read_manifest(config.work / name).fingerprint for name in (MODEL, FEATURES)}
-
-    def work() -> None:
-        from index.building import embedding_job as embed
-
-        embed.run(model, features, path, call.beam_args, progress=call.progress)
-
-    current = is_current(path, kind="embeddings", format_version=1, inputs=inputs, config={})
-    return _stage(EMBEDDINGS, path, current=current, work=work)
-
-
-def _build(config: Config, call: Call) -> Stage:
-    from index.building import job as build
-    from index.registry.bundle import FORMAT_VERSION, KIND
-
-    path = config.work / BUNDLE
-    inputs = {name: read_manifest(config.work / name).fingerprint for name in (EMBEDDINGS, MODEL, FEATURES)}
-    settings = build.config_of(config.index, config.retriever)
-    current = is_current(path, kind=KIND, format_version=FORMAT_VERSION, inputs=inputs, config=settings)
-    parts = (config.work / EMBEDDINGS, config.work / MODEL, config.work / FEATURES)
-    return _stage(
-        BUNDLE,
-        path,
-        current=current,
-        work=lambda: build.run(
-            *parts, config.index, path, retriever=config.retriever, beam_args=call.beam_args, progress=call.progress
-        ),
-    )
-
-
-def _publish(config: Config, call: Call, since: str) -> Publication:
+def _publish(config: Config, options: Options, progress: Progress) -> Publication:
     """Publishes, unless this very bundle was published before.
 
     A version that was rolled back is not put back by the next refresh of unchanged tables; ``towerline publish`` does.
     """
-    registry, bundle, progress = Registry(config.registry), config.work / BUNDLE, call.progress
+    registry, bundle = Registry(config.registry), config.work / BUNDLE
     fingerprint = read_manifest(bundle).fingerprint
     known = [version for version in registry.versions() if version.fingerprint == fingerprint]
-    if known and not call.dry_run and registry.current_or_none() is not None:
+    if known and not options.dry_run and registry.current_or_none() is not None:
         if known[-1].live:
             progress.line(f"publish: up to date, {known[-1].name} is live")
         else:
@@ -263,7 +209,6 @@ def _publish(config: Config, call: Call, since: str) -> Publication:
                 "It stays so; `towerline publish` makes it live again."
             )
         return Publication(None, (), forced=False)
-    options = Options(call.dry_run, call.force_reason, config.refresh.keep_versions, since)
     publication = publish(bundle, config.work / FEATURES, config.registry, config.gates, options, progress=progress)
     progress.line(
         f"publish: {publication.version} is live" if publication.version else "publish: dry run, nothing moved"
@@ -271,13 +216,10 @@ def _publish(config: Config, call: Call, since: str) -> Publication:
     return publication
 
 
-def _evaluate(config: Config, call: Call) -> None:
+def _evaluate(config: Config, progress: Progress) -> None:
     from index import evaluation
 
     features = config.work / FEATURES
     if not features.exists():
         raise ArtifactError(f"{features}: missing. Run `towerline features`.")
-    evaluation.run(config.registry, features, config.evaluation, config.work, progress=call.progress)
-
-
-_STAGES = (("features", _features), ("train", _train), ("embed", _embed), ("build", _build))
+    evaluation.run(config.registry, features, config.evaluation, config.work, progress=progress)

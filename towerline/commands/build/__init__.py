@@ -1,0 +1,1 @@
+"""Verbs that build a night."""

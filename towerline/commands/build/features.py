@@ -1,0 +1,29 @@
+"""``towerline features``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from towerline.commands.verb import Answer, Call
+
+EXAMPLES = (
+    "towerline features --config ads.toml",
+    "towerline features --config ads.toml --previous runs/ads/features",
+    "towerline features --config ads.toml --forget forget.txt",
+    "towerline features --config ads.toml -- --direct_num_workers=4",
+)
+
+
+def verb(
+    call: Call,
+    previous: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="an earlier features folder; only new events are read")
+    ] = None,
+    forget: Annotated[Path | None, typer.Option(metavar="FILE", help="file of user ids to erase, one per line")] = None,
+) -> Answer:
+    """Raw tables to features (Beam)."""
+    written = call.project.features(previous=previous, forget=forget)
+    return Answer(facts={"stage": "features"}, written=written)

@@ -1,0 +1,74 @@
+"""Tables given as frames: written once as Parquet below the run's folder, from there on files like any other.
+
+A frame is anything with Arrow's capsule interface (``__arrow_c_stream__``): Arrow and Polars tables, pandas frames from
+2.2 on. A frame with the rows of the file that is there already leaves the file alone, so that nothing runs again.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.contracts.errors import SchemaError
+
+TABLES = "tables"
+
+
+def write_frames(frames: Mapping[str, Any], work: Path) -> dict[str, Path]:
+    """Writes each frame and returns the files by the table's name.
+
+    Args:
+        frames: "events", "items", "users" to a frame.
+        work: the run's folder; the files go to ``tables/`` below it.
+
+    Raises:
+        SchemaError: a value is no frame, or holds columns that Parquet cannot.
+    """
+    return {name: _write(name, frame, work / TABLES / f"{name}.parquet") for name, frame in frames.items()}
+
+
+def _write(name: str, frame: Any, file: Path) -> Path:
+    table = _as_table(name, frame)
+    if file.is_file() and pq.read_schema(file).equals(table.schema) and pq.ParquetFile(file).read().equals(table):
+        return file
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(f".{file.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
+    try:
+        pq.write_table(table, draft)
+        draft.replace(file)
+    except pa.ArrowException as err:
+        raise SchemaError(f"{name}: the frame cannot be written as Parquet: {err}. Convert the column.") from err
+    finally:
+        draft.unlink(missing_ok=True)
+    return file
+
+
+def _as_table(name: str, frame: Any) -> pa.Table:
+    if not hasattr(frame, "__arrow_c_stream__"):
+        raise SchemaError(
+            f"{name}: expected an Arrow table, a Polars or pandas frame, or anything else with __arrow_c_stream__, got "
+            f"{type(frame).__name__}. Give a path in the TOML instead, or convert it."
+        )
+    try:
+        table = pa.RecordBatchReader.from_stream(frame).read_all()
+    except (pa.ArrowException, ValueError, TypeError) as err:
+        raise SchemaError(f"{name}: the frame cannot be read through Arrow: {err}. Convert the column.") from err
+    schema = pa.schema([pa.field(field.name, _plain(field.type), field.nullable) for field in table.schema])
+    return table.cast(schema)
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """Parquet has one text type and one list type; views and large offsets become those."""
+    if pa.types.is_string_view(kind) or pa.types.is_large_string(kind):
+        return pa.string()
+    if pa.types.is_binary_view(kind) or pa.types.is_large_binary(kind):
+        return pa.binary()
+    if pa.types.is_large_list(kind) or pa.types.is_list(kind):
+        return pa.list_(_plain(kind.value_type))
+    return kind

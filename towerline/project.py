@@ -1,0 +1,339 @@
+"""A project: one data set's TOML, its run folder and its registry, with all that can be done with them."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+from pipelines.contracts.manifest import MANIFEST_FILE
+from pipelines.progress import SILENT, Progress
+from towerline.config import Config, load_config
+from towerline.jobs.extras import extras_named
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from index.building.forecast import Forecast
+    from index.evaluation.reports import Comparison, EvaluationReport
+    from index.publishing.publish import Publication
+    from index.registry.delta_writer import Applied
+    from index.registry.registry import Version
+    from index.retrieval.retriever import Retriever
+    from towerline.jobs.erasure import ErasureReport
+    from towerline.jobs.refresh import Refreshed
+    from towerline.jobs.stages import Stage
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+def _job(
+    method: Callable[Concatenate[Project, Parameters], Result],
+) -> Callable[Concatenate[Project, Parameters], Result]:
+    """A method that names the extra of a missing library, and shows that it is at work from its imports on."""
+
+    @functools.wraps(method)
+    def run(self: Project, /, *arguments: Parameters.args, **named: Parameters.kwargs) -> Result:
+        with extras_named(), self.progress.waiting(method.__name__.replace("_", "-")):
+            return method(self, *arguments, **named)
+
+    return run
+
+
+def open_project(
+    config: str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    work: str | Path | None = None,
+    registry: str | None = None,
+    events: Any = None,
+    items: Any = None,
+    users: Any = None,
+    beam_args: Sequence[str] = (),
+    progress: Progress = SILENT,
+) -> Project:
+    """Opens a project.
+
+    Args:
+        config: the data set's TOML.
+        overrides: ``key.of.section=value`` each, as ``--set`` of the command line.
+        work: the run's folder; None is ``paths.work`` of the TOML, or ``runs/<dataset name>``.
+        registry: the registry's folder or URL; None is ``paths.registry``, or ``<work>/registry``.
+        events, items, users: frames in place of the tables' files: anything with ``__arrow_c_stream__`` (Arrow, Polars,
+            pandas 2.2 or newer). They are written to ``<work>/tables`` as Parquet, unless the same rows are there.
+        beam_args: options of Beam for every job; none runs inside this process.
+        progress: where progress is shown; silent by default.
+
+    Raises:
+        ConfigError: the TOML is missing or wrong; the message says where.
+        SchemaError: a frame cannot be read or written.
+    """
+    path, folder = Path(config), None if work is None else Path(work)
+    given = {"events": events, "items": items, "users": users}
+    frames = {name: frame for name, frame in given.items() if frame is not None}
+    # The TOML says where the run's folder is, so that it is read before the frames' files are there.
+    loaded = load_config(path, overrides, folder, registry, tables={name: Path(name) for name in frames})
+    if frames:
+        from towerline.jobs.frames import write_frames
+
+        files = write_frames(frames, loaded.work)
+        loaded = load_config(path, overrides, folder, registry, tables=files)
+    return Project(loaded, tuple(beam_args), progress)
+
+
+@dataclass(frozen=True)
+class Project:
+    """What the verbs of the command line do, as methods. Made by ``towerline.open``.
+
+    Every method raises ``TowerlineError`` with place and remedy where something is wrong, and leaves what is published
+    as it was. A method that needs a library of an extra names the extra where it is missing.
+    """
+
+    config: Config
+    beam_args: tuple[str, ...] = ()
+    progress: Progress = SILENT
+
+    @property
+    def work(self) -> Path:
+        """The run's folder."""
+        return self.config.work
+
+    @_job
+    def features(self, *, previous: str | Path | None = None, forget: str | Path | None = None) -> Path:
+        """Tables to features, with Beam. Returns the artifact's manifest.
+
+        Args:
+            previous: an earlier features folder; only events that it has not read are read.
+            forget: a file of user ids to erase, one per line.
+        """
+        from towerline.jobs.erasure import read_forget_list
+        from towerline.jobs.stages import FEATURES_STAGE
+
+        return self._run(
+            FEATURES_STAGE,
+            previous=None if previous is None else Path(previous),
+            forget=() if forget is None else read_forget_list(Path(forget)),
+        )
+
+    @_job
+    def train(self) -> Path:
+        """Features to a user tower and an item tower, with TensorFlow. Returns the artifact's manifest."""
+        from towerline.jobs.stages import TRAIN_STAGE
+
+        return self._run(TRAIN_STAGE)
+
+    @_job
+    def embed(self) -> Path:
+        """Model and items to item vectors, with Beam. Returns the artifact's manifest."""
+        from towerline.jobs.stages import EMBED_STAGE
+
+        return self._run(EMBED_STAGE)
+
+    @_job
+    def build(self) -> Path:
+        """Item vectors to a bundle, its search tuned to the recall target. Returns the artifact's manifest."""
+        from towerline.jobs.stages import BUILD_STAGE
+
+        return self._run(BUILD_STAGE)
+
+    def _run(self, stage: Stage, **options: Any) -> Path:
+        from towerline.jobs.stages import StageCall
+
+        stage.run(StageCall(self.config, self.beam_args, self.progress, **options))
+        return self.work / stage.folder / MANIFEST_FILE
+
+    @_job
+    def forecast(self, *, items: int | None = None, dim: int | None = None) -> Forecast:
+        """Predicts memory, disk and time of a build, and builds nothing.
+
+        Args:
+            items: number of items to plan for; None takes the embeddings'.
+            dim: length of a vector to plan for; None takes the embeddings'.
+        """
+        from index.building import job
+
+        return job.plan(self.work / "embeddings", self.config.index, items=items, dim=dim, progress=self.progress)
+
+    @_job
+    def publish(self, *, force_reason: str | None = None, dry_run: bool = False) -> Publication:
+        """Publishes the built bundle, if the gates let it pass.
+
+        Args:
+            force_reason: publish against a failed gate; the reason is recorded.
+            dry_run: let the gates decide, and publish nothing.
+        """
+        from index.publishing import publish
+
+        keep = self.config.refresh.keep_versions
+        options = publish.Options(dry_run=dry_run, force_reason=force_reason, keep=keep)
+        folders = self.work / "bundle", self.work / "features"
+        return publish.run(*folders, self.config.registry, self.config.gates, options, progress=self.progress)
+
+    @_job
+    def refresh(self, *, force_reason: str | None = None, dry_run: bool = False) -> Refreshed:
+        """The nightly job: runs the stages that are not up to date and publishes.
+
+        Args:
+            force_reason: publish against a failed gate; the reason is recorded.
+            dry_run: let the gates decide, and publish nothing.
+        """
+        from towerline.jobs import refresh
+
+        return refresh.run(
+            self.config,
+            beam_args=self.beam_args,
+            progress=self.progress,
+            force_reason=force_reason,
+            dry_run=dry_run,
+        )
+
+    @_job
+    def tune(self, *, trials: int = 20) -> Path:
+        """Searches the ranges of ``[towers.tune]`` on validation recall. Returns a TOML with the best settings.
+
+        Args:
+            trials: settings to try in total, those of an earlier run included.
+        """
+        from towerline.jobs.hard_negatives import miner
+        from towers.training import tuning
+
+        out = self.work / "tuned.toml"
+        tuning.run(
+            self.work / "features",
+            self.config.towers,
+            out,
+            trials=trials,
+            seed=self.config.seed,
+            progress=self.progress,
+            mine=miner(self.config, self.work / "features", self.progress),
+        )
+        return out
+
+    @_job
+    def retriever(self, version: str | None = None) -> Retriever:
+        """Opens the live version, or another one, for retrieval."""
+        from index.retrieval.retriever import Retriever
+
+        return Retriever.open(self.config.registry, version=version)
+
+    @_job
+    def versions(self) -> list[Version]:
+        """The registry's versions, the oldest first."""
+        from index.registry.registry import Registry
+
+        return list(Registry(self.config.registry).versions())
+
+    @_job
+    def rollback(self, version: str | None = None) -> str:
+        """Makes an older version live again and returns its name; None takes the newest one older than the live one."""
+        from index.publishing import publish
+
+        return publish.rollback(self.config.registry, version)
+
+    @_job
+    def apply_delta(self, items: str | Path | pa.Table) -> Applied:
+        """Brings new, changed, removed and paused ads into the live version.
+
+        Args:
+            items: a Parquet file or table like the items table; a column ``change`` may say remove, pause or resume.
+        """
+        from index.registry import delta_writer
+
+        table = Path(items) if isinstance(items, str) else items
+        return delta_writer.apply(self.config.registry, table, progress=self.progress)
+
+    @_job
+    def compact(self) -> str:
+        """Folds the deltas of the live version into a new one with a rebuilt index, and returns its name."""
+        from index.building import compaction
+
+        keep = self.config.refresh.keep_versions
+        return compaction.run(self.config.registry, self.work / "compacted", keep=keep, progress=self.progress)
+
+    @_job
+    def candidates(self, *, k: int = 100, users: str | Path | None = None) -> Path:
+        """Candidates for many users as Parquet, with Beam. Returns the artifact's manifest.
+
+        Args:
+            k: candidates per user.
+            users: a Parquet file of raw records; None takes all users of the bundle.
+        """
+        from towerline.jobs import candidates
+
+        out = self.work / "candidates"
+        asked = None if users is None else Path(users)
+        candidates.run(self.config.registry, out, k=k, users=asked, beam_args=self.beam_args, progress=self.progress)
+        return out / MANIFEST_FILE
+
+    @_job
+    def erasure_report(self, forget: str | Path) -> ErasureReport:
+        """Which artifacts and published versions still hold a trace of users to erase.
+
+        Args:
+            forget: a file of user ids to erase, one per line.
+        """
+        from towerline.jobs.erasure import ErasureReport, find_traces, read_forget_list
+
+        users = read_forget_list(Path(forget))
+        registry, folders = self.config.registry, [self.work]
+        if "://" not in registry and not Path(registry).resolve().is_relative_to(self.work.resolve()):
+            folders.append(Path(registry))
+        return ErasureReport(len(users), tuple(find_traces(folders, users)))
+
+    @_job
+    def evaluate(self, version: str | None = None) -> EvaluationReport:
+        """Evaluates the live version, or another one, on held-out events; writes report.json and report.html."""
+        from index.evaluation.evaluate import evaluate
+        from index.evaluation.reports import EvaluationReport
+
+        path = evaluate(
+            self.config.registry,
+            self.work / "features",
+            self.config.evaluation,
+            self.work,
+            version=version,
+            progress=self.progress,
+        )
+        return EvaluationReport.model_validate(json.loads(path.read_bytes()))
+
+    @_job
+    def report(self) -> EvaluationReport:
+        """The live version's evaluation: the last one while it is true, else a new one."""
+        from index.evaluation.evaluate import current_report
+
+        return current_report(
+            self.config.registry,
+            self.work / "features",
+            self.config.evaluation,
+            self.work,
+            progress=self.progress,
+        )
+
+    @_job
+    def compare(self, first: str, second: str) -> Comparison:
+        """Compares two versions on the same users; writes compare.json and compare.html.
+
+        Args:
+            first: the version before.
+            second: the version after; the gates judge it as if the first one were live.
+        """
+        from index.evaluation import compare
+        from index.evaluation.reports import Comparison
+        from index.publishing.gates import judge
+
+        features = self.work / "features"
+        path = compare.run(
+            first,
+            second,
+            features,
+            self.config.evaluation,
+            lambda after, before: judge(after, before, features, self.config.gates),
+            self.work,
+            registry=self.config.registry,
+            progress=self.progress,
+        )
+        return Comparison.model_validate(json.loads(path.read_bytes()))
