@@ -157,11 +157,6 @@ def _run(verb: Callable[..., Answer], call: Call, own: dict[str, Any]) -> int:
     name = verb.__module__.rpartition(".")[2].removesuffix("_").replace("_", "-")
     try:
         answer = verb(call, **own)
-        _show(answer, as_json=call.as_json)
-    except BrokenPipeError:
-        # The reader has gone, as `head` does: no error. Nothing may be flushed into the pipe later.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     except TowerlineError as err:
         if call.debug:
             raise
@@ -172,6 +167,11 @@ def _run(verb: Callable[..., Answer], call: Call, own: dict[str, Any]) -> int:
         return _refused(name, f"the system refused: {err}. Nothing was replaced.", 1)
     except KeyboardInterrupt:
         return _refused(name, "interrupted; the last finished stage stays", 130)
+    try:
+        _show(answer, as_json=call.as_json)
+    except BrokenPipeError:
+        # The reader has gone, as `head` does: no error. Nothing may be flushed into the pipe later.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return answer.exit_code
 
 

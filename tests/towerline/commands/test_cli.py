@@ -156,6 +156,7 @@ def test_a_reader_that_goes_away_is_no_error(config: Path) -> None:
         assert process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == b""
+    assert process.returncode == 0
 
 
 NOISE = (
