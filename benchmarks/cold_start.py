@@ -44,7 +44,7 @@ from pipelines.progress import Progress
 from pipelines.sequences.reader import load_items
 from towerline.config import load_config
 from towers.data.training_data import TrainingData, load
-from towers.settings import TowersSettings
+from towers.settings import TowersSettings, settings_for
 from towers.training import job as training
 from towers.training.recall import Truth, recall_of
 from towers.training.validation_recall import truth_of
@@ -154,10 +154,8 @@ def run_one(schema: DatasetSchema, settings: TowersSettings, work: Path, seed: i
     item_ids = Vocabulary.load(features / "vocabulary").item_ids
     cold = np.array([is_hidden(item) for item in item_ids.to_pylist()])
     assert not data.item_frequency[cold].any()
-    resolved = settings.resolved(data.schema)
     towers = trained(features, data, settings, work / "model", seed)
-    # Every key is given, so that no recipe fills in another id_dropout.
-    without = TowersSettings.model_validate({**resolved.model_dump(), "id_dropout": 0.0})
+    without = settings.model_copy(update={"id_dropout": 0.0})
     plain = trained(features, data, without, work / "model-without", seed)
     content = neighbours(features, data)
     figures: dict[str, Any] = {"random": {"cold_among_cold": K / int(cold.sum()), "cold_in_all": K / len(cold)}}
@@ -185,7 +183,7 @@ def run_one(schema: DatasetSchema, settings: TowersSettings, work: Path, seed: i
         "times_random_in_all": round(ours["cold_in_all"] / figures["random"]["cold_in_all"], 2),
         "new_items_share": NEW_ITEMS_SHARE,
         "warm_kept": round(ours["warm_among_warm"] / figures["without_id_dropout"]["warm_among_warm"], 4),
-        "id_dropout": resolved.id_dropout,
+        "id_dropout": settings.id_dropout,
         "seconds": round(time.monotonic() - started),
         "machine": f"{platform.machine()}, {platform.python_version()}",
         "commit": git_commit(),
@@ -205,7 +203,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = []
     if chosen.data is not None:
         folders = [chosen.data / name for name in chosen.only]
-        asked += [(schema_of(folder, events_of(folder, chosen.work)), TowersSettings()) for folder in folders]
+        schemas = [schema_of(folder, events_of(folder, chosen.work)) for folder in folders]
+        asked += [(schema, settings_for(schema)) for schema in schemas]
     for path in chosen.config:
         config = load_config(path)
         asked.append((config.schema_only(), config.towers))

@@ -33,7 +33,7 @@ from pipelines.contracts.schema import DatasetSchema, parse_schema
 from pipelines.features import job as features_job
 from pipelines.progress import Progress
 from towers.data.training_data import load
-from towers.settings import TowersSettings
+from towers.settings import settings_for
 from towers.training import job as training
 from towers.training.recall import Figures, Truth, recall_at, recall_of
 from towers.training.validation_recall import truth_of
@@ -220,37 +220,34 @@ def plain(figures: Figures) -> dict[str, Any]:
     }
 
 
-def tuned(features: Path, settings: TowersSettings, seed: int) -> TowersSettings:
-    """The settings with the temperature that validation prefers, where the protocol leaves it open."""
+def tuned(features: Path, given: dict[str, Any], seed: int) -> dict[str, Any]:
+    """The given settings with the temperature that validation prefers, where the protocol leaves it open."""
     data = load(features)
-    if settings.resolved(data.schema).protocol != "sets" or "temperature" in settings.model_fields_set:
-        return settings
-    given, tried = settings.model_dump(exclude_unset=True), {}
+    if settings_for(data.schema, **given).protocol != "sets" or "temperature" in given:
+        return given
+    tried = {}
     for temperature in TEMPERATURES:
-        candidate = TowersSettings.model_validate({**given, "temperature": temperature, "refit": False})
-        curves = training.train(data, candidate.resolved(data.schema), seed=seed, progress=Progress(sys.stderr)).curves
+        candidate = settings_for(data.schema, **{**given, "temperature": temperature, "refit": False})
+        curves = training.train(data, candidate, seed=seed, progress=Progress(sys.stderr)).curves
         tried[temperature] = max(epoch.valid for epoch in curves if epoch.valid is not None)
     best = max(tried, key=lambda temperature: tried[temperature])
     print(f"validation recall by temperature: {tried}, chosen {best}")
-    return TowersSettings.model_validate({**given, "temperature": best})
+    return {**given, "temperature": best}
 
 
 def run_one(
-    schema: DatasetSchema, work: Path, settings: TowersSettings, seed: int, temperature: float | None
+    schema: DatasetSchema, work: Path, given: dict[str, Any], seed: int, temperature: float | None
 ) -> dict[str, Any]:
     """Features, train, evaluate; returns the run's entry. ``temperature``: what another seed's tuning chose."""
     started = time.monotonic()
     name = schema.dataset.name
     features = work / name / "features"
     features_job.run(schema, features)
-    given = settings.resolved(schema).model_dump(mode="json")
-    if temperature is None:
-        settings = tuned(features, settings, seed)
-    else:
-        settings = TowersSettings.model_validate(settings.model_dump(exclude_unset=True) | {"temperature": temperature})
-    resolved = settings.resolved(schema)
+    asked = settings_for(schema, **given).model_dump(mode="json")
+    given = tuned(features, given, seed) if temperature is None else {**given, "temperature": temperature}
+    resolved = settings_for(schema, **given)
     model = work / name / f"model-{resolved.embedding_dim}-{seed}"
-    training.run(features, settings, model, seed=seed, progress=Progress(sys.stderr))
+    training.run(features, resolved, model, seed=seed, progress=Progress(sys.stderr))
     ks = cutoffs(schema)
     figures = measure(model, features, ks)
     headline = figures["all" if resolved.protocol == "windows" else "removed"]
@@ -268,7 +265,7 @@ def run_one(
         "valid": max((epoch["valid"] for epoch in record["epochs"] if epoch["valid"] is not None), default=None),
         "best_epoch": record["best_epoch"],
         "dim": resolved.embedding_dim,
-        "given": given,
+        "given": asked,
         "config": resolved.model_dump(mode="json"),
         "seconds": round(time.monotonic() - started, 1),
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
@@ -309,26 +306,30 @@ def main() -> None:
     given = {key: json.loads(value) for key, value in (pair.split("=", 1) for pair in arguments.set)}
     if arguments.dim is not None:
         given["embedding_dim"] = arguments.dim
-    settings = TowersSettings.model_validate(given)
     folders = sorted(path.parent for path in arguments.data.glob("*/interactions.parquet"))
     for folder in folders:
         if arguments.only and folder.name not in arguments.only:
             continue
         for seed in arguments.seeds:
-            _run_and_store(folder, settings, seed, arguments)
+            _run_and_store(folder, given, seed, arguments)
 
 
-def _run_and_store(folder: Path, settings: TowersSettings, seed: int, arguments: argparse.Namespace) -> None:
+def _run_and_store(folder: Path, given: dict[str, Any], seed: int, arguments: argparse.Namespace) -> None:
     stored: dict[str, Any] = {"runs": [], "baselines": {}}
     if arguments.results.exists():
         stored = json.loads(arguments.results.read_text())
     schema = schema_of(folder, events_of(folder, arguments.work))
-    wanted = settings.resolved(schema).model_dump(mode="json")
-    same = [run for run in stored["runs"] if run["dataset"] == folder.name and run["given"] == wanted]
+    wanted = settings_for(schema, **given).model_dump(mode="json")
+    # A stored run may name keys that are gone.
+    same = [
+        run
+        for run in stored["runs"]
+        if run["dataset"] == folder.name and all(run["given"].get(key) == value for key, value in wanted.items())
+    ]
     if any(run["seed"] == seed for run in same):
         print(f"{folder.name} seed {seed}: stands in {arguments.results}")
         return
-    entry = run_one(schema, arguments.work, settings, seed, same[0]["config"]["temperature"] if same else None)
+    entry = run_one(schema, arguments.work, given, seed, same[0]["config"]["temperature"] if same else None)
     # One run stands for a data set, dimension and seed: what has other settings is of an earlier recipe.
     place = [entry[key] for key in ("dataset", "dim", "seed")]
     stored["runs"] = [run for run in stored["runs"] if [run[key] for key in ("dataset", "dim", "seed")] != place]

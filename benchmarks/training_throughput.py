@@ -37,7 +37,7 @@ from towers.data.sampler import Sampler
 from towers.data.training_data import Events, TrainingData
 from towers.network.model import TwoTowers, signature, tensors_of
 from towers.runtime import tf, tf_keras, tfrs
-from towers.settings import TowersSettings
+from towers.settings import settings_for
 from towers.training.job import optimizer_of, step_function
 from towers.training.prefetch import prefetched
 from towers.training.recall import recall_at
@@ -118,7 +118,7 @@ class Ours:
 
     def __init__(self, data: TrainingData, changed: dict[str, float], *, starts: bool) -> None:
         given: dict[str, Any] = {"embedding_dim": DIM, **changed}
-        self.settings = TowersSettings.model_validate(given).resolved(data.schema)
+        self.settings = settings_for(data.schema, **given)
         self.data = data
         events = data.events.before(1)
         self.sampler = Sampler(data, events, self.settings)

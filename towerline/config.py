@@ -7,20 +7,20 @@ mistake in any section is found by every verb before work begins. Imports neithe
 
 from __future__ import annotations
 
-import difflib
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from index.evaluation.settings import EvaluationSettings
 from index.settings import GatesSettings, IndexSettings, RefreshSettings, RetrieverSettings
 from pipelines.contracts.errors import ConfigError
-from pipelines.contracts.schema import DatasetSchema, Section, describe, resolve_paths
-from towers.settings import TowersSettings
+from pipelines.contracts.mistakes import describe
+from pipelines.contracts.schema import DatasetSchema, Section, resolve_paths
+from towers.settings import CLASSES, TowersSettings, chosen_by
 
 
 class Paths(Section):
@@ -34,12 +34,29 @@ class Config(DatasetSchema):
     """A whole TOML."""
 
     paths: Paths = Paths()
-    towers: TowersSettings = TowersSettings()
+    # Empty: the recipe for the data, as is what is left out of it.
+    towers: TowersSettings = Field(default_factory=dict, validate_default=True)
     index: IndexSettings = IndexSettings()
     retriever: RetrieverSettings = RetrieverSettings()
     gates: GatesSettings = GatesSettings()
     refresh: RefreshSettings = RefreshSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+
+    @field_validator("towers", mode="before")
+    @classmethod
+    def _for_the_data(cls, given: object, read: ValidationInfo) -> object:
+        """``[towers]`` with what the data decide where it says nothing: its protocol, for one."""
+        if not isinstance(given, dict):
+            return given
+        if not {"tables", "features", "split"} <= read.data.keys():
+            # What describes the data is wrong, and refused with its own error.
+            return CLASSES["windows"]()
+        return chosen_by(given, *(read.data[name] for name in ("tables", "features", "split"))) | given
+
+    @model_validator(mode="after")
+    def _towers_fit_the_data(self) -> Self:
+        self.towers.refuse_misfits(self)
+        return self
 
     def schema_only(self) -> DatasetSchema:
         """The part that ``pipelines`` knows: what describes the data."""
@@ -87,7 +104,7 @@ def load_config(
     try:
         return Config.model_validate(raw)
     except ValidationError as err:
-        raise ConfigError(describe(err, str(path)) + _suggestions(err)) from err
+        raise ConfigError(describe(err, str(path), Config)) from err
 
 
 def _with(raw: dict[str, Any], section: str, values: dict[str, Any]) -> dict[str, Any]:
@@ -140,27 +157,6 @@ def _set(section: dict[str, Any], parts: list[str], value: object, override: str
     if not isinstance(inner, dict):
         raise ConfigError(f"--set {override!r}: {parts[0]!r} is a value, not a section")
     return {**section, parts[0]: _set(inner, parts[1:], value, override)}
-
-
-def _suggestions(error: ValidationError) -> str:
-    """One line for each unknown key that looks like a known one."""
-    lines = []
-    for mistake in error.errors():
-        if mistake["type"] != "extra_forbidden":
-            continue
-        *section, name = (str(part) for part in mistake["loc"])
-        near = difflib.get_close_matches(name, _known_keys(section), n=1)
-        if near:
-            lines.append(f"\ndid you mean {'.'.join([*section, near[0]])}?")
-    return "".join(lines)
-
-
-def _known_keys(section: list[str]) -> list[str]:
-    model: Any = Config
-    for name in section:
-        field = getattr(model, "model_fields", {}).get(name)
-        model = None if field is None else field.annotation
-    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
 
 
 def plain(config: BaseModel) -> dict[str, Any]:

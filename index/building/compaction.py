@@ -1,4 +1,4 @@
-"""Builds the live version anew with its deltas folded in: what is dead goes, what is fresh moves into the tree.
+"""Rebuilds the live version with its deltas folded in: dead items go, fresh ones move into the tree.
 
 Reads the live version and its log; writes a bundle and publishes it. Nothing is trained or tuned: towers, vocabulary
 codes and the tree's settings stay, so the vectors stay in their space.
@@ -43,7 +43,7 @@ from pipelines.contracts.manifest import write_artifact
 from pipelines.contracts.vocabulary import Vocabulary
 from pipelines.progress import SILENT, Progress
 
-_MADE_ANEW = (VOCABULARY_DIR, VECTORS_FILE, ITEMS_FILE, SCANN_DIR, SEARCHER_FILE, PROBES_DIR, "manifest.json")
+_REBUILT = (VOCABULARY_DIR, VECTORS_FILE, ITEMS_FILE, SCANN_DIR, SEARCHER_FILE, PROBES_DIR, "manifest.json")
 
 
 def run(registry: str | Path, out: Path, *, keep: int | None = None, progress: Progress = SILENT) -> str:
@@ -105,11 +105,11 @@ def write_bundle(bundle: Bundle, state: DeltaState, version: str, out: Path) -> 
 
 
 def _not_copied(folder: str, root: Path) -> set[str]:
-    return set(_MADE_ANEW) if Path(folder) == root else set()
+    return set(_REBUILT) if Path(folder) == root else set()
 
 
 def _living_rows(state: DeltaState) -> npt.NDArray[np.int64]:
-    """Rows that are not gone, in the order of their ids, as a catalogue stands."""
+    """Rows that are not gone, in the order of their ids, as in any catalogue."""
     rows = np.flatnonzero(~state.gone)
     order = pc.sort_indices(state.item_ids().take(pa.array(rows)))
     ordered: npt.NDArray[np.int64] = rows[np.asarray(order)]

@@ -23,7 +23,7 @@ from pipelines.progress import SILENT, Progress
 
 GIB = 1 << 30
 _BYTES_A_NUMBER: dict[ReorderType, int] = {"float32": 4, "bf16": 2, "int8": 1}
-# What a Python process with NumPy, Arrow and ScaNN holds besides the data (measured: 90 MB idle, 150 at work).
+# What a Python process with NumPy, Arrow and ScaNN holds apart from the data (measured: 90 MB idle, 150 at work).
 _PROCESS_BYTES = 150 << 20
 # The trial trees have a fortieth of the items (50,000 at most) and a tenth, and no fewer than this many a leaf.
 _TRIAL_PART = 40
@@ -34,7 +34,7 @@ _TRIAL_ITEMS_A_LEAF = 10
 _TRIAL_QUERIES = 256
 # Single exact searches of a build: ten to warm and twenty to measure.
 _EXACT_SEARCHES = 30
-# The climb tries, besides the first tree: a finer code, another threshold, two numbers of leaves, SOAR, and every other
+# After the first tree the climb tries a finer code, another threshold, two numbers of leaves, SOAR, and every other
 # storage.
 _OTHER_TREES = 5
 # Passes over the users that finding one tree's effort takes, and the mean seconds of a search in them, at a million
@@ -88,11 +88,11 @@ def forecast(items: int, dim: int, settings: IndexSettings, timed: BuildTime | N
     stored = widest * items * dim
     # In memory 4 bits a code, one code for each dimension (the finer of the two tried); on disk a byte a code.
     codes = items * dim // 2 + 2 * 4 * items
-    # A build holds a copy of the vectors and their distances from the centers; the climb the best tree beside it.
+    # A build holds a copy of the vectors and their distances from the centers; the climb also holds the best tree.
     build = 2 * vectors + codes + (min(2, max(1, spent.trees)) - 1) * (stored + codes)
     memory = vectors + build
     if settings.shards > 1:
-        # The climb has a sample of a shard's size beside the vectors; at the end the trees of all shards are held.
+        # The climb has a sample of a shard's size next to the vectors; at the end the trees of all shards are held.
         memory = vectors + max((vectors + build) // settings.shards, stored + codes)
     disk = vectors + stored + items * dim + 2 * 4 * items
     return Forecast(items, dim, _PROCESS_BYTES + memory, disk, spent)

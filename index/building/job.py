@@ -23,6 +23,7 @@ from index.building.forecast import Forecast, check_budget, predict
 from index.building.measurement import Queries
 from index.building.sharding_job import ShardsJob
 from index.building.tuning import Tuned, tune
+from index.building.value_scale import add_value
 from index.building.vector_statistics import vector_statistics
 from index.inference.item_tower import convert
 from index.inference.record_embedder import RecordEmbedder
@@ -49,7 +50,6 @@ from index.registry.bundle import (
 from index.registry.searcher_spec import SearcherSpec
 from index.search.exact import VECTORS_FILE, ExactSearcher, load_vectors
 from index.search.searcher import Neighbors, Vectors, check_vectors
-from index.search.value_tree import add_value
 from index.settings import RETRIEVER_FILE, IndexSettings, RetrieverSettings
 from pipelines.contracts.errors import ArtifactError, ConfigError
 from pipelines.contracts.manifest import Artifact, open_artifact, write_artifact
@@ -64,7 +64,7 @@ _PROBE_K = 20
 _PROBES = 32
 # Chooses the users that tune, check and probe: the same ones night after night, whatever the towers' seed.
 _SEED = 17
-# With fewer users than this beside the probes, the same users tune, check and probe.
+# With fewer users than this next to the probes, the same users tune, check and probe.
 _FEWEST_APART = 20
 # Items whose vectors the converted item tower must give again.
 _COMPARED_ITEMS = 1000
@@ -151,7 +151,7 @@ def run(
         if settings.value is not None:
             column, queries = items[settings.value], users.tuning.vectors
             with progress.waiting("search by value"):
-                searcher = add_value(draft.dir, tuned.searcher, sources.vectors, column, settings.value, queries)
+                searcher = add_value(draft.dir, tuned, sources.vectors, column, settings.value, queries)
             tuned = dataclasses.replace(tuned, searcher=searcher)
         save_searcher(tuned, draft.dir)
         save_probes(users.probes, draft.dir / PROBES_DIR)

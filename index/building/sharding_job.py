@@ -1,7 +1,7 @@
 """Builds the shards of a catalogue, each in a Beam worker: ``index.shards`` above 1.
 
-Reads ``vectors.npy``; writes one directory a shard, which ``index.shards`` searches. A Beam job: one element is one
-shard; the worker maps the file, so that it holds the vectors of its own rows alone.
+Reads ``vectors.npy``; writes one directory per shard, which ``index.search.shards`` searches. A Beam job: one element
+is one shard; the worker maps the file, so that it holds the vectors of its own rows alone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pipelines.contracts.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Shard:
+class ShardRows:
     """Rows ``start`` to ``end`` of the catalogue."""
 
     number: int
@@ -58,7 +58,7 @@ class ShardsJob:
         check_shards(len(vectors), self.shards, tree)
         bounds = itertools.pairwise(shard_bounds(len(vectors), self.shards))
         self.out.mkdir()
-        elements = [Shard(number, start, end) for number, (start, end) in enumerate(bounds)]
+        elements = [ShardRows(number, start, end) for number, (start, end) in enumerate(bounds)]
         with new_pipeline(pipeline_options(self.beam_args)) as pipeline:
             _ = (
                 pipeline
@@ -69,7 +69,7 @@ class ShardsJob:
         return ShardedSearcher.load(self.out, vectors, self.shards)
 
 
-def build_shard(shard: Shard, vectors: Path, out: Path, tree: TreeSettings, threads: int | None) -> None:
+def build_shard(shard: ShardRows, vectors: Path, out: Path, tree: TreeSettings, threads: int | None) -> None:
     """Builds the tree of one shard and writes it to ``out/shard-NNNNN/``, whole or not at all."""
     rows = load_vectors(vectors)[shard.start : shard.end]
     aside = out / f".{shard.number}.{os.getpid()}.{uuid.uuid4().hex[:8]}"

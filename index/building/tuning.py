@@ -18,8 +18,7 @@ from index.building.tree_search import Built, Climb
 from index.registry.searcher_spec import Measured, SearcherSpec
 from index.search.exact import ExactSearcher
 from index.search.scann_binding import scann_available
-from index.search.scann_tree import ScannSearcher
-from index.search.searcher import Searcher, Vectors
+from index.search.searcher import SavableSearcher, Vectors
 from index.settings import IndexSettings, TreeSettings
 from pipelines.progress import SILENT, Progress
 
@@ -31,7 +30,7 @@ _LEAST_ITEMS_FOR_A_TREE = 1000
 class Tuned:
     """The searcher that was chosen, and all that was measured."""
 
-    searcher: Searcher
+    searcher: SavableSearcher
     spec: SearcherSpec
 
 
@@ -112,15 +111,8 @@ def _measured_exact(items: Vectors, queries: Queries) -> Measured:
     return measure(ExactSearcher(items, checked=True), some, None, 0.0)
 
 
-def fastest_effort(searcher: ScannSearcher, queries: Queries, goal: float) -> ScannSearcher:
-    """The same tree with the fastest effort that meets a recall; with its own where none does."""
-    settings = IndexSettings(ann_recall_at_100=goal, recall_margin=0.0)
-    built = Climb(searcher.vectors, queries, settings, SILENT, time.perf_counter()).aimed(searcher, 0.0)
-    return searcher.with_effort(built.effort) if built.meets else searcher
-
-
 def _tuned(
-    searcher: Searcher,
+    searcher: SavableSearcher,
     points: tuple[Measured, ...],
     chosen: Measured,
     check: Queries,

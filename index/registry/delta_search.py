@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
 from index.registry.deltas import DeltaState
 from index.search.exact import ExactSearcher
@@ -20,14 +19,57 @@ from index.search.searcher import (
     check_k,
     check_queries,
 )
+from index.search.utility import Utility
+from pipelines.contracts.arrays import Bools, Int32
 
 
-class MaskedSearcher:
+class _OverBase:
+    """What a searcher over another one answers by it: how it was tuned, and what it is made of."""
+
+    def __init__(self, base: Searcher) -> None:
+        self._base = base
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return self._base.dim
+
+    @property
+    def effort(self) -> Effort | None:
+        """The base's."""
+        return self._base.effort
+
+    @property
+    def full_effort(self) -> Effort | None:
+        """The base's."""
+        return self._base.full_effort
+
+    @property
+    def leaf_of_row(self) -> Int32 | None:
+        """The base's, of all its rows."""
+        return self._base.leaf_of_row
+
+    @property
+    def leaves_searched(self) -> int:
+        """The base's."""
+        return self._base.leaves_searched
+
+    @property
+    def indexes_value(self) -> bool:
+        """The base's."""
+        return self._base.indexes_value
+
+    def release(self) -> None:
+        """Frees the base. See ``Searcher.release``."""
+        self._base.release()
+
+
+class MaskedSearcher(_OverBase):
     """A searcher that does not return some of its rows: it fetches more and drops them."""
 
-    def __init__(self, base: Searcher, dead: npt.NDArray[np.bool_]) -> None:
+    def __init__(self, base: Searcher, dead: Bools) -> None:
         """Takes the searcher and ``dead [rows] bool``."""
-        self._base = base
+        super().__init__(base)
         self._dead = dead
         self._num_dead = int(dead.sum())
 
@@ -36,24 +78,22 @@ class MaskedSearcher:
         """Rows that can be found."""
         return int(len(self._dead) - self._num_dead)
 
-    @property
-    def dim(self) -> int:
-        """Length of a vector."""
-        return self._base.dim
-
-    @property
-    def full_effort(self) -> Effort | None:
-        """The base's."""
-        return self._base.full_effort
-
     def search(self, query: Vectors, k: int, effort: Effort | None = None) -> Neighbors:
-        """Returns the best rows that live: more are fetched until k live or the base is exhausted."""
+        """Returns the best rows that live. See ``Searcher.search``."""
+        return self._living(k, lambda fetch: self._base.search(query, fetch, effort))
+
+    def search_utility(self, query: Vectors, k: int, utility: Utility, effort: Effort | None = None) -> Neighbors:
+        """Returns the best rows that live, by utility. See ``Searcher.search_utility``."""
+        return self._living(k, lambda fetch: self._base.search_utility(query, fetch, utility, effort))
+
+    def _living(self, k: int, search: Callable[[int], Neighbors]) -> Neighbors:
+        """Fetches more until k of them live or the base is exhausted."""
         check_k(k)
         if self._num_dead == 0:
-            return self._base.search(query, k, effort)
+            return search(k)
         fetch = k + min(self._num_dead, k)
         while True:
-            found = self._base.search(query, fetch, effort)
+            found = search(fetch)
             alive = ~self._dead[found.rows]
             if int(alive.sum()) >= k or len(found.rows) < fetch or fetch >= len(self._dead):
                 return Neighbors(found.rows[alive][:k], found.scores[alive][:k])
@@ -63,18 +103,18 @@ class MaskedSearcher:
         """Returns the best living rows of each query, one search each. See ``Searcher.search_batch``."""
         return _one_by_one(self, queries, k, effort)
 
-    def save(self, directory: Path) -> None:
-        """What is masked is not saved: the bundle and its log are."""
-        raise NotImplementedError(f"{directory}: deltas lie in the registry's log")
 
+class DeltaSearcher(_OverBase):
+    """A searcher over a bundle with deltas applied: the bundle's own without its dead rows, and the fresh items.
 
-class DeltaSearcher:
-    """A searcher over a bundle with deltas applied: the bundle's own without its dead rows, and the fresh items."""
+    Fresh items are all looked at, whatever the effort.
+    """
 
     def __init__(self, base: Searcher, state: DeltaState) -> None:
-        self._base = MaskedSearcher(base, state.dead[: state.base_items])
-        self._first_fresh = np.int32(state.base_items)
-        self._fresh = ExactSearcher(state.fresh_vectors, checked=True) if state.num_fresh else None
+        """Takes the bundle's searcher and what the deltas changed."""
+        super().__init__(MaskedSearcher(base, state.dead[: state.base_items]))
+        self._first_fresh = state.base_items
+        self._fresh = ExactSearcher(state.fresh_vectors, checked=True)
         self._fresh_rows = np.flatnonzero(~state.dead[state.base_items :]).astype(np.int32)
 
     @property
@@ -82,33 +122,26 @@ class DeltaSearcher:
         """Rows that can be found."""
         return self._base.num_items + len(self._fresh_rows)
 
-    @property
-    def dim(self) -> int:
-        """Length of a vector."""
-        return self._base.dim
-
-    @property
-    def full_effort(self) -> Effort | None:
-        """The base's: fresh items are always all looked at."""
-        return self._base.full_effort
-
     def search(self, query: Vectors, k: int, effort: Effort | None = None) -> Neighbors:
         """Returns the best rows that live. See ``Searcher.search``."""
-        found = self._base.search(query, k, effort)
-        if self._fresh is None or len(self._fresh_rows) == 0:
+        return self._with_fresh(self._base.search(query, k, effort), query, k, None)
+
+    def search_utility(self, query: Vectors, k: int, utility: Utility, effort: Effort | None = None) -> Neighbors:
+        """Returns the best rows that live, by utility. See ``Searcher.search_utility``."""
+        found = self._base.search_utility(query, k, utility.between(0, self._first_fresh), effort)
+        return self._with_fresh(found, query, k, utility.between(self._first_fresh))
+
+    def _with_fresh(self, found: Neighbors, query: Vectors, k: int, utility: Utility | None) -> Neighbors:
+        if len(self._fresh_rows) == 0:
             return found
-        fresh = self._fresh.search_rows(query, k, self._fresh_rows)
-        rows = np.concatenate([found.rows, fresh.rows + self._first_fresh])
+        fresh = self._fresh.search_rows(query, k, self._fresh_rows, utility)
+        rows = np.concatenate([found.rows, fresh.rows + np.int32(self._first_fresh)])
         merged = best_first(rows, np.concatenate([found.scores, fresh.scores]))
         return Neighbors(merged.rows[:k], merged.scores[:k])
 
     def search_batch(self, queries: Vectors, k: int, effort: Effort | None = None) -> Neighbors:
         """Returns the best living rows of each query, one search each. See ``Searcher.search_batch``."""
         return _one_by_one(self, queries, k, effort)
-
-    def save(self, directory: Path) -> None:
-        """A state is not saved: the bundle and its log are."""
-        raise NotImplementedError(f"{directory}: deltas lie in the registry's log")
 
 
 def _one_by_one(searcher: Searcher, queries: Vectors, k: int, effort: Effort | None) -> Neighbors:

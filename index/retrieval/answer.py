@@ -23,6 +23,7 @@ from index.rules.crowding import within_limits
 from index.rules.plan import Plan
 from index.search.exact import scores_of
 from index.search.searcher import Neighbors, Rows, Vectors
+from index.search.utility import Utility
 
 NO_RULES = Rules()
 _LABELS = SourceLabels()
@@ -72,7 +73,7 @@ def answer(
     sources = _LABELS.of(POPULARITY if query is None else TOWERS, len(found.rows))
     if query is not None and (len(own) or len(new.neighbors.rows)):
         plan = dataclasses.replace(plan, scored=plan.scored + new.plan.scored)
-        found, sources = _blended(live, k, read, _scored(live, query, own, read.weight), new.neighbors, found)
+        found, sources = _blended(live, k, read, _scored(live, query, own, read.utility), new.neighbors, found)
     explanation = Explanation(live, query, rules, read, k, found.rows) if explain else None
     return Candidates(
         live.items.of(found.rows),
@@ -129,10 +130,9 @@ def _allowed(rows: Rows, read: ReadRules) -> Rows:
     return rows[np.isin(rows, read.excluded, invert=True)] if len(read.excluded) else rows
 
 
-def _scored(live: ServingVersion, query: Vectors, rows: Rows, weight: float) -> Neighbors:
+def _scored(live: ServingVersion, query: Vectors, rows: Rows, utility: Utility | None) -> Neighbors:
     scores = scores_of(live.vectors, rows, query)
-    values = live.planner.log_values
-    return Neighbors(rows, scores if weight == 0.0 or values is None else scores + np.float32(weight) * values[rows])
+    return Neighbors(rows, scores if utility is None else utility.of(scores, rows))
 
 
 def cold_start(live: ServingVersion, request: Request, record: Mapping[str, Any]) -> ColdStart | None:

@@ -17,6 +17,7 @@ from index.retrieval.selection import ReadRules, Rules
 from index.rules.crowding import within_limits
 from index.search.searcher import Rows, Scores, Vectors
 from pipelines.contracts.errors import SchemaError
+from pipelines.contracts.top_k import top_k
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,11 @@ class Explanation:
     @functools.cached_property
     def _scores(self) -> Scores:
         scores = self.live.popularity_scores if self.query is None else self.live.vectors @ self.query
-        values = self.live.planner.log_values
-        return scores if self.read.weight == 0.0 or values is None else scores + np.float32(self.read.weight) * values
+        return scores if self.read.utility is None else self.read.utility.of(scores)
 
     @functools.cached_property
     def _order(self) -> Rows:
-        return np.lexsort((np.arange(len(self._scores)), -self._scores)).astype(np.int32)
+        return top_k(self._scores, len(self._scores))
 
     @functools.cached_property
     def _eligible_order(self) -> Rows:

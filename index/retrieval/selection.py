@@ -21,6 +21,7 @@ from index.rules.eligible import Eligible
 from index.rules.plan import Method, Plan
 from index.rules.planner import Nearest
 from index.search.searcher import Neighbors, Rows, Scores, Vectors
+from index.search.utility import Utility
 from pipelines.contracts.errors import SchemaError
 
 # Up to so many excluded rows are fetched in addition and dropped; for more, they leave the eligible rows.
@@ -45,14 +46,14 @@ class ReadRules:
     """The rules in a version's own terms.
 
     eligible: None is every item. new: those of them without an event in train, where these have places of their own,
-    else None. excluded: ``[n] int32`` rows, rising, eligible ones or not.
+    else None. excluded: ``[n] int32`` rows, rising, eligible ones or not. utility: None ranks by score alone.
     """
 
     eligible: Eligible | None
     new: Eligible | None
     excluded: Rows
     limits: tuple[Limit, ...]
-    weight: float
+    utility: Utility | None
     diversity: float
 
 
@@ -83,7 +84,7 @@ def read_rules(live: ServingVersion, rules: Rules) -> ReadRules:
     if len(excluded) > _FEW_EXCLUDED:
         eligible, new = _without(live, eligible, excluded), None if new is None else _without(live, new, excluded)
         excluded = excluded[:0]
-    return ReadRules(eligible, new, excluded, limits, weight, diversity)
+    return ReadRules(eligible, new, excluded, limits, live.planner.utility(weight), diversity)
 
 
 def _number(value: object, name: str, least: float, most: float) -> float:
@@ -143,7 +144,7 @@ def select(live: ServingVersion, query: Vectors | None, k: int, rules: ReadRules
 
 
 def _nearest(live: ServingVersion, query: Vectors, fetch: int, rules: ReadRules) -> Nearest:
-    return live.planner.nearest(query, fetch, rules.eligible, rules.weight)
+    return live.planner.nearest(query, fetch, rules.eligible, rules.utility)
 
 
 def _eligible_count(count: int, rules: ReadRules) -> int:
@@ -175,15 +176,14 @@ def _popular(live: ServingVersion, fetch: int, rules: ReadRules) -> Nearest:
     """The most frequent eligible items; with a value weight, by ``log1p(events) + weight · log value``."""
     method: Method = "popularity"
     eligible = rules.eligible
-    if rules.weight == 0.0:
+    if rules.utility is None:
         rows = live.popularity_order
         rows = rows if eligible is None else rows[eligible.mask[rows]]
         scores: Scores = live.popularity_scores[rows[:fetch]]
         return Nearest(Neighbors(rows[:fetch], scores), method, fetch, fetch >= len(rows))
-    values = live.planner.log_values
-    assert values is not None
-    utility = live.popularity_scores + np.float32(rules.weight) * values
-    rows = np.arange(live.num_items, dtype=np.int32) if eligible is None else np.sort(eligible.rows)
-    order = np.lexsort((rows, -utility[rows]))
-    rows = rows[order]
-    return Nearest(Neighbors(rows[:fetch], utility[rows[:fetch]]), method, fetch, fetch >= len(rows))
+    utilities = rules.utility.of(live.popularity_scores)
+    if eligible is None:
+        best, count = Neighbors.best(utilities, fetch), len(utilities)
+    else:
+        best, count = Neighbors.best(utilities[eligible.rows], fetch, eligible.rows), eligible.count
+    return Nearest(best, method, fetch, fetch >= count)

@@ -22,9 +22,8 @@ from index.rules.eligible import Eligible
 from index.rules.plan import Method
 from index.search.exact import scores_of
 from index.search.leaves import Leaves
-from index.search.scann_tree import ScannSearcher
-from index.search.searcher import Effort, Neighbors, Rows, Scores, Searcher, Vectors
-from index.search.value_tree import ValueSearcher
+from index.search.searcher import Effort, Neighbors, Scores, Searcher, Vectors
+from index.search.utility import Utility
 
 # Up to this many numbers (rows × dim) all eligible rows are scored: 8 MB of vectors, about half a millisecond.
 _EXACT_NUMBERS = 1 << 21
@@ -38,7 +37,7 @@ _FETCH_MARGIN = 1.6
 _MAX_FETCH = 4096
 # Below this share of eligible rows near the user the fetch way is not tried.
 _MIN_LOCAL_SHARE = 0.2
-# A search for more than one in so many rows scores all of them.
+# A search for more than one in 20 rows scores all of them.
 _WHOLE_SHARE = 20
 # Neighbors that a searcher's own effort is tuned for.
 _TUNED_FOR = 100
@@ -71,97 +70,100 @@ class Planner:
     @classmethod
     def of(cls, searcher: Searcher, vectors: Vectors, log_values: Scores | None) -> Planner:
         """Makes a planner; with a tree, a leaf's middle is the mean of its rows."""
-        tree = searcher.inner if isinstance(searcher, ValueSearcher) else searcher
-        leaves = Leaves.of(tree, vectors)
+        leaves = Leaves.of(searcher, vectors)
         means = None if leaves is None or log_values is None else leaves.means(log_values)
         return cls(searcher, vectors, leaves, log_values, means)
 
-    def nearest(self, query: Vectors, m: int, eligible: Eligible | None, weight: float = 0.0) -> Nearest:
-        """Returns the m best rows by ``query · vector + weight · log value``.
+    def utility(self, weight: float) -> Utility | None:
+        """What a call with this weight ranks by; None where that is the score alone."""
+        if weight == 0.0:
+            return None
+        assert self.log_values is not None
+        return Utility(weight, self.log_values)
+
+    def nearest(self, query: Vectors, m: int, eligible: Eligible | None, utility: Utility | None = None) -> Nearest:
+        """Returns the m best rows by utility.
 
         Args:
             query: ``[dim] float32``, checked.
             m: 1 or more.
             eligible: None is all rows.
-            weight: 0 where the version has no value.
+            utility: of this version; None ranks by score.
         """
         if eligible is None:
-            return self._search(query, m, weight)
+            return self._search(query, m, utility)
         if eligible.count == 0:
             return Nearest(Neighbors(np.zeros(0, np.int32), np.zeros(0, np.float32)), "empty", 0, True)
         dim = self.vectors.shape[1]
         if eligible.count * dim <= _EXACT_NUMBERS or m >= eligible.count or self.leaves is None:
-            return self._exact(query, m, eligible, weight)
-        chosen = self._choose_leaves(query, m, eligible, weight)
+            return self._exact(query, m, eligible, utility)
+        chosen = self._choose_leaves(query, m, eligible, utility)
         if chosen.local_share >= _MIN_LOCAL_SHARE:
             fetch = int(m / chosen.local_share * _FETCH_MARGIN) + 32
             if fetch <= _MAX_FETCH:
-                found = self._fetch(query, m, fetch, eligible, weight)
+                found = self._fetch(query, m, fetch, eligible, utility)
                 if len(found.neighbors.rows) == m:
                     return found
-        return self._score_leaves(query, m, eligible, weight, chosen.leaves)
+        return self._score_leaves(query, m, eligible, utility, chosen.leaves)
 
-    def _search(self, query: Vectors, m: int, weight: float) -> Nearest:
+    def _search(self, query: Vectors, m: int, utility: Utility | None) -> Nearest:
         n = self.searcher.num_items
-        if (m * _WHOLE_SHARE >= n and self.leaves is not None) or (weight != 0.0 and not self._has_utility):
-            scores = self.vectors @ query
-            if weight != 0.0:
-                scores += np.float32(weight) * self._values()
-            return Nearest(Neighbors.best(scores, m), "exact", n, m >= n)
-        if weight == 0.0:
-            found = self.searcher.search(query, m, self._deeper(m))
-        else:
-            assert isinstance(self.searcher, ValueSearcher)
-            found = self.searcher.search_utility(query, m, weight, self._deeper(m))
+        many = self.leaves is not None and m * _WHOLE_SHARE >= n
+        if many or (utility is not None and not self.searcher.indexes_value):
+            return Nearest(Neighbors.best(self._all_utilities(query, utility), m), "exact", n, m >= n)
+        found = self._ask(query, m, utility, self._deeper(m))
         if len(found.rows) < min(m, n):
-            return self._search(query, n, weight)
+            return self._search(query, n, utility)
         return Nearest(found, "search", len(found.rows), m >= n)
 
-    @property
-    def _has_utility(self) -> bool:
-        return isinstance(self.searcher, ValueSearcher)
+    def _ask(self, query: Vectors, m: int, utility: Utility | None, effort: Effort | None) -> Neighbors:
+        if utility is None:
+            return self.searcher.search(query, m, effort)
+        return self.searcher.search_utility(query, m, utility, effort)
+
+    def _all_utilities(self, query: Vectors, utility: Utility | None) -> Scores:
+        """``[items] float32``."""
+        scores: Scores = self.vectors @ query
+        return scores if utility is None else utility.of(scores)
 
     def _deeper(self, m: int) -> Effort | None:
         """The effort for many neighbors: what is tuned for 100 looks at too few leaves for thousands."""
-        if m <= _TUNED_FOR or self.leaves is None:
+        tuned = self.searcher.effort
+        if m <= _TUNED_FOR or self.leaves is None or tuned is None:
             return None
-        leaves = math.ceil(self._tuned_leaves() * math.sqrt(m / _TUNED_FOR))
+        leaves = math.ceil(tuned.leaves * math.sqrt(m / _TUNED_FOR))
         return Effort(min(leaves, self.leaves.number), 4 * m)
 
-    def _exact(self, query: Vectors, m: int, eligible: Eligible, weight: float) -> Nearest:
+    def _exact(self, query: Vectors, m: int, eligible: Eligible, utility: Utility | None) -> Nearest:
         if eligible.vectors is None and eligible.count * 4 > len(self.vectors):
             # Most rows: one pass over the matrix as it lies is faster than gathering.
-            scores = self.vectors @ query
-            if weight != 0.0:
-                scores += np.float32(weight) * self._values()
-            found = Neighbors.best(np.where(eligible.mask, scores, np.float32(-np.inf)), min(m, eligible.count))
-            return Nearest(found, "exact", eligible.count, m >= eligible.count)
-        scores = self._scores(query, eligible.rows, eligible.vectors, eligible.log_values, weight)
-        return Nearest(Neighbors.best(scores, m, eligible.rows), "exact", eligible.count, m >= eligible.count)
+            utilities = np.where(eligible.mask, self._all_utilities(query, utility), np.float32(-np.inf))
+            found = Neighbors.best(utilities, min(m, eligible.count))
+        else:
+            found = Neighbors.best(self._eligible_utilities(query, eligible, utility), m, eligible.rows)
+        return Nearest(found, "exact", eligible.count, m >= eligible.count)
 
-    def _values(self) -> Scores:
-        assert self.log_values is not None
-        return self.log_values
+    def _eligible_utilities(self, query: Vectors, eligible: Eligible, utility: Utility | None) -> Scores:
+        """``[n] float32``, in the order of the eligible rows."""
+        gathered = eligible.vectors
+        scores: Scores = scores_of(self.vectors, eligible.rows, query) if gathered is None else gathered @ query
+        if utility is None:
+            return scores
+        if eligible.log_values is None:
+            return utility.of(scores, eligible.rows)
+        return Utility(utility.weight, eligible.log_values).of(scores)
 
-    def _scores(
-        self, query: Vectors, rows: Rows, vectors: Vectors | None, log_values: Scores | None, weight: float
-    ) -> Scores:
-        scores: Scores = scores_of(self.vectors, rows, query) if vectors is None else vectors @ query
-        if weight != 0.0:
-            scores = scores + np.float32(weight) * (self._values()[rows] if log_values is None else log_values)
-        return scores
-
-    def _choose_leaves(self, query: Vectors, m: int, eligible: Eligible, weight: float) -> _Chosen:
+    def _choose_leaves(self, query: Vectors, m: int, eligible: Eligible, utility: Utility | None) -> _Chosen:
         """The nearest leaves with eligible rows, until they hold enough of them."""
         assert self.leaves is not None
         assert eligible.offsets is not None
         near = self.leaves.centroids @ query
-        if weight != 0.0:
+        if utility is not None:
             assert self.leaf_log_values is not None
-            near = near + np.float32(weight) * self.leaf_log_values
+            near = Utility(utility.weight, self.leaf_log_values).of(near)
         counts = np.diff(eligible.offsets)
         order = np.argsort(-near)
-        tuned = self._tuned_leaves()
+        tuned = self.searcher.leaves_searched
         nearest = order[: 2 * tuned]
         local_share = float(counts[nearest].sum() / max(1, self.leaves.sizes[nearest].sum()))
         order = order[counts[order] > 0]
@@ -170,46 +172,34 @@ class Planner:
         enough = int(np.searchsorted(running, wanted)) + 1
         return _Chosen(order[: max(enough, int(_LEAF_FACTOR * tuned))], local_share)
 
-    def _tuned_leaves(self) -> int:
-        inner = self.searcher.inner if isinstance(self.searcher, ValueSearcher) else self.searcher
-        return inner.effort.leaves if isinstance(inner, ScannSearcher) else 1 + self._number_of_leaves() // 20
-
-    def _number_of_leaves(self) -> int:
-        return 0 if self.leaves is None else self.leaves.number
-
-    def _fetch(self, query: Vectors, m: int, fetch: int, eligible: Eligible, weight: float) -> Nearest:
-        effort = Effort(int(_LEAF_FACTOR * self._tuned_leaves()), 4 * fetch)
-        if weight != 0.0 and isinstance(self.searcher, ValueSearcher):
-            found = self.searcher.search_utility(query, fetch, weight, effort)
-        elif weight != 0.0:
-            return self._exact(query, m, eligible, weight)
-        else:
-            found = self.searcher.search(query, fetch, effort)
+    def _fetch(self, query: Vectors, m: int, fetch: int, eligible: Eligible, utility: Utility | None) -> Nearest:
+        tuned = self.searcher.effort
+        effort = None if tuned is None else Effort(int(_LEAF_FACTOR * tuned.leaves), 4 * fetch)
+        found = self._ask(query, fetch, utility, effort)
         kept = eligible.mask[found.rows]
         rows, scores = found.rows[kept][:m], found.scores[kept][:m]
         return Nearest(Neighbors(rows, scores), "fetch", fetch, False)
 
     def _score_leaves(
-        self, query: Vectors, m: int, eligible: Eligible, weight: float, leaves: npt.NDArray[np.intp]
+        self, query: Vectors, m: int, eligible: Eligible, utility: Utility | None, leaves: npt.NDArray[np.intp]
     ) -> Nearest:
         assert eligible.offsets is not None
         leaves = np.sort(leaves)
         starts, ends = eligible.offsets[leaves], eligible.offsets[leaves + 1]
         rows = np.concatenate([eligible.rows[start:end] for start, end in zip(starts, ends, strict=True)])
+        if len(rows) < m:
+            return self._exact(query, m, eligible, utility)
         if eligible.vectors is None:
-            scores = self._scores(query, rows, None, None, weight)
+            scores = scores_of(self.vectors, rows, query)
         else:
             scores = np.empty(len(rows), np.float32)
             place = 0
             for start, end in _merged(starts, ends):
                 np.dot(eligible.vectors[start:end], query, out=scores[place : place + end - start])
                 place += end - start
-            if weight != 0.0:
-                scores += np.float32(weight) * self._values()[rows]
+        utilities = scores if utility is None else utility.of(scores, rows)
         exhausted = m >= len(rows) == eligible.count
-        if len(rows) < m:
-            return self._exact(query, m, eligible, weight)
-        return Nearest(Neighbors.best(scores, m, rows), "leaves", len(rows), exhausted)
+        return Nearest(Neighbors.best(utilities, m, rows), "leaves", len(rows), exhausted)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,8 @@ from index.search.searcher import (
     check_query,
     check_vectors,
 )
+from index.search.utility import Utility
+from pipelines.contracts.arrays import Int32
 from pipelines.contracts.errors import ArtifactError
 
 VECTORS_FILE = "vectors.npy"
@@ -59,28 +61,60 @@ class ExactSearcher:
         return self._vectors
 
     @property
-    def full_effort(self) -> Effort | None:
+    def effort(self) -> Effort | None:
         """None: exact search always looks at everything."""
         return None
+
+    @property
+    def full_effort(self) -> Effort | None:
+        """None, as ``effort``."""
+        return None
+
+    @property
+    def leaf_of_row(self) -> Int32 | None:
+        """None: there is no tree."""
+        return None
+
+    @property
+    def leaves_searched(self) -> int:
+        """0: there is no tree."""
+        return 0
+
+    @property
+    def indexes_value(self) -> bool:
+        """False: every row is scored."""
+        return False
 
     def search(self, query: Vectors, k: int, effort: Effort | None = None) -> Neighbors:  # noqa: ARG002
         """Returns the ``min(k, num_items)`` best rows. See ``Searcher.search``."""
         check_k(k)
         return Neighbors.best(self._vectors @ check_query(query, self.dim), k)
 
-    def search_rows(self, query: Vectors, k: int, rows: Rows) -> Neighbors:
+    def search_utility(
+        self,
+        query: Vectors,
+        k: int,
+        utility: Utility,
+        effort: Effort | None = None,  # noqa: ARG002
+    ) -> Neighbors:
+        """Returns the best rows by utility. See ``Searcher.search_utility``."""
+        return best_by_utility(self._vectors, query, k, utility)
+
+    def search_rows(self, query: Vectors, k: int, rows: Rows, utility: Utility | None = None) -> Neighbors:
         """Returns the best ``min(k, len(rows))`` among the given rows alone.
 
         Args:
             query: ``[dim] float32``.
             k: 1 or more.
             rows: ``[n] int32``, rising, without repetition.
+            utility: over all rows; None ranks by score alone.
 
         Raises:
             SchemaError: as ``search``.
         """
         check_k(k)
-        return Neighbors.best(scores_of(self._vectors, rows, check_query(query, self.dim)), k, rows)
+        scores = scores_of(self._vectors, rows, check_query(query, self.dim))
+        return Neighbors.best(scores if utility is None else utility.of(scores, rows), k, rows)
 
     def search_batch(self, queries: Vectors, k: int, effort: Effort | None = None) -> Neighbors:  # noqa: ARG002
         """Returns the best rows of each query. See ``Searcher.search_batch``."""
@@ -95,6 +129,9 @@ class ExactSearcher:
             rows[part], scores[part] = found.rows, found.scores
         return Neighbors(rows, scores)
 
+    def release(self) -> None:
+        """Nothing to free: the vectors belong to whoever gave them."""
+
     def save(self, directory: Path) -> None:
         """Writes ``vectors.npy`` below ``directory``."""
         np.save(directory / VECTORS_FILE, self._vectors)
@@ -107,6 +144,22 @@ class ExactSearcher:
             ArtifactError: the file is missing or is not a float32 matrix.
         """
         return cls(load_vectors(directory / VECTORS_FILE), checked=True)
+
+
+def best_by_utility(vectors: Vectors, query: Vectors, k: int, utility: Utility) -> Neighbors:
+    """Returns the ``min(k, items)`` best rows by utility: every row is scored.
+
+    Args:
+        vectors: ``[items, dim] float32``.
+        query: ``[dim] float32``, finite.
+        k: 1 or more.
+        utility: over all rows.
+
+    Raises:
+        SchemaError: as ``Searcher.search``.
+    """
+    check_k(k)
+    return Neighbors.best(utility.of(vectors @ check_query(query, vectors.shape[1])), k)
 
 
 def load_vectors(path: Path) -> Vectors:
@@ -133,7 +186,7 @@ def load_vectors(path: Path) -> Vectors:
 def scores_of(vectors: Vectors, rows: Rows, query: Vectors) -> Scores:
     """Returns ``[n] float32``, the dot products of some rows, none of them below 0.
 
-    A block is gathered at a time, so that it is still in the cache when it is multiplied. Rows behind the last count
+    A block is gathered at a time, so that it is still in the cache when it is multiplied. A row after the last counts
     as the last: ``take`` that clips needs half the time of an indexed gather.
     """
     n = len(rows)

@@ -1,6 +1,6 @@
 """The tree's leaves as the planner sees them: which rows lie in which leaf, and where a leaf's middle is.
 
-Reads a searcher's assignment of rows to leaves; writes nothing. The middles are the means of the rows' own vectors.
+The middles are the means of the rows' own vectors.
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from index.search.scann_tree import ScannSearcher
 from index.search.searcher import Rows, Scores, Searcher, Vectors
-from index.search.shards import ShardedSearcher
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class Leaves:
     @classmethod
     def of(cls, searcher: Searcher, vectors: Vectors) -> Leaves | None:
         """The leaves of a loaded searcher; None where it has no tree (exact search)."""
-        leaf_of_row = _leaf_of_row(searcher)
+        leaf_of_row = searcher.leaf_of_row
         if leaf_of_row is None or len(leaf_of_row) != len(vectors):
             return None
         number = int(leaf_of_row.max()) + 1
@@ -61,18 +59,3 @@ class Leaves:
         sums = running[self.offsets[1:]] - running[self.offsets[:-1]]
         means: Scores = (sums / np.maximum(self.sizes, 1)).astype(np.float32)
         return means
-
-
-def _leaf_of_row(searcher: Searcher) -> npt.NDArray[np.int32] | None:
-    if isinstance(searcher, ScannSearcher):
-        tokens = searcher.leaf_of_row
-        first = tokens if tokens.ndim == 1 else tokens[0]
-        return None if len(first) == 0 else first.astype(np.int32)
-    if isinstance(searcher, ShardedSearcher):
-        parts = [_leaf_of_row(part) for part in searcher.parts]
-        known = [part for part in parts if part is not None]
-        if len(known) != len(parts):
-            return None
-        starts = np.concatenate([[0], np.cumsum([int(part.max()) + 1 for part in known])[:-1]])
-        return np.concatenate([part + start for part, start in zip(known, starts, strict=True)]).astype(np.int32)
-    return None

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from index.search.exact import scores_of
+from index.search.exact import best_by_utility, scores_of
 from index.search.scann_binding import builder, compiled
 from index.search.scann_loading import CONFIG_FILE, config_of, release
 from index.search.scann_loading import load as load_assets
@@ -30,17 +30,19 @@ from index.search.searcher import (
     check_query,
     check_vectors,
 )
+from index.search.utility import Utility
 from index.settings import TreeSettings
+from pipelines.contracts.arrays import Int32
 from pipelines.contracts.errors import ArtifactError, ConfigError
 
 SETTINGS_FILE = "settings.json"
 _TOKENS_FILE = "datapoint_to_token.npy"
-# How ScaNN's builder calls what we call.
+# Our names of how vectors are stored, and those of ScaNN's builder.
 _REORDER_NAMES = {"float32": "FLOAT32", "bf16": "BFLOAT16", "int8": "INT8"}
 # The 16 values of a 4-bit code are trained on as many vectors at least.
 LEAST_ITEMS = 16
-# With int8, one in so many is fetched on top: 64 numbers rounded to 1/127 of their span err by about as much as the
-# scores of so many neighbors differ.
+# With int8, one neighbor more is fetched for every three: 64 numbers rounded to 1/127 of their span err by about as
+# much as the scores of three neighbors differ.
 _INT8_SURPLUS = 3
 # Batches of this size are handed to ScaNN's threads.
 _PARALLEL_BATCH = 64
@@ -53,7 +55,7 @@ class ScannSearcher:
     again with the float32 vectors given to ``build`` or ``load``.
     """
 
-    def __init__(self, searcher: Any, settings: TreeSettings, vectors: Vectors, leaf_of_row: npt.NDArray[np.int32]):
+    def __init__(self, searcher: Any, settings: TreeSettings, vectors: Vectors, leaf_of_row: Int32 | None = None):
         self._searcher = searcher
         self._settings = settings
         self._vectors = vectors
@@ -82,7 +84,7 @@ class ScannSearcher:
                 f"tree.leaves: expected at most the {len(checked)} items, got {settings.leaves}. Ask for fewer leaves."
             )
         searcher = compiled().ScannNumpy(checked, config_text(checked, settings), threads or os.cpu_count() or 1)
-        return cls(searcher, settings, checked, np.zeros(0, np.int32))
+        return cls(searcher, settings, checked)
 
     @property
     def num_items(self) -> int:
@@ -106,7 +108,7 @@ class ScannSearcher:
 
     @property
     def effort(self) -> Effort:
-        """The effort of a call that does not say."""
+        """The effort of a search that is given none."""
         return self._effort
 
     @property
@@ -115,12 +117,22 @@ class ScannSearcher:
         return Effort(self._settings.leaves, self.num_items)
 
     @property
-    def leaf_of_row(self) -> npt.NDArray[np.int32]:
-        """``[items] int32`` leaf of each row; with SOAR ``[2, items]``, the second assignment -1 where there is none.
+    def leaf_of_row(self) -> Int32 | None:
+        """``[items] int32``: the leaf of each row; with SOAR, which gives a row two, the first one.
 
-        Known only of a loaded searcher: it is read from the saved assets.
+        None for a searcher that was built and not loaded: the leaves are read from the saved assets.
         """
         return self._leaf_of_row
+
+    @property
+    def leaves_searched(self) -> int:
+        """Leaves that the default effort searches."""
+        return self._effort.leaves
+
+    @property
+    def indexes_value(self) -> bool:
+        """False: the tree knows the vectors alone."""
+        return False
 
     def with_effort(self, effort: Effort) -> ScannSearcher:
         """The same tree with another default effort; nothing is built or copied."""
@@ -138,7 +150,7 @@ class ScannSearcher:
         width = min(k, self.num_items)
         found = self._search(vector, width, effort or self._effort_for(width))
         if effort is None and found.rows.shape[0] < width:
-            found = self._search(vector, width, self._full())
+            found = self._search(vector, width, self.full_effort)
         return found
 
     def _search(self, query: Vectors, k: int, effort: Effort) -> Neighbors:
@@ -164,6 +176,16 @@ class ScannSearcher:
             scores = scores_of(self._vectors, rows, query)
         neighbors = best_first(rows, scores)
         return Neighbors(neighbors.rows[:k], neighbors.scores[:k]) if rows.shape[0] > k else neighbors
+
+    def search_utility(
+        self,
+        query: Vectors,
+        k: int,
+        utility: Utility,
+        effort: Effort | None = None,  # noqa: ARG002
+    ) -> Neighbors:
+        """Returns the best rows by utility, every row scored. See ``Searcher.search_utility``."""
+        return best_by_utility(self._vectors, query, k, utility)
 
     def search_batch(self, queries: Vectors, k: int, effort: Effort | None = None) -> Neighbors:
         """Returns the best rows of each query. See ``Searcher.search_batch``."""
@@ -217,11 +239,8 @@ class ScannSearcher:
             return self._effort
         return Effort(self._settings.leaves_to_search, max(self._settings.reorder, k * self._settings.reorder // 100))
 
-    def _full(self) -> Effort:
-        return Effort(self._settings.leaves, self.num_items)
-
     def release(self) -> None:
-        """Frees the tree now, without stopping other threads. The searcher must not be asked any more."""
+        """Frees the tree now, without stopping other threads. See ``Searcher.release``."""
         release(self._searcher)
 
     def save(self, directory: Path) -> None:
@@ -232,7 +251,7 @@ class ScannSearcher:
         self.save_settings(directory)
 
     def save_settings(self, directory: Path) -> None:
-        """Writes the settings alone, beside assets that stand there already: another default effort."""
+        """Writes the settings alone, next to assets that are there already: another default effort."""
         (directory / SETTINGS_FILE).write_text(self._settings.model_dump_json(indent=2))
 
     @classmethod
@@ -256,9 +275,9 @@ class ScannSearcher:
             raise ArtifactError(
                 f"{directory}: expected {len(vectors)} items, found {searcher.size()}. Build the bundle again."
             )
-        # With SOAR a row's two leaves stand one after the other.
-        leaves = tokens if len(tokens) == len(vectors) else np.ascontiguousarray(tokens.reshape(-1, 2).T)
-        return cls(searcher, settings, vectors, leaves)
+        # With SOAR the two leaves of a row follow one another.
+        first = tokens if len(tokens) == len(vectors) else tokens[::2]
+        return cls(searcher, settings, vectors, first.astype(np.int32))
 
 
 def config_text(vectors: Vectors, settings: TreeSettings) -> str:

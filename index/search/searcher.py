@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from index.search.utility import Utility
+from pipelines.contracts.arrays import Float32, Int32
 from pipelines.contracts.errors import ArtifactError, SchemaError
 from pipelines.contracts.top_k import top_k
 
-Rows = npt.NDArray[np.int32]
-Scores = npt.NDArray[np.float32]
-Vectors = npt.NDArray[np.float32]
+Rows = Int32
+Scores = Float32
+Vectors = Float32
 
 # What fills a line of a batch's results behind its last neighbor.
 PAD_ROW = -1
@@ -57,7 +58,10 @@ class Effort:
 
 
 class Searcher(Protocol):
-    """Finds the rows with the largest dot product. Immutable and safe to call from many threads."""
+    """Finds the rows with the largest dot product. Immutable and safe to call from many threads.
+
+    A searcher made over another one answers by it whatever it does not change itself.
+    """
 
     @property
     def num_items(self) -> int:
@@ -70,8 +74,28 @@ class Searcher(Protocol):
         ...
 
     @property
+    def effort(self) -> Effort | None:
+        """The tuned effort, which a search without one takes; with shards, that of each. None for exact search."""
+        ...
+
+    @property
     def full_effort(self) -> Effort | None:
-        """The effort that looks at every row; None where there is no choice."""
+        """The effort that looks at every row; None for exact search."""
+        ...
+
+    @property
+    def leaf_of_row(self) -> Int32 | None:
+        """``[rows] int32``: the leaf of each row the tree was built on. None without a tree, or for one just built."""
+        ...
+
+    @property
+    def leaves_searched(self) -> int:
+        """Leaves that the tuned effort searches, those of all shards together; 0 for exact search."""
+        ...
+
+    @property
+    def indexes_value(self) -> bool:
+        """Whether ``search_utility`` uses a tree; False: it scores every row."""
         ...
 
     def search(self, query: Vectors, k: int, effort: Effort | None = None) -> Neighbors:
@@ -87,6 +111,20 @@ class Searcher(Protocol):
         """
         ...
 
+    def search_utility(self, query: Vectors, k: int, utility: Utility, effort: Effort | None = None) -> Neighbors:
+        """Returns the best rows by utility, as many as ``search`` does, with their utilities as scores.
+
+        Args:
+            query: ``[dim] float32``, finite.
+            k: 1 or more.
+            utility: over all rows. An index of values answers with those it was built with.
+            effort: how hard to look; None is what the searcher was tuned for.
+
+        Raises:
+            SchemaError: as ``search``.
+        """
+        ...
+
     def search_batch(self, queries: Vectors, k: int, effort: Effort | None = None) -> Neighbors:
         """Returns the best rows of each query, ``[batch, min(k, num_items)]``, each row as ``search`` gives it.
 
@@ -99,6 +137,14 @@ class Searcher(Protocol):
             SchemaError: as ``search``.
         """
         ...
+
+    def release(self) -> None:
+        """Frees memory now instead of with the last reference. The searcher must not be asked any more."""
+        ...
+
+
+class SavableSearcher(Searcher, Protocol):
+    """A searcher that has files of its own."""
 
     def save(self, directory: Path) -> None:
         """Writes the searcher's files below ``directory``, which must exist and be empty."""
@@ -132,7 +178,7 @@ def check_query(query: Vectors, dim: int) -> Vectors:
 
 
 def is_bounded(vector: Vectors) -> bool:
-    """Whether ``[dim] float32`` is finite and within ``LARGEST``; counting is the fastest way to know of a few."""
+    """Whether ``[dim] float32`` is finite and within ``LARGEST``. For a few numbers, counting is the fastest test."""
     # NaN compares false, so that one comparison finds NaN, infinity and what would overflow.
     return bool(np.count_nonzero(np.abs(vector) <= LARGEST) == len(vector))
 
@@ -185,7 +231,7 @@ def check_vectors(vectors: Vectors, where: str) -> Vectors:
 def best_first(rows: Rows, scores: Scores) -> Neighbors:
     """Sorts ``[n]`` rows by score, largest first, equal scores by row.
 
-    Already sorted results (what ScaNN gives, but for the order within ties) are found out by one comparison.
+    Already sorted results (what ScaNN gives, but for the order within ties) are recognised by one comparison.
     """
     if rows.shape[0] > 1:
         falling = scores[:-1] > scores[1:]

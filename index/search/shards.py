@@ -1,9 +1,8 @@
 """Shards: parts of the catalogue searched one by one, their answers merged.
 
-Reads and writes one directory a shard; ``index.building.sharding_job`` builds them. A shard holds a contiguous range
-of rows; each
-can be built on its own, in another process or on another machine. At full effort the answer is that of one index over
-all rows.
+Reads and writes one directory per shard; ``index.building.sharding_job`` builds them. A shard holds a contiguous range
+of rows and can be built on its own, in another process or on another machine. At full effort the answer is that of one
+index over all rows.
 """
 
 from __future__ import annotations
@@ -25,7 +24,9 @@ from index.search.searcher import (
     best_first_batch,
     check_k,
 )
+from index.search.utility import Utility
 from index.settings import TreeSettings
+from pipelines.contracts.arrays import Int32
 
 
 def shard_bounds(items: int, shards: int) -> list[int]:
@@ -64,6 +65,33 @@ class ShardedSearcher:
         return self._parts[0].settings
 
     @property
+    def effort(self) -> Effort:
+        """The default effort of each shard."""
+        return self._parts[0].effort
+
+    @property
+    def leaf_of_row(self) -> Int32 | None:
+        """``[items] int32``: the leaf of each row, counted on from shard to shard."""
+        counted: list[Int32] = []
+        leaves = 0
+        for part in self._parts:
+            if part.leaf_of_row is None:
+                return None
+            counted.append(part.leaf_of_row + np.int32(leaves))
+            leaves += int(part.leaf_of_row.max()) + 1
+        return np.concatenate(counted)
+
+    @property
+    def leaves_searched(self) -> int:
+        """Leaves that the default effort searches, of all shards together."""
+        return sum(part.leaves_searched for part in self._parts)
+
+    @property
+    def indexes_value(self) -> bool:
+        """False: the trees know the vectors alone."""
+        return False
+
+    @property
     def full_effort(self) -> Effort:
         """The effort that looks at every row of every shard."""
         efforts = [part.full_effort for part in self._parts]
@@ -76,7 +104,18 @@ class ShardedSearcher:
     def search(self, query: Vectors, k: int, effort: Effort | None = None) -> Neighbors:
         """Returns the best rows of all shards. See ``Searcher.search``."""
         check_k(k)
-        found = [part.search(query, k, effort) for part in self._parts]
+        return self._merged([part.search(query, k, effort) for part in self._parts], k)
+
+    def search_utility(self, query: Vectors, k: int, utility: Utility, effort: Effort | None = None) -> Neighbors:
+        """Returns the best rows by utility, every row scored. See ``Searcher.search_utility``."""
+        check_k(k)
+        found = [
+            part.search_utility(query, k, utility.between(start, start + part.num_items), effort)
+            for part, start in zip(self._parts, self._starts.tolist(), strict=True)
+        ]
+        return self._merged(found, k)
+
+    def _merged(self, found: list[Neighbors], k: int) -> Neighbors:
         rows = np.concatenate([near.rows + start for near, start in zip(found, self._starts, strict=True)])
         merged = best_first(rows, np.concatenate([near.scores for near in found]))
         return Neighbors(merged.rows[:k], merged.scores[:k])
@@ -93,9 +132,14 @@ class ShardedSearcher:
         merged = best_first_batch(np.concatenate(rows, axis=1), np.concatenate(scores, axis=1))
         return Neighbors(merged.rows[:, :k], merged.scores[:, :k])
 
+    def release(self) -> None:
+        """Frees every shard's tree. See ``Searcher.release``."""
+        for part in self._parts:
+            part.release()
+
     def save(self, directory: Path) -> None:
-        """Writes each shard below ``directory``. Where it stands already, as ``index.building.sharding_job`` left it,
-        that is its default effort."""
+        """Writes each shard below ``directory``. Of a shard that ``index.building.sharding_job`` left there already,
+        only the default effort is written."""
         for number, part in enumerate(self._parts):
             place = directory / shard_name(number)
             if place.is_dir():
@@ -109,9 +153,9 @@ class ShardedSearcher:
         """Reads the shards below ``directory``.
 
         Args:
-            directory: with one directory a shard.
+            directory: with one directory per shard.
             vectors: ``[items, dim] float32``, those the shards were built on.
-            shards: how many.
+            shards: number of shards.
 
         Raises:
             ArtifactError: a shard is missing or ScaNN cannot read it.

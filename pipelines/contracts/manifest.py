@@ -27,7 +27,8 @@ import xxhash
 from pydantic import ValidationError
 
 from pipelines.contracts.errors import ArtifactError
-from pipelines.contracts.schema import Section, describe
+from pipelines.contracts.mistakes import describe
+from pipelines.contracts.schema import Section
 
 MANIFEST_FILE = "manifest.json"
 _BLOCK_BYTES = 1 << 20
@@ -301,7 +302,9 @@ def read_manifest(path: Path) -> Manifest:
         raw = json.loads(file.read_bytes())
         manifest = Manifest.model_validate(raw)
     except ValidationError as err:
-        raise ArtifactError(f"{describe(err, str(file))}\nThe manifest is damaged: write the artifact again.") from err
+        raise ArtifactError(
+            f"{describe(err, str(file), Manifest)}\nThe manifest is damaged: write the artifact again."
+        ) from err
     except ValueError as err:
         raise ArtifactError(f"{file}: not valid JSON ({err}). It is damaged: write the artifact again.") from err
     if fingerprint_of({key: value for key, value in raw.items() if key != "seal"}) != manifest.seal:

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipelines.contracts.errors import ConfigError
+from pipelines.contracts.mistakes import describe
 
 Side = Literal["user", "item"]
 SplitName = Literal["train", "valid", "test"]
@@ -372,26 +373,6 @@ class DatasetSchema(Section):
         return tuple(self.actions.values()) if self.actions else (1.0,)
 
 
-def describe(error: ValidationError, where: str) -> str:
-    """One line a mistake: where in the TOML, what is wrong, what was found."""
-    lines = []
-    for mistake in error.errors():
-        place = ".".join(str(part) for part in mistake["loc"])
-        found = mistake.get("input")
-        told = f" (got {found!r})" if isinstance(found, (str, int, float, bool)) else ""
-        message = mistake["msg"].removeprefix("Value error, ")
-        if mistake["type"] == "extra_forbidden":
-            message, told = "unknown key: remove it or correct its name", ""
-        elif mistake["type"] == "missing":
-            message, told = "required, but missing", ""
-        elif mistake["type"] == "union_tag_invalid":
-            kinds = str(mistake.get("ctx", {}).get("expected_tags", ""))
-            tag = str(mistake.get("ctx", {}).get("tag", ""))
-            message, told = f"unknown feature kind {tag!r}; expected one of {kinds}", ""
-        lines.append(f"{where}: {place or 'top level'}: {message}{told}")
-    return "\n".join(lines)
-
-
 def resolve_paths(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Returns ``raw`` with the tables' relative paths made absolute, starting at ``folder``."""
 
@@ -422,4 +403,4 @@ def parse_schema(raw: dict[str, Any], where: str) -> DatasetSchema:
     try:
         return DatasetSchema.model_validate(raw)
     except ValidationError as err:
-        raise ConfigError(describe(err, where)) from err
+        raise ConfigError(describe(err, where, DatasetSchema)) from err

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks import published_tables
 from benchmarks.published_tables import events_of, schema_of
-from towers.settings import TowersSettings
+from towers.settings import settings_for
 
 USERS, ITEMS = 60, 40
 
@@ -58,7 +58,7 @@ def test_held_out_events_without_a_time_come_last_and_the_last_purchase_before_t
         assert after["split"] == ("test" if before["split"] == "test" else wanted)
         assert after["pos"] == (before["timestamp"] if before["split"] == "train" else max(row["pos"] for row in made))
     schema = schema_of(folder, events_of(folder, tmp_path / "work"))
-    assert TowersSettings().resolved(schema).protocol == "positions"
+    assert settings_for(schema).protocol == "positions"
     assert set(schema.actions) == {"view", "buy"}
 
 
@@ -86,7 +86,7 @@ def test_times_are_a_split_where_one_moment_parts_them(days: tuple[int, ...], pr
     ]
     folder = folder_of(tmp_path / "shop", pa.Table.from_pylist(rows))
     schema = schema_of(folder, events_of(folder, tmp_path / "work"))
-    assert TowersSettings().resolved(schema).protocol == protocol
+    assert settings_for(schema).protocol == protocol
 
 
 @pytest.mark.filterwarnings("ignore:Method expects CSR")  # the library, of a matrix it made itself

@@ -17,7 +17,7 @@ from towers.data.training_data import TrainingData
 from towers.export import write_towers
 from towers.network.model import TwoTowers
 from towers.runtime import tf
-from towers.settings import TowersSettings
+from towers.settings import TowersSettings, settings_for
 from towers.training.validation_recall import all_vectors
 
 
@@ -31,7 +31,7 @@ def data_of(kind: str, length: int) -> TrainingData:
 
 def drawn(data: TrainingData, **given: object) -> tuple[TwoTowers, TowersSettings]:
     """Towers whose weights are all drawn at random, but the id's reserved rows: nothing hides behind a zero."""
-    settings = TowersSettings.model_validate({"embedding_dim": 17, "heads": 2, **given}).resolved(data.schema)
+    settings = settings_for(data.schema, **({"embedding_dim": 17, "heads": 2, **given}))
     model = TwoTowers(data, settings, 1)
     all_vectors(model, data, np.arange(2, dtype=np.int32), 2)
     rng = np.random.default_rng(2)

@@ -132,9 +132,8 @@ class TrainStage(Stage):
         return job.KIND, job.FORMAT_VERSION
 
     def settings(self, config: Config) -> dict[str, Any]:
-        """The towers as the schema resolves them, and the seed."""
-        towers = config.towers.resolved(config.schema_only())
-        return {"towers": towers.model_dump(mode="json", exclude={"tune"}), "seed": config.seed}
+        """``[towers]`` but for the ranges of ``tune``, and the seed."""
+        return {"towers": config.towers.model_dump(mode="json", exclude={"tune"}), "seed": config.seed}
 
     def run(self, call: StageCall) -> None:
         """Writes the artifact."""

@@ -25,7 +25,7 @@ from towers.data.training_data import DAY_US, Events, TrainingData
 from towers.network.encoders import FeatureSum
 from towers.network.history_encoders import PooledHistory
 from towers.network.model import TwoTowers
-from towers.settings import TowersSettings
+from towers.settings import WindowsSettings
 
 Float = npt.NDArray[Any]
 
@@ -59,18 +59,20 @@ def start_from_svd(model: TwoTowers, data: TrainingData, events: Events) -> None
         _fill(model.item_tower.body.tables[item_id], data.items[item_id], _scaled(svd.right * root))
         return
     if model.settings.protocol == "windows" and isinstance(model.user_tower.pool, PooledHistory):
-        _start_windows(model, data, events, item_id)
+        _start_windows(model, model.settings, data, events, item_id)
         return
     svd = _svd(_root_counts(taken, data.num_items), model.item_tower.body.own_dim)
     factors = svd.right if model.settings.item_norm == "free" else _scaled(svd.right)
     _fill(model.item_tower.body.tables[item_id], data.items[item_id], factors)
 
 
-def _start_windows(model: TwoTowers, data: TrainingData, events: Events, item_id: str) -> None:
+def _start_windows(
+    model: TwoTowers, settings: WindowsSettings, data: TrainingData, events: Events, item_id: str
+) -> None:
     pool, body = model.user_tower.pool, model.item_tower.body
-    shown = np.array([name in model.settings.negative_actions for name in data.schema.action_names])
+    shown = np.array([name in settings.negative_actions for name in data.schema.action_names])
     # A plain mean is one head, whatever the settings say of others.
-    settings = model.settings.model_copy(update={"decay_days": pool.decay_days})
+    settings = settings.model_copy(update={"decay_days": pool.decay_days})
     coded = [f.name for f in data.features("item") if f.kind in ("categorical", "list", "text")]
     coded = coded if settings.content_dim else []
     codes = [body.code_weights(name, data.items[name]) for name in coded]
@@ -117,7 +119,7 @@ class _Made:
     mix: Float
     tastes: Tastes | None
 
-    def vectors(self, events: Events, now: int, settings: TowersSettings) -> Vectors:
+    def vectors(self, events: Events, now: int, settings: WindowsSettings) -> Vectors:
         """The vectors of all items, and of all users as they are known at ``now``."""
         owner, known = events.user_of_event(), events.times < now
         items = len(self.factors)
@@ -128,7 +130,7 @@ class _Made:
         return Vectors(self.factors, self.tastes.items, users, self.tastes.of(heads[0]))
 
     def balanced(
-        self, events: Events, now: int, settings: TowersSettings, balance: Balance, temperature: float
+        self, events: Events, now: int, settings: WindowsSettings, balance: Balance, temperature: float
     ) -> _Made:
         """The same, so that a unit user's product with an item, over the temperature, is the balance's logit.
 
@@ -156,7 +158,7 @@ def _made(
     now: int,
     items: int,
     codes: list[scipy.sparse.csr_matrix],
-    settings: TowersSettings,
+    settings: WindowsSettings,
     parts: list[int],
 ) -> _Made:
     """Of all that histories have, ``events``, those that the users' factors are made of were ``taken``."""
@@ -187,7 +189,7 @@ def _svd(matrix: scipy.sparse.csr_matrix, dim: int) -> _Svd:
     return _Svd(left.astype(np.float32), values.astype(np.float32), right.T.astype(np.float32))
 
 
-def _ridge_mix(events: Events, now: int, factors: Float, users: Float, settings: TowersSettings) -> Float:
+def _ridge_mix(events: Events, now: int, factors: Float, users: Float, settings: WindowsSettings) -> Float:
     """``[heads * dim, dim]``: histories pooled over ``factors [items, dim]`` to the ``users``, by ridge regression.
 
     The head of the middle decay also keeps a share of the identity, for what people buy again.

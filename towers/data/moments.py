@@ -15,7 +15,7 @@ from pipelines.contracts.arrays import Float32, Int32, Int64
 from pipelines.contracts.schema import CountFeature, Feature, Side, TimeSinceFeature
 from pipelines.contracts.vocabulary import FittedNumbers
 from towers.data.training_data import DAY_US, Events, Features, TrainingData
-from towers.settings import TowersSettings
+from towers.settings import WindowsSettings
 
 
 class Clock:
@@ -141,7 +141,7 @@ class Moments:
     """Draws the moments of batches, and tells what is counted as of one."""
 
     def __init__(
-        self, data: TrainingData, events: Events, taken: npt.NDArray[np.bool_], settings: TowersSettings
+        self, data: TrainingData, events: Events, taken: npt.NDArray[np.bool_], settings: WindowsSettings
     ) -> None:
         self._of_items, self._of_users = Moving(data, events, "item"), Moving(data, events, "user")
         self.users = self._of_users.counts.clock
@@ -152,7 +152,7 @@ class Moments:
         # When the event's user had this item last before, and when the first event of all was.
         self._last, self._first = _last_before(chosen, owners)[order], _firsts(events)[owners][order]
         self._items = data.num_items
-        self._window_us = int(settings.window_days * DAY_US)
+        self.window_us = int(settings.window_days * DAY_US)
         self._min_history_us = int(settings.min_history_days * DAY_US)
 
     def draw(self, generator: np.random.Generator) -> int:
@@ -160,17 +160,17 @@ class Moments:
 
         Where the data are that long, at least ``min_history_days`` of them lie before it.
         """
-        first, last = int(self._times[0]) + 1_000_000, int(self._times[-1]) - self._window_us
+        first, last = int(self._times[0]) + 1_000_000, int(self._times[-1]) - self.window_us
         first = min(first + self._min_history_us, max(last, first))
         anchor = int(self._times[int(generator.random() * len(self._times))])
-        moment = anchor - int(generator.random() * self._window_us)
+        moment = anchor - int(generator.random() * self.window_us)
         return int(np.clip(moment, first, max(last, first)))
 
     def shares(self, rows: Int32, moment: int) -> npt.NDArray[np.float64]:
         """``[rows] float64`` each item's part of the positives of the window: of the pairs of a user who was there
         before the moment and an item, once however often the user took it.
         """
-        start, stop = np.searchsorted(self._times, [moment, moment + self._window_us])
+        start, stop = np.searchsorted(self._times, [moment, moment + self.window_us])
         window = slice(int(start), int(stop))
         positive = (self._last[window] < moment) & (self._first[window] < moment)
         counts = np.bincount(self._rows[window][positive], minlength=self._items)

@@ -18,7 +18,7 @@ from towers.data.batches import Batch
 from towers.data.histories import Histories, histories, ranges
 from towers.data.inclusion import log_inclusion
 from towers.data.moments import Moments
-from towers.data.training_data import DAY_US, Events, TrainingData
+from towers.data.training_data import Events, TrainingData
 from towers.settings import TowersSettings
 
 Number = TypeVar("Number", np.int32, np.int64)
@@ -109,7 +109,9 @@ class Sampler:
         self._shares = frequency / frequency.sum()
         self._uniform = min(settings.uniform_negatives, self.items)
         self._places, self._candidate_places = _Places(self.items), _Places(self.items)
-        self._reach = _reach(settings.lookahead, self.length)
+        self._lookahead = settings.lookahead if settings.protocol == "positions" else 0.0
+        self._reach = _reach(self._lookahead, self.length)
+        self._activity_power = 0.0 if settings.protocol == "positions" else settings.activity_power
         self._moments = Moments(data, events, taken, settings) if settings.protocol == "windows" else None
 
     def _drawn_from(self, owners: Int32, taken: npt.NDArray[np.bool_]) -> tuple[Int32, Float64 | None]:
@@ -178,10 +180,9 @@ class Sampler:
         """All users at one moment, so that an item has one vector in the batch, and one probability to be in it."""
         assert self._moments is not None
         moment = self._moments.draw(generator)
-        window_us = int(self.settings.window_days * DAY_US)
         starts = self.events.offsets[users]
         middles = self._moments.users.place(users, moment)
-        stops = self._moments.users.place(users, moment + window_us)
+        stops = self._moments.users.place(users, moment + self._moments.window_us)
         useful = (stops > middles) & (middles > starts)
         if not useful.any():
             return None
@@ -206,7 +207,7 @@ class Sampler:
         )
         owners, targets = np.repeat(queries, ends - following), ranges(following, ends)
         distances = self._baskets.of_event[targets] - basket[owners] - 1
-        credits = np.power(np.float64(self.settings.lookahead), distances, dtype=np.float64)
+        credits = np.power(np.float64(self._lookahead), distances, dtype=np.float64)
         credits /= np.bincount(owners, credits)[owners]
         # What the user took at another place of the sequence is sure to be in the batch, and no negative.
         first, last = starts[query_users], stops[query_users]
@@ -308,7 +309,7 @@ class Sampler:
     def _balanced(self, queries: Int32, strengths: Float64) -> Float64:
         """Weights such that a user's positives together weigh their strength to the power ``activity_power``."""
         whole = np.maximum(np.bincount(queries, strengths)[queries], 1e-9)
-        balanced: Float64 = strengths / whole ** (1.0 - self.settings.activity_power)
+        balanced: Float64 = strengths / whole ** (1.0 - self._activity_power)
         return balanced
 
     def _parts(self, keys: Int64) -> tuple[Int32, Int32]:

@@ -74,29 +74,3 @@ def _log_add(partition: Any, certain: Certain) -> Any:
     parts = tf.exp(scores - tf.gather(highest, certain.queries))
     total = tf.exp(partition - highest) + tf.math.unsorted_segment_sum(parts, certain.queries, count)
     return highest + tf.math.log(total)
-
-
-def cosine_contrastive(cosines: Any, positives: Pairs, excluded: Any, *, margin: float, negative_weight: float) -> Any:
-    """The loss of SimpleX (Mao et al. 2021, equation 1), with the batch's candidates as its negatives.
-
-    ``(1 - cos_p) + w / negatives * sum_j max(0, cos_j - margin)`` with j over the query's negatives: the candidates
-    that are not excluded. A query without any has the first part alone.
-
-    Args:
-        cosines: ``[queries, candidates]``.
-        positives: the pairs to be explained, their scores cosines as well.
-        excluded: ``[places, 2] int32`` (query, candidate) that are no negatives; a place may come several times.
-        margin: up to this cosine a negative costs nothing.
-        negative_weight: ``w``.
-
-    Returns:
-        The weighted sum of the pairs' losses (a mean where the weights add up to 1).
-    """
-    # Places are set, not counted: a query's positive that was taken twice is excluded twice.
-    kept = tf.tensor_scatter_nd_update(
-        tf.ones_like(cosines), excluded, tf.zeros([tf.shape(excluded)[0]], cosines.dtype)
-    )
-    negatives = tf.maximum(tf.reduce_sum(kept, axis=1), 1.0)
-    push = tf.reduce_sum(tf.nn.relu(cosines - margin) * kept, axis=1) / negatives * negative_weight
-    losses = 1.0 - positives.scores + tf.gather(push, positives.queries)
-    return tf.reduce_sum(losses * positives.weights)

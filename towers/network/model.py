@@ -18,7 +18,7 @@ from towers.data.training_data import Features, TrainingData
 from towers.network.encoders import Chance, FeatureSum
 from towers.network.history_encoders import PooledHistory
 from towers.network.item_tower import ItemTower
-from towers.network.losses import Certain, Pairs, cosine_contrastive, sampled_softmax
+from towers.network.losses import Certain, Pairs, sampled_softmax
 from towers.network.user_tower import UserTower
 from towers.runtime import tf, tfrs
 from towers.settings import TowersSettings
@@ -142,11 +142,6 @@ class TwoTowers(tfrs.Model):
             queries, vectors, owners, rows, by_row=inputs["by_row"], candidates=inputs["candidates"]
         )
         excluded = inputs["excluded"]
-        if self.settings.loss == "cosine_contrastive":
-            margin, weight = self.settings.margin, self.settings.negative_weight
-            cosines = self._scores(queries, candidates)
-            pairs = Pairs(owners, scores, inputs["weights"])
-            return cosine_contrastive(cosines, pairs, excluded, margin=margin, negative_weight=weight)
         logits = self._scores(queries / self.temperature, candidates)
         pairs = Pairs(owners, scores / self.temperature, inputs["weights"])
         certain = self._certain(queries, vectors, inputs) if self.has_certain else None

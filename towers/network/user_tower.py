@@ -28,7 +28,7 @@ class UserTower(tf_keras.Model):
             self.pool = CausalTransformer(dim, history, settings, chance)
         elif self.encoder == "attention":
             self.pool = AttentionPool(dim, settings.heads)
-        elif self.encoder in ("mean", "recency"):
+        elif self.encoder in ("mean", "recency") and settings.protocol != "positions":
             decay_days = (0.0,) if self.encoder == "mean" else settings.decay_days
             self.pool = PooledHistory(dim, settings.content_dim, settings.tastes, decay_days, actions)
 

@@ -95,7 +95,7 @@ def run(
     Raises:
         ArtifactError: the features or the earlier model are missing or damaged, the latter has other towers, or an
             exported tower differs from the trained one.
-        SchemaError: there is nothing to learn from.
+        SchemaError: there is nothing to learn from, or the settings do not fit the data.
         ConfigError: TensorFlow was imported with another Keras.
         TrainingError: the loss or a gradient became NaN or infinite.
     """
@@ -107,7 +107,7 @@ def run(
         data = load(features)
     if mined is not None:
         data = replace(data, mined=mined.rows)
-    settings = settings.resolved(data.schema)
+    settings.refuse_misfits(data.schema)
     config = {"towers": settings.model_dump(mode="json", exclude={"tune"}), "seed": seed}
     inputs = {"features": artifact.manifest.fingerprint}
     begun_from = None if warm is None else [read_manifest(warm.model).fingerprint, warm.epochs]
@@ -194,9 +194,8 @@ def _go_on(
 
 def optimizer_of(model: TwoTowers, data: TrainingData, settings: TowersSettings, steps: int) -> LazyAdam:
     """The settings' optimizer of a built model, for epochs of so many ``steps``."""
-    rate: Any = settings.learning_rate
-    if settings.schedule == "cosine":
-        rate = tf_keras.optimizers.schedules.CosineDecay(rate, max(steps * settings.epochs, 1), alpha=0.02)
+    steps_in_all = max(steps * settings.epochs, 1)
+    rate = tf_keras.optimizers.schedules.CosineDecay(settings.learning_rate, steps_in_all, alpha=0.02)
     names = [variable.name for variable in model.trainable_variables]
     assert len(set(names)) == len(names), "two weights of one name would learn at one rate"
     own = {table.name for table in model.own_rows()}
@@ -311,7 +310,7 @@ class _Phase:
         if first == 1 and self.validates and self.settings.initializer == "svd":
             self._keep(self._validated(Epoch(self.name, 0, 0.0, 0.0, 0.0)))
         for number in range(first, self.epochs + 1):
-            if self.validates and number - 1 - self.best.epoch >= self.settings.patience * self.settings.evaluate_every:
+            if self.validates and number - 1 - self.best.epoch >= self.settings.patience:
                 break
             self._keep(self._epoch(number, bar))
             self._checkpoint(number)
@@ -338,8 +337,7 @@ class _Phase:
         seconds = time.monotonic() - started
         mean_loss = float(np.mean(losses)) if losses else 0.0
         epoch = Epoch(self.name, number, mean_loss, seconds, examples / max(seconds, 1e-9))
-        due = number % self.settings.evaluate_every == 0 or number == self.epochs
-        return self._validated(epoch) if self.validates and due else epoch
+        return self._validated(epoch) if self.validates else epoch
 
     def _batches(self, generator: np.random.Generator) -> Iterator[tuple[dict[str, Any], int]]:
         """An epoch's batches, of each this worker's part, and the pairs of the whole."""

@@ -7,7 +7,6 @@ it is. Needs the extra ``tune``.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import math
@@ -15,17 +14,17 @@ import types
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 import numpy as np
-from pydantic import ValidationError
 
 from pipelines.contracts.errors import ConfigError, SchemaError, TowerlineError
 from pipelines.contracts.manifest import read_manifest, write_durably
-from pipelines.contracts.schema import SPLITS, describe
+from pipelines.contracts.schema import SPLITS
 from pipelines.progress import SILENT, Progress
 from towers.data.training_data import Mined, TrainingData, load
-from towers.settings import DECIDING, TowersSettings, TuningRange, read_by
+from towers.keys import TuningRange
+from towers.settings import CLASSES, TowersSettings, chosen_by, deciding_keys, read_by, settings_for
 
 if TYPE_CHECKING:
     from towers.training.job import Epoch
@@ -105,8 +104,7 @@ def _check(settings: TowersSettings, trials: int) -> None:
             _refuse(key, "it has no effect on a trial, which ends with the validation recall and keeps no weights")
         if not span.choices:
             _check_bounds(key, span)
-    told = settings.select != "auto" and set(_METRIC) <= settings.model_fields_set
-    if "protocol" in settings.tune and not told:
+    if "protocol" in settings.tune and not set(_METRIC) <= settings.model_fields_set:
         _refuse("protocol", f"each protocol measures another recall unless [towers] says {', '.join(_METRIC)}")
 
 
@@ -130,8 +128,9 @@ def _check_bounds(key: str, span: TuningRange) -> None:
 
 def _types(key: str) -> set[Any]:
     """The types a key's values may have: those of ``int | None`` are two."""
-    annotation = TowersSettings.model_fields[key].annotation
-    return set(get_args(annotation)) if get_origin(annotation) in (Union, types.UnionType) else {annotation}
+    annotations = [section.model_fields[key].annotation for section in CLASSES.values() if key in section.model_fields]
+    unions = [get_args(one) if get_origin(one) in (Union, types.UnionType) else (one,) for one in annotations]
+    return set(itertools.chain.from_iterable(unions))
 
 
 def _mined(settings: TowersSettings, mine: Callable[[int], Mined | None]) -> Mined | None:
@@ -234,18 +233,38 @@ class _Search:
 
     def _never_read(self) -> set[str]:
         """Keys that are idle in every trial, whatever it draws of those that decide on it."""
-        spans = {key: span for key, span in self.settings.tune.items() if key in DECIDING}
-        idle = set(self.settings.tune)
+        spans = {key: span for key, span in self.settings.tune.items() if key in deciding_keys()}
+        never = set(self.settings.tune)
         for drawn in itertools.product(*(span.choices or (span.low, span.high) for span in spans.values())):
-            # What cannot be is for its trial to say.
-            with contextlib.suppress(TowerlineError):
-                idle &= set(self._with(dict(zip(spans, drawn, strict=True))).idle(self.data.schema))
-        return idle
+            never &= self._unread(dict(zip(spans, drawn, strict=True)))
+        return never
+
+    def _unread(self, values: dict[str, Any]) -> set[str]:
+        """The tuned keys that nothing reads next to a trial's ``values``."""
+        given = self._given() | values
+        chosen = self._chosen(given) | given
+        section = CLASSES.get(chosen["protocol"])
+        if section is None:  # What cannot be is for its trial to say.
+            return set()
+        # Not validated: only the keys that decide on others are looked at.
+        settings = section.model_construct(**{key: value for key, value in chosen.items() if key in deciding_keys()})
+        read = section.model_fields.keys() - settings.without_effect()
+        return self.settings.tune.keys() - read
+
+    def _given(self, mode: Literal["json", "python"] = "python") -> dict[str, Any]:
+        """What ``[towers]`` itself says, without what the data decide."""
+        given = self.settings.model_dump(mode=mode, exclude_unset=True, exclude={"tune"})
+        chosen = self._chosen(given)
+        return {key: value for key, value in given.items() if chosen.get(key) != value}
+
+    def _chosen(self, given: dict[str, Any]) -> dict[str, Any]:
+        schema = self.data.schema
+        return chosen_by(given, schema.tables, schema.features, schema.split)
 
     def made_with(self, features: Path) -> dict[str, Any]:
         """All that the worth of the same values depends on, and what they are drawn from."""
         settings = self.settings
-        kept = settings.model_dump(mode="json", exclude_unset=True, exclude={"tune", *_IDLE, *settings.tune})
+        kept = {key: value for key, value in self._given("json").items() if key not in {*_IDLE, *settings.tune}}
         spans = {key: span.model_dump(mode="json", exclude_defaults=True) for key, span in settings.tune.items()}
         return {
             "features": read_manifest(features).fingerprint,
@@ -288,25 +307,18 @@ class _Search:
         return _best_of(trained.curves, settings)
 
     def settings_of(self, values: dict[str, Any]) -> TowersSettings:
-        """The settings with a trial's values, resolved.
+        """The settings with a trial's values.
 
         Raises:
             ConfigError: a value, or several together, cannot be.
             SchemaError: they do not fit the data.
         """
-        return self._with(self.read(values)).resolved(self.data.schema)
+        return settings_for(self.data.schema, **{**self._given(), **self.read(values), "refit": False})
 
     def read(self, values: dict[str, Any]) -> dict[str, Any]:
         """A trial's values without those that nothing reads beside its others, as a history's decay beside a mean."""
-        idle = self._with(values).idle(self.data.schema)
-        return {key: value for key, value in values.items() if key not in idle}
-
-    def _with(self, values: dict[str, Any]) -> TowersSettings:
-        given = self.settings.model_dump(exclude_unset=True, exclude={"tune"})
-        try:
-            return TowersSettings.model_validate({**given, **values, "refit": False})
-        except ValidationError as err:
-            raise ConfigError(describe(err, "[towers]")) from err
+        unread = self._unread(values)
+        return {key: value for key, value in values.items() if key not in unread}
 
     def _data_of(self, settings: TowersSettings) -> TrainingData:
         """The data with so many hard negatives as a trial asks for: the first of those mined."""

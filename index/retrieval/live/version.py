@@ -23,10 +23,8 @@ from index.rules.attributes import Attributes, Mask
 from index.rules.eligible import Eligible, EligibleCache
 from index.rules.planner import Planner
 from index.rules.where import mask_of
-from index.search.scann_tree import ScannSearcher
 from index.search.searcher import Rows, Scores, Searcher, Vectors
-from index.search.shards import ShardedSearcher
-from index.search.value_tree import ValueSearcher, load_value
+from index.search.value_tree import load_value
 from index.settings import RETRIEVER_FILE, RetrieverSettings
 from pipelines.contracts.errors import ArtifactError, SchemaError
 from pipelines.contracts.vocabulary import ValueTable
@@ -196,10 +194,7 @@ class ServingVersion:
 
     def release(self) -> None:
         """Frees the tree, the largest part; the version must not be asked any more."""
-        searcher = self.searcher.inner if isinstance(self.searcher, ValueSearcher) else self.searcher
-        for part in searcher.parts if isinstance(searcher, ShardedSearcher) else (searcher,):
-            if isinstance(part, ScannSearcher):
-                part.release()
+        self.searcher.release()
 
     def warm(self) -> None:
         """Touches what the first requests would otherwise wait for, or not find once retention removed the version."""
@@ -207,8 +202,6 @@ class ServingVersion:
         request = self.reader.read({})
         vector = self.tower.embed(request, {})
         self.searcher.search(vector, min(100, self.num_items))
-        if isinstance(self.searcher, ValueSearcher):
-            self.searcher.warm()
         self.popularity_order  # noqa: B018
         if self.settings.new_items_share > 0.0:
             self.new_items(None)

@@ -11,7 +11,7 @@ import pytest
 
 from index.building.forecast import BuildTime, forecast
 from index.building.measurement import Queries
-from index.building.sharding_job import Shard, ShardsJob, build_shard
+from index.building.sharding_job import ShardRows, ShardsJob, build_shard
 from index.building.tuning import tune
 from index.search.exact import ExactSearcher
 from index.search.scann_tree import ScannSearcher
@@ -68,9 +68,9 @@ def test_shards_find_at_full_effort_what_exact_search_finds(
 
 def test_a_second_attempt_at_a_shard_leaves_the_first(file: Path, tmp_path: Path) -> None:
     """Runners repeat work, sometimes both at once: the second finds the shard there and goes away."""
-    build_shard(Shard(1, 2000, 4000), file, tmp_path, TREE, 1)
+    build_shard(ShardRows(1, 2000, 4000), file, tmp_path, TREE, 1)
     written = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "shard-00001").iterdir()}
-    build_shard(Shard(1, 2000, 4000), file, tmp_path, TREE, 1)
+    build_shard(ShardRows(1, 2000, 4000), file, tmp_path, TREE, 1)
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "shard-00001").iterdir()} == written
     assert [path.name for path in tmp_path.iterdir()] == ["shard-00001"]
 

@@ -12,13 +12,14 @@ import pytest
 
 from index.building.forecast import GIB, BuildTime, build_time, check_budget, forecast, predict
 from index.building.measurement import Queries, frontier, measure, recall
-from index.building.tree_search import first_tree
-from index.building.tuning import fastest_effort, tune
+from index.building.tree_search import Climb, first_tree
+from index.building.tuning import tune
 from index.registry.searcher_spec import Measured
 from index.search.exact import ExactSearcher
 from index.search.scann_tree import ScannSearcher
 from index.search.searcher import Vectors
 from index.settings import IndexSettings, TreeSettings
+from pipelines.progress import SILENT
 
 ITEMS, DIM = 6000, 16
 
@@ -100,16 +101,18 @@ def test_a_tree_by_hand_is_built_as_given(items: Vectors) -> None:
     tree = TreeSettings(leaves=30, leaves_to_search=7, reorder=220, soar_lambda=1.5, training_sample=ITEMS)
     tuned = tune(items, users(items, 20, 1), users(items, 20, 2), IndexSettings(tree=tree))
     assert tuned.spec.tree == tree
-    assert tuned.spec.points == 2  # the tree, and exact search beside it
+    assert tuned.spec.points == 2  # the tree, and exact search next to it
 
 
 def test_the_fastest_effort_meets_its_goal(items: Vectors) -> None:
     tree = TreeSettings(leaves=60, leaves_to_search=60, reorder=1200, training_sample=ITEMS)
     queries = users(items, 100, 1)
     searcher = ScannSearcher.build(items, tree)
-    aimed = fastest_effort(searcher, queries, 0.9)
-    assert measure(aimed, queries, None, 0.0).ann_recall_at_100 >= 0.9
-    assert aimed.effort.leaves < 60
+    settings = IndexSettings(ann_recall_at_100=0.9, recall_margin=0.0)
+    built = Climb(items, queries, settings, SILENT, time.perf_counter()).aimed(searcher, 0.0)
+    assert built.meets
+    assert measure(built.searcher, queries, None, 0.0).ann_recall_at_100 >= 0.9
+    assert built.effort.leaves < 60
 
 
 ONE_TREE, TWO_TREES = BuildTime(40.0, 5.0, trees=1), BuildTime(40.0, 50.0, trees=2)

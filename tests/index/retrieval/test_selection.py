@@ -19,6 +19,7 @@ from index.retrieval.sources.blending import interleaved
 from index.rules import planner
 from index.settings import RetrieverSettings
 from pipelines.contracts.errors import SchemaError
+from tests import oracles
 from tests.index import serving_bundles
 
 ITEMS, DIM = 3000, 16
@@ -53,17 +54,13 @@ def reference(
     max_per: dict[str, int] | None = None,
     weight: float = 0.0,
 ) -> list[int]:
-    """Greedy taking down the exact ranking, an item at a time."""
+    """What the exact ranking gives where it is taken down greedily."""
     scores = items["vectors"] @ retriever.embed(RECORD) + np.float32(weight) * items["log"]
-    taken: dict[str, Counter[str]] = {name: Counter() for name in max_per or {}}
-    rows: list[int] = []
-    for row in np.lexsort((np.arange(ITEMS), -scores)).tolist():
-        full = any(taken[name][items[name][row]] >= most for name, most in (max_per or {}).items())
-        if len(rows) < k and not full and passes(items, row) and 1000 + 3 * row not in exclude:
-            rows.append(row)
-            for name in taken:
-                taken[name][items[name][row]] += 1
-    return rows
+
+    def may_come(row: int) -> bool:
+        return passes(items, row) and 1000 + 3 * row not in exclude
+
+    return oracles.taken_greedily(scores, k, may_come, max_per, items)
 
 
 def check(found: Candidates, expected: list[int], k: int) -> None:
@@ -199,15 +196,7 @@ def mean_similarity(vectors: np.ndarray, rows: np.ndarray) -> float:
 def test_diversity_is_maximal_marginal_relevance(retriever: Retriever, items: dict[str, Any]) -> None:
     vectors = items["vectors"].astype(np.float64)
     pool = retriever.retrieve(RECORD, 40)
-    relevance = (pool.scores - pool.scores[-1]) / (pool.scores[0] - pool.scores[-1])
-    chosen = [0]
-    while len(chosen) < 10:
-        left = [place for place in range(40) if place not in chosen]
-        worth = [
-            0.4 * relevance[place] - 0.6 * max(vectors[pool.rows[place]] @ vectors[pool.rows[one]] for one in chosen)
-            for place in left
-        ]
-        chosen.append(left[int(np.argmax(worth))])
+    chosen = oracles.marginal_relevance(pool.scores, vectors[pool.rows], 0.6, 10)
     found = retriever.retrieve(RECORD, 10, diversity=0.6)
     assert found.rows.tolist() == pool.rows[chosen].tolist()
     plain = retriever.retrieve(RECORD, 10)

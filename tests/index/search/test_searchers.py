@@ -6,23 +6,38 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from index.registry.delta_search import DeltaSearcher, MaskedSearcher
+from index.registry.deltas import DeltaState
 from index.search.exact import ExactSearcher, scores_of
 from index.search.scann_tree import ScannSearcher
-from index.search.searcher import Effort, Neighbors, Searcher, Vectors
+from index.search.searcher import Effort, Neighbors, SavableSearcher, Searcher, Vectors
 from index.search.shards import ShardedSearcher
+from index.search.utility import Utility
+from index.search.value_tree import ValueSearcher, ValueSpec, augmented
 from index.settings import TreeSettings
 from pipelines.contracts.errors import ArtifactError, ConfigError, SchemaError
+from pipelines.contracts.vocabulary import Vocabulary
+from tests import oracles
 
 ITEMS, DIM = 600, 16
 
 
-def by_hand(vectors: Vectors, query: Vectors, k: int) -> tuple[list[int], list[float]]:
-    """Plain Python: sort all rows by (-score, row)."""
+def by_hand(vectors: Vectors, query: Vectors, k: int, utility: Utility | None = None) -> tuple[list[int], list[float]]:
+    """The k best rows and their scores, in double precision; scores that are equal to five digits are ties."""
     scores = [float(np.dot(vector.astype(np.float64), query.astype(np.float64))) for vector in vectors]
-    order = sorted(range(len(scores)), key=lambda row: (-round(scores[row], 5), row))
-    return order[:k], [scores[row] for row in order[:k]]
+    if utility is not None:
+        scores = [score + utility.weight * float(utility.log_values[row]) for row, score in enumerate(scores)]
+    rows = oracles.top_k(np.round(scores, 5), k)
+    return rows, [scores[row] for row in rows]
+
+
+def log_values(items: int) -> np.ndarray:
+    """``[items] float32``: quarters, which float32 adds up exactly; the same again after 150 rows."""
+    quarters = np.round(4 * np.random.default_rng(9).normal(size=ITEMS // 4)) / 4
+    return np.resize(quarters, items).astype(np.float32)
 
 
 def tree(**changes: object) -> TreeSettings:
@@ -36,6 +51,40 @@ def sharded(vectors: Vectors) -> Searcher:
     return ShardedSearcher(parts)
 
 
+def utility_for(name: str, weight: float) -> Utility:
+    """Over all rows of the searcher of this name, dead ones included."""
+    return Utility(weight, log_values(ITEMS + 50 if name.startswith(("masked", "delta")) else ITEMS))
+
+
+def value_spec() -> ValueSpec:
+    return ValueSpec(attribute="bid", scale=0.5, center=0.0)
+
+
+def valued(vectors: Vectors) -> ValueSearcher:
+    logs = log_values(len(vectors))
+    longer = augmented(vectors, logs, value_spec().scale, value_spec().center)
+    return ValueSearcher(ScannSearcher.build(longer, tree()), value_spec(), logs)
+
+
+def masked(base: Searcher) -> Searcher:
+    """Only the first ``ITEMS`` rows live."""
+    return MaskedSearcher(base, np.arange(base.num_items) >= ITEMS)
+
+
+def with_deltas(base: Searcher, fresh: Vectors) -> Searcher:
+    """The fresh rows live up to ``ITEMS`` rows in all; those after them are removed."""
+    rows = base.num_items
+    gone = np.arange(rows + len(fresh)) >= ITEMS
+    vocabulary = Vocabulary({}, {}, pa.array(range(rows)), np.ones(rows, np.int64))
+    return DeltaSearcher(base, DeltaState(vocabulary, 1, pa.table({}), fresh, gone, np.zeros_like(gone), frozenset()))
+
+
+def again(vectors: Vectors) -> Vectors:
+    """The vectors, and the first ones a second time: dead rows that would be found if they were not masked."""
+    return np.concatenate([vectors, vectors[:50]])
+
+
+FRESH = ITEMS - 150
 BUILDERS: dict[str, Callable[[Vectors], Searcher]] = {
     "exact": ExactSearcher,
     "scann": lambda vectors: ScannSearcher.build(vectors, tree()),
@@ -44,6 +93,11 @@ BUILDERS: dict[str, Callable[[Vectors], Searcher]] = {
     "scann-int8": lambda vectors: ScannSearcher.build(vectors, tree(reorder_type="int8")),
     "scann-bf16": lambda vectors: ScannSearcher.build(vectors, tree(reorder_type="bf16")),
     "sharded": sharded,
+    "value": valued,
+    "masked": lambda vectors: masked(ScannSearcher.build(again(vectors), tree())),
+    "masked-value": lambda vectors: masked(valued(again(vectors))),
+    "delta-exact": lambda vectors: with_deltas(ExactSearcher(vectors[:FRESH]), again(vectors)[FRESH:]),
+    "delta-value": lambda vectors: with_deltas(valued(vectors[:FRESH]), again(vectors)[FRESH:]),
 }
 # int8 and bf16 choose the last few of a cut by rounded scores; what they return is scored exactly.
 ROUNDED = ("scann-int8", "scann-bf16")
@@ -109,17 +163,59 @@ def test_without_an_effort_k_rows_come_back(named: tuple[str, Searcher], queries
 
 
 @pytest.mark.parametrize("name", [name for name in BUILDERS if name not in ROUNDED])
-def test_equal_scores_stand_by_row(name: str, vectors: Vectors, queries: Vectors) -> None:
-    """Every vector stands four times, so that ties cross every cut."""
-    repeated = np.tile(vectors[: ITEMS // 4], (4, 1))
-    searcher = BUILDERS[name](repeated)
+def test_of_equal_scores_the_lower_row_comes_first(name: str, vectors: Vectors, queries: Vectors) -> None:
+    """Every vector is there four times, so that ties cross every cut. Sums of whole numbers are the same everywhere."""
+    repeated, queries = np.round(4 * np.tile(vectors[: ITEMS // 4], (4, 1))), np.round(4 * queries)
+    searcher, utility = BUILDERS[name](repeated), utility_for(name, 0.25)
     for query in queries[:6]:
         for k in (1, 2, 3, 10, 31):
             expected, _ = by_hand(repeated, query, k)
             np.testing.assert_array_equal(searcher.search(query, k, searcher.full_effort).rows, expected)
+            expected, _ = by_hand(repeated, query, k, utility)
+            found = searcher.search_utility(query, k, utility, searcher.full_effort)
+            np.testing.assert_array_equal(found.rows, expected)
         batch = searcher.search_batch(queries[:6], 10, searcher.full_effort)
         for line in range(6):
             np.testing.assert_array_equal(batch.rows[line], by_hand(repeated, queries[line], 10)[0])
+
+
+@pytest.mark.parametrize("weight", [0.05, 0.3, 1.0])
+def test_utility_at_full_effort_equals_sorting_by_hand(
+    named: tuple[str, Searcher], vectors: Vectors, queries: Vectors, weight: float
+) -> None:
+    name, searcher = named
+    utility = utility_for(name, weight)
+    for query in queries[:12]:
+        expected_rows, expected_utilities = by_hand(vectors, query, 25, utility)
+        found = searcher.search_utility(query, 25, utility, searcher.full_effort)
+        np.testing.assert_array_equal(found.rows, expected_rows)
+        np.testing.assert_allclose(found.scores, expected_utilities, rtol=1e-4, atol=1e-5)
+        assert found.rows.dtype == np.int32
+        assert found.scores.dtype == np.float32
+
+
+def test_utility_without_an_effort_finds_nearly_all(
+    named: tuple[str, Searcher], vectors: Vectors, queries: Vectors
+) -> None:
+    name, searcher = named
+    utility = utility_for(name, 0.1)
+    found = [set(searcher.search_utility(query, 25, utility).rows.tolist()) for query in queries]
+    truth = [set(by_hand(vectors, query, 25, utility)[0]) for query in queries]
+    recall = np.mean([len(one & other) / 25 for one, other in zip(found, truth, strict=True)])
+    assert recall > (0.75 if searcher.indexes_value else 0.999)
+    assert len(searcher.search_utility(queries[0], 10 * ITEMS, utility).rows) == ITEMS
+
+
+def test_the_tuned_effort_is_that_of_a_search_without_one(named: tuple[str, Searcher], queries: Vectors) -> None:
+    name, searcher = named
+    exact = name in ("exact", "delta-exact")
+    assert searcher.num_items == ITEMS
+    assert searcher.dim == DIM
+    assert searcher.effort == (None if exact else Effort(6, 150))
+    assert (searcher.full_effort is None) == exact
+    assert searcher.leaves_searched == (0 if exact else 12 if name == "sharded" else 6)
+    assert searcher.indexes_value == ("value" in name)
+    assert _same(searcher.search_batch(queries, 20, searcher.effort), searcher.search_batch(queries, 20))
 
 
 @pytest.mark.parametrize("name", list(BUILDERS))
@@ -131,7 +227,7 @@ def test_zero_vectors_and_a_zero_query_are_answered(name: str, queries: Vectors)
 
 
 def test_a_bad_query_is_refused(named: tuple[str, Searcher]) -> None:
-    _, searcher = named
+    name, searcher = named
     bad = np.full(DIM, np.nan, np.float32)
     with pytest.raises(SchemaError, match=f"expected finite numbers, got {DIM}"):
         searcher.search(bad, 5)
@@ -143,9 +239,14 @@ def test_a_bad_query_is_refused(named: tuple[str, Searcher]) -> None:
         searcher.search_batch(np.zeros(DIM, np.float32), 5)
     with pytest.raises(SchemaError, match=r"expected numbers up to 1e\+15, got 1e\+30"):
         searcher.search(np.full(DIM, 1e30, np.float32), 5)
+    utility = utility_for(name, 0.5)
+    with pytest.raises(SchemaError, match=f"expected finite numbers, got {DIM}"):
+        searcher.search_utility(bad, 5, utility)
     for k in (0, -3):
         with pytest.raises(SchemaError, match=f"expected 1 or more, got {k}"):
             searcher.search(np.zeros(DIM, np.float32), k)
+        with pytest.raises(SchemaError, match=f"expected 1 or more, got {k}"):
+            searcher.search_utility(np.zeros(DIM, np.float32), k, utility)
 
 
 def test_an_empty_batch_is_an_empty_answer(named: tuple[str, Searcher]) -> None:
@@ -177,11 +278,20 @@ def test_settings_refuse_a_search_beyond_the_tree() -> None:
         tree(leaves_to_search=21)
 
 
-@pytest.mark.parametrize("name", ["scann", "scann-soar", "scann-int8", "scann-bf16"])
+TREES = {
+    "scann": tree(),
+    "scann-soar": tree(soar_lambda=1.5),
+    "scann-int8": tree(reorder_type="int8"),
+    "scann-bf16": tree(reorder_type="bf16"),
+}
+
+
+@pytest.mark.parametrize("name", list(TREES))
 def test_what_is_saved_and_loaded_answers_the_same(
     name: str, vectors: Vectors, queries: Vectors, tmp_path: Path
 ) -> None:
-    built = BUILDERS[name](vectors)
+    built = ScannSearcher.build(vectors, TREES[name])
+    assert built.leaf_of_row is None
     built.save(tmp_path)
     assert not list(tmp_path.glob("*.pkl"))
     assert str(tmp_path) not in (tmp_path / "scann_assets.pbtxt").read_text()
@@ -190,10 +300,9 @@ def test_what_is_saved_and_loaded_answers_the_same(
     loaded = ScannSearcher.load(moved, vectors)
     assert _same(loaded.search_batch(queries, 30), built.search_batch(queries, 30))
     leaves = loaded.leaf_of_row
-    assert leaves.shape == ((2, ITEMS) if name == "scann-soar" else (ITEMS,))
-    assert leaves.max() < 20
-    if name == "scann-soar":
-        assert leaves[0].min() >= 0
+    assert leaves is not None
+    assert leaves.shape == (ITEMS,)
+    assert 0 <= leaves.min() <= leaves.max() < 20
 
 
 def test_rows_of_a_leaf_lie_together(tmp_path: Path) -> None:
@@ -206,9 +315,57 @@ def test_rows_of_a_leaf_lie_together(tmp_path: Path) -> None:
         place.mkdir()
         ScannSearcher.build(vectors, tree(soar_lambda=soar, training_sample=1000)).save(place)
         leaves = ScannSearcher.load(place, vectors).leaf_of_row
-        first = leaves if leaves.ndim == 1 else leaves[0]
-        most = [np.bincount(first[clusters == cluster]).max() / 50 for cluster in range(20)]
+        assert leaves is not None
+        most = [np.bincount(leaves[clusters == cluster]).max() / 50 for cluster in range(20)]
         assert np.mean(most) > 0.8
+
+
+def loaded(name: str, vectors: Vectors, folder: Path) -> tuple[Searcher, list[ScannSearcher]]:
+    """A searcher over trees that were saved, and the trees."""
+    if name == "sharded":
+        shards = sharded(vectors)
+        assert isinstance(shards, ShardedSearcher)
+        shards.save(folder)
+        parts = ShardedSearcher.load(folder, vectors, 2)
+        return parts, list(parts.parts)
+    base = vectors[:FRESH] if name == "delta-value" else again(vectors) if name.startswith("masked") else vectors
+    logs, spec = log_values(len(base)), value_spec()
+    built: SavableSearcher = valued(base) if "value" in name else ScannSearcher.build(base, tree())
+    built.save(folder)
+    rows = augmented(base, logs, spec.scale, spec.center) if "value" in name else base
+    plain = ScannSearcher.load(folder, rows)
+    searcher: Searcher = ValueSearcher(plain, spec, logs) if "value" in name else plain
+    if name.startswith("masked"):
+        searcher = masked(searcher)
+    elif name == "delta-value":
+        searcher = with_deltas(searcher, again(vectors)[FRESH:])
+    return searcher, [plain]
+
+
+@pytest.mark.parametrize("name", ["scann", "sharded", "value", "masked", "masked-value", "delta-value"])
+def test_a_search_of_one_leaf_finds_the_rows_of_one_leaf(
+    name: str, vectors: Vectors, queries: Vectors, tmp_path: Path
+) -> None:
+    """All of them that live; with shards, one leaf of each. Fresh rows are in no leaf. Some leaves are empty."""
+    searcher, trees = loaded(name, vectors, tmp_path)
+    leaf_of_row = searcher.leaf_of_row
+    assert leaf_of_row is not None
+    for query in queries:
+        rows = searcher.search(query, ITEMS, Effort(1, ITEMS)).rows
+        rows = rows[rows < len(leaf_of_row)]
+        leaves = np.unique(leaf_of_row[rows])
+        assert len(leaves) <= len(trees)
+        of_these = np.flatnonzero(np.isin(leaf_of_row, leaves))
+        assert sorted(rows.tolist()) == of_these[of_these < ITEMS].tolist()
+    searcher.release()
+    assert [tree._searcher.size() for tree in trees] == [1] * len(trees)
+
+
+@pytest.mark.parametrize("name", ["exact", "delta-exact"])
+def test_exact_search_has_no_leaves(name: str, vectors: Vectors) -> None:
+    searcher = BUILDERS[name](vectors)
+    assert searcher.leaf_of_row is None
+    searcher.release()
 
 
 def test_exact_search_is_saved_and_loaded(vectors: Vectors, queries: Vectors, tmp_path: Path) -> None:
@@ -218,7 +375,7 @@ def test_exact_search_is_saved_and_loaded(vectors: Vectors, queries: Vectors, tm
 
 
 def test_damaged_assets_are_an_artifact_error(vectors: Vectors, tmp_path: Path) -> None:
-    BUILDERS["scann"](vectors).save(tmp_path)
+    ScannSearcher.build(vectors, tree()).save(tmp_path)
     (tmp_path / "datapoint_to_token.npy").unlink()
     with pytest.raises(ArtifactError, match="ScaNN cannot read its assets"):
         ScannSearcher.load(tmp_path, vectors)

@@ -48,7 +48,16 @@ def test_an_item_side_without_features_is_the_item_id() -> None:
     ("changes", "told"),
     [
         ({"dataset": {"name": "m", "nmae": "x"}}, "m.toml: dataset.nmae: unknown key"),
-        ({"features": {"item": [{"name": "a", "kind": "colour"}]}}, "unknown feature kind 'colour'; expected one of"),
+        (
+            {"features": {"item": [{"name": "a", "kind": "colour"}]}},
+            "features.item.0: unknown kind 'colour'; expected one of",
+        ),
+        (
+            {"features": {"item": [{"name": "a", "kind": "id", "dim": 3}]}},
+            "features.item.0.dim: only kind = 'embedding' reads it, and kind is 'id' here",
+        ),
+        ({"validation": {"columns": {"events": {"price": {"mni": 1}}}}}, "events.price.mni: unknown key"),
+        ({"hystory": {}}, "m.toml: hystory: unknown key: remove it or correct its name; did you mean history?"),
         ({"features": {"user": [{"name": "history", "kind": "list"}]}}, "'history' is a reserved name"),
         ({"features": {"user": [{"name": "a", "kind": "id"}] * 2}}, "each name may stand once, twice: a"),
         ({"split": {}}, "exactly one of valid_from with test_from, column, leave_last_out"),

@@ -168,7 +168,7 @@ def test_a_user_in_the_vocabulary_of_an_id_feature_is_a_trace(tmp_path: Path) ->
     write_rows(tmp_path, events=own, items=ITEMS, users=[{"user": 101, "country": "777"}])
     raw = raw_schema(tmp_path)
     raw["features"]["user"].append({"name": "user", "kind": "id"})
-    out = features.run(schema_of(raw), tmp_path / "features", progress=False, partitions=1)
+    out = features.run(schema_of(raw), tmp_path / "features", partitions=1)
     found = {trace.file: trace.users for trace in find_traces([out], [101, 777])}
     part = "part-00000-of-00001.parquet"
     assert found == {f"sequences/{part}": ("101",), f"users/{part}": ("101",), "vocabulary/user.user.arrow": ("101",)}

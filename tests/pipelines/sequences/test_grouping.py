@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from pipelines.sequences.grouping import Grouped, group_events, order_by
 from pipelines.tables.event_checks import checked_schema
-
-Event = tuple[int, int, int, int, float, int]
+from tests import oracles
+from tests.oracles import Event
 
 events = st.lists(
     st.tuples(
@@ -53,9 +53,7 @@ def as_lists(grouped: Grouped) -> dict[int, list[Event]]:
 def test_every_user_has_its_events_in_canonical_order_whatever_the_input_order(rows: list[Event], seed: int) -> None:
     shuffled = [rows[place] for place in np.random.default_rng(seed).permutation(len(rows))]
     grouped = group_events(as_table(shuffled), pa.array([4, 9], pa.int64()), leave_last_out=False)
-    expected = {user: [] for user in sorted({row[0] for row in rows} | {4, 9})}
-    for row in sorted(rows, key=lambda row: (row[2], row[1], row[3], row[4], row[5])):
-        expected[row[0]].append(row)
+    expected = oracles.grouped(rows, users=(4, 9))
     assert as_lists(grouped) == expected
     assert grouped.user_ids.to_pylist() == sorted(expected)
 

@@ -152,14 +152,14 @@ def test_segments_outlive_several_changes_of_the_catalogue(tmp_path: Path) -> No
     """
     write_rows(tmp_path, **{"events-0": EVENTS, "items": ITEMS, "users": USERS})
     schema = schema_of(raw_schema(tmp_path))
-    out = features.run(schema, tmp_path / "night-0", progress=False, partitions=1)
+    out = features.run(schema, tmp_path / "night-0", partitions=1)
     added = {1: 5, 2: 15, 4: 25}
     for night, clicked in ((1, 5), (2, 15), (3, 40), (4, 25)):
         new = [item for at_night, item in added.items() if at_night <= night]
         write_rows(tmp_path, items=[*ITEMS, *({**ITEMS[0], "item": item} for item in new)])
         event = {**EVENTS[0], "item": clicked, "time": at(30 + night)}
         write_rows(tmp_path, **{f"events-{night}": [event]})
-        out = features.run(schema, tmp_path / f"night-{night}", progress=False, previous=out)
+        out = features.run(schema, tmp_path / f"night-{night}", previous=out)
         assert used(out)
     assert [partition.segments for partition in Partition.list(out / "sequences")] == [4]
     found = Sequences.open(out)

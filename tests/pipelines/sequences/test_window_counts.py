@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.sequences.window_counts import US_PER_DAY, window_counts
+from tests import oracles
 
 
 @given(
@@ -17,11 +18,5 @@ from pipelines.sequences.window_counts import US_PER_DAY, window_counts
 def test_counts_equal_counting_one_by_one(events: list[tuple[int, int]], half_day: int, days: int) -> None:
     owners, times = (np.array([event[place] for event in events], np.int64) for place in (0, 1))
     times, moment = times * US_PER_DAY // 2, half_day * US_PER_DAY // 2
-    expected = [
-        sum(
-            owner == asker and moment - days * US_PER_DAY <= time < moment
-            for owner, time in zip(owners, times, strict=True)
-        )
-        for asker in range(3)
-    ]
+    expected = oracles.window_counts(owners, times, range(3), [moment] * 3, days * US_PER_DAY)
     assert window_counts(owners, times, 3, moment, days).tolist() == expected

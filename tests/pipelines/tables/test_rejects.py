@@ -91,7 +91,7 @@ def test_the_job_applies_the_rules_of_each_table(small: Callable[..., DatasetSch
             },
         }
 
-    out = features.run(small(change), tmp_path / "features", progress=False)
+    out = features.run(small(change), tmp_path / "features")
     tables = open_artifact(out, kind="features").manifest.facts["tables"]
     assert tables == {
         "events": {"rows": len(EVENTS), "rejects": {"range:price": 1}},
@@ -112,4 +112,4 @@ def test_a_rule_for_a_column_that_the_table_lacks_is_an_error(
         raw["validation"]["columns"] = {table: {"weight": {"min": 0.0}}}
 
     with pytest.raises(SchemaError, match="expected column 'weight'"):
-        features.run(small(change), tmp_path / "features", progress=False)
+        features.run(small(change), tmp_path / "features")

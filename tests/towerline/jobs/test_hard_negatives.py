@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from index.retrieval.retriever import Retriever
 from pipelines.sequences.reader import Sequences, load_items, load_users
@@ -13,13 +12,13 @@ from tests.index.nights import config, tables_of, write_nights
 from tests.recorded import Recorded
 from towerline.jobs import refresh
 from towerline.jobs.hard_negatives import mine
-from towers.settings import TowersSettings
+from towers.settings import WindowsSettings
 
 
 def test_nothing_is_mined_where_nothing_is_asked_for_or_live(tmp_path: Path) -> None:
     progress = Recorded()
     assert mine(config(tmp_path), tmp_path, progress) is None
-    asked = config(tmp_path).model_copy(update={"towers": TowersSettings(hard_negatives=3)})
+    asked = config(tmp_path).model_copy(update={"towers": WindowsSettings(hard_negatives=3)})
     assert mine(asked, tmp_path, progress) is None
     assert progress.lines == ["train: no live version to mine hard negatives from; trained without"]
 
@@ -30,7 +29,7 @@ def test_each_user_gets_what_the_live_version_answers_to_the_history(tmp_path: P
         refresh.run(config(tmp_path))
     # The next night's catalogue has one more item: places are found by id.
     features = tmp_path / "nights" / "features-1"
-    asked = config(tmp_path).model_copy(update={"towers": TowersSettings(hard_negatives=4)})
+    asked = config(tmp_path).model_copy(update={"towers": WindowsSettings(hard_negatives=4)})
     mined = mine(asked, features)
     assert mined is not None
     sequences, ids = Sequences.open(features), load_items(features)["item_id"].to_pylist()
@@ -55,9 +54,3 @@ def test_each_user_gets_what_the_live_version_answers_to_the_history(tmp_path: P
                 assert [ids[row] for row in mined.rows[user]] == expected.item_ids.tolist()
                 compared += 1
     assert compared >= 5
-
-
-@pytest.mark.parametrize("loss", ["cosine_contrastive"])
-def test_mined_negatives_need_a_softmax(loss: str) -> None:
-    with pytest.raises(ValueError, match="softmax"):
-        TowersSettings.model_validate({"loss": loss, "hard_negatives": 2})

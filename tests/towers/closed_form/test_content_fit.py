@@ -16,7 +16,7 @@ from towers.data.sampler import Sampler
 from towers.data.training_data import TrainingData
 from towers.network.model import TwoTowers, tensors_of
 from towers.runtime import tf
-from towers.settings import TowersSettings
+from towers.settings import settings_for
 from towers.training import job as training
 from towers.training.job import optimizer_of
 
@@ -36,7 +36,7 @@ def with_looks(kind: str = "time", *, new: int = 0) -> TrainingData:
 
 def towers_of(data: TrainingData, **given: Any) -> TwoTowers:
     """Built, with weights at random; rows of unknown ids and of content alone as large as all others."""
-    settings = TowersSettings.model_validate({"embedding_dim": 17, "content_scale": 1.0} | given).resolved(data.schema)
+    settings = settings_for(data.schema, **({"embedding_dim": 17, "content_scale": 1.0} | given))
     model = TwoTowers(data, settings, 1)
     vectors_of(model, data)
     rng = np.random.default_rng(5)
@@ -162,7 +162,7 @@ def test_outside_vectors_are_fitted() -> None:
 def test_what_is_trained_is_settled() -> None:
     """The model that training returns cannot be settled further."""
     data = with_looks(new=NEW)
-    settings = TowersSettings(embedding_dim=17, epochs=1, refit=False).resolved(data.schema)
+    settings = settings_for(data.schema, embedding_dim=17, epochs=1, refit=False)
     model = training.train(data, settings, seed=1).model
     before = vectors_of(model, data)
     assert float(model.item_tower.usual_length) > 0
@@ -180,7 +180,7 @@ def test_content_that_is_fitted_in_the_end_keeps_still(given: dict[str, object],
         raw = data.schema.model_dump(mode="json")
         raw["features"]["item"][0]["hash_buckets"] = 200
         data = dataclasses.replace(data, schema=DatasetSchema.model_validate(raw))
-    settings = TowersSettings.model_validate({"embedding_dim": 17, **given}).resolved(data.schema)
+    settings = settings_for(data.schema, **({"embedding_dim": 17, **given}))
     model = TwoTowers(data, settings, 1)
     batch = tensors_of(next(Sampler(data, data.events.before(1), settings).epoch(np.random.default_rng(0))))
     model.compute_loss(batch)

@@ -17,7 +17,7 @@ from towers.data.training_data import DAY_US, Events
 from towers.network.history_encoders import PooledHistory
 from towers.network.model import TwoTowers
 from towers.runtime import tf
-from towers.settings import TowersSettings
+from towers.settings import settings_for
 from towers.training.recall import recall_at
 from towers.training.validation_recall import evaluate, truth_of
 
@@ -119,7 +119,7 @@ def test_the_balance_of_a_world_is_found() -> None:
 @pytest.mark.parametrize("given", [{"history_encoder": "mean"}, {"content_share": 0.0}, {"item_bias": False}])
 def test_other_towers_for_windows_start_as_well(given: dict[str, object]) -> None:
     data = tiny_data("time")
-    settings = TowersSettings.model_validate({"embedding_dim": 16, "window_days": 7.0} | given).resolved(data.schema)
+    settings = settings_for(data.schema, **({"embedding_dim": 16, "window_days": 7.0} | given))
     events, model = data.events.before(1), TwoTowers(data, settings, 1)
     start_from_svd(model, data, events)
     figures = evaluate(model, data, 1, (10,), names=("novel",))["novel"]

@@ -11,7 +11,7 @@ import pytest
 from tests.towers.tiny import ITEMS, tiny_data
 from towers.data import training_data as inputs
 from towers.data.training_data import Events, TrainingData
-from towers.settings import TowersSettings
+from towers.settings import settings_for
 from towers.training.job import train
 from towers.training.recall import recall_at
 from towers.training.validation_recall import all_vectors, truth_of
@@ -62,11 +62,12 @@ def test_what_was_shown_and_not_taken_tells_taste_from_exposure(seed: int) -> No
     truth = truth_of(clicks, 2)
     found = []
     for negatives in ({}, {"impression": 10.0}):
-        chosen = TowersSettings(
+        chosen = settings_for(
+            data.schema,
             embedding_dim=17, epochs=8, patience=8, batch_users=32, uniform_negatives=ITEMS, learning_rate=0.01,
             select="all", select_k=(10,), refit=False, negative_actions=negatives,
         )  # fmt: skip
-        vectors = all_vectors(train(data, chosen.resolved(data.schema), seed=1).model, data, truth.users, 2)
+        vectors = all_vectors(train(data, chosen, seed=1).model, data, truth.users, 2)
         found.append(recall_at(vectors.users, vectors.items, truth, (10,), remove_seen=False).recall[10])
     without, with_impressions = found
     assert with_impressions > 1.03 * without

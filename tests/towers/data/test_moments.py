@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 from pipelines.contracts.encoding import encode_table
 from pipelines.contracts.schema import DatasetSchema
 from pipelines.contracts.vocabulary import FittedNumbers
+from tests import oracles
 from tests.towers.tiny import ITEMS, USERS, tiny_data
 from towers.closed_form.start import start_from_svd
-from towers.data.moments import Clock, Counts, Moving
+from towers.data.moments import Clock, Counts, Moments, Moving
 from towers.data.sampler import Sampler
 from towers.data.training_data import DAY_US, Events
 from towers.network.model import TwoTowers, tensors_of
 from towers.runtime import tf
-from towers.settings import TowersSettings
+from towers.settings import settings_for
 
 pairs = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 40)), max_size=25)
 
@@ -37,15 +38,52 @@ def test_a_clock_counts_as_counting_one_by_one_does(
     askers, stops = (np.array([one[place] for one in asked], np.int64) for place in (0, 1))
     hour = 3_600_000_000
     found = Clock(owners, times * hour).count(askers, (stops - width) * hour, stops * hour)
-    assert found.tolist() == [
-        sum(owner == asker and stop - width <= time < stop for owner, time in events) for asker, stop in asked
-    ]
+    assert found.tolist() == oracles.window_counts(owners, times, askers, stops, width)
+
+
+@given(
+    events=pairs,
+    asked=st.lists(st.tuples(st.integers(0, 2), st.integers(-4, 170)), min_size=1, max_size=25),
+    width=st.integers(0, 40),
+)
+def test_a_clock_asked_between_two_seconds_counts_what_was_before(
+    events: list[tuple[int, int]], asked: list[tuple[int, int]], width: int
+) -> None:
+    """Events at whole seconds, moments at quarters of one: what happened a quarter of a second ago has happened."""
+    owners, times = (np.array([event[place] for event in sorted(events)], np.int64) for place in (0, 1))
+    askers, quarters = (np.array([one[place] for one in asked], np.int64) for place in (0, 1))
+    stops, width_us = quarters * 250_000, width * 250_000
+    found = Clock(owners, times * 1_000_000).count(askers, stops - width_us, stops)
+    assert found.tolist() == oracles.window_counts(owners, times * 1_000_000, askers, stops, width_us)
+
+
+def test_the_share_of_an_item_in_a_window_counts_pairs_of_users_who_were_there_before() -> None:
+    """Moment: day 10, window: 4 days. By hand, (item, day) of each user, with what counts:
+
+    user 0: (0, 1) (1, 11) (1, 12) (0, 13) (4, 14): items 1 and 0 once each; day 14 is after the window.
+    user 1: (2, 11) (0, 12): joins within the window, so that nothing tells what it wants.
+    user 2: (3, 5) (5, 10) (3, 12): items 5, on the moment itself, and 3, which it had before.
+    user 3: (6, 10) (7, 11): its first event is at the moment, not before it.
+    """
+    lives = [
+        [(0, 1), (1, 11), (1, 12), (0, 13), (4, 14)], [(2, 11), (0, 12)], [(3, 5), (5, 10), (3, 12)], [(6, 10), (7, 11)]
+    ]  # fmt: skip
+    lives += [[] for _ in range(USERS - len(lives))]
+    offsets = np.cumsum([0, *map(len, lives)])
+    rows, days = (np.array([event[place] for life in lives for event in life]) for place in (0, 1))
+    zeros = np.zeros(len(rows), np.int8)
+    events = Events(offsets, rows.astype(np.int32), days.astype(np.int64) * DAY_US, zeros, zeros)
+    data = dataclasses.replace(tiny_data("time"), events=events)
+    settings = settings_for(data.schema, window_days=4.0)
+    moments = Moments(data, events, np.ones(len(rows), np.bool_), settings)
+    shares = moments.shares(np.arange(8, dtype=np.int32), 10 * DAY_US)
+    np.testing.assert_allclose(shares, [1 / 4, 1 / 4, 0, 1 / 4, 0, 1 / 4, 0, 0])
 
 
 def test_a_batch_counts_what_was_before_its_moment() -> None:
     """The moment is the only one that explains the ages of the histories; counts are recounted from the events."""
     data = tiny_data("time")
-    settings = TowersSettings(batch_users=32, uniform_negatives=20, min_steps=4, window_days=7.0).resolved(data.schema)
+    settings = settings_for(data.schema, batch_users=32, uniform_negatives=20, min_steps=4, window_days=7.0)
     events = data.events.before(1)
     for batch in Sampler(data, events, settings).epoch(np.random.default_rng(0)):
         query, length = 0, int((batch.history[0] >= 0).sum())
@@ -89,7 +127,7 @@ def test_demand_lifts_what_sells_more_of_late() -> None:
     zeros = np.zeros(len(rows), np.int8)
     events = Events(np.arange(users + 1) * each, rows.astype(np.int32), times, zeros, zeros)
     data = dataclasses.replace(data, events=events, item_frequency=np.bincount(rows, minlength=ITEMS))
-    settings = TowersSettings(embedding_dim=32, content_share=0.15, window_days=14.0).resolved(data.schema)
+    settings = settings_for(data.schema, embedding_dim=32, content_share=0.15, window_days=14.0)
     model = TwoTowers(data, settings, 1)
     start_from_svd(model, data, events)
     lift = model.item_tower.lift(Counts(data, events, "item").at(np.arange(ITEMS), int(times.max()))).numpy()[:, 0]
@@ -116,7 +154,7 @@ def test_a_time_since_is_what_the_features_job_would_give_at_the_moment() -> Non
     everyone = np.arange(USERS, dtype=np.int32)
     np.testing.assert_allclose(Moving(data, data.events, "user").at(everyone, moment), expected, atol=2e-4)
     assert expected[7].tolist() == [0.0, 0.0]
-    settings = TowersSettings(batch_users=32, uniform_negatives=20, min_steps=3, window_days=7.0).resolved(schema)
+    settings = settings_for(schema, batch_users=32, uniform_negatives=20, min_steps=3, window_days=7.0)
     model = TwoTowers(data, settings, 1)
     for batch in Sampler(data, data.events.before(1), settings).epoch(np.random.default_rng(0)):
         found = model.user_inputs(tf.zeros([len(batch.rows), settings.vector_dim]), tensors_of(batch))["joined"].numpy()

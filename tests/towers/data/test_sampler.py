@@ -10,17 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.contracts.errors import SchemaError
+from tests import oracles
 from tests.towers.tiny import tiny_data
 from towers.data.histories import histories, ranges
 from towers.data.sampler import Sampler
 from towers.data.training_data import DAY_US, Events, TrainingData
-from towers.settings import TowersSettings
+from towers.settings import settings_for
 
 
 def sampler(kind: str, **given_settings: object) -> Sampler:
     data = tiny_data(kind)
-    wanted = {"batch_users": 32, "uniform_negatives": 20, "min_steps": 4} | given_settings
-    resolved = TowersSettings.model_validate(wanted).resolved(data.schema)
+    steps = {} if kind == "set" else {"min_steps": 4}
+    wanted = {"batch_users": 32, "uniform_negatives": 20} | steps | given_settings
+    resolved = settings_for(data.schema, **wanted)
     return Sampler(data, data.events.before(1), resolved)
 
 
@@ -107,7 +109,7 @@ def test_in_sets_a_positive_is_not_in_its_own_history() -> None:
             for u in range(120)
         ]
     )
-    resolved = TowersSettings(history_encoder="mean", batch_users=32, uniform_negatives=10).resolved(data.schema)
+    resolved = settings_for(data.schema, history_encoder="mean", batch_users=32, uniform_negatives=10)
     made = Sampler(data, data.events.before(1).where(unique[data.events.splits < 1]), resolved)
     for batch in made.epoch(np.random.default_rng(0)):
         for query, positive in batch.positives:
@@ -140,7 +142,7 @@ def test_later_events_never_change_a_history(first: list[tuple[int, int]], lengt
     short, long = (histories(of(events), starts, stops, now, length) for events in (first, first + later))
     np.testing.assert_array_equal(short.rows, long.rows)
     np.testing.assert_array_equal(short.ages_days, long.ages_days)
-    kept = [row for _, row in first][-length:]
+    kept = oracles.history(first, 100, length)
     assert short.rows[0].tolist() == kept + [-1] * (length - len(kept))
 
 
@@ -158,9 +160,13 @@ def test_a_batch_larger_than_the_data_is_all_of_it() -> None:
     assert len(next(iter(made.epoch(np.random.default_rng(0)))).users) == len(made.users)
 
 
-@pytest.mark.parametrize(("kind", "steps"), [("time", 9), ("order", 9), ("set", 1)])
-def test_few_users_come_again_until_an_epoch_has_its_least_steps(kind: str, steps: int) -> None:
-    small = sampler(kind, batch_users=1000, min_steps=9)
+@pytest.mark.parametrize(
+    ("kind", "given", "steps"), [("time", {"min_steps": 9}, 9), ("order", {"min_steps": 9}, 9), ("set", {}, 1)]
+)
+def test_few_users_come_again_until_an_epoch_has_its_least_steps(
+    kind: str, given: dict[str, object], steps: int
+) -> None:
+    small = sampler(kind, batch_users=1000, **given)
     assert small.steps == steps == len(list(small.epoch(np.random.default_rng(0))))
 
 
@@ -178,7 +184,7 @@ def test_a_positive_weighs_as_its_strongest_action_and_context_is_none() -> None
     schema = data.schema.model_copy(update={"actions": {"view": 0.0, "click": 1.0, "buy": 3.0}})
     data = dataclasses.replace(data, schema=schema, events=dataclasses.replace(data.events, actions=actions))
     events = data.events.before(1)
-    chosen = TowersSettings(batch_users=32, uniform_negatives=10).resolved(schema)
+    chosen = settings_for(schema, batch_users=32, uniform_negatives=10)
     for batch in Sampler(data, events, chosen).epoch(np.random.default_rng(0)):
         for query, user in enumerate(batch.users):
             own = slice(events.offsets[user], events.offsets[user + 1])
@@ -214,8 +220,8 @@ def test_mined_items_and_impressions_are_certain_negatives_but_never_a_positive(
         data, schema=schema, events=dataclasses.replace(data.events, actions=actions), mined=mined
     )
     events = data.events.before(1)
-    chosen = TowersSettings(batch_users=32, uniform_negatives=40, negative_actions={"impression": 2.5})
-    for batch in Sampler(data, events, chosen.resolved(schema)).epoch(np.random.default_rng(0)):
+    chosen = settings_for(schema, batch_users=32, uniform_negatives=40, negative_actions={"impression": 2.5})
+    for batch in Sampler(data, events, chosen).epoch(np.random.default_rng(0)):
         for query, user in enumerate(batch.users):
             own = slice(events.offsets[user], events.offsets[user + 1])
             taken = set(events.rows[own][events.actions[own] == 1].tolist())
@@ -231,7 +237,7 @@ def test_mined_items_and_impressions_are_certain_negatives_but_never_a_positive(
 def test_what_counts_as_a_positive_is_no_negative_action() -> None:
     with pytest.raises(SchemaError, match="weight 0"):
         schema = tiny_data("set").schema.model_copy(update={"actions": {"click": 1.0}})
-        TowersSettings(negative_actions={"click": 1.0}).resolved(schema)
+        settings_for(schema, negative_actions={"click": 1.0})
 
 
 def test_what_was_only_shown_stays_a_negative_where_positions_are_queries() -> None:
@@ -241,8 +247,9 @@ def test_what_was_only_shown_stays_a_negative_where_positions_are_queries() -> N
     schema = data.schema.model_copy(update={"actions": {"impression": 0.0, "click": 1.0}})
     data = dataclasses.replace(data, schema=schema, events=dataclasses.replace(data.events, actions=actions))
     events = data.events.before(1)
-    chosen = TowersSettings(batch_users=32, uniform_negatives=40, lookahead=0.0, negative_actions={"impression": 2.0})
-    batch = next(Sampler(data, events, chosen.resolved(schema)).epoch(np.random.default_rng(0)))
+    given = {"batch_users": 32, "uniform_negatives": 40, "lookahead": 0.0}
+    chosen = settings_for(schema, **given, negative_actions={"impression": 2.0})
+    batch = next(Sampler(data, events, chosen).epoch(np.random.default_rng(0)))
     found = {(query, int(batch.rows[place])) for query, place in batch.certain.tolist()}
     expected = set()
     for query, owner in enumerate(batch.query_users):
@@ -263,7 +270,7 @@ def test_the_share_of_an_item_in_a_window_leaves_out_what_was_only_shown() -> No
     actions = (data.events.rows != 0).astype(np.int8)
     schema = data.schema.model_copy(update={"actions": {"impression": 0.0, "click": 1.0}})
     data = dataclasses.replace(data, schema=schema, events=dataclasses.replace(data.events, actions=actions))
-    chosen = TowersSettings(batch_users=120, uniform_negatives=45, min_steps=8, window_days=7.0).resolved(schema)
+    chosen = settings_for(schema, batch_users=120, uniform_negatives=45, min_steps=8, window_days=7.0)
     seen = 0
     for batch in Sampler(data, data.events.before(1), chosen).epoch(np.random.default_rng(0)):
         place = np.flatnonzero(batch.rows[batch.candidates] == 0)
@@ -298,7 +305,7 @@ def test_an_item_is_among_the_candidates_as_often_as_its_told_probability_says(
 ) -> None:
     """1 / told, added up over the batches that have an item, is 1 a batch: what the partition's estimate lives by."""
     data = drifting(kind)
-    chosen = TowersSettings.model_validate({"batch_users": 6, "uniform_negatives": 9, **given}).resolved(data.schema)
+    chosen = settings_for(data.schema, **({"batch_users": 6, "uniform_negatives": 9, **given}))
     made, generator = Sampler(data, data.events, chosen), np.random.default_rng(0)
     batches = []
     for _ in range(60):
@@ -316,11 +323,31 @@ def test_an_item_is_among_the_candidates_as_often_as_its_told_probability_says(
         assert abs(each.mean() - 1.0) < 4 * error + 0.05, (group, each.mean(), error)
 
 
+def test_of_a_sequence_the_first_basket_that_is_read_can_be_no_positive() -> None:
+    """Log q by hand, with all users in the batch and no uniform draw: 1 - (1 - share)^draws.
+
+    User 0 has the baskets {0, 1}, {2, 3}: items 2 and 3 may be drawn. User 1 has {4, 2}, {0}: item 0. User 2 has 13
+    events, of which 11 are read: the first that is read, item 12, shares its basket with item 13, so that 14 to 22 may
+    be drawn. Twelve events in all, each of another item: each item has a twelfth of twelve draws.
+    """
+    rows = [0, 1, 2, 3, 2, 4, 0, *range(10, 23)]
+    baskets = [0, 0, 1, 1, 0, 0, 3, 0, 1, 2, 2, *range(3, 12)]
+    data = tiny_data("order")
+    offsets = np.array([0, 4, 7, *[20] * (data.events.users - 2)])
+    zeros = np.zeros(20, np.int8)
+    events = Events(offsets, np.array(rows, np.int32), np.array(baskets, np.int64), zeros, zeros)
+    wanted = settings_for(data.schema, batch_users=3, uniform_negatives=0, min_steps=1)
+    made = Sampler(dataclasses.replace(data, events=events), events, wanted)
+    batch = next(iter(made.epoch(np.random.default_rng(0))))
+    assert sorted(batch.rows[batch.candidates].tolist()) == [0, 2, 3, *range(14, 23)]
+    np.testing.assert_allclose(np.exp(batch.log_inclusion), oracles.inclusion(1 / 12, 12, 0.0), rtol=1e-5)
+
+
 def test_what_a_user_took_at_any_time_is_no_hard_negative() -> None:
     data = tiny_data("time")
     known = data.events.before(1)
     mined = np.tile(np.arange(data.num_items, dtype=np.int32), (data.events.users, 1))
-    chosen = TowersSettings(batch_users=32, uniform_negatives=20, min_steps=3, window_days=7.0).resolved(data.schema)
+    chosen = settings_for(data.schema, batch_users=32, uniform_negatives=20, min_steps=3, window_days=7.0)
     for batch in Sampler(dataclasses.replace(data, mined=mined), known, chosen).epoch(np.random.default_rng(0)):
         for query, user in enumerate(batch.users):
             taken = set(known.rows[known.offsets[user] : known.offsets[user + 1]].tolist())
@@ -332,7 +359,7 @@ def test_of_one_basket_no_item_foretells_another() -> None:
     """Baskets of four: a place's positives begin with all of the next basket, each counting alike."""
     data = tiny_data("order")
     events = dataclasses.replace(data.events, times=data.events.times // 4).before(1)
-    chosen = TowersSettings(batch_users=32, uniform_negatives=20, lookahead=0.5).resolved(data.schema)
+    chosen = settings_for(data.schema, batch_users=32, uniform_negatives=20, lookahead=0.5)
     made = Sampler(data, events, chosen)
     batch = next(iter(made.epoch(np.random.default_rng(0))))
     assert set(batch.positives[:, 0].tolist()) < set(range(len(batch.query_users)))
@@ -356,7 +383,7 @@ def test_of_one_basket_no_item_foretells_another() -> None:
 @pytest.mark.parametrize("kind", ["time", "order", "set"])
 def test_data_without_a_positive_or_without_users_to_learn_from_are_refused(kind: str) -> None:
     data = tiny_data(kind)
-    chosen = TowersSettings(batch_users=32).resolved(data.schema)
+    chosen = settings_for(data.schema, batch_users=32)
     shown = data.schema.model_copy(update={"actions": {"impression": 0.0}})
     with pytest.raises(SchemaError, match=r"weighs something.*\[actions\]"):
         Sampler(dataclasses.replace(data, schema=shown), data.events.before(1), chosen)

@@ -26,7 +26,7 @@ from towers.network.encoders import Chance, FeatureSum, token_weights
 from towers.network.item_tower import ItemTower
 from towers.network.model import TwoTowers
 from towers.runtime import tf
-from towers.settings import TowersSettings
+from towers.settings import PositionsSettings, settings_for
 from towers.training.validation_recall import all_vectors
 
 CODES = np.array([[2, 3, 3, 0], [0, 0, 0, 0], [4, 1, 0, 0]], np.int32)
@@ -34,7 +34,7 @@ COUNTS = np.array([8, 1, 3], np.int64)
 
 
 def encoder(feature: Any, **given: Any) -> FeatureSum:
-    settings = TowersSettings(embedding_dim=7, item_bias=True, **given)
+    settings = PositionsSettings(embedding_dim=7, item_bias=True, **given)
     sizes = {feature.name: 5}
     frequencies = {feature.name: COUNTS}
     return FeatureSum(
@@ -144,7 +144,7 @@ def test_a_missing_id_adds_nothing_while_training_either(missing: list[int]) -> 
     codes = data.items["item"].copy()
     codes[missing] = 0
     data = dataclasses.replace(data, items={**data.items, "item": codes})
-    body = TwoTowers(data, TowersSettings(embedding_dim=8).resolved(data.schema), seed=1).item_tower.body
+    body = TwoTowers(data, settings_for(data.schema, embedding_dim=8), seed=1).item_tower.body
     table = np.random.default_rng(0).normal(size=body.tables["item"].shape).astype(np.float32)
     body.tables["item"].assign(table)
     inputs = {feature.name: data.items[feature.name] for feature in body.features}
@@ -180,7 +180,7 @@ ALL_NULL: dict[str, Any] = {
 
 
 def tower(features: list[Any], norm: str, counts: tuple[CountFeature, ...] = ()) -> ItemTower:
-    settings = TowersSettings(embedding_dim=7, item_bias=True, item_norm=norm, text_pool="attention")
+    settings = PositionsSettings(embedding_dim=7, item_bias=True, item_norm=norm, text_pool="attention")
     sizes = {feature.name: 5 for feature in features if feature.kind in ("id", "categorical", "list", "text")}
     chance = Chance()
     body = FeatureSum(features, sizes, {}, settings, chance, width=7, content_dim=0, seed=3, name="item_features")
@@ -243,7 +243,7 @@ def test_a_catalogue_of_one_item_has_finite_vectors(kind: str) -> None:
         frequencies={"item": np.array([len(events.rows)])},
         table_sizes=data.table_sizes | {"item": {"item": 3, "category": 7, "title": 9}},
     )
-    model = TwoTowers(data, TowersSettings(embedding_dim=17).resolved(data.schema), 1)
+    model = TwoTowers(data, settings_for(data.schema, embedding_dim=17), 1)
     vectors = all_vectors(model, data, np.arange(5, dtype=np.int32), 2)
     assert vectors.items.shape == (1, 17)
     assert np.isfinite(vectors.items).all()

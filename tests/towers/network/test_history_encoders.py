@@ -17,7 +17,7 @@ from towers.network import history_encoders
 from towers.network.encoders import Chance, unit
 from towers.network.history_encoders import AttentionPool, CausalTransformer, Dropout, PooledHistory, attend_in_blocks
 from towers.runtime import tf
-from towers.settings import TowersSettings
+from towers.settings import PositionsSettings, settings_for
 from towers.training.job import train
 
 Array = npt.NDArray[Any]
@@ -39,9 +39,7 @@ def softmax(logits: Array) -> Array:
 
 def transformer(length: int, dropout: float = 0.0, layers: int = 1) -> CausalTransformer:
     """Of width 8 with two heads, all weights drawn anew: at the start two of its matrices are zeros."""
-    settings = TowersSettings(
-        embedding_dim=8, item_bias=False, heads=2, layers=layers, dropout=dropout, history_encoder="transformer"
-    )
+    settings = PositionsSettings(embedding_dim=8, item_bias=False, heads=2, layers=layers, dropout=dropout)
     layer = CausalTransformer(8, length, settings, Chance())
     layer(tf.zeros([1, length, 8]), tf.ones([1, length]))
     rng = np.random.default_rng(6)
@@ -180,9 +178,16 @@ def test_any_length_is_attended_to_in_blocks_of_four(length: int) -> None:
 def test_training_in_blocks_has_the_losses_of_training_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole step of the model, with histories of up to 10 events in blocks of 4."""
     data = tiny_data("order")
-    settings = TowersSettings(
-        embedding_dim=17, epochs=2, batch_users=32, uniform_negatives=30, dropout=0.0, min_steps=4, refit=False
-    ).resolved(data.schema)
+    settings = settings_for(
+        data.schema,
+        embedding_dim=17,
+        epochs=2,
+        batch_users=32,
+        uniform_negatives=30,
+        dropout=0.0,
+        min_steps=4,
+        refit=False,
+    )
     losses = {}
     for block in (128, 4):
         monkeypatch.setattr(history_encoders, "BLOCK", block)
@@ -270,9 +275,9 @@ import numpy as np
 from towers.network.encoders import Chance
 from towers.network.history_encoders import CausalTransformer
 from towers.runtime import tf
-from towers.settings import TowersSettings
+from towers.settings import PositionsSettings
 
-settings = TowersSettings(embedding_dim=8, item_bias=False, heads=1, layers=1, history_encoder="transformer")
+settings = PositionsSettings(embedding_dim=8, item_bias=False, heads=1, layers=1)
 layer = CausalTransformer(8, 4096, settings, Chance())
 layer(tf.zeros([1, 2, 8]), tf.ones([1, 2]))
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests import oracles
 from towers.data.inclusion import log_inclusion
-from towers.network.losses import Certain, Pairs, cosine_contrastive, sampled_softmax
+from towers.network.losses import Certain, Pairs, sampled_softmax
 from towers.runtime import tf
 
 
@@ -20,6 +21,8 @@ def test_inclusion_is_the_probability_of_being_drawn() -> None:
         seen[list(drawn)] += 1
     expected = np.exp(log_inclusion(frequency / frequency.sum(), 30, 5 / 12))
     np.testing.assert_allclose(expected, seen / 4000, atol=4.5 * 0.5 / np.sqrt(4000))
+    exact = [oracles.inclusion(share, 30, 5 / 12) for share in frequency / frequency.sum()]
+    np.testing.assert_allclose(expected, exact, rtol=1e-6)
     # No floor: an unseen item has the uniform draw's probability, 5 / 12, and not that of the rarest seen one.
     assert expected[-1] == pytest.approx(5 / 12, rel=1e-6)
 
@@ -32,50 +35,6 @@ def test_masked_candidates_get_no_gradient() -> None:
     # By hand: log(e^2 + e^1 + e^0.5) - 2.
     assert float(loss) == pytest.approx(np.log(np.exp(2) + np.exp(1) + np.exp(0.5)) - 2, rel=1e-6)
     assert tape.gradient(loss, logits).numpy()[0, 3] == 0.0
-
-
-def test_cosine_contrastive_by_hand() -> None:
-    """One query, positive at cosine .9, negatives at .95, .85 and .2, margin .8, weight 3; its own is excluded twice.
-
-    (1 - .9) + 3 / 3 (.15 + .05) = .3.
-    """
-    loss = cosine_contrastive(
-        tf.constant([[0.9, 0.95, 0.85, 0.2]]),
-        Pairs(tf.constant([0]), tf.constant([0.9]), tf.constant([1.0])),
-        tf.constant([[0, 0], [0, 0]]),
-        margin=0.8,
-        negative_weight=3.0,
-    )
-    assert float(loss) == pytest.approx(0.3, rel=1e-5)
-
-
-def slow_cosine_contrastive(cosines: np.ndarray, owner: int, score: float, excluded: set[tuple[int, int]]) -> float:
-    """Equation 1 of Mao et al. 2021 for one pair, margin .3 and weight 5."""
-    terms = [max(0.0, cosine - 0.3) for j, cosine in enumerate(cosines[owner]) if (owner, j) not in excluded]
-    return 1 - score + (5 * sum(terms) / len(terms) if terms else 0.0)
-
-
-def test_cosine_contrastive_is_a_mean_over_each_querys_own_negatives() -> None:
-    """Six queries of which each has another number of negatives, the last none; a third of the places come twice."""
-    rng = np.random.default_rng(4)
-    cosines = rng.uniform(-1, 1, (6, 9))
-    places = [(query, int(j)) for query in range(5) for j in rng.choice(9, 1 + query, replace=False)]
-    places += [(5, j) for j in range(9)]
-    owners, weights = np.array([0, 1, 1, 2, 3, 4, 5]), rng.dirichlet(np.ones(7))
-    scores = rng.uniform(-1, 1, 7)
-    expected = sum(
-        weight * slow_cosine_contrastive(cosines, owner, score, set(places))
-        for owner, score, weight in zip(owners.tolist(), scores, weights, strict=True)
-    )
-    given = tf.Variable(cosines, dtype=tf.float32)
-    with tf.GradientTape() as tape:
-        pairs = Pairs(tf.constant(owners, tf.int32), tf.constant(scores, tf.float32), tf.constant(weights, tf.float32))
-        excluded = tf.constant(places + places[::3], tf.int32)
-        loss = cosine_contrastive(given, pairs, excluded, margin=0.3, negative_weight=5.0)
-    assert float(loss) == pytest.approx(expected, rel=1e-5)
-    gradient = tape.gradient(loss, given).numpy()
-    assert np.isfinite(gradient).all()
-    assert not gradient[tuple(np.array(places).T)].any()
 
 
 def test_certain_negatives_are_a_part_of_the_denominator() -> None:

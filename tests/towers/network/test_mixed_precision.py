@@ -10,11 +10,11 @@ from benchmarks.saved_towers import SavedTowers
 from tests.towers.tiny import tiny_data
 from towers.export import write_towers
 from towers.runtime import tf
-from towers.settings import TowersSettings
+from towers.settings import settings_for
 from towers.training.job import train
 
 SMALL = {
-    "embedding_dim": 17, "epochs": 4, "batch_users": 32, "uniform_negatives": 30, "learning_rate": 0.02, "min_steps": 4,
+    "embedding_dim": 17, "epochs": 4, "batch_users": 32, "uniform_negatives": 30, "learning_rate": 0.02,
     "select_k": (10,), "temperature": 0.1, "refit": False, "history_encoder": "mean",
 }  # fmt: skip
 
@@ -27,7 +27,7 @@ def test_the_loss_curve_is_that_of_float32_and_the_weights_are_float32(tmp_path:
     data = tiny_data("set")
     curves, trained = {}, None
     for mixed in (False, True):
-        settings = TowersSettings.model_validate(SMALL | {"mixed_precision": mixed}).resolved(data.schema)
+        settings = settings_for(data.schema, **(SMALL | {"mixed_precision": mixed}))
         trained = train(data, settings, seed=3)
         curves[mixed] = np.array([epoch.loss for epoch in trained.curves if epoch.epoch > 0])
     assert len(curves[True]) == len(curves[False]) == 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from towers.data.training_data import Events
 from towers.export import write_towers
 from towers.network.model import TwoTowers, tensors_of
 from towers.runtime import tf
-from towers.settings import TowersSettings
+from towers.settings import SetsSettings, TowersSettings, settings_for
 from towers.training.checkpoints import Place
 from towers.training.job import Epoch, TrainingError, _Phase, _to_tensorboard, train
 from towers.training.recall import recall_at
@@ -32,8 +33,10 @@ SMALL = {
 
 def settings(kind: str, **more: object) -> TowersSettings:
     """One layer of the transformer is traced in half the time of two."""
-    layers = {"layers": 1} if kind == "order" else {}
-    return TowersSettings.model_validate(SMALL | layers | more).resolved(tiny_data(kind).schema)
+    small = SMALL | {"layers": 1} if kind == "order" else SMALL
+    if kind == "set":
+        small = {key: value for key, value in SMALL.items() if key != "min_steps"}
+    return settings_for(tiny_data(kind).schema, **(small | more))
 
 
 @pytest.mark.parametrize("kind", ["time", "order", "set"])
@@ -149,6 +152,30 @@ def test_a_run_killed_after_its_early_stop_does_not_go_on_searching(tmp_path: Pa
         np.testing.assert_array_equal(left, right)
 
 
+@pytest.mark.parametrize("kind", ["time", "order"])
+def test_the_model_that_is_returned_has_the_weights_of_the_best_epoch(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights are written down after each epoch; the rate is too high to learn by, so that the last is not the best."""
+    monkeypatch.setattr("towers.training.job.settle", lambda model, data: None)
+    data, chosen = tiny_data(kind), settings(kind, epochs=4, patience=4, learning_rate=0.5, refit=False)
+    seen: dict[int, list[np.ndarray]] = {}
+    valid: dict[int, float] = {}
+
+    def note(epoch: Epoch) -> None:
+        assert epoch.valid is not None
+        seen[epoch.epoch], valid[epoch.epoch] = phase.model.get_weights(), epoch.valid
+
+    phase = _Phase(data, chosen, 5, "search", chosen.epochs, True, None, note)
+    trained = phase.fit()
+    assert max(seen) == 4
+    assert trained.best_epoch == max(valid, key=lambda epoch: (valid[epoch], -epoch)) < 4
+    for name in ("best", "last"):
+        then = seen[trained.best_epoch if name == "best" else 4]
+        same = [np.array_equal(now, old) for now, old in zip(trained.model.get_weights(), then, strict=True)]
+        assert all(same) == (name == "best")
+
+
 def test_features_of_one_name_on_both_sides_learn_each_at_its_own_rate() -> None:
     """The items' content waits for the end (content_rate 0); the users' feature of its name does not."""
     data = tiny_data("time")
@@ -199,10 +226,10 @@ def test_the_start_is_made_of_what_was_taken_alone(kind: str) -> None:
     events = Events(
         data.events.offsets * 2, rows, data.events.times[shown] + actions, actions, data.events.splits[shown]
     )
-    chosen = TowersSettings.model_validate(SMALL | {"initializer": "svd", "negative_actions": {"impression": 1.0}})
+    chosen = settings(kind, initializer="svd").model_copy(update={"negative_actions": {"impression": 1.0}})
     found = []
     for one in (data, dataclasses.replace(data, events=events)):
-        model = _Phase(one, chosen.resolved(schema), 1, "search", 1, False, None, None).model
+        model = _Phase(one, chosen, 1, "search", 1, False, None, None).model
         found.append(model.item_tower.body.tables["item"].numpy()[:, : model.item_tower.body.own_dim])
     lengths = [np.linalg.norm(each, axis=1, keepdims=True) for each in found]
     np.testing.assert_allclose(
@@ -278,38 +305,47 @@ def test_a_user_without_history_gets_a_vector() -> None:
 @pytest.mark.parametrize(
     ("kind", "given", "named"),
     [
-        ("order", {"window_days": 7.0, "activity_power": 0.5}, r"window_days \(only protocol = 'windows' .*activity"),
-        ("set", {"lookahead": 0.5}, r"lookahead \(only protocol = 'positions' reads it\)"),
-        ("time", {"layers": 3}, r"layers \(only history_encoder = 'transformer' reads it\)"),
-        ("set", {"margin": 0.5}, r"margin \(only loss = 'cosine_contrastive'"),
-        ("order", {"history_encoder": "mean"}, "only 'transformer' embeds; got 'mean'"),
+        ("order", {"window_days": 7.0}, "window_days: only protocol = 'windows' reads it, and protocol is 'positions'"),
+        ("order", {"activity_power": 0.5}, "activity_power: only protocol = 'windows' or 'sets' reads it"),
+        ("set", {"lookahead": 0.5}, "lookahead: only protocol = 'positions' reads it, and protocol is 'sets' here"),
+        ("set", {"min_steps": 40}, "min_steps: only protocol = 'windows' or 'positions' reads it"),
+        ("time", {"layers": 3}, "layers: only history_encoder = 'transformer' reads it"),
+        ("time", {"content_share": 0.0, "tastes": 7}, "tastes: only content_share above 0 reads it"),
+        ("time", {"windov_days": 7.0}, r"windov_days: unknown key: .*; did you mean window_days\?"),
+        ("set", {"windov_days": 7.0}, r"windov_days: unknown key: .*; did you mean window_days\?"),
+        ("order", {"history_encoder": "mean"}, r"'transformer' with protocol = 'positions' \(got 'mean'\)"),
     ],
 )
 def test_a_key_that_nothing_reads_is_refused(kind: str, given: dict[str, object], named: str) -> None:
-    with pytest.raises(SchemaError, match=named):
+    with pytest.raises(ConfigError, match=named):
         settings(kind, **given)
 
 
-@pytest.mark.parametrize("loss", ["softmax", "cosine_contrastive"])
 @pytest.mark.parametrize("kind", ["time", "order", "set"])
-def test_settings_written_and_read_again_are_the_same(kind: str, loss: str) -> None:
-    schema, given = tiny_data(kind).schema, TowersSettings.model_validate({"loss": loss})
-    resolved = given.resolved(schema)
-    assert resolved.resolved(schema) == resolved
-    assert TowersSettings.model_validate(resolved.model_dump()).resolved(schema) == resolved
-    assert TowersSettings.model_validate_json(resolved.model_dump_json()) == resolved
-    assert TowersSettings.model_validate(given.model_dump(exclude_unset=True)).resolved(schema) == resolved
-    # What was not given is written out as well: read again it is as if given, and no error.
-    whole = TowersSettings.model_validate(given.model_dump(exclude={"embedding_dim"}))
-    assert whole == given
-    assert whole.resolved(schema).loss == loss
-
-
-@pytest.mark.parametrize("kind", ["time", "order", "set"])
-def test_cosines_have_the_dimensions_of_the_recipe_without_its_bias(kind: str) -> None:
+def test_settings_written_and_read_again_are_the_same(kind: str) -> None:
+    """What was not given is written out as well: read again it is as if given, and no error."""
     schema = tiny_data(kind).schema
-    resolved = TowersSettings(loss="cosine_contrastive").resolved(schema)
-    assert resolved.vector_dim == TowersSettings().resolved(schema).vector_dim == resolved.embedding_dim
+    resolved = settings_for(schema)
+    assert settings_for(schema, **resolved.model_dump()) == resolved
+    assert settings_for(schema, **json.loads(resolved.model_dump_json())) == resolved
+    assert settings_for(schema, **resolved.model_dump(exclude_unset=True)) == resolved
+
+
+@pytest.mark.parametrize(("kind", "protocol"), [("time", "windows"), ("order", "positions"), ("set", "sets")])
+def test_the_data_decide_the_protocol_unless_it_is_given(kind: str, protocol: str) -> None:
+    schema = tiny_data(kind).schema
+    assert settings_for(schema).protocol == protocol
+    assert settings_for(schema, protocol="sets").protocol == "sets"
+
+
+def test_users_with_an_id_need_no_history_encoder_where_events_have_no_order() -> None:
+    """Their rows are their vectors; without an id, and in other protocols, the history says who a user is."""
+    schema = tiny_data("set").schema
+    features = schema.features.model_copy(update={"user": ()})
+    assert settings_for(schema).history_encoder == "none"
+    assert settings_for(schema, history_encoder="attention").history_encoder == "attention"
+    assert settings_for(schema.model_copy(update={"features": features})).history_encoder == "mean"
+    assert settings_for(schema, protocol="windows").history_encoder == "recency"
 
 
 @pytest.mark.parametrize(
@@ -324,9 +360,9 @@ def test_heads_that_do_not_divide_what_the_recipe_makes_of_the_vector_are_refuse
     given: dict[str, object], named: str
 ) -> None:
     schema = tiny_data("order").schema
-    assert TowersSettings(history_encoder="transformer").resolved(schema) == TowersSettings().resolved(schema)
-    with pytest.raises(SchemaError, match=named):
-        TowersSettings.model_validate({"history_encoder": "transformer", **given}).resolved(schema)
+    assert settings_for(schema, history_encoder="transformer") == settings_for(schema)
+    with pytest.raises(ConfigError, match=named):
+        settings_for(schema, **({"history_encoder": "transformer", **given}))
 
 
 def test_counts_alone_without_a_bias_are_refused() -> None:
@@ -334,17 +370,9 @@ def test_counts_alone_without_a_bias_are_refused() -> None:
     alone = schema.model_copy(
         update={"features": schema.features.model_copy(update={"item": (CountFeature(name="asked", kind="count"),)})}
     )
-    TowersSettings().resolved(alone)
+    settings_for(alone)
     with pytest.raises(SchemaError, match="expected an item feature besides counts"):
-        TowersSettings(item_bias=False).resolved(alone)
-
-
-def test_cosines_have_neither_bias_nor_length() -> None:
-    resolved = settings("time", loss="cosine_contrastive")
-    assert (resolved.item_norm, resolved.item_bias) == ("unit", False)
-    for wrong, named in (({"item_norm": "free"}, "item_norm = 'unit'"), ({"item_bias": True}, "item_bias = false")):
-        with pytest.raises(ValueError, match=named):
-            settings("time", loss="cosine_contrastive", **wrong)
+        settings_for(alone, item_bias=False)
 
 
 @pytest.mark.parametrize(
@@ -353,25 +381,26 @@ def test_cosines_have_neither_bias_nor_length() -> None:
         ({"uniform_negatives": 0, "in_batch_negatives": 0}, "expected uniform_negatives or in_batch_negatives above 0"),
         ({"decay_days": ()}, "decay_days"),
         ({"decay_days": (-1.0,)}, "decay_days"),
-        ({"negative_actions": {"impression": 0.0}}, "negative_actions: expected weights above 0"),
+        ({"negative_actions": {"impression": 0.0}}, r"negative_actions.impression: .*greater than 0"),
     ],
 )
 def test_settings_without_sense_are_refused(given: dict[str, object], named: str) -> None:
-    with pytest.raises(ValueError, match=named):
-        TowersSettings.model_validate(given)
+    given |= {"history_encoder": "recency"}
+    with pytest.raises(ConfigError, match=named):
+        settings_for(tiny_data("set").schema, **given)
 
 
 def test_a_recipe_fills_only_what_was_not_given() -> None:
-    resolved = TowersSettings(learning_rate=0.5).resolved(tiny_data("order").schema)
+    resolved = settings_for(tiny_data("order").schema, learning_rate=0.5)
     assert (resolved.protocol, resolved.history_encoder, resolved.learning_rate) == ("positions", "transformer", 0.5)
     assert resolved.embedding_dim == 129
 
 
 def test_a_range_is_of_a_known_key_and_of_one_form() -> None:
     with pytest.raises(ValueError, match="give either low and high, or choices"):
-        TowersSettings.model_validate({"tune": {"learning_rate": {"low": 0.1}}})
+        SetsSettings.model_validate({"tune": {"learning_rate": {"low": 0.1}}})
     with pytest.raises(ValueError, match=r"expected keys of \[towers\], got lerning_rate"):
-        TowersSettings.model_validate({"tune": {"lerning_rate": {"choices": [1]}}})
+        SetsSettings.model_validate({"tune": {"lerning_rate": {"choices": [1]}}})
 
 
 def test_another_keras_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests import oracles
 from towers.training.recall import Truth, recall_at, recall_of
 
 
@@ -41,14 +42,10 @@ def test_it_is_what_a_loop_finds(seed: int, remove: bool) -> None:
     wanted = [rng.choice(23, int(rng.integers(1, 6)), replace=False).tolist() for _ in range(7)]
     figures = recall_at(users, items, truth(wanted, seen), (3, 9), remove_seen=remove, block=3)
     for k in (3, 9):
-        recalls, capped = [], []
-        for user in range(7):
-            order = [row for row in np.argsort(-(users[user] @ items.T)) if not (remove and row in seen[user])][:k]
-            hits = len(set(order) & set(wanted[user]))
-            recalls.append(hits / len(wanted[user]))
-            capped.append(hits / min(k, len(wanted[user])))
-        assert figures.recall[k] == pytest.approx(np.mean(recalls))
-        assert figures.capped_recall[k] == pytest.approx(np.mean(capped))
+        without = [set(rows) for rows in seen] if remove else None
+        expected = oracles.recall_figures(users @ items.T, [set(rows) for rows in wanted], k, without)
+        found = (figures.recall[k], figures.capped_recall[k], figures.ndcg[k], figures.users)
+        assert found == pytest.approx(expected)
 
 
 def test_novel_truth_leaves_out_what_was_seen_and_users_without_any() -> None:

@@ -21,7 +21,7 @@ from tests.recorded import Recorded
 from tests.towers.tiny import USERS, tiny_data
 from towerline.jobs import hard_negatives as mining
 from towers.data.training_data import Events, Mined, TrainingData
-from towers.settings import TowersSettings
+from towers.settings import SetsSettings, TowersSettings, settings_for
 from towers.training import job as training
 from towers.training import tuning
 from towers.training.job import Epoch, Trained
@@ -47,7 +47,9 @@ def features(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def settings(tune: dict[str, Any], **changes: Any) -> TowersSettings:
-    return TowersSettings.model_validate(SMALL | changes | {"tune": tune})
+    """``None`` leaves a key of ``SMALL`` out."""
+    given = {key: value for key, value in (SMALL | changes).items() if value is not None}
+    return settings_for(tiny_data("set").schema, **given, tune=tune)
 
 
 def trials(out: Path) -> list[Any]:
@@ -94,7 +96,7 @@ def test_it_finds_the_rate_that_learns_and_goes_on_where_it_stood(features: Path
     assert len(trials(out)) == 5
     found = tomllib.loads(out.read_text())["towers"]
     assert found == {"learning_rate": 0.03}
-    TowersSettings.model_validate(SMALL | found)
+    settings_for(tiny_data("set").schema, **(SMALL | found))
 
 
 def test_values_with_which_the_loss_is_no_number_are_passed_over(features: Path, tmp_path: Path) -> None:
@@ -142,7 +144,7 @@ def test_values_that_cannot_be_fail_with_one_line_and_the_search_goes_on(
 ) -> None:
     out, progress = tmp_path / "best.toml", Recorded()
     # Less the item bias 7, 8 or 9 dimensions, for two heads.
-    asked = settings({"embedding_dim": {"choices": [8, 9, 10]}}, protocol="positions", history_encoder="auto")
+    asked = settings({"embedding_dim": {"choices": [8, 9, 10]}}, protocol="positions", history_encoder=None)
     tuning.run(features, asked, out, trials=12, seed=1, progress=progress)
     wrong = [one for one in trials(out) if one.params["embedding_dim"] != 9]
     assert wrong
@@ -169,7 +171,7 @@ def test_where_every_trial_failed_one_error_says_why(features: Path, trainings: 
         ({"learning_rate": {"choices": [-1.0]}}, "towers.*learning_rate: Input should be greater than 0"),
         ({"heads": {"choices": [3]}}, "heads: expected a divisor"),
     ):
-        asked = settings(ranges, protocol="positions", history_encoder="auto")
+        asked = settings(ranges, protocol="positions", history_encoder=None)
         with pytest.raises(ConfigError, match=f"got 3 that failed.*remove the journal.*trial 2 .*{why}"):
             tuning.run(features, asked, out, trials=3)
         assert not out.exists()
@@ -182,7 +184,7 @@ def test_where_every_trial_failed_one_error_says_why(features: Path, trainings: 
 )
 def test_a_whole_key_is_drawn_whole_and_within_its_range(key: str, span: dict[str, float]) -> None:
     drawn = [
-        tuning.suggest(optuna.create_study().ask(), key, TowersSettings(tune={key: span}).tune[key]) for _ in range(20)
+        tuning.suggest(optuna.create_study().ask(), key, SetsSettings(tune={key: span}).tune[key]) for _ in range(20)
     ]
     assert {type(value) for value in drawn} == {int}
     assert set(drawn) <= {1, 2, 3}
@@ -394,7 +396,7 @@ def test_the_verb_mines_for_the_trial_that_asks_for_most(tmp_path: Path, monkeyp
         ({"item_bias": {"low": 0, "high": 1}}, r"item_bias: expected choices, .*got low = 0.0 and high = 1.0"),
         ({"decay_days": {"low": 0, "high": 1}}, "decay_days: expected choices"),
         ({"tastes": {"low": 1.2, "high": 1.8}}, r"tastes: expected a whole number .*got low = 1.2 and high = 1.8"),
-        ({"margin": {"low": 0.0, "high": float("inf")}}, "margin: expected finite bounds.*high = inf"),
+        ({"epsilon": {"low": 0.1, "high": float("inf")}}, "epsilon: expected finite bounds.*high = inf"),
     ],
 )
 def test_ranges_that_no_trials_could_be_compared_by_or_drawn_from_are_refused(
@@ -406,7 +408,7 @@ def test_ranges_that_no_trials_could_be_compared_by_or_drawn_from_are_refused(
 
 
 def test_protocols_are_compared_by_a_recall_that_is_given(features: Path, trainings: Trainings, tmp_path: Path) -> None:
-    given = {"select": "all", "max_valid_users": 50, "history_encoder": "auto"}
+    given = {"select": "all", "max_valid_users": 50, "history_encoder": None}
     asked = settings({"protocol": {"choices": ["sets", "positions"]}}, **given)
     tuning.run(features, asked, tmp_path / "best.toml", trials=8)
     measured = {(chosen.select, chosen.select_k, chosen.max_valid_users) for chosen in trainings.asked}
@@ -421,12 +423,12 @@ def test_what_a_trial_does_not_read_of_its_values_is_left_out(
     trainings.recalls = lambda chosen: [float(chosen.history_encoder == best)]
     ranges = {"history_encoder": {"choices": ["mean", "attention"]}, "heads": {"choices": [1, 4, 8]}}
     for best, keys in (("mean", {"history_encoder"}), ("attention", {"history_encoder", "heads"})):
-        out, asked = tmp_path / f"{best}.toml", settings(ranges, history_encoder="auto")
+        out, asked = tmp_path / f"{best}.toml", settings(ranges, history_encoder=None)
         tuning.run(features, asked, out, trials=8)
         assert {trial.state.name for trial in trials(out)} <= {"COMPLETE", "PRUNED"}
         found = tomllib.loads(out.read_text())["towers"]
         assert (found["history_encoder"], set(found)) == (best, keys)
-        TowersSettings.model_validate(SMALL | found).resolved(tiny_data("set").schema)
+        settings_for(tiny_data("set").schema, **(SMALL | found))
     assert {chosen.heads for chosen in trainings.asked if chosen.history_encoder == "mean"} == {2}
 
 
@@ -435,7 +437,7 @@ def test_what_a_trial_does_not_read_of_its_values_is_left_out(
     [
         ({"window_days": {"choices": [2.0, 4.0]}}, "window_days: no trial reads it: only protocol = 'windows' does"),
         ({"heads": {"low": 1, "high": 4}, "history_encoder": {"choices": ["mean", "recency"]}}, "heads: no trial"),
-        ({"tastes": {"low": 8, "high": 64}, "loss": {"choices": ["cosine_contrastive", "softmax"]}}, "tastes: no"),
+        ({"tastes": {"low": 8, "high": 64}, "item_norm": {"choices": ["free", "unit"]}}, "tastes: no"),
     ],
 )
 def test_a_range_that_no_trial_reads_is_refused(
@@ -468,4 +470,4 @@ def test_a_search_needs_a_trial(tmp_path: Path, count: int) -> None:
 
 def test_without_a_range_it_says_how_to_give_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"towers\.tune"):
-        tuning.run(tmp_path, TowersSettings(), tmp_path / "best.toml")
+        tuning.run(tmp_path, SetsSettings(), tmp_path / "best.toml")

@@ -7,10 +7,11 @@ import dataclasses
 import numpy as np
 import pytest
 
+from tests import oracles
 from tests.towers.tiny import USERS, tiny_data
 from towers.data.training_data import TrainingData
 from towers.network.model import TwoTowers
-from towers.settings import TowersSettings
+from towers.settings import settings_for
 from towers.training.validation_recall import all_vectors, evaluate
 
 VIEW, CLICK, BUY = range(3)
@@ -34,23 +35,16 @@ def held_out(data: TrainingData, user: int, split: int, actions: tuple[int, ...]
     }
 
 
-def slow_figures(scores: np.ndarray, wanted: list[set[int]], k: int) -> tuple[float, float, float, int]:
-    """Recall, capped recall, NDCG and number of the users who want something; ``scores [users, items]``."""
-    found = []
-    for row, items in zip(scores, wanted, strict=True):
-        if items:
-            hits = [float(item in items) for item in np.argsort(-row)[:k].tolist()]
-            most = min(k, len(items))
-            gain = sum(hit / np.log2(2 + rank) for rank, hit in enumerate(hits))
-            ideal = sum(1 / np.log2(2 + rank) for rank in range(most))
-            found.append((sum(hits) / len(items), sum(hits) / most, gain / ideal))
-    return *np.mean(found, axis=0).tolist(), len(found)
+def had_before(data: TrainingData, user: int, split: int) -> set[int]:
+    """Different items of the user's events before the split, whatever the action."""
+    own = range(int(data.events.offsets[user]), int(data.events.offsets[user + 1]))
+    return {int(data.events.rows[place]) for place in own if data.events.splits[place] < split}
 
 
 @pytest.mark.parametrize("split", [1, 2])
 def test_figures_of_each_action_are_what_a_loop_finds(split: int) -> None:
     data = shop()
-    model = TwoTowers(data, TowersSettings(embedding_dim=9).resolved(data.schema), 4)
+    model = TwoTowers(data, settings_for(data.schema, embedding_dim=9), 4)
     figures = evaluate(model, data, split, KS)
     # An action that weighs nothing is never sought, so there is no "all view".
     assert set(figures) == {"all", "novel", "all click", "all buy"}
@@ -59,28 +53,36 @@ def test_figures_of_each_action_are_what_a_loop_finds(split: int) -> None:
     for name, actions in (("all", (CLICK, BUY)), ("all click", (CLICK,)), ("all buy", (BUY,))):
         wanted = [held_out(data, user, split, actions) for user in range(USERS)]
         for k in KS:
-            *expected, users = slow_figures(scores, wanted, k)
+            *expected, users = oracles.recall_figures(scores, wanted, k)
             found = figures[name]
             assert [found.recall[k], found.capped_recall[k], found.ndcg[k]] == pytest.approx(expected)
             assert found.users == users < USERS
     assert len({figure.recall[10] for figure in figures.values()}) == 4
+    # Novel: without what the user had before, in the ranking and in the truth.
+    had = [had_before(data, user, split) for user in range(USERS)]
+    wanted = [held_out(data, user, split, (CLICK, BUY)) - seen for user, seen in enumerate(had)]
+    for k in KS:
+        *expected, users = oracles.recall_figures(scores, wanted, k, without=had)
+        found = figures["novel"]
+        assert [found.recall[k], found.capped_recall[k], found.ndcg[k]] == pytest.approx(expected)
+        assert found.users == users < figures["all"].users
 
 
 def test_figures_of_each_action_are_of_the_users_that_were_chosen() -> None:
     """Forty at even distances of those who want anything; some of them bought nothing."""
     data = shop()
-    model = TwoTowers(data, TowersSettings(embedding_dim=9).resolved(data.schema), 4)
+    model = TwoTowers(data, settings_for(data.schema, embedding_dim=9), 4)
     figures = evaluate(model, data, 1, KS, max_users=40)
     asking = [user for user in range(USERS) if held_out(data, user, 1, (CLICK, BUY))]
     chosen = np.array([asking[place * len(asking) // 40] for place in range(40)], np.int32)
     vectors = all_vectors(model, data, chosen, 1)
     wanted = [held_out(data, user, 1, (BUY,)) for user in chosen.tolist()]
-    recall, *_, users = slow_figures(vectors.users @ vectors.items.T, wanted, 10)
+    recall, *_, users = oracles.recall_figures(vectors.users @ vectors.items.T, wanted, 10)
     assert figures["all buy"].recall[10] == pytest.approx(recall)
     assert figures["all buy"].users == users < figures["all"].users == 40
 
 
 def test_a_single_action_has_no_figures_of_its_own() -> None:
     data = tiny_data("time")
-    model = TwoTowers(data, TowersSettings(embedding_dim=9).resolved(data.schema), 4)
+    model = TwoTowers(data, settings_for(data.schema, embedding_dim=9), 4)
     assert set(evaluate(model, data, 1, KS)) == {"all", "novel"}

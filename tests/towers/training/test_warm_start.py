@@ -16,7 +16,7 @@ from pipelines.contracts.vocabulary import FittedCodes
 from tests.index.stage_artifacts import write_features
 from towers.data.training_data import load
 from towers.network.model import TwoTowers
-from towers.settings import TowersSettings
+from towers.settings import TowersSettings, WindowsSettings
 from towers.training import job as training
 from towers.training.validation_recall import all_vectors
 from towers.training.warm_start import WarmStart, _moved, nights_of
@@ -34,7 +34,7 @@ ITEMS = 60
 
 
 def settings(**more: object) -> TowersSettings:
-    return TowersSettings.model_validate(SMALL | more)
+    return WindowsSettings.model_validate(SMALL | more)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_known_items_begin_where_they_were(nights: Path) -> None:
     vectors, categories = {}, {}
     for name in ("old", "new"):
         data = load(nights / name)
-        model = TwoTowers(data, chosen.resolved(data.schema), seed=99)
+        model = TwoTowers(data, chosen, seed=99)
         all_vectors(model, data, np.zeros(1, np.int32), 2)  # makes all weights
         WarmStart(nights / "model", 1).fill(model, nights / name)
         vectors[name] = all_vectors(model, data, np.zeros(1, np.int32), 2).items

@@ -16,7 +16,7 @@ from tests.towers.tiny import tiny_data
 from towers.data.sampler import Sampler
 from towers.network.model import TwoTowers, tensors_of
 from towers.runtime import tf
-from towers.settings import TowersSettings
+from towers.settings import settings_for
 from towers.training.workers import part_of
 
 
@@ -24,7 +24,7 @@ from towers.training.workers import part_of
 def test_the_parts_gradients_add_up_to_the_whole(kind: str) -> None:
     data = tiny_data(kind)
     given = {"embedding_dim": 9, "batch_users": 31, "uniform_negatives": 20, "in_batch_negatives": 25}
-    settings = TowersSettings.model_validate(given).resolved(data.schema)
+    settings = settings_for(data.schema, **given)
     sampler = Sampler(data, data.events.before(1), settings)
     model = TwoTowers(data, settings, 1)
 
