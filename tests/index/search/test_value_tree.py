@@ -8,7 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from index.search.value_tree import ValueSpec, augmented, load_value, log_values_of, save_value
+from index.search.scann_tree import ScannSearcher
+from index.search.searcher import Effort
+from index.search.utility import Utility
+from index.search.value_tree import ValueSearcher, ValueSpec, augmented, load_value, log_values_of, save_value
+from index.settings import TreeSettings
 from pipelines.contracts.errors import ArtifactError, ConfigError
 from tests.index import serving_bundles
 
@@ -44,6 +48,20 @@ def test_a_missing_value_counts_as_the_smallest() -> None:
 def test_a_column_that_is_no_value_is_refused(column: list[object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         log_values_of(pa.chunked_array([column]), "bid")
+
+
+def test_a_steep_weight_finds_the_most_valuable_whatever_the_effort(vectors: np.ndarray, bids: pa.ChunkedArray) -> None:
+    """One leaf holds a tenth of the items; all 2000 are among the most valuable that are scored too."""
+    logs = log_values_of(bids, "bid")
+    spec = ValueSpec(attribute="bid", scale=0.2, center=float(logs.mean()))
+    tree = TreeSettings(leaves=10, leaves_to_search=1, reorder=60)
+    built = ScannSearcher.build(augmented(vectors, logs, spec.scale, spec.center), tree)
+    searcher, utility = ValueSearcher(built, spec, logs), Utility(0.2, logs)
+    for query in vectors[:10]:
+        expected = np.argsort(-(vectors @ query + np.float32(0.2) * logs), kind="stable")[:30]
+        found = searcher.search_utility(query, 30, utility, Effort(1, 60))
+        assert len(np.intersect1d(found.rows, expected)) >= 29  # Two sums of the same numbers: near ties may swap.
+        np.testing.assert_allclose(found.scores, vectors[found.rows] @ query + 0.2 * logs[found.rows], atol=1e-5)
 
 
 def test_a_damaged_value_is_refused(vectors: np.ndarray, bids: pa.ChunkedArray, tmp_path: Path) -> None:
