@@ -202,17 +202,13 @@ class DeltaFollower:
 
 
 def _killed(live: ServingVersion, entries: Sequence[Delta]) -> Rows:
-    """Rows that the entries pause or remove and do not bring back."""
-    gone: dict[Any, bool] = {}
+    """Rows that the entries remove or pause and do not bring back: an upsert ends a removal, a resume ends a pause."""
+    removed: set[Any] = set()
+    paused: set[Any] = set()
     for entry in entries:
-        for item_id in entry.rows["item_id"].to_pylist():
-            gone.pop(item_id, None)
-        for item_id in entry.removed.to_pylist():
-            gone[item_id] = True
-        for item_id in entry.resumed.to_pylist():
-            gone.pop(item_id, None)
-        for item_id in entry.paused.to_pylist():
-            gone[item_id] = True
+        removed = (removed - set(entry.rows["item_id"].to_pylist())) | set(entry.removed.to_pylist())
+        paused = (paused - set(entry.resumed.to_pylist())) | set(entry.paused.to_pylist())
+    gone = removed | paused
     if not gone:
         return np.zeros(0, np.int32)
     rows = live.items.rows(list(gone), "delta")

@@ -6,6 +6,7 @@ import dataclasses
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -14,8 +15,9 @@ import pytest
 from index.building import embedding_job as embed
 from index.building import job as build
 from index.registry import delta_writer
+from index.registry.deltas import Delta
 from index.registry.registry import Registry
-from index.retrieval.live.delta_follower import _grown
+from index.retrieval.live.delta_follower import _grown, _killed
 from index.retrieval.retriever import Retriever
 from index.rules.planner import Planner
 from index.search.exact import ExactSearcher, load_vectors
@@ -179,3 +181,40 @@ def test_fresh_rows_stand_at_the_end_of_their_leaf() -> None:
     assert leaves.leaf_of_row.tolist() == expected.tolist()
     assert leaves.rows.tolist() == np.argsort(expected, kind="stable").tolist()
     assert leaves.sizes.tolist() == np.bincount(expected, minlength=5).tolist()
+
+
+def entry(sequence: int, **changes: list[int]) -> Delta:
+    """One entry of the log: ids by what happens to them (upsert, remove, pause, resume)."""
+    ids = {kind: pa.array(changes.get(kind, []), pa.int64()) for kind in ("upsert", "remove", "pause", "resume")}
+    rows = pa.table({"item_id": ids["upsert"]})
+    return Delta(sequence, rows, np.zeros((len(rows), 2), np.float32), ids["remove"], ids["pause"], ids["resume"])
+
+
+@pytest.mark.parametrize(
+    ("entries", "gone"),
+    [
+        ([{"pause": [5]}], [5]),
+        ([{"pause": [5]}, {"resume": [5]}], []),
+        ([{"resume": [5]}, {"pause": [5]}], [5]),
+        ([{"remove": [5]}], [5]),
+        ([{"remove": [5]}, {"upsert": [5]}], []),
+        ([{"upsert": [5]}, {"remove": [5]}], [5]),
+        # A pause outlives an upsert, a removal a resume.
+        ([{"pause": [5]}, {"upsert": [5]}], [5]),
+        ([{"remove": [5]}, {"resume": [5]}], [5]),
+        ([{"remove": [5], "pause": [5]}, {"upsert": [5]}, {"resume": [5]}], []),
+        ([{"pause": [1, 2], "remove": [3]}, {"resume": [2], "pause": [4]}, {"upsert": [3, 8]}], [1, 4]),
+    ],
+)
+def test_what_waits_hides_what_is_removed_or_paused_in_the_end(
+    entries: list[dict[str, list[int]]], gone: list[int]
+) -> None:
+    """Until waiting entries are laid out, only their removals and pauses show. The item with id n has row 10 + n."""
+
+    class Items:
+        def rows(self, ids: list[int], where: str) -> np.ndarray:
+            return np.array([10 + item_id if item_id < 8 else -1 for item_id in ids], np.int32)
+
+    live = SimpleNamespace(items=Items())
+    waiting = [entry(1 + number, **changes) for number, changes in enumerate(entries)]
+    assert sorted(_killed(live, waiting).tolist()) == [10 + item_id for item_id in gone]  # type: ignore[arg-type]
