@@ -259,6 +259,43 @@ def test_a_rebuild_folds_the_deltas_in(registry: Registry, tmp_path: Path) -> No
     assert opened.bundle.manifest.facts["compacted_from"] == old
 
 
+def test_a_compacted_bundle_by_hand(tmp_path: Path) -> None:
+    """Four items: 1000 is removed, 1006 gets a new vector, 77 is new; what is written is told without a search."""
+    old = Bundle.open(write_bundle(tmp_path / "bundle", items=4, dim=4))
+    frequency = old.vocabulary.item_frequency.tolist()
+    assert min(frequency) > 0
+    rows = pa.table({name: pa.nulls(2, old.items.schema.field(name).type) for name in old.items.column_names[1:]})
+    rows = rows.set_column(rows.column_names.index("price"), "price", pa.array([7.5, 8.5]))
+    rows = rows.add_column(0, "item_id", pa.array([77, 1006], pa.int64()))
+    fresh = np.array([[1, 2, 3, 4], [5, 6, 7, 8]], np.float32)
+    state = DeltaState.of(old).apply(Delta(1, rows, fresh, pa.array([1000], pa.int64()), NONE, NONE))
+    new = Bundle.open(compaction.write_bundle(old, state, "v1", tmp_path / "compacted"))
+    assert new.vocabulary.item_ids.to_pylist() == new.items["item_id"].to_pylist() == [77, 1003, 1006, 1009]
+    np.testing.assert_array_equal(new.vectors, [fresh[0], old.vectors[1], fresh[1], old.vectors[3]])
+    # What was never seen in training has no frequency, and takes nobody else's.
+    assert new.vocabulary.item_frequency.tolist() == [0, *frequency[1:]]
+    prices = old.items["price"].to_pylist()
+    assert new.items["price"].to_pylist() == [7.5, prices[1], 8.5, prices[3]]
+    assert (new.manifest.facts["compacted_from"], new.manifest.facts["delta_sequence"]) == ("v1", 1)
+    assert new.searcher.search(np.array([1, 0, 0, 0], np.float32), 1).rows.tolist() == [2]
+
+
+def test_what_the_next_version_does_not_have_is_paused_there_but_not_removed(tmp_path: Path) -> None:
+    """The old version has items 1000 to 1057, the new one only those up to 1027."""
+    registry = Registry(tmp_path / "registry")
+    old = registry.publish(write_bundle(tmp_path / "old", items=20, dim=4))
+    changes = ads([1003, 1057, 1006, 1054], change=["remove", "remove", "pause", "pause"])
+    delta_writer.apply(registry.url, changes)
+    new = registry.publish(write_bundle(tmp_path / "new", items=10, dim=4))
+    carried = delta_writer.carry(registry, old, new, since=None)
+    assert carried is not None
+    assert carried.paused_ids == {1006, 1054}
+    assert np.flatnonzero(carried.gone).tolist() == [1]
+    entry = Delta.read(DeltaLog(registry.store, new).open(1))
+    assert entry.removed.to_pylist() == [1003]
+    assert entry.paused.to_pylist() == [1006, 1054]
+
+
 def test_a_rollback_takes_pauses_and_changes_along(registry: Registry, bundle: Path) -> None:
     first = registry.current()
     second = registry.publish(bundle)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,10 +11,13 @@ import pytest
 from index.rules import planner as planning
 from index.rules.eligible import Eligible
 from index.rules.planner import Planner
+from index.search.exact import ExactSearcher
+from index.search.leaves import Leaves
 from index.search.scann_tree import ScannSearcher
-from index.search.searcher import Searcher, Vectors
+from index.search.searcher import Effort, Neighbors, Searcher, Vectors
 from index.search.shards import ShardedSearcher
 from index.settings import TreeSettings
+from tests import oracles
 from tests.index import serving_bundles
 
 ITEMS, DIM, M = 1200, 16, 100
@@ -79,3 +83,51 @@ def test_a_weight_of_0_ranks_by_score_alone(searcher: Searcher, vectors: Vectors
     utility = planner.utility(0.5)
     assert utility is not None
     assert utility.weight == 0.5
+
+
+FEW, FEW_LEAVES = 400, 8
+
+
+class Forgetful(ExactSearcher):
+    """Exact, but for a share of its rows that it never finds."""
+
+    forgets = np.zeros(FEW, np.bool_)
+
+    def search(self, query: np.ndarray, k: int, effort: Effort | None = None) -> Neighbors:
+        found = super().search(query, FEW, effort)
+        kept = ~self.forgets[found.rows]
+        return Neighbors(found.rows[kept][:k], found.scores[kept][:k])
+
+    @property
+    def leaves_searched(self) -> int:
+        return 2
+
+
+def planner_over(vectors: np.ndarray, forgets: np.ndarray) -> Planner:
+    leaf_of_row = (np.arange(FEW) % FEW_LEAVES).astype(np.int32)
+    rows = np.argsort(leaf_of_row, kind="stable").astype(np.int32)
+    offsets = np.arange(FEW_LEAVES + 1, dtype=np.int64) * (FEW // FEW_LEAVES)
+    centroids = np.stack([vectors[leaf_of_row == leaf].mean(axis=0) for leaf in range(FEW_LEAVES)])
+    searcher = Forgetful(vectors)
+    searcher.forgets = forgets
+    return Planner(searcher, vectors, Leaves(rows, offsets, centroids, leaf_of_row), None, None)
+
+
+@pytest.mark.parametrize(("found", "method"), [(20, "fetch"), (19, "leaves"), (0, "leaves")])
+def test_where_a_fetch_brings_too_few_eligible_rows_leaves_are_scored(
+    monkeypatch: pytest.MonkeyPatch, found: int, method: str
+) -> None:
+    """Two thirds of the rows are eligible; the searcher knows ``found`` of them, and 20 are asked for."""
+    monkeypatch.setattr(planning, "_EXACT_NUMBERS", 0)
+    rng = np.random.default_rng(2)
+    vectors = rng.normal(size=(FEW, 4)).astype(np.float32)
+    query = rng.normal(size=4).astype(np.float32)
+    passes = np.arange(FEW) % 3 > 0
+    order = [row for row in oracles.top_k(vectors @ query, FEW) if passes[row]]
+    forgets = passes.copy()
+    forgets[order[:found]] = False
+    plans = planner_over(vectors, forgets)
+    eligible = Eligible.of(passes, plans.leaves, vectors, None, gather_bytes=0)
+    answer: Any = plans.nearest(query, 20, eligible)
+    assert answer.method == method
+    assert answer.neighbors.rows.tolist() == order[:20]

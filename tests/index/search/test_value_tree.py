@@ -14,6 +14,7 @@ from index.search.utility import Utility
 from index.search.value_tree import ValueSearcher, ValueSpec, augmented, load_value, log_values_of, save_value
 from index.settings import TreeSettings
 from pipelines.contracts.errors import ArtifactError, ConfigError
+from tests import oracles
 from tests.index import serving_bundles
 
 ITEMS, DIM = 2000, 16
@@ -71,3 +72,20 @@ def test_a_damaged_value_is_refused(vectors: np.ndarray, bids: pa.ChunkedArray, 
     (tmp_path / "value" / "value.json").write_text("{}")
     with pytest.raises(ArtifactError, match="Build the bundle again"):
         load_value(tmp_path)
+
+
+@pytest.mark.parametrize("steepness", [1.0, 3.0, 50.0])
+def test_a_steep_weight_finds_valuable_items_that_lie_in_no_searched_leaf(steepness: float) -> None:
+    """The query's own leaf alone is searched; the most valuable items lie anywhere. A row comes once."""
+    vectors = serving_bundles.clustered(ITEMS, DIM, 3)
+    logs = np.random.default_rng(4).normal(0.0, 1.5, ITEMS).astype(np.float32)
+    spec = ValueSpec(attribute="bid", scale=0.25, center=0.5)
+    longer = augmented(vectors, logs, spec.scale, spec.center)
+    tree = ScannSearcher.build(longer, TreeSettings(leaves=40, leaves_to_search=1, reorder=60))
+    searcher = ValueSearcher(tree, spec, logs)
+    weight = steepness * spec.scale
+    for query in vectors[:3]:
+        utilities = vectors @ query + np.float32(weight) * logs
+        found = searcher.search_utility(query, 20, Utility(weight, logs), Effort(1, 60))
+        assert found.rows.tolist() == oracles.top_k(utilities, 20)
+        np.testing.assert_allclose(found.scores, utilities[found.rows], rtol=1e-4, atol=1e-4)

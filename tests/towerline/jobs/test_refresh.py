@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from index.building import embedding_job as embed
 from index.building import job as build
 from index.publishing.publish import rollback
+from index.registry import delta_writer
+from index.registry.deltas import DeltaLog, replay
 from index.registry.registry import Registry
 from pipelines.contracts.errors import GateError, TowerlineError
 from pipelines.contracts.manifest import fingerprint_of, read_manifest
@@ -184,6 +188,27 @@ def test_warm_nights_go_on_from_the_live_model_and_then_one_trains_in_full(
     refresh.run(warm, progress=progress)
     assert begun[-1] is None
     assert any(line.startswith("train: in full, because") and "towers.json" in line for line in progress.lines)
+
+
+def test_ads_that_came_since_the_tables_were_read_are_brought_over(tables: Tables, tmp_path: Path) -> None:
+    """Ad 5 comes after the features were written: a new index of the same features still lacks it, new tables know."""
+    refresh.run(config(tmp_path))
+    registry = Registry(tmp_path / "registry")
+    delta_writer.apply(registry.url, pa.table({"item_id": [5], "category": ["toys"]}))
+    second = refresh.run(config(tmp_path, index={"tuning_queries": 12}))
+    assert second.published
+    assert fresh_items(registry) == [5]
+    # The log's times are whole seconds: what is older than the next night must be so by its second.
+    time.sleep(1.1)
+    tables.night = 1
+    assert refresh.run(config(tmp_path, index={"tuning_queries": 12})).published
+    assert fresh_items(registry) == []
+
+
+def fresh_items(registry: Registry) -> list[int]:
+    """Items that the live version has by its deltas alone."""
+    live = registry.open()
+    return replay(live.bundle, DeltaLog(registry.store, live.version)).fresh_items["item_id"].to_pylist()
 
 
 def test_a_dry_run_publishes_nothing(tables: Tables, tmp_path: Path) -> None:

@@ -328,19 +328,20 @@ def test_of_a_sequence_the_first_basket_that_is_read_can_be_no_positive() -> Non
 
     User 0 has the baskets {0, 1}, {2, 3}: items 2 and 3 may be drawn. User 1 has {4, 2}, {0}: item 0. User 2 has 13
     events, of which 11 are read: the first that is read, item 12, shares its basket with item 13, so that 14 to 22 may
-    be drawn. Twelve events in all, each of another item: each item has a twelfth of twelve draws.
+    be drawn. User 3 has 12 events, each a basket: of the 11 that are read all but the first, items 32 to 41. Together
+    22 events, each of another item: each item has a 22nd of 22 draws.
     """
-    rows = [0, 1, 2, 3, 2, 4, 0, *range(10, 23)]
-    baskets = [0, 0, 1, 1, 0, 0, 3, 0, 1, 2, 2, *range(3, 12)]
+    rows = [0, 1, 2, 3, 2, 4, 0, *range(10, 23), *range(30, 42)]
+    baskets = [0, 0, 1, 1, 0, 0, 3, 0, 1, 2, 2, *range(3, 12), *range(12)]
     data = tiny_data("order")
-    offsets = np.array([0, 4, 7, *[20] * (data.events.users - 2)])
-    zeros = np.zeros(20, np.int8)
+    offsets = np.array([0, 4, 7, 20, *[32] * (data.events.users - 3)])
+    zeros = np.zeros(32, np.int8)
     events = Events(offsets, np.array(rows, np.int32), np.array(baskets, np.int64), zeros, zeros)
-    wanted = settings_for(data.schema, batch_users=3, uniform_negatives=0, min_steps=1)
+    wanted = settings_for(data.schema, batch_users=4, uniform_negatives=0, min_steps=1)
     made = Sampler(dataclasses.replace(data, events=events), events, wanted)
     batch = next(iter(made.epoch(np.random.default_rng(0))))
-    assert sorted(batch.rows[batch.candidates].tolist()) == [0, 2, 3, *range(14, 23)]
-    np.testing.assert_allclose(np.exp(batch.log_inclusion), oracles.inclusion(1 / 12, 12, 0.0), rtol=1e-5)
+    assert sorted(batch.rows[batch.candidates].tolist()) == [0, 2, 3, *range(14, 23), *range(32, 42)]
+    np.testing.assert_allclose(np.exp(batch.log_inclusion), oracles.inclusion(1 / 22, 22, 0.0), rtol=1e-5)
 
 
 def test_what_a_user_took_at_any_time_is_no_hard_negative() -> None:
