@@ -8,7 +8,7 @@ HOUSEHOLD := 1
 export TF_USE_LEGACY_KERAS := 1
 export TF_CPP_MIN_LOG_LEVEL := 3
 
-.PHONY: help demo test test-slow test-cluster lint lock clean
+.PHONY: help demo test test-slow test-cluster lint docs-settings lock clean
 
 help:
 	@echo "make demo          the whole nightly job on Complete Journey, into $(WORK)/"
@@ -16,6 +16,7 @@ help:
 	@echo "make test-slow     the tests that take longer"
 	@echo "make test-cluster  the Beam jobs on a Flink cluster on this machine"
 	@echo "make lint          ruff, mypy, import-linter"
+	@echo "make docs-settings docs/settings.md and its JSON Schema, from the code"
 	@echo "make lock          resolve the pins again (uv)"
 	@echo "make clean         remove $(VENV) and runs/"
 
@@ -48,6 +49,9 @@ test-slow: $(VENV)/.installed-dev
 
 test-cluster: $(VENV)/.installed-dev
 	$(BIN)/pytest -m cluster --durations=10
+
+docs-settings: $(VENV)/.installed-dev
+	$(BIN)/python -m towerline.settings_reference docs
 
 lock: | $(VENV)/bin/python
 	$(BIN)/pip install --quiet uv

@@ -24,10 +24,14 @@ from towers.settings import CLASSES, TowersSettings, chosen_by
 
 
 class Paths(Section):
-    """Where a run keeps its artifacts. ``registry`` is a folder or an fsspec URL; default: ``<work>/registry``."""
+    """Where a run keeps its artifacts."""
 
-    work: Path | None = None
-    registry: str | None = None
+    work: Path | None = Field(
+        default=None, description="The run's folder. Relative paths start at the TOML's folder. Not set: `runs/NAME`."
+    )
+    registry: str | None = Field(
+        default=None, description="The published versions: a folder or an fsspec URL. Not set: `registry` in `work`."
+    )
 
 
 class Config(DatasetSchema):

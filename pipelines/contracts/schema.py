@@ -36,13 +36,14 @@ class Section(BaseModel):
 
 
 class Table(Section):
-    """Where a table lies: a path, a glob or an fsspec URL, or a list of them (Parquet, CSV or JSONL).
+    """Where a table is."""
 
-    A relative path starts at the TOML's own folder.
-    """
-
-    path: str | tuple[str, ...]
-    format: Literal["auto", "parquet", "csv", "jsonl"] = "auto"
+    path: str | tuple[str, ...] = Field(
+        description="A file, a glob, an fsspec URL, or a list of these. Relative paths start at the TOML's folder."
+    )
+    format: Literal["auto", "parquet", "csv", "jsonl"] = Field(
+        default="auto", description="File format. auto: by the file's ending."
+    )
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -51,20 +52,23 @@ class Table(Section):
 
 
 class EventsTable(Table):
-    """One row an event: a user did something with an item.
+    """One row per event: a user did something with an item.
 
-    Exactly one of ``time`` (a timestamp or date column, UTC), ``order`` (an integer column, larger is later)
-    and ``unordered = true`` says how a user's events stand to one another. Events of a user with equal time
-    (or order) form one basket: none of them is in another's history.
+    Exactly one of ``time``, ``order`` and ``unordered`` is given. Events of a user with the same time (or order) form
+    one basket: none of them is in another's history.
     """
 
-    user_id: str
-    item_id: str
-    time: str | None = None
-    order: str | None = None
-    unordered: bool = False
-    action: str | None = None
-    value: str | None = None
+    user_id: str = Field(description="Column of the user's id, integers or text.")
+    item_id: str = Field(description="Column of the item's id, integers or text.")
+    time: str | None = Field(default=None, description="Timestamp or date column (UTC).")
+    order: str | None = Field(default=None, description="Integer column that orders a user's events; larger is later.")
+    unordered: bool = Field(default=False, description="The events have neither time nor order.")
+    action: str | None = Field(
+        default=None, description="Column of what the user did, one of the names in `[actions]`. Not set: one action."
+    )
+    value: str | None = Field(
+        default=None, description="Numeric column of what the event was worth. It tells equal events apart."
+    )
 
     @model_validator(mode="after")
     def _one_order(self) -> Self:
@@ -80,25 +84,27 @@ class EventsTable(Table):
 
 
 class ItemsTable(Table):
-    """One row a shopping ad. ``title`` names the column shown to people."""
+    """One row per item, that is, per shopping ad."""
 
-    item_id: str
-    advertiser_id: str | None = None
-    title: str | None = None
+    item_id: str = Field(description="Column of the item's id.")
+    advertiser_id: str | None = Field(
+        default=None, description="Column of the advertiser's id, for reports, rules and the gate on advertisers."
+    )
+    title: str | None = Field(default=None, description="Column of the title shown to people.")
 
 
 class UsersTable(Table):
-    """One row a user: what is known of a user besides the events."""
+    """One row per user: what is known about a user besides the events."""
 
-    user_id: str
+    user_id: str = Field(description="Column of the user's id.")
 
 
 class Tables(Section):
     """The three tables. Without ``items`` the catalogue is the set of items that events name; likewise users."""
 
-    events: EventsTable
-    items: ItemsTable | None = None
-    users: UsersTable | None = None
+    events: EventsTable = Field(description="The events.")
+    items: ItemsTable | None = Field(default=None, description="The items.")
+    users: UsersTable | None = Field(default=None, description="The users.")
 
 
 class _Feature(Section):
@@ -215,9 +221,14 @@ class Features(Section):
 
 
 class History(Section):
-    """How much of a user's past the user tower sees: the ``max_length`` latest events before the moment."""
+    """How much of a user's past the user tower sees."""
 
-    max_length: int = Field(default=50, ge=1)
+    max_length: int = Field(
+        default=50,
+        ge=1,
+        description="Number of a user's latest events in the history. More: better vectors for active users, larger "
+        "features and slower training.",
+    )
 
 
 class Split(Section):
@@ -230,12 +241,23 @@ class Split(Section):
     - ``leave_last_out``: each user's last event is test, the one before valid, the rest train.
     """
 
-    valid_from: datetime.datetime | int | None = None
-    test_from: datetime.datetime | int | None = None
-    test_until: datetime.datetime | int | None = None
-    column: str | None = None
-    valid_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)
-    leave_last_out: bool = False
+    valid_from: datetime.datetime | int | None = Field(
+        default=None, description="Start of the validation part: a date or timestamp (UTC), or a value of `order`."
+    )
+    test_from: datetime.datetime | int | None = Field(default=None, description="Start of the test part.")
+    test_until: datetime.datetime | int | None = Field(
+        default=None, description="End of the test part; later events are dropped. Not set: no end."
+    )
+    column: str | None = Field(default=None, description="Column of the events with the words train, valid, test.")
+    valid_fraction: float = Field(
+        default=0.0,
+        ge=0.0,
+        lt=1.0,
+        description="With `column`: share of the train events to move to validation, chosen by a stable hash.",
+    )
+    leave_last_out: bool = Field(
+        default=False, description="Each user's last event is test, the one before validation, the rest train."
+    )
 
     @field_validator("valid_from", "test_from", "test_until", mode="before")
     @classmethod
@@ -269,51 +291,74 @@ class Split(Section):
 class ColumnRule(Section):
     """What a column of a table must satisfy; a row that does not is rejected with the rule's name as the reason."""
 
-    nullable: bool | None = None
-    min: float | None = None
-    max: float | None = None
-    max_length: int | None = Field(default=None, ge=0)
-    allowed: tuple[str, ...] | None = None
+    nullable: bool | None = Field(default=None, description="false: rows without a value are rejected.")
+    min: float | None = Field(default=None, description="Smallest number allowed.")
+    max: float | None = Field(default=None, description="Largest number allowed.")
+    max_length: int | None = Field(default=None, ge=0, description="Maximum length of a text or list.")
+    allowed: tuple[str, ...] | None = Field(default=None, description="The only values allowed.")
 
 
 class DriftLimits(Section):
-    """By how much a run may differ from the previous one.
+    """By how much a run may differ from the previous one."""
 
-    ``null_rate`` and ``new_value_share`` are differences of shares, ``mean`` a distance in spreads of the previous run
-    (or in places among its quantiles, from -1 to 1), ``daily_volume`` a change relative to the previous daily mean.
-    """
-
-    null_rate: float = Field(default=0.05, ge=0.0)
-    new_value_share: float = Field(default=0.2, ge=0.0)
-    mean: float = Field(default=0.5, ge=0.0)
-    daily_volume: float = Field(default=0.5, ge=0.0)
+    null_rate: float = Field(
+        default=0.05, ge=0.0, description="Maximum change of a column's share of missing values (0.05: five points)."
+    )
+    new_value_share: float = Field(
+        default=0.2, ge=0.0, description="Maximum share of items, or of a feature's values by frequency, that are new."
+    )
+    mean: float = Field(
+        default=0.5,
+        ge=0.0,
+        description="Maximum change of a number's mean, in standard deviations of the previous run (with quantile "
+        "scaling: in places among its quantiles, from -1 to 1).",
+    )
+    daily_volume: float = Field(
+        default=0.5,
+        ge=0.0,
+        description="Maximum relative difference of a new day's events from the mean of the last four weeks.",
+    )
 
 
 class Validation(Section):
-    """How much bad input is accepted.
+    """How much bad input is accepted."""
 
-    ``columns`` has rules by table, then by column: ``[validation.columns.events.quantity]``.
-    ``max_reject_rate`` is the share of a table's rows above which the job fails; ``max_rate`` sets it by rule.
-    ``duplicates`` says what becomes of an event that repeats another of its user exactly (item, time, action, value):
-    both are counted; ``reject`` keeps the first. ``drift`` beyond ``drift_limits`` is noted in the manifest and
-    logged, or fails the job.
-    """
-
-    max_reject_rate: float = Field(default=0.01, ge=0.0, le=1.0)
-    max_rate: dict[str, float] = {}
-    columns: dict[Literal["events", "items", "users"], dict[str, ColumnRule]] = {}
-    earliest: datetime.datetime | None = None
-    latest: datetime.datetime | None = None
-    late_days: float | None = Field(default=None, ge=0.0)
-    duplicates: Literal["keep", "reject"] = "keep"
-    drift: Literal["off", "warn", "fail"] = "warn"
-    drift_limits: DriftLimits = DriftLimits()
+    max_reject_rate: float = Field(
+        default=0.01, ge=0.0, le=1.0, description="Maximum share of a table's rows rejected; above it the job fails."
+    )
+    max_rate: dict[str, float] = Field(
+        default={}, description='The same by rule, for example { "type:price" = 0.05 }: the reasons in `rejects/`.'
+    )
+    columns: dict[Literal["events", "items", "users"], dict[str, ColumnRule]] = Field(
+        default={}, description="Rules by table and column: `[validation.columns.events.quantity]`."
+    )
+    earliest: datetime.datetime | None = Field(
+        default=None, description="Events before this time are rejected. Not set: 1970-01-01."
+    )
+    latest: datetime.datetime | None = Field(
+        default=None, description="Events at or after this time are rejected. Not set: 2200-01-01."
+    )
+    late_days: float | None = Field(
+        default=None,
+        ge=0.0,
+        description="With a previous run: new events that are older than its newest one by more than this many days "
+        "are rejected. Not set: none.",
+    )
+    duplicates: Literal["keep", "reject"] = Field(
+        default="keep",
+        description="What happens to events that repeat another one of the user exactly (item, time, action, value): "
+        "counted, or all but the first rejected.",
+    )
+    drift: Literal["off", "warn", "fail"] = Field(
+        default="warn", description="What happens when a run differs from the previous one beyond `drift_limits`."
+    )
+    drift_limits: DriftLimits = Field(default=DriftLimits(), description="The limits of drift.")
 
 
 class Dataset(Section):
-    """The data set's name, shown in manifests and reports."""
+    """The data set."""
 
-    name: str
+    name: str = Field(description="Name, shown in manifests and reports.")
 
 
 class DatasetSchema(Section):
@@ -321,12 +366,16 @@ class DatasetSchema(Section):
 
     dataset: Dataset
     tables: Tables
-    actions: dict[str, float] = {}
+    actions: dict[str, float] = Field(
+        default={},
+        description="Names of the actions and their weights as training positives. 0: context, part of histories and "
+        "never a positive. Rows with other actions are rejected.",
+    )
     features: Features = Features()
     history: History = History()
     split: Split
     validation: Validation = Validation()
-    seed: int = 17
+    seed: int = Field(default=17, description="Seed of training, tuning and of `split.valid_fraction`.")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
