@@ -57,14 +57,16 @@ def _as_table(name: str, frame: Any) -> pa.Table:
         )
     try:
         table = pa.RecordBatchReader.from_stream(frame).read_all()
+        schema = pa.schema([pa.field(field.name, _plain(field.type), field.nullable) for field in table.schema])
+        return table.cast(schema)
     except (pa.ArrowException, ValueError, TypeError) as err:
         raise SchemaError(f"{name}: the frame cannot be read through Arrow: {err}. Convert the column.") from err
-    schema = pa.schema([pa.field(field.name, _plain(field.type), field.nullable) for field in table.schema])
-    return table.cast(schema)
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
-    """Parquet has one text type and one list type; views and large offsets become those."""
+    """Parquet has one text type and one list type; views, large offsets and categories become those."""
+    if pa.types.is_dictionary(kind):
+        return _plain(kind.value_type)
     if pa.types.is_string_view(kind) or pa.types.is_large_string(kind):
         return pa.string()
     if pa.types.is_binary_view(kind) or pa.types.is_large_binary(kind):

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import towerline
-from pipelines.contracts.errors import SchemaError
+from pipelines.contracts.errors import ConfigError, SchemaError
 from tests.worlds import write_marketplace
 from towerline.jobs.frames import write_frames
 
@@ -51,6 +51,18 @@ def test_text_is_plain_text_whatever_the_frame_calls_it(tmp_path: Path) -> None:
     assert pq.read_schema(file).types == [pa.string(), pa.string()]
 
 
+def test_categories_are_their_values(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"country": pd.Categorical(["US", None, "DE"])})
+    file = write_frames({"users": frame}, tmp_path)["users"]
+    assert pq.read_schema(file).types == [pa.string()]
+    assert pq.read_table(file)["country"].to_pylist() == ["US", None, "DE"]
+
+
+def test_a_column_that_arrow_cannot_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SchemaError, match="items: the frame cannot be read through Arrow"):
+        write_frames({"items": pd.DataFrame({"price": [1, "two"]})}, tmp_path)
+
+
 def test_an_unchanged_frame_leaves_the_file_alone(tmp_path: Path) -> None:
     file = write_frames({"items": pa.table(ROWS)}, tmp_path)["items"]
     written = file.stat().st_mtime_ns, file.stat().st_ino
@@ -79,3 +91,14 @@ def test_features_of_frames_are_those_of_files(tmp_path: Path) -> None:
     for part in ("sequences", "items", "users", "vocabulary", "items_encoded", "users_encoded"):
         for file in (tmp_path / "files" / "features" / part).iterdir():
             assert file.read_bytes() == (tmp_path / "frames" / "features" / part / file.name).read_bytes(), file
+
+
+def test_the_toml_needs_no_path_for_a_frame(tmp_path: Path) -> None:
+    config = write_marketplace(tmp_path)
+    lines = [line for line in config.read_text().splitlines() if line != 'path = "events.parquet"']
+    config.write_text("\n".join(lines))
+    events = pq.read_table(tmp_path / "events.parquet")
+    project = towerline.open(config, work=tmp_path / "run", events=events)
+    assert project.config.tables.events.path == str(tmp_path / "run" / "tables" / "events.parquet")
+    with pytest.raises(ConfigError, match=r"tables\.events\.path: required, but missing"):
+        towerline.open(config, work=tmp_path / "run")

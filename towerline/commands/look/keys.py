@@ -75,7 +75,8 @@ def explain(key: str) -> list[Meaning]:
         guess = f" Did you mean {' or '.join(near)}?" if near else " `towerline config` prints all of them."
         raise ConfigError(f"--explain {key}: there is no such key.{guess}")
     if len(places) > 1 and all(_tag(place.model)[0] == place.name for place in places):
-        return [Meaning(" or ".join(type_name(place.field.annotation) for place in places), "required", "")]
+        default = "chosen to fit the data" if places[0].name == "protocol" else "required"
+        return [Meaning(" or ".join(type_name(place.field.annotation) for place in places), default, "")]
     grouped: dict[Meaning, list[Place]] = {}
     for place in places:
         grouped.setdefault(_meaning(place.field), []).append(place)
