@@ -8,13 +8,14 @@ HOUSEHOLD := 1
 export TF_USE_LEGACY_KERAS := 1
 export TF_CPP_MIN_LOG_LEVEL := 3
 
-.PHONY: help demo test test-slow test-cluster lint docs-settings lock clean
+.PHONY: help demo test test-slow test-cluster coverage lint docs-settings lock clean
 
 help:
 	@echo "make demo          the whole nightly job on Complete Journey, into $(WORK)/"
 	@echo "make test          lint and the tests"
 	@echo "make test-slow     the tests that take longer"
 	@echo "make test-cluster  the Beam jobs on a Flink cluster on this machine"
+	@echo "make coverage      the tests, and which lines they run, into runs/coverage/"
 	@echo "make lint          ruff, mypy, import-linter"
 	@echo "make docs-settings docs/settings.md and its JSON Schema, from the code"
 	@echo "make lock          resolve the pins again (uv)"
@@ -52,6 +53,11 @@ test-cluster: $(VENV)/.installed-dev
 
 docs-settings: $(VENV)/.installed-dev
 	$(BIN)/python -m towerline.settings_reference docs
+
+# Pass PYTEST to choose tests: make coverage PYTEST="tests/towers -m 'not slow'"
+coverage: PYTEST = -m "not slow and not cluster"
+coverage: $(VENV)/.installed-dev
+	$(BIN)/pytest $(PYTEST) --cov --cov-report=term --cov-report=html:runs/coverage/html
 
 lock: | $(VENV)/bin/python
 	$(BIN)/pip install --quiet uv
