@@ -65,27 +65,59 @@ class Part:
     description: str
     keys: tuple[Key, ...]
 
+    @property
+    def place(self) -> str:
+        """The header without brackets."""
+        return self.header.strip("[]")
+
 
 def describe_key(path: str) -> str:
-    """What a key means, as lines of text: its name, type, range, default and description.
+    """What a key or a section means, as lines of text: type, range, default and description, or the section's keys.
 
-    ``path`` is dotted, as for ``--set``: ``towers.epochs``. The name of a section lists its keys.
+    ``path`` is dotted, as for ``--set``: ``towers.epochs``, ``index.tree``. Any name will do where a table has names of
+    its own: ``validation.columns.events.price.max``.
 
     Raises:
         ConfigError: there is no such key; the message names the closest one.
     """
-    wanted = path.strip().strip("[]")
-    for part in parts():
-        keys = {key.path: key for key in part.keys}
-        if wanted in keys:
-            key = keys[wanted]
-            return f"{key.path}: {key.type}\ndefault: {key.default}\n\n{key.description}"
-        if wanted and wanted == part.header.strip("[]"):
-            return "\n".join([part.header, "", part.description, "", *(f"  {name}" for name in keys)])
-    known = [key.path for part in parts() for key in part.keys]
+    found = find(path)
+    if isinstance(found, Key):
+        return f"{found.path}: {found.type}\ndefault: {found.default}\n\n{found.description}"
+    return "\n".join([found.header, "", found.description, "", *(f"  {key.path}" for key in found.keys)])
+
+
+def find(path: str) -> Key | Part:
+    """The key or the section that ``path`` names, as for ``describe_key``; a section with the keys of those inside it.
+
+    Raises:
+        ConfigError: there is no such key; the message names the closest one.
+    """
+    wanted, everything = path.strip().strip("[]"), parts()
+    for key in (key for part in everything for key in part.keys):
+        # A key may be a table of values by name.
+        if _fits(key.path, wanted) or (key.type.startswith("table of") and _fits(f"{key.path}.NAME", wanted)):
+            return key
+    inside = [part for part in everything if _fits(part.place, wanted) or _begins(part.place, wanted)]
+    if wanted and inside:
+        keys = tuple(key for part in inside for key in part.keys)
+        first = inside[0]
+        return Part(first.header, first.description, keys) if _fits(first.place, wanted) else Part(wanted, "", keys)
+    known = [key.path for part in everything for key in part.keys]
     near = difflib.get_close_matches(wanted, known, n=1) or [one for one in known if one.split(".")[-1] == wanted][:1]
-    hint = f"did you mean {near[0]}?" if near else "docs/settings.md lists all of them."
+    hint = f"did you mean {near[0]}?" if near else "`towerline config` prints all of them."
     raise ConfigError(f"{path}: expected a key of the configuration, such as towers.epochs; {hint}")
+
+
+def _fits(place: str, wanted: str) -> bool:
+    """Whether the two are the same, ``NAME`` being any name."""
+    names, given = place.split("."), wanted.split(".")
+    return len(names) == len(given) and all(name in ("NAME", one) for name, one in zip(names, given, strict=True))
+
+
+def _begins(place: str, wanted: str) -> bool:
+    """Whether ``place`` is a section inside ``wanted``."""
+    depth = wanted.count(".") + 1
+    return place.count(".") >= depth and _fits(".".join(place.split(".")[:depth]), wanted)
 
 
 def parts() -> tuple[Part, ...]:

@@ -11,7 +11,8 @@ import pytest
 
 from pipelines.contracts.errors import ConfigError
 from tests.worlds import TOML
-from towerline.settings_reference import MARKDOWN_FILE, SCHEMA_FILE, describe_key, json_schema, parts, write
+from towerline.config import Config
+from towerline.settings_reference import MARKDOWN_FILE, SCHEMA_FILE, Key, describe_key, find, json_schema, parts, write
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,9 +47,28 @@ def test_a_key_of_a_union_says_where_it_belongs_and_what_its_defaults_are() -> N
     assert describe_key("features.item.dim").endswith('Only with `kind = "embedding"`.')
 
 
-def test_a_section_lists_its_keys() -> None:
+def test_a_section_lists_its_keys_and_those_of_sections_inside_it() -> None:
     assert describe_key("[retriever]").splitlines()[0] == "[retriever]"
     assert "  retriever.new_items_share" in describe_key("retriever").splitlines()
+    assert "  index.tree.leaves" in describe_key("index").splitlines()
+    assert "  index.tree.leaves" in describe_key("index.tree").splitlines()
+
+
+def test_any_name_will_do_where_a_table_has_names_of_its_own() -> None:
+    assert describe_key("validation.columns.events.price.max").startswith("validation.columns.NAME.NAME.max: number")
+    assert describe_key("actions.buy").startswith("actions: table of numbers")
+    assert describe_key("towers.tune.epochs.low").startswith("towers.tune.NAME.low: number")
+    with pytest.raises(ConfigError, match=r"index\.shards\.more: expected a key"):
+        describe_key("index.shards.more")
+
+
+@pytest.mark.parametrize("section", Config.model_fields)
+def test_every_section_can_be_explained(section: str) -> None:
+    found = find(section)
+    keys = (found,) if isinstance(found, Key) else found.keys
+    assert keys
+    for key in keys:
+        assert find(key.path) == key
 
 
 @pytest.mark.parametrize(

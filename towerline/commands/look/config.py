@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Annotated, Any
 
 import tomli_w
 import typer
 
-from towerline.commands.look.keys import Meaning, explain
 from towerline.commands.verb import Answer, Call
+from towerline.settings_reference import describe_key, find
 
 EXAMPLES = (
     "towerline config --config ads.toml",
@@ -28,23 +27,9 @@ def verb(
 ) -> Answer:
     """The resolved configuration, defaults included, as TOML; or what one key means."""
     if key is not None:
-        meanings = explain(key)
-        facts = {"key": key, "meanings": [dataclasses.asdict(meaning) for meaning in meanings]}
-        return Answer(lines=list(_lines(key, meanings)), facts=facts)
+        return Answer(lines=describe_key(key).splitlines(), facts=dataclasses.asdict(find(key)))
     values = call.project.config.model_dump(mode="json")
     return Answer(lines=[tomli_w.dumps(_present(values)).rstrip()], facts=values)
-
-
-def _lines(key: str, meanings: list[Meaning]) -> Iterator[str]:
-    for number, meaning in enumerate(meanings):
-        if number:
-            yield ""
-        tag = f" with {meaning.only_with}" if meaning.only_with else ""
-        yield f"{key}{tag}: {meaning.type}; default: {meaning.default}"
-        if meaning.description:
-            yield meaning.description
-        if meaning.keys:
-            yield f"keys: {', '.join(meaning.keys)}"
 
 
 def _present(value: Any) -> Any:
