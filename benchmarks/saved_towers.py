@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.contracts.arrays import Int32
-from pipelines.contracts.schema import HISTORY_INPUTS
+from pipelines.contracts.kinds.feature import HISTORY_INPUTS
 from towers.data.histories import Histories
 from towers.data.training_data import Features, TrainingData
 from towers.runtime import tf

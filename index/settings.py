@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipelines.contracts.schema import Section
+from pipelines.contracts.configuration import Section
 
 ReorderType = Literal["float32", "bf16", "int8"]
 Engine = Literal["exact", "scann"]

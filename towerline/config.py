@@ -17,9 +17,9 @@ from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_va
 
 from index.evaluation.settings import EvaluationSettings
 from index.settings import GatesSettings, IndexSettings, RefreshSettings, RetrieverSettings
+from pipelines.contracts.configuration import Section, describe
 from pipelines.contracts.errors import ConfigError
-from pipelines.contracts.mistakes import describe
-from pipelines.contracts.schema import DatasetSchema, Section, resolve_paths
+from pipelines.contracts.schema import DatasetSchema, resolve_paths
 from towers.settings import CLASSES, TowersSettings, chosen_by
 
 

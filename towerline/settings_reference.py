@@ -21,8 +21,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from pipelines.contracts.configuration import models_in, tag_key, tags_of
 from pipelines.contracts.errors import ConfigError
-from pipelines.contracts.mistakes import models_in, tag_key, tags_of
 from towerline.config import Config
 from towers.keys import OnlyWith
 

@@ -14,9 +14,10 @@ import numpy.typing as npt
 import xxhash
 from ai_edge_litert.interpreter import Interpreter
 
-from pipelines.contracts.encoding import input_dtype, input_shape
 from pipelines.contracts.errors import ArtifactError
-from pipelines.contracts.schema import HISTORY_INPUTS, DatasetSchema, Feature
+from pipelines.contracts.kinds import Feature
+from pipelines.contracts.kinds.feature import HISTORY_INPUTS
+from pipelines.contracts.schema import DatasetSchema
 from towers.network.encoders import FeatureSum
 from towers.network.model import TwoTowers
 from towers.runtime import tf
@@ -63,8 +64,8 @@ def write_towers(
 
 
 def _spec(feature: Feature, batch: int | None) -> Any:
-    shape = [batch, *input_shape(feature)]
-    return tf.TensorSpec(shape, tf.as_dtype(np.dtype(input_dtype(feature))), name=feature.name)
+    shape = [batch, *feature.input_shape]
+    return tf.TensorSpec(shape, tf.as_dtype(np.dtype(feature.input_dtype)), name=feature.name)
 
 
 def _spec_of(spec: Any, batch: int) -> Any:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipelines.contracts.schema import Section
+from pipelines.contracts.configuration import Section
 
 HistoryEncoder = Literal["none", "mean", "recency", "attention", "transformer"]
 

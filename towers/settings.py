@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
+from pipelines.contracts.configuration import Section, describe
 from pipelines.contracts.errors import ConfigError, SchemaError
-from pipelines.contracts.mistakes import describe
-from pipelines.contracts.schema import DatasetSchema, Features, Section, Split, Tables
+from pipelines.contracts.schema import DatasetSchema, Features, Split, Tables
 from towers.keys import (
     ATTENDING,
     TRANSFORMER,

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from index.evaluation.settings import EvaluationSettings
 from index.evaluation.subject import Heldout
 from pipelines.contracts.arrays import Float64
-from pipelines.contracts.encoding import US_PER_DAY
+from pipelines.contracts.conversion import US_PER_DAY
 from pipelines.contracts.errors import ConfigError
 from pipelines.contracts.schema import SPLITS
 

@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from pipelines.contracts.schema import Section
+from pipelines.contracts.configuration import Section
 
 BaselineName = Literal["popularity", "recent_popularity", "own_frequency", "item_knn", "als"]
 BASELINES: tuple[BaselineName, ...] = ("popularity", "recent_popularity", "own_frequency", "item_knn", "als")

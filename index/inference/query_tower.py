@@ -17,11 +17,12 @@ from ai_edge_litert.interpreter import Interpreter
 
 from index.inference.records import Request
 from index.search.searcher import Vectors, is_bounded
-from pipelines.contracts.encoding import input_dtype, input_shape
+from pipelines.contracts.encoding import RecordEncoder
 from pipelines.contracts.errors import ArtifactError, SchemaError
-from pipelines.contracts.record_encoder import RecordEncoder
-from pipelines.contracts.schema import HISTORY_INPUTS, DatasetSchema, Feature
-from pipelines.contracts.vocabulary import OUT_OF_VOCABULARY, Fitted
+from pipelines.contracts.kinds import Feature
+from pipelines.contracts.kinds.feature import HISTORY_INPUTS
+from pipelines.contracts.schema import DatasetSchema
+from pipelines.contracts.vocabulary import Fitted
 
 # Gives the memory of an input or output; what it gives must not be kept over an invocation.
 Tensor = Callable[[], npt.NDArray[Any]]
@@ -143,9 +144,9 @@ class QueryTower:
         """
         known_id = known_any = False
         for feature, write in zip(self._features, self._encoder.writers, strict=True):
-            target = np.zeros((1, *input_shape(feature)), input_dtype(feature))
+            target = np.zeros((1, *feature.input_shape), feature.input_dtype)
             write(target, record, request.now_us)
-            known = _is_known(feature, target)
+            known = feature.is_known(target)
             known_any = known_any or known
             known_id = known_id or (known and feature.kind == "id")
         return Known(known_id, known_any)
@@ -183,14 +184,6 @@ def _fill_actions(target: npt.NDArray[Any], request: Request) -> None:
     n = len(request.rows)
     target[:n] = 0 if request.actions is None else request.actions
     target[n:] = 0
-
-
-def _is_known(feature: Feature, encoded: npt.NDArray[Any]) -> bool:
-    if feature.kind in ("id", "categorical", "list", "text"):
-        return bool((encoded > OUT_OF_VOCABULARY).any())
-    if feature.kind in ("numeric", "time_since"):
-        return bool(encoded[0, 1] > 0)
-    return bool(encoded.any())
 
 
 def _used_features(details: Mapping[str, Any], schema: DatasetSchema) -> tuple[Feature, ...]:

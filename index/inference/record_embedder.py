@@ -14,8 +14,8 @@ from index.inference.item_ids import ItemIds
 from index.inference.query_tower import QueryTower
 from index.inference.records import RecordReader
 from index.search.searcher import Vectors
-from pipelines.contracts.encoding import source_columns
-from pipelines.contracts.schema import RECORD_KEYS, DatasetSchema
+from pipelines.contracts.kinds.feature import RECORD_KEYS
+from pipelines.contracts.schema import DatasetSchema
 from pipelines.contracts.vocabulary import Vocabulary
 
 
@@ -36,7 +36,7 @@ class RecordEmbedder:
         """
         self._tower = QueryTower(tower, schema, vocabulary.user, vectors)
         self._reader = RecordReader(schema, ItemIds(vocabulary.item_ids), self._tower.history_length)
-        columns = {column for feature in schema.side("user") for column in source_columns(feature)}
+        columns = {column for feature in schema.side("user") for column in feature.raw_columns}
         self._known = {*RECORD_KEYS, *columns}
 
     def vectors(self, records: Sequence[Mapping[str, Any]]) -> Vectors:

@@ -17,9 +17,10 @@ import numpy.typing as npt
 
 from index.inference.item_ids import ItemIds
 from index.search.searcher import Rows
-from pipelines.contracts.encoding import US_PER_DAY, source_columns, time_us
+from pipelines.contracts.conversion import US_PER_DAY, time_us
 from pipelines.contracts.errors import SchemaError
-from pipelines.contracts.schema import RECORD_KEYS, DatasetSchema
+from pipelines.contracts.kinds.feature import RECORD_KEYS
+from pipelines.contracts.schema import DatasetSchema
 
 Clock = Callable[[], float]
 _SEQUENCES = (list, tuple, np.ndarray)
@@ -59,7 +60,7 @@ class RecordReader:
         self.clock = clock
         self._timed = schema.tables.events.time is not None
         self._action_code = {name: code for code, name in enumerate(schema.action_names)}
-        columns = {column for feature in schema.side("user") for column in source_columns(feature)}
+        columns = {column for feature in schema.side("user") for column in feature.raw_columns}
         self._known_keys = frozenset({*RECORD_KEYS, *columns, schema.id_column("user"), schema.tables.events.user_id})
 
     def read(self, record: Mapping[str, Any]) -> Request:

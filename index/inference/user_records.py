@@ -16,7 +16,6 @@ import pyarrow as pa
 import xxhash
 
 from pipelines.contracts.arrays import Int8, Int64
-from pipelines.contracts.encoding import source_columns
 from pipelines.contracts.schema import SPLITS, DatasetSchema, SplitName
 from pipelines.sequences.reader import Sequences, load_users
 
@@ -145,7 +144,7 @@ def sample_users(user_ids: pa.Array, count: int, seed: int, among: Int64) -> Int
 
 def _feature_columns(profiles: pa.Table, schema: DatasetSchema) -> pa.Table:
     """``user_id`` and the raw columns that user features read."""
-    wanted = {column for feature in schema.side("user") for column in source_columns(feature)}
+    wanted = {column for feature in schema.side("user") for column in feature.raw_columns}
     id_column = schema.id_column("user")
     if id_column in wanted and id_column not in profiles.column_names:
         # A feature may read the user's own id under the name that the tables have for it.

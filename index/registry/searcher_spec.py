@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from index.settings import Engine, TreeSettings
-from pipelines.contracts.schema import Section
+from pipelines.contracts.configuration import Section
 
 
 class Measured(Section):

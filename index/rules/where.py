@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from index.rules.attributes import Attributes, Column, Mask
-from pipelines.contracts.encoding import time_us
+from pipelines.contracts.conversion import time_us
 from pipelines.contracts.errors import SchemaError
 
 MAX_LENGTH = 100_000

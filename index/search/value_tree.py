@@ -24,8 +24,8 @@ from index.search.scann_tree import ScannSearcher
 from index.search.searcher import Effort, Neighbors, Scores, Vectors, check_queries, check_query
 from index.search.utility import Utility
 from pipelines.contracts.arrays import Int32
+from pipelines.contracts.configuration import Section
 from pipelines.contracts.errors import ArtifactError, ConfigError, SchemaError
-from pipelines.contracts.schema import Section
 from pipelines.contracts.top_k import top_k
 
 VALUE_DIR = "value"

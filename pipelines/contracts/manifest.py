@@ -26,9 +26,8 @@ from typing import Any
 import xxhash
 from pydantic import ValidationError
 
+from pipelines.contracts.configuration import Section, describe
 from pipelines.contracts.errors import ArtifactError
-from pipelines.contracts.mistakes import describe
-from pipelines.contracts.schema import Section
 
 MANIFEST_FILE = "manifest.json"
 _BLOCK_BYTES = 1 << 20

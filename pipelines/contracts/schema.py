@@ -9,30 +9,19 @@ from __future__ import annotations
 
 import datetime
 import itertools
-import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from pipelines.contracts.configuration import Section, describe
 from pipelines.contracts.errors import ConfigError
-from pipelines.contracts.mistakes import describe
+from pipelines.contracts.kinds import CountFeature, Feature, IdFeature
 
 Side = Literal["user", "item"]
 SplitName = Literal["train", "valid", "test"]
 # Codes of SplitName in the sequences; the order is the order of time: a split's history is what has a smaller code.
 SPLITS: tuple[SplitName, ...] = ("train", "valid", "test")
-
-# Inputs of the query tower that are not features: no feature may take their names.
-HISTORY_INPUTS = ("history", "history_mask", "history_age_days", "history_action")
-# Keys of a raw user record that are not features.
-RECORD_KEYS = ("history", "history_time", "history_action", "time", "user_id")
-
-
-class Section(BaseModel):
-    """A frozen part of the configuration in which an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Table(Section):
@@ -105,103 +94,6 @@ class Tables(Section):
     events: EventsTable = Field(description="The events.")
     items: ItemsTable | None = Field(default=None, description="The items.")
     users: UsersTable | None = Field(default=None, description="The users.")
-
-
-class _Feature(Section):
-    name: str
-    column: str | None = None
-
-    @field_validator("name")
-    @classmethod
-    def _plain_name(cls, name: str) -> str:
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            raise ValueError(f"a feature name has letters, digits and _ only, got {name!r}")
-        if name in HISTORY_INPUTS or (name in RECORD_KEYS and name != "user_id"):
-            raise ValueError(f"{name!r} is a reserved name; choose another name and give column = {name!r}")
-        return name
-
-    @property
-    def source(self) -> str:
-        """The table column the feature reads: ``column``, or the feature's own name."""
-        return self.name if self.column is None else self.column
-
-
-class _Coded(_Feature):
-    """A feature of values that become codes: 0 missing, 1 out of vocabulary, 2 and up the values."""
-
-    min_frequency: int = Field(default=1, ge=1)
-    hash_buckets: int | None = Field(default=None, ge=1)
-
-
-class IdFeature(_Coded):
-    """The user's or item's own id: a learned row for each id that the train window has seen often enough."""
-
-    kind: Literal["id"]
-
-
-class CategoricalFeature(_Coded):
-    """One value out of a set; ``values`` pins the set instead of fitting it."""
-
-    kind: Literal["categorical"]
-    values: tuple[str, ...] | None = None
-
-
-class ListFeature(_Coded):
-    """Several values out of a set, at most ``max_length`` of them (the first ones)."""
-
-    kind: Literal["list"]
-    max_length: int = Field(default=16, ge=1)
-
-
-class TextFeature(_Coded):
-    """Words of a text: NFKD, lower case, split at what is neither letter nor digit; the first ``max_length``."""
-
-    kind: Literal["text"]
-    min_frequency: int = Field(default=2, ge=1)
-    max_length: int = Field(default=32, ge=1)
-    max_vocabulary: int = Field(default=50_000, ge=1)
-
-
-class NumericFeature(_Feature):
-    """A number: standardised, standardised after log1p, or mapped to its quantile in the train window."""
-
-    kind: Literal["numeric"]
-    scale: Literal["standard", "log", "quantile"] = "standard"
-
-
-class TimeSinceFeature(_Feature):
-    """Days between a timestamp column and the moment of the request, standardised after log1p."""
-
-    kind: Literal["time_since"]
-
-
-class CountFeature(_Feature):
-    """Events of this user or item in the last days before the moment, one log1p count a window."""
-
-    kind: Literal["count"]
-    window_days: tuple[int, ...] = (1, 7, 28)
-    action: str | None = None
-
-
-class EmbeddingFeature(_Feature):
-    """A vector made elsewhere (visual, text, behavioural) of ``dim`` numbers; null where there is none."""
-
-    kind: Literal["embedding"]
-    dim: int = Field(ge=1)
-
-
-Feature = Annotated[
-    IdFeature
-    | CategoricalFeature
-    | ListFeature
-    | TextFeature
-    | NumericFeature
-    | TimeSinceFeature
-    | CountFeature
-    | EmbeddingFeature,
-    Field(discriminator="kind"),
-]
-CodedFeature = IdFeature | CategoricalFeature | ListFeature | TextFeature
 
 
 class Features(Section):
@@ -393,7 +285,7 @@ class DatasetSchema(Section):
             raise ValueError("tables.events.time is a time: split.valid_from and test_from must be dates")
         for side, table in (("user", self.tables.users), ("item", self.tables.items)):
             for feature in self.side(side):  # type: ignore[arg-type]
-                if table is None and feature.kind not in ("id", "count"):
+                if table is None and feature.needs_table:
                     raise ValueError(f"features.{side} {feature.name!r} needs [tables.{side}s], which is not given")
         return self
 
@@ -404,6 +296,10 @@ class DatasetSchema(Section):
         if self.features.item:
             return self.features.item
         return (IdFeature(kind="id", name="item_id", column=self.id_column("item")),)
+
+    def counts(self, side: Side) -> tuple[CountFeature, ...]:
+        """The features of one side that the job counts from the events."""
+        return tuple(feature for feature in self.side(side) if isinstance(feature, CountFeature))
 
     def id_column(self, side: Side) -> str:
         """The id column of the side's own table, or of the events where it has none."""

@@ -1,4 +1,4 @@
-"""The vocabulary: what was fitted on the train window, and is needed to encode a record ever after.
+"""The vocabulary: what was fitted on the train window, and is needed to encode records from then on.
 
 Values and their frequencies for coded features, moments or quantiles for numbers, the catalogue's item ids in row
 order with their train frequencies. Written once by ``pipelines.features.job``, copied into every model and bundle.
@@ -12,7 +12,7 @@ import json
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,6 @@ import xxhash
 
 from pipelines.contracts.arrays import Float64, Int32
 from pipelines.contracts.errors import ArtifactError, SchemaError
-from pipelines.contracts.schema import CodedFeature, Side
 
 MISSING = 0
 OUT_OF_VOCABULARY = 1
@@ -48,7 +47,7 @@ def canonical(values: pa.Array) -> pa.Array:
 
 
 class ValueTable:
-    """Maps values to their places: one hash lookup a value, vectorised for arrays and direct for single values.
+    """Maps values to their places: one hash lookup per value, vectorised for arrays and direct for single values.
 
     Args:
         values: int64 or string, unique, no nulls; the place of a value is its position.
@@ -67,9 +66,8 @@ class ValueTable:
         if len(values) == 0 or len(self.values) == 0:
             return np.full(len(values), -1, np.int32)
         wanted = self._same_type(canonical(values))
-        if (
-            len(wanted) < len(self.values) // 16
-        ):  # Arrow hashes all values at each call: for few, the kept mapping is faster.
+        # Arrow hashes all values at each call: for few, the kept mapping is faster.
+        if len(wanted) < len(self.values) // 16:
             return np.fromiter(
                 (self.value_to_place.get(value, -1) for value in wanted.to_pylist()), np.int32, len(wanted)
             )
@@ -91,7 +89,7 @@ class ValueTable:
 
     def place(self, value: object) -> int:
         """Place of one value, -1 where it is unknown, null or of a type that no value has."""
-        if type(value) is self._python_type:
+        if type(value) is self.python_type:
             return self.value_to_place.get(value, -1)
         if value is None:
             return -1
@@ -99,7 +97,8 @@ class ValueTable:
         return int(self.places(array)[0])
 
     @functools.cached_property
-    def _python_type(self) -> type:
+    def python_type(self) -> type:
+        """The type of single values: int or str."""
         return int if pa.types.is_integer(self.values.type) else str
 
 
@@ -138,29 +137,27 @@ class FittedCodes:
     hash_buckets: int | None = None
 
     @classmethod
-    def fit(cls, feature: CodedFeature, values: pa.Array, counts: pa.Array) -> FittedCodes:
-        """Keeps the values seen at least ``min_frequency`` times, by falling count, then by value.
+    def most_frequent(
+        cls, values: pa.Array, counts: pa.Array, *, min_frequency: int = 1, limit: int | None = None
+    ) -> FittedCodes:
+        """Keeps the values seen at least ``min_frequency`` times, by falling count, then by value; at most ``limit``.
 
         Args:
-            feature: the schema's word on the feature.
             values: unique values of the train window (nulls are dropped).
             counts: int64, how often each was seen.
         """
-        if feature.hash_buckets is not None:
-            return cls(pa.array([], pa.string()), np.zeros(0, np.int64), feature.hash_buckets)
-        pinned = getattr(feature, "values", None)
-        table = pa.table({"value": canonical(values), "count": pa.array(counts).cast(pa.int64())})
-        table = table.filter(pc.is_valid(table["value"]))
-        if pinned is not None:
-            known = pa.table({"value": pa.array(pinned, pa.string())})
-            text = table.set_column(0, "value", table["value"].cast(pa.string()))
-            joined = known.append_column("place", pa.array(np.arange(len(pinned)))).join(text, "value").sort_by("place")
-            frequencies = np.asarray(pc.fill_null(joined["count"], 0), np.int64)
-            return cls(pa.array(pinned, pa.string()), frequencies)
-        table = table.filter(pc.greater_equal(table["count"], feature.min_frequency))
-        table = table.sort_by([("count", "descending"), ("value", "ascending")])
-        table = table.slice(0, getattr(feature, "max_vocabulary", None))
+        table = pa.table({"value": canonical(values), "count": counts})
+        table = table.filter(pc.and_(pc.is_valid(table["value"]), pc.greater_equal(table["count"], min_frequency)))
+        table = table.sort_by([("count", "descending"), ("value", "ascending")]).slice(0, limit)
         return cls(table["value"].combine_chunks(), np.asarray(table["count"], np.int64))
+
+    @classmethod
+    def pinned(cls, values: Sequence[str], seen: pa.Array, counts: pa.Array) -> FittedCodes:
+        """Keeps exactly ``values``, in their order, with the counts of those ``seen``; arguments as above."""
+        table = pa.table({"value": canonical(seen).cast(pa.string()), "count": counts})
+        known = pa.table({"value": pa.array(values, pa.string()), "place": np.arange(len(values))})
+        joined = known.join(table, "value").sort_by("place")
+        return cls(pa.array(values, pa.string()), np.asarray(pc.fill_null(joined["count"], 0), np.int64))
 
     @property
     def size(self) -> int:
@@ -170,6 +167,16 @@ class FittedCodes:
     @functools.cached_property
     def _table(self) -> ValueTable:
         return ValueTable(self.values)
+
+    @functools.cached_property
+    def value_to_code(self) -> dict[Hashable, int]:
+        """Codes of single values of ``python_type``; empty where values are hashed."""
+        return {value: place + RESERVED_CODES for place, value in enumerate(self._table.values.to_pylist())}
+
+    @property
+    def python_type(self) -> type:
+        """The type of the values in ``value_to_code``: int or str."""
+        return self._table.python_type
 
     def codes(self, values: pa.Array) -> Int32:
         """``[n] int32`` code of each value: 0 where null, 1 where unknown, else 2 and up."""
@@ -210,7 +217,7 @@ class FittedNumbers:
             if self.quantiles is None or len(self.quantiles) < 2 or self.quantiles[0] == self.quantiles[-1]:
                 return np.where(np.isnan(values), np.nan, 0.0)
             places = np.linspace(-1.0, 1.0, len(self.quantiles))
-            # Ties in the quantiles: the mean of the first and the last place a value stands at.
+            # Ties in the quantiles: the mean of the first and the last place of the value.
             left = np.interp(values, self.quantiles, places)
             right = -np.interp(-values, -self.quantiles[::-1], places)
             return np.asarray((left + right) / 2)
@@ -244,7 +251,7 @@ class Vocabulary:
     item_ids: pa.Array
     item_frequency: npt.NDArray[np.int64]
 
-    def side(self, side: Side) -> dict[str, Fitted]:
+    def side(self, side: Literal["user", "item"]) -> dict[str, Fitted]:
         """The fitted features of one side."""
         return self.user if side == "user" else self.item
 

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipelines.contracts.conversion import US_PER_DAY
 from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.manifest import FileEntry, open_artifact
 from pipelines.contracts.schema import DatasetSchema
@@ -61,7 +62,7 @@ class Previous:
     def late_before(self, schema: DatasetSchema) -> int | None:
         """The moment before which a new event is late: the configured days before the newest event known."""
         days, last = schema.validation.late_days, self.facts["last_time"]
-        return None if days is None or last is None else int(last - days * 86_400_000_000)
+        return None if days is None or last is None else int(last - days * US_PER_DAY)
 
 
 @dataclass(frozen=True)

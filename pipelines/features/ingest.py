@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.contracts.conversion import US_PER_DAY
 from pipelines.contracts.files import read_arrow, write_arrow, write_json, write_parquet
 from pipelines.contracts.hashing import partition_of
 from pipelines.features.task import Job
@@ -23,8 +24,6 @@ from pipelines.tables.entity_checks import EntityChecker
 from pipelines.tables.event_checks import EventChecker, columns_of
 from pipelines.tables.readers import Batch, Shard, read_shard
 from pipelines.tables.rejects import REJECTS, malformed_rejects
-
-US_PER_DAY = 86_400_000_000
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.contracts.encoding import count_column
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.files import link, write_aside, write_parquet
-from pipelines.contracts.schema import SPLITS, CountFeature, DatasetSchema, EmbeddingFeature
+from pipelines.contracts.kinds import CountFeature
+from pipelines.contracts.schema import SPLITS, DatasetSchema
 from pipelines.features.duplicates import by_split, repeats, unique
 from pipelines.features.fitting import SideSummary, summarise
 from pipelines.features.ingest import Spilled, read_spilled
@@ -163,9 +163,8 @@ def _summary(job: Job, table: pa.Table, users: Users) -> SideSummary:
     features = tuple(
         feature.model_copy(update={"column": "user_id"}) if feature.source == own else feature
         for feature in job.schema.side("user")
-        if not isinstance(feature, CountFeature | EmbeddingFeature)
     )
-    return summarise(features, table, users.ids, users.train, job.as_of_us) if features else SideSummary()
+    return summarise(features, table, users.ids, users.train, job.as_of_us)
 
 
 def _counted(rows: npt.NDArray[np.int32], items: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
@@ -197,15 +196,16 @@ def _users_table(job: Job, part: int, built: _Built, profiles: pa.Table) -> pa.T
         if name != "user_id":
             table = table.append_column(name, profiles[name].take(places))
     counted = built.counted
-    own = None
-    for feature in job.schema.side("user"):
-        if isinstance(feature, CountFeature):
-            own = places_of(counted.user_ids, ids)[counted.owners] if own is None else own
-            chosen = _counted_events(job, counted, feature)
-            for days in feature.window_days:
-                counts = window_counts(own[chosen], counted.times[chosen], len(ids), job.as_of_us, days)
-                counts = counts + _counts_before(job, part, count_column(feature, days), ids)
-                table = table.append_column(count_column(feature, days), pa.array(counts))
+    features = job.schema.counts("user")
+    if not features:
+        return table
+    own = places_of(counted.user_ids, ids)[counted.owners]
+    for feature in features:
+        chosen = _counted_events(job, counted, feature)
+        for days, name in zip(feature.window_days, feature.raw_columns, strict=True):
+            counts = window_counts(own[chosen], counted.times[chosen], len(ids), job.as_of_us, days)
+            counts = counts + _counts_before(job, part, name, ids)
+            table = table.append_column(name, pa.array(counts))
     return table
 
 
@@ -240,12 +240,10 @@ def _item_counts(job: Job, grouped: Grouped) -> pa.Table:
             {"row": pa.array([], pa.int32()), "column": pa.array([], pa.string()), "count": pa.array([], pa.int64())}
         )
     ]
-    for feature in job.schema.side("item"):
-        if isinstance(feature, CountFeature):
-            chosen = _counted_events(job, grouped, feature)
-            rows, places = np.unique(grouped.rows[chosen], return_inverse=True)
-            for days in feature.window_days:
-                counts = window_counts(places, grouped.times[chosen], len(rows), job.as_of_us, days)
-                name = pa.repeat(count_column(feature, days), len(rows))
-                parts.append(pa.table({"row": rows, "column": name, "count": counts}))
+    for feature in job.schema.counts("item"):
+        chosen = _counted_events(job, grouped, feature)
+        rows, places = np.unique(grouped.rows[chosen], return_inverse=True)
+        for days, name in zip(feature.window_days, feature.raw_columns, strict=True):
+            counts = window_counts(places, grouped.times[chosen], len(rows), job.as_of_us, days)
+            parts.append(pa.table({"row": rows, "column": pa.repeat(name, len(rows)), "count": counts}))
     return pa.concat_tables(parts)

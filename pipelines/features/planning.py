@@ -15,16 +15,16 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.contracts.conversion import as_ids, as_times
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.files import write_parquet
 from pipelines.contracts.manifest import fingerprint_of
-from pipelines.contracts.schema import CountFeature, DatasetSchema
+from pipelines.contracts.schema import DatasetSchema
 from pipelines.contracts.vocabulary import as_array
 from pipelines.features.increment import Decision, Previous, decide, kept_rejects, remap, unfit
 from pipelines.features.task import Base, Job, write_catalogue, write_forgotten, write_remap, write_users_schema
 from pipelines.sequences.segments import Layout
 from pipelines.tables.catalogue import Items, id_type, items_of_events, read_items, unified_schema
-from pipelines.tables.conversion import as_ids, as_times
 from pipelines.tables.entity_checks import entity_columns
 from pipelines.tables.event_checks import columns_of, moment
 from pipelines.tables.readers import (
@@ -269,7 +269,7 @@ class Planner:
         bounds = None
         if previous.bounds_moved and split.valid_from is not None and split.test_from is not None:
             bounds = (moment(split.valid_from), moment(split.test_from))
-        counts = any(isinstance(feature, CountFeature) for side in self.schema.features for feature in side[1])
+        counts = bool(self.schema.counts("user") or self.schema.counts("item"))
         moved = job.as_of_us != previous.facts["as_of_us"] or not previous.same_features
         base = Base(
             dir=str(previous.dir),

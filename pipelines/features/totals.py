@@ -19,12 +19,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.contracts.arrays import Int64
-from pipelines.contracts.encoding import count_column
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.files import read_arrow, write_arrow, write_json
-from pipelines.contracts.schema import SPLITS, CountFeature, DatasetSchema
+from pipelines.contracts.kinds.summary import Moments, Summary
+from pipelines.contracts.schema import SPLITS, DatasetSchema
 from pipelines.features.duplicates import DUPLICATE
-from pipelines.features.fitting import Moments, SideSummary, Summary
+from pipelines.features.fitting import SideSummary
 from pipelines.features.increment import Previous
 from pipelines.sequences.reader import load_items
 from pipelines.tables.catalogue import Items
@@ -217,18 +217,16 @@ def with_item_counts(
     remap: pa.Array | None,
 ) -> pa.Table:
     """The items with the columns of their count features; ``previous`` and ``remap`` as in ``item_frequency``."""
-    features = [feature for feature in schema.side("item") if isinstance(feature, CountFeature)]
-    if not features:
+    names = [name for feature in schema.counts("item") for name in feature.raw_columns]
+    if not names:
         return table
     found = pa.concat_tables([part.item_counts for part in parts])
     before = None if previous is None else load_items(previous.dir)
-    for feature in features:
-        for days in feature.window_days:
-            name = count_column(feature, days)
-            own = found.filter(pc.equal(found["column"], name))
-            counts = _carried(len(table), None if before is None else np.asarray(before[name], np.int64), remap)
-            np.add.at(counts, np.asarray(own["row"]), np.asarray(own["count"]))
-            table = table.append_column(name, pa.array(counts))
+    for name in names:
+        own = found.filter(pc.equal(found["column"], name))
+        counts = _carried(len(table), None if before is None else np.asarray(before[name], np.int64), remap)
+        np.add.at(counts, np.asarray(own["row"]), np.asarray(own["count"]))
+        table = table.append_column(name, pa.array(counts))
     return table
 
 

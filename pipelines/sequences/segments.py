@@ -25,9 +25,9 @@ import pyarrow.parquet as pq
 from pydantic import Field, ValidationError
 
 from pipelines.contracts.arrays import Int64
+from pipelines.contracts.configuration import Section
 from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.files import link, read_arrow, write_arrow, write_aside
-from pipelines.contracts.schema import Section
 from pipelines.sequences.grouping import Grouped, gather, merge, with_last_out, with_time_splits
 
 LAYOUT_FILE = "layout.json"

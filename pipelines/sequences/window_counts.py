@@ -6,8 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.contracts.arrays import Int64
-
-US_PER_DAY = 86_400_000_000
+from pipelines.contracts.conversion import US_PER_DAY
 
 
 def window_counts(owners: npt.NDArray[np.integer], times: Int64, size: int, moment_us: int, days: int) -> Int64:

@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.contracts.conversion import as_ids
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.hashing import as_sorted
 from pipelines.contracts.schema import DatasetSchema
-from pipelines.tables.conversion import as_ids
 from pipelines.tables.entity_checks import EntityChecker, entity_columns
 from pipelines.tables.readers import Shard, SourceFile, arrow_schema, plan_shards, read_shard
 from pipelines.tables.rejects import REJECTS, TableCounts, malformed_rejects

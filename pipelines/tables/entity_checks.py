@@ -13,22 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.contracts.conversion import as_ids, one_array, plain_type
 from pipelines.contracts.errors import SchemaError
-from pipelines.contracts.schema import (
-    CategoricalFeature,
-    CountFeature,
-    DatasetSchema,
-    EmbeddingFeature,
-    Feature,
-    IdFeature,
-    ListFeature,
-    NumericFeature,
-    Side,
-    TextFeature,
-)
-from pipelines.tables.conversion import as_ids, as_numbers, as_times, one_array
+from pipelines.contracts.kinds import Feature
+from pipelines.contracts.schema import DatasetSchema, Side
 from pipelines.tables.readers import Batch
-from pipelines.tables.rejects import MAX_ID_LENGTH, Checks, check_columns, check_vectors
+from pipelines.tables.rejects import MAX_ID_LENGTH, Checks, check_columns
 
 
 @dataclass(frozen=True)
@@ -52,7 +42,7 @@ def entity_columns(schema: DatasetSchema, side: Side, available: Sequence[str]) 
     named: list[str | None] = [schema.id_column(side)]
     if schema.tables.items is not None and side == "item":
         named += [schema.tables.items.advertiser_id, schema.tables.items.title]
-    named += [feature.source for feature in schema.side(side) if not isinstance(feature, CountFeature)]
+    named += [feature.source for feature in schema.side(side) if not feature.made_of_events]
     named += list(schema.validation.columns.get(f"{side}s", {}))  # type: ignore[call-overload]
     needed = [name for name in dict.fromkeys(named) if name is not None]
     missing = [name for name in needed if name not in available]
@@ -91,9 +81,7 @@ class EntityChecker:
         self._side = side
         self._id_type = id_type
         self._arrow_schema = arrow_schema
-        self._features = {
-            feature.source: feature for feature in schema.side(side) if not isinstance(feature, CountFeature)
-        }
+        self._features = {feature.source: feature for feature in schema.side(side) if not feature.made_of_events}
         for name, feature in self._features.items():
             _require_type(side, name, arrow_schema.field(name).type, feature)
         self.layout = pa.schema([(field.name, self._stored_type(field)) for field in arrow_schema])
@@ -101,15 +89,10 @@ class EntityChecker:
     def _stored_type(self, field: pa.Field) -> pa.DataType:
         if field.name == self._schema.id_column(self._side):
             return self._id_type
-        kind = _plain_type(field.type)
-        feature = self._features.get(field.name)
-        if isinstance(feature, NumericFeature) and pa.types.is_string(kind):
-            return pa.float64()
-        if isinstance(feature, EmbeddingFeature):
-            return pa.list_(pa.float32())
-        if feature is not None and feature.kind == "time_since" and pa.types.is_string(kind):
-            return pa.timestamp("us", tz="UTC")
-        return pa.string() if pa.types.is_null(kind) else kind
+        arrow_type, feature = plain_type(field.type), self._features.get(field.name)
+        if feature is not None:
+            return feature.stored_type(arrow_type)
+        return pa.string() if pa.types.is_null(arrow_type) else arrow_type
 
     def check(self, batch: Batch) -> Accepted:
         """Checks one batch; the accepted rows stand in the batch's order."""
@@ -133,53 +116,16 @@ class EntityChecker:
         return Accepted(ids.values.filter(kept), table, rejects)
 
     def _column(self, raw: pa.Table, field: pa.Field, checks: Checks) -> pa.Array:
-        column = one_array(raw[field.name])
-        target = self.layout.field(field.name).type
-        feature = self._features.get(field.name)
-        if isinstance(feature, NumericFeature) and pa.types.is_string(column.type):
-            converted = as_numbers(column)
-            checks.reject(converted.wrong, f"type:{field.name}")
-            return converted.values
-        if feature is not None and feature.kind == "time_since" and pa.types.is_string(column.type):
-            times = as_times(column)
-            checks.reject(times.wrong, f"type:{field.name}")
-            return times.values.cast(target)
-        if isinstance(feature, EmbeddingFeature) and not pa.types.is_null(column.type):
-            column = column.cast(pa.list_(column.type.value_type))
-            check_vectors(checks, column, field.name, feature.dim)
-        return column.cast(target)
+        column, feature = one_array(raw[field.name]), self._features.get(field.name)
+        if feature is not None:
+            column = feature.check(column, lambda bad, rule: checks.reject(bad, f"{rule}:{field.name}"))
+        return column.cast(self.layout.field(field.name).type)
 
 
-def _plain_type(kind: pa.DataType) -> pa.DataType:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return pa.string() if pa.types.is_large_string(kind) or pa.types.is_string_view(kind) else kind
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
-
-
-def _require_type(side: Side, name: str, kind: pa.DataType, feature: Feature) -> None:
-    kind = _plain_type(kind)
-    text, number, lists = pa.types.is_string(kind), _is_number(kind) or pa.types.is_decimal(kind), _is_list(kind)
-    if isinstance(feature, IdFeature | CategoricalFeature):
-        fits, expected = text or _is_number(kind) or pa.types.is_temporal(kind), "text or numbers"
-    elif isinstance(feature, TextFeature):
-        fits, expected = text, "text"
-    elif isinstance(feature, ListFeature):
-        fits, expected = lists and not pa.types.is_nested(kind.value_type), "lists of text or numbers"
-    elif isinstance(feature, NumericFeature):
-        fits, expected = text or number, "numbers"
-    elif isinstance(feature, EmbeddingFeature):
-        fits, expected = lists and _is_number(kind.value_type), "lists of numbers"
-    else:
-        fits, expected = text or pa.types.is_temporal(kind) or pa.types.is_int64(kind), "timestamps or dates"
-    if not fits and not pa.types.is_null(kind):
+def _require_type(side: Side, name: str, arrow_type: pa.DataType, feature: Feature) -> None:
+    arrow_type = plain_type(arrow_type)
+    if not feature.accepts(arrow_type) and not pa.types.is_null(arrow_type):
         raise SchemaError(
-            f"tables.{side}s: column {name!r} has type {kind}, feature {feature.name!r} of kind {feature.kind!r} "
-            f"expects {expected}. Change the feature's kind or the column."
+            f"tables.{side}s: column {name!r} has type {arrow_type}, {feature.title} expects {feature.expects}. Change "
+            "the feature's kind or the column."
         )

@@ -14,10 +14,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.contracts.conversion import EARLIEST_US, LATEST_US, Converted, as_ids, as_integers, as_numbers, as_times
 from pipelines.contracts.hashing import fractions_of
 from pipelines.contracts.schema import SPLITS, DatasetSchema
 from pipelines.contracts.vocabulary import ValueTable
-from pipelines.tables.conversion import EARLIEST_US, LATEST_US, Converted, as_ids, as_integers, as_numbers, as_times
 from pipelines.tables.readers import Batch
 from pipelines.tables.rejects import MAX_ID_LENGTH, Checks, check_columns
 

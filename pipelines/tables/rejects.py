@@ -16,9 +16,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.contracts.arrays import Bools
+from pipelines.contracts.conversion import as_numbers, one_array
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.schema import ColumnRule, Validation
-from pipelines.tables.conversion import Bool, as_numbers, one_array
 
 REJECTS = pa.schema(
     [
@@ -44,7 +45,7 @@ class Checks:
         self._reasons: npt.NDArray[np.int16] = np.zeros(rows, np.int16)
         self._names: list[str] = []
 
-    def reject(self, bad: Bool, reason: str) -> None:
+    def reject(self, bad: Bools, reason: str) -> None:
         """Marks the rows of ``bad`` (``[rows] bool``) that no earlier rule has marked."""
         if not bad.any():
             return
@@ -52,11 +53,11 @@ class Checks:
         self._reasons = np.where((self._reasons == 0) & bad, len(self._names), self._reasons).astype(np.int16)
 
     @property
-    def accepted(self) -> Bool:
+    def accepted(self) -> Bools:
         """``[rows] bool``: rows that broke no rule."""
         return np.asarray(self._reasons == 0)
 
-    def hide(self, rows: Bool) -> None:
+    def hide(self, rows: Bools) -> None:
         """Drops rows (``[rows] bool``) without a trace: neither accepted nor among the rejects."""
         self._reasons = np.where(rows, _HIDDEN, self._reasons).astype(np.int16)
 
@@ -126,7 +127,7 @@ def check_columns(checks: Checks, raw: pa.Table, rules: Mapping[str, ColumnRule]
             checks.reject(~np.asarray(allowed, dtype=bool) & ~null, f"allowed:{name}")
 
 
-def _check_range(checks: Checks, column: pa.Array, null: Bool, name: str, rule: ColumnRule) -> None:
+def _check_range(checks: Checks, column: pa.Array, null: Bools, name: str, rule: ColumnRule) -> None:
     converted = as_numbers(column)
     checks.reject(converted.wrong, f"type:{name}")
     numbers = np.asarray(converted.values.fill_null(np.nan), np.float64)
@@ -154,18 +155,6 @@ def _as_text(column: pa.Array, name: str) -> pa.Array:
         raise SchemaError(
             f"validation.columns: column {name!r} of type {column.type} has no text to compare. Remove the rule."
         ) from err
-
-
-def check_vectors(checks: Checks, column: pa.Array, name: str, dim: int) -> None:
-    """Embedding columns: each vector null, or ``dim`` finite numbers that are not all 0."""
-    lengths = np.asarray(pc.fill_null(pc.list_value_length(column), dim), np.int64)
-    checks.reject(lengths != dim, f"dimension:{name}")
-    values = np.asarray(pc.list_flatten(column).cast(pa.float64()).fill_null(np.nan), np.float64)
-    owners = np.asarray(pc.list_parent_indices(column), np.int64)
-    broken = np.bincount(owners, ~np.isfinite(values), len(column)) > 0
-    checks.reject(broken, f"nan:{name}")
-    zero = (np.bincount(owners, values != 0, len(column)) == 0) & (lengths > 0)
-    checks.reject(zero & np.asarray(column.is_valid(), dtype=bool), f"zero:{name}")
 
 
 @dataclass(frozen=True)

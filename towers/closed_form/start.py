@@ -18,6 +18,7 @@ import scipy.sparse
 from sklearn.utils.extmath import randomized_svd
 
 from pipelines.contracts.arrays import Int32
+from pipelines.contracts.kinds.coded import Coded
 from pipelines.contracts.schema import Side
 from towers.closed_form.balance import Balance, Vectors, find_balance
 from towers.closed_form.tastes import Tastes, fit_tastes
@@ -73,7 +74,7 @@ def _start_windows(
     shown = np.array([name in settings.negative_actions for name in data.schema.action_names])
     # A plain mean is one head, whatever the settings say of others.
     settings = settings.model_copy(update={"decay_days": pool.decay_days})
-    coded = [f.name for f in data.features("item") if f.kind in ("categorical", "list", "text")]
+    coded = [f.name for f in data.features("item") if isinstance(f, Coded) and f.kind != "id"]
     coded = coded if settings.content_dim else []
     codes = [body.code_weights(name, data.items[name]) for name in coded]
 

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.contracts.arrays import Float32, Int32, Int64
-from pipelines.contracts.schema import CountFeature, Feature, Side, TimeSinceFeature
+from pipelines.contracts.kinds import CountFeature, Feature, TimeSinceFeature
+from pipelines.contracts.schema import Side
 from pipelines.contracts.vocabulary import FittedNumbers
 from towers.data.training_data import DAY_US, Events, Features, TrainingData
 from towers.settings import WindowsSettings

@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from pipelines.contracts.arrays import Int8, Int32, Int64
 from pipelines.contracts.errors import SchemaError
+from pipelines.contracts.kinds import Feature
 from pipelines.contracts.manifest import open_artifact
-from pipelines.contracts.schema import DatasetSchema, Feature, Side
+from pipelines.contracts.schema import DatasetSchema, Side
 from pipelines.contracts.vocabulary import RESERVED_CODES, FittedCodes, FittedNumbers, Vocabulary
 
 Features = dict[str, npt.NDArray[np.generic]]

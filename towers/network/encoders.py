@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-from pipelines.contracts.schema import Feature
+from pipelines.contracts.kinds import Feature
+from pipelines.contracts.kinds.coded import Coded
 from towers.runtime import tf, tf_keras
 from towers.settings import TowersSettings
 
@@ -130,12 +131,12 @@ class FeatureSum(tf_keras.layers.Layer):
                 rest = log_counts(table_sizes[feature.name], frequencies[feature.name]) * settings.bias_start
             columns = self.own_dim if feature.kind == "id" else dim
             initializer = RowNorm(scale, columns, seed * 1009 + place, rest, 2 * (feature.kind == "id"))
-            if feature.kind in ("id", "categorical", "list", "text"):
+            if isinstance(feature, Coded):
                 shape = (table_sizes[feature.name], columns + self.bias_dim)
                 title = f"{scope}/{feature.name}_table"
                 self.tables[feature.name] = self.add_weight(title, shape, initializer=initializer)
             else:
-                shape = (_columns(feature), width)
+                shape = (feature.input_shape[0], width)
                 self.maps[feature.name] = self.add_weight(f"{scope}/{feature.name}_map", shape, initializer=initializer)
             if feature.kind == "embedding":
                 self.gates[feature.name] = self.add_weight(f"{scope}/{feature.name}_gate", shape, initializer="zeros")
@@ -168,7 +169,7 @@ class FeatureSum(tf_keras.layers.Layer):
         return matrix
 
     def _contribution(self, feature: Feature, values: Any, training: bool) -> Any:
-        if feature.kind in ("numeric", "time_since", "count", "embedding"):
+        if not isinstance(feature, Coded):
             mapped = tf.matmul(values, self.maps[feature.name])
             gate = self.gates.get(feature.name)
             return mapped if gate is None else mapped * tf.sigmoid(tf.matmul(values, gate))
@@ -208,12 +209,6 @@ def _bag_of_present(table: Any, codes: Any, weights: Any) -> Any:
     shape = tf.stack([tf.shape(codes, tf.int64)[0], tf.size(used, tf.int64)])
     matrix = tf.SparseTensor(indices, tf.gather_nd(weights, places), shape)
     return tf.sparse.sparse_dense_matmul(matrix, tf.gather(table, used))
-
-
-def _columns(feature: Feature) -> int:
-    if feature.kind == "count":
-        return len(feature.window_days)
-    return feature.dim if feature.kind == "embedding" else 2
 
 
 def log_counts(size: int, frequencies: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.contracts.schema import CountFeature
+from pipelines.contracts.kinds import CountFeature
 from towers.network.encoders import EPSILON, FeatureSum
 from towers.runtime import tf, tf_keras
 from towers.settings import TowersSettings

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.contracts.schema import Feature, Side
+from pipelines.contracts.kinds import Feature
+from pipelines.contracts.schema import Side
 from towers.data.batches import Batch
 from towers.data.moments import count_features, moving_features
 from towers.data.training_data import Features, TrainingData

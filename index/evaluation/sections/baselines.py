@@ -22,7 +22,7 @@ from index.evaluation.measures.pairs import Pairs
 from index.evaluation.ranking import Rankings
 from index.evaluation.settings import SEED, BaselineName, EvaluationSettings
 from pipelines.contracts.arrays import Int32
-from pipelines.contracts.encoding import US_PER_DAY
+from pipelines.contracts.conversion import US_PER_DAY
 from pipelines.contracts.errors import ConfigError
 
 _USERS_AT_ONCE = 1024

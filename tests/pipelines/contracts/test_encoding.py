@@ -14,17 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from pipelines.contracts.encoding import (
-    US_PER_DAY,
-    encode_record,
-    encode_table,
-    input_dtype,
-    input_shape,
-    time_us,
-    words,
-)
+from pipelines.contracts.conversion import US_PER_DAY, time_us
+from pipelines.contracts.encoding import encode_record, encode_table
 from pipelines.contracts.errors import ArtifactError, SchemaError
-from pipelines.contracts.schema import Feature
+from pipelines.contracts.kinds import Feature
+from pipelines.contracts.kinds.summary import Summary
+from pipelines.contracts.kinds.text import words
 from pipelines.contracts.vocabulary import Fitted, FittedCodes, FittedNumbers, ValueTable, Vocabulary, canonical
 
 DAY = datetime.datetime(2025, 1, 11, tzinfo=datetime.UTC)
@@ -35,15 +30,16 @@ def feature(**fields: Any) -> Any:
     return TypeAdapter(Feature).validate_python(fields)
 
 
-def fit(spec: Any, counts: dict[Any, int]) -> FittedCodes:
-    return FittedCodes.fit(spec, pa.array(list(counts)), pa.array(list(counts.values()), pa.int64()))
+def fit(spec: Any, counts: dict[Any, int]) -> Any:
+    summary = Summary.of_values(pa.array(list(counts)), np.array(list(counts.values()), np.int64))
+    return spec.fit([summary])
 
 
 def encode_one(spec: Any, fitted: Fitted | None, column: pa.Array) -> np.ndarray:
     entries = {} if fitted is None else {spec.name: fitted}
     encoded = encode_table([spec], entries, pa.table({spec.source: column}), as_of_us=AS_OF_US)[spec.name]
-    assert encoded.shape == (len(column), *input_shape(spec))
-    assert encoded.dtype == input_dtype(spec)
+    assert encoded.shape == (len(column), *spec.input_shape)
+    assert encoded.dtype == spec.input_dtype
     return encoded
 
 

@@ -11,10 +11,9 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from pipelines.contracts.encoding import encode_record, input_dtype, input_shape
+from pipelines.contracts.encoding import RecordEncoder, encode_record
 from pipelines.contracts.errors import SchemaError
-from pipelines.contracts.record_encoder import RecordEncoder
-from pipelines.contracts.schema import Feature
+from pipelines.contracts.kinds import Feature
 from pipelines.contracts.vocabulary import FittedCodes, FittedNumbers
 
 NOW_US = 1_760_000_000_000_000
@@ -75,7 +74,7 @@ def test_the_prepared_encoder_equals_encode_record(data: st.DataObject) -> None:
         columns = ["clicks_1d", "clicks_7d"] if feature.kind == "count" else [feature.name]
         record = {column: data.draw(VALUES.get(column, ANYTHING)) for column in columns}
         encoder = RecordEncoder((feature,), FITTED)
-        target = np.full((1, *input_shape(feature)), 9, input_dtype(feature))
+        target = np.full((1, *feature.input_shape), 9, feature.input_dtype)
 
         def written(encoder: RecordEncoder = encoder, target: np.ndarray = target, record: Any = record) -> np.ndarray:
             encoder.writers[0](target, record, NOW_US)

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.contracts.schema import CategoricalFeature, Feature, ListFeature, NumericFeature, TextFeature
+from pipelines.contracts.kinds import CategoricalFeature, Feature, ListFeature, NumericFeature, TextFeature
+from pipelines.contracts.kinds.summary import Moments, exact_sum
 from pipelines.contracts.vocabulary import FittedCodes, FittedNumbers
-from pipelines.features.fitting import Moments, exact_sum, fit, summarise
+from pipelines.features.fitting import fit, summarise
 
 floats = st.floats(allow_nan=False, allow_infinity=False, width=64)
 

@@ -178,7 +178,7 @@ def test_a_forget_list_is_one_id_a_line(tmp_path: Path) -> None:
     (tmp_path / "list").write_text("# asked in May\n12\n\n7\n12\n")
     assert read_forget_list(tmp_path / "list") == ("12", "7")
     (tmp_path / "list").write_text("\n")
-    with pytest.raises(SchemaError, match="expected user ids, one a line, found none"):
+    with pytest.raises(SchemaError, match="expected user ids, one per line, found none"):
         read_forget_list(tmp_path / "list")
     with pytest.raises(SchemaError, match="cannot be read"):
         read_forget_list(tmp_path / "none")

@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.sequences.window_counts import US_PER_DAY, window_counts
+from pipelines.contracts.conversion import US_PER_DAY
+from pipelines.sequences.window_counts import window_counts
 from tests import oracles
 
 

@@ -11,7 +11,7 @@ import pytest
 import xxhash
 
 from pipelines.contracts.encoding import encode_table
-from pipelines.contracts.schema import (
+from pipelines.contracts.kinds import (
     CategoricalFeature,
     CountFeature,
     EmbeddingFeature,
@@ -20,7 +20,7 @@ from pipelines.contracts.schema import (
     NumericFeature,
     TextFeature,
 )
-from pipelines.contracts.vocabulary import FittedCodes, FittedNumbers
+from pipelines.contracts.vocabulary import FittedNumbers
 from tests.towers.tiny import tiny_data
 from towers.network.encoders import Chance, FeatureSum, token_weights
 from towers.network.item_tower import ItemTower
@@ -157,7 +157,7 @@ def test_a_missing_id_adds_nothing_while_training_either(missing: list[int]) -> 
 def test_a_hashed_id_has_its_buckets_row() -> None:
     """Row 2 + XXH3 of the text, modulo the buckets: ids of one bucket are alike, and a missing one adds nothing."""
     feature = IdFeature(name="item", kind="id", hash_buckets=3)
-    fitted = FittedCodes.fit(feature, pa.array([], pa.string()), pa.array([], pa.int64()))
+    fitted = feature.fit([])
     assert fitted.size == 5
     ids = [f"ad-{number}" for number in range(40)]
     encoded = encode_table([feature], {"item": fitted}, pa.table({"item": [*ids, None]}), as_of_us=0)

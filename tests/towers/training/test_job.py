@@ -11,7 +11,8 @@ import pytest
 
 from benchmarks.saved_towers import SavedTowers
 from pipelines.contracts.errors import ConfigError, SchemaError
-from pipelines.contracts.schema import CountFeature, DatasetSchema
+from pipelines.contracts.kinds import CountFeature
+from pipelines.contracts.schema import DatasetSchema
 from tests.towers.tiny import ITEMS, tiny_data
 from towers.data import training_data as inputs
 from towers.data.sampler import Sampler

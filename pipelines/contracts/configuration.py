@@ -1,4 +1,4 @@
-"""What is wrong in a configuration, as a person reads it: pydantic's errors with place, cause and remedy.
+"""The configuration: what its sections have in common, and what is wrong in one: place, cause and remedy.
 
 A section may be a union of models that one of their keys tells apart (``kind`` of a feature, ``protocol`` of the
 towers): a key that only another of them has is refused by saying which.
@@ -11,9 +11,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 Model = type[BaseModel]
+
+
+class Section(BaseModel):
+    """A frozen part of the configuration in which an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 @dataclass(frozen=True)

@@ -6,23 +6,43 @@ marked instead of failing its whole column; a column of which no cell could be i
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.contracts.arrays import Bools
+from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.vocabulary import canonical
 
-Bool = npt.NDArray[np.bool_]
-
+US_PER_DAY = 86_400_000_000
 # Beyond these a time is taken for a mistake of unit or a placeholder, whatever the schema's own window says.
 EARLIEST_US = 0
 LATEST_US = 7_258_118_400_000_000  # 2200-01-01
 _UNIT_TO_US = {"s": 1_000_000, "ms": 1_000, "us": 1}
+
+
+def plain_type(arrow_type: pa.DataType) -> pa.DataType:
+    """The type of a column after ``one_array``: dictionaries decoded, large strings as strings."""
+    arrow_type = arrow_type.value_type if pa.types.is_dictionary(arrow_type) else arrow_type
+    is_text = pa.types.is_large_string(arrow_type) or pa.types.is_string_view(arrow_type)
+    return pa.string() if is_text else arrow_type
+
+
+def is_list(arrow_type: pa.DataType) -> bool:
+    """Whether a type is a list, of fixed length or not."""
+    types = pa.types
+    return bool(types.is_list(arrow_type) or types.is_large_list(arrow_type) or types.is_fixed_size_list(arrow_type))
+
+
+def is_number(arrow_type: pa.DataType) -> bool:
+    """Whether a type is an integer, a float or a boolean."""
+    types = pa.types
+    return bool(types.is_integer(arrow_type) or types.is_floating(arrow_type) or types.is_boolean(arrow_type))
 
 
 @dataclass(frozen=True)
@@ -30,8 +50,8 @@ class Converted:
     """A column after conversion. ``values`` has a null where ``null`` or ``wrong`` (not convertible) is true."""
 
     values: pa.Array
-    null: Bool
-    wrong: Bool
+    null: Bools
+    wrong: Bools
 
 
 def one_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
@@ -46,11 +66,11 @@ def one_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     return array
 
 
-def _mask(array: pa.Array) -> Bool:
+def _mask(array: pa.Array) -> Bools:
     return np.asarray(array, dtype=bool)
 
 
-def _nulls(array: pa.Array) -> Bool:
+def _nulls(array: pa.Array) -> Bools:
     return np.zeros(len(array), bool) if array.null_count == 0 else _mask(array.is_null())
 
 
@@ -180,3 +200,28 @@ def as_numbers(column: pa.Array | pa.ChunkedArray) -> Converted:
         return done
     values = pc.if_else(finite, done.values, pa.scalar(None, pa.float64()))
     return _converted(source, values)
+
+
+def time_us(value: object) -> int:
+    """A moment as microseconds UTC since the epoch: from a datetime, date, ISO text, or integer microseconds.
+
+    Raises:
+        SchemaError: it is none of these.
+    """
+    convert: Callable[[datetime.datetime], int] = lambda moment: int(  # noqa: E731
+        (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp() * 1_000_000
+    )
+    if isinstance(value, bool):
+        raise SchemaError(f"expected a time, got {value!r}")
+    if isinstance(value, int | np.integer):
+        return int(value)
+    if isinstance(value, str):
+        try:
+            value = datetime.datetime.fromisoformat(value)
+        except ValueError as err:
+            raise SchemaError(f"expected an ISO time such as 2026-01-31T12:00:00, got {value!r}") from err
+    if isinstance(value, datetime.datetime):
+        return convert(value)
+    if isinstance(value, datetime.date):
+        return convert(datetime.datetime(value.year, value.month, value.day))
+    raise SchemaError(f"expected a time (datetime, ISO text or integer microseconds), got {value!r:.80}")

@@ -1,0 +1,187 @@
+"""What every kind of feature is asked, and the answers that most kinds share.
+
+A feature's way through the job: its column is checked (``accepts``, ``stored_type``, ``check``), each partition
+summarises what the train window says of it (``summarise``), the summaries are merged (``fit``), and the fitted entry
+encodes tables (``encode``) and single records (``encode_record``, ``writer``). A row of a table and the same record
+encode to the same numbers; a property test holds the three ways equal.
+"""
+
+from __future__ import annotations
+
+import abc
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pydantic import Field, field_validator
+
+from pipelines.contracts.arrays import Bools, Int64
+from pipelines.contracts.configuration import Section
+from pipelines.contracts.conversion import one_array
+from pipelines.contracts.errors import SchemaError
+from pipelines.contracts.kinds.summary import Summary
+from pipelines.contracts.vocabulary import Fitted, as_array
+
+# Inputs of the query tower that are not features: no feature may take their names.
+HISTORY_INPUTS = ("history", "history_mask", "history_age_days", "history_action")
+# Keys of a raw user record that are not features.
+RECORD_KEYS = ("history", "history_time", "history_action", "time", "user_id")
+
+Array = npt.NDArray[Any]
+# Writes one record's value into the feature's input ``[1, ...]``: target, record, moment in microseconds UTC.
+Writer = Callable[[Array, Mapping[str, Any], int], None]
+# Rejects rows (``[rows] bool``) for breaking a rule, given by its name.
+Reject = Callable[[Bools, str], None]
+# What Arrow raises for a column that cannot be cast or computed with.
+ARROW_ERRORS = (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError)
+
+
+@dataclass(frozen=True)
+class TrainRows:
+    """Rows of one side that occur in the train window.
+
+    ``table`` has their raw columns, ``ids`` their own ids, ``frequency`` (``[rows] int64``, 1 and up) their train
+    events; ``as_of_us`` is the moment, microseconds UTC, from which ``time_since`` counts.
+    """
+
+    table: pa.Table
+    ids: pa.Array
+    frequency: Int64
+    as_of_us: int
+
+    def column(self, name: str) -> pa.Array:
+        """A raw column as one plain array; nulls where the table does not have it."""
+        return one_array(self.table[name]) if name in self.table.column_names else pa.nulls(len(self.table))
+
+
+class FeatureKind(Section, abc.ABC):
+    """A feature of one kind: its keys in the schema, and everything the pipelines do with it.
+
+    Each kind declares the key ``kind`` as a literal; it selects the class when the schema is read.
+    """
+
+    name: str = Field(
+        description="Name of the feature and of the tower's input: letters, digits and _ only, unique on its side."
+    )
+    column: str | None = Field(default=None, description="Table column that the feature reads; by default its name.")
+
+    # The column types the kind reads, as an error names them.
+    expects: ClassVar[str]
+    # Type of the encoded array: int32 for codes, float32 for numbers.
+    input_dtype: ClassVar[type[np.int32] | type[np.float32]] = np.float32
+    # Whether the feature needs its side's own table; an id is known from the events as well.
+    needs_table: ClassVar[bool] = True
+    # Whether the job counts the feature from the events instead of reading a column.
+    made_of_events: ClassVar[bool] = False
+    # Whether ``fit`` needs summaries of the train window.
+    summarised: ClassVar[bool] = True
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise ValueError(f"a feature name has letters, digits and _ only, got {name!r}")
+        if name in HISTORY_INPUTS or (name in RECORD_KEYS and name != "user_id"):
+            raise ValueError(f"{name!r} is a reserved name; choose another name and give column = {name!r}")
+        return name
+
+    @property
+    def source(self) -> str:
+        """The table column the feature reads: ``column``, or the feature's own name."""
+        return self.name if self.column is None else self.column
+
+    @property
+    def title(self) -> str:
+        """The feature as an error names it, with its kind."""
+        return f"feature {self.name!r} of kind {vars(self)['kind']!r}"
+
+    @property
+    def raw_columns(self) -> tuple[str, ...]:
+        """The raw columns the feature is encoded from."""
+        return (self.source,)
+
+    @property
+    @abc.abstractmethod
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one row of the encoded array."""
+
+    @abc.abstractmethod
+    def accepts(self, arrow_type: pa.DataType) -> bool:
+        """Whether the feature can read a column of this type (no dictionary, no null)."""
+
+    def stored_type(self, arrow_type: pa.DataType) -> pa.DataType:
+        """The type in which the job stores the column, given its plain type in the table."""
+        return pa.string() if pa.types.is_null(arrow_type) else arrow_type
+
+    def check(self, column: pa.Array, reject: Reject) -> pa.Array:
+        """Rejects the rows whose value the feature cannot read.
+
+        Args:
+            column: one plain array.
+            reject: called with the rows of each broken rule and its name.
+
+        Returns:
+            The column in a type that casts to ``stored_type``, null in the rejected rows where it must be.
+        """
+        return column
+
+    @abc.abstractmethod
+    def summarise(self, rows: TrainRows) -> Summary:
+        """What these rows say of the feature; summaries of any cut of the rows merge to the same result."""
+
+    @abc.abstractmethod
+    def fit(self, parts: Sequence[Summary]) -> Fitted | None:
+        """Merges the partitions' summaries into the vocabulary's entry; None where the kind needs none."""
+
+    @abc.abstractmethod
+    def is_known(self, encoded: Array) -> bool:
+        """Whether the input of one record, ``[1, ...]``, holds a value that the towers have learned from."""
+
+    def encode(self, fitted: Fitted | None, table: pa.Table, as_of_us: int) -> Array:
+        """Encodes every row of a raw table.
+
+        Args:
+            fitted: the vocabulary's entry.
+            table: raw columns; one that is absent counts as null.
+            as_of_us: the moment, microseconds UTC, from which ``time_since`` counts.
+
+        Returns:
+            ``[rows, *input_shape]`` of ``input_dtype``.
+
+        Raises:
+            SchemaError: the column's type or a value does not fit the kind, or the vocabulary's entry is of another.
+        """
+        column = pa.nulls(len(table)) if self.source not in table.column_names else table[self.source]
+        column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+        try:
+            return self.encode_column(fitted, column, as_of_us)
+        except ARROW_ERRORS as err:
+            raise SchemaError(
+                f"{self.title} cannot be read from column {self.source!r} of type {column.type}: {err}. Change the "
+                "feature's kind or the column."
+            ) from err
+
+    @abc.abstractmethod
+    def encode_column(self, fitted: Fitted | None, column: pa.Array, as_of_us: int) -> Array:
+        """``encode`` of the feature's one column; what Arrow raises becomes an error of ours there."""
+
+    def encode_record(self, fitted: Fitted | None, record: Mapping[str, Any], as_of_us: int) -> Array:
+        """Encodes one raw record, ``[1, *input_shape]``: what ``encode`` gives for a table of that one row.
+
+        Raises:
+            SchemaError: a value's type does not fit the kind; the message names feature and value.
+        """
+        table = pa.table({name: as_array([record.get(name)]) for name in self.raw_columns})
+        return self.encode(fitted, table, as_of_us)
+
+    def writer(self, fitted: Fitted | None) -> Writer:
+        """Prepares ``encode_record`` for a server: plain values take a direct path, any other goes through it."""
+
+        def write(target: Array, record: Mapping[str, Any], as_of_us: int) -> None:
+            target[...] = self.encode_record(fitted, record, as_of_us)
+
+        return write

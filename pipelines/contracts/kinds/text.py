@@ -1,0 +1,66 @@
+"""The kind ``text``: the words of a text."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+
+from pipelines.contracts.arrays import Int32
+from pipelines.contracts.kinds.coded import Coded, encode_lists
+from pipelines.contracts.kinds.feature import TrainRows
+from pipelines.contracts.kinds.summary import Summary
+from pipelines.contracts.vocabulary import Fitted, FittedCodes
+
+
+class TextFeature(Coded):
+    """Words of a text: NFKD, lower case, split at what is neither letter nor digit; the first ``max_length``."""
+
+    kind: Literal["text"]
+    min_frequency: int = Field(
+        default=2,
+        ge=1,
+        description="Train events a word needs for a code of its own, 1 or more; rarer words share one.",
+    )
+    max_length: int = Field(default=32, ge=1, description="Words read of each text, 1 or more; later ones are cut.")
+    max_vocabulary: int = Field(
+        default=50_000, ge=1, description="Most words that get codes of their own, 1 or more; the most frequent ones."
+    )
+
+    expects: ClassVar[str] = "text"
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """``max_length`` codes."""
+        return (self.max_length,)
+
+    def accepts(self, arrow_type: pa.DataType) -> bool:
+        """Text."""
+        return bool(pa.types.is_string(arrow_type))
+
+    def summarise(self, rows: TrainRows) -> Summary:
+        """Counts of the words, each as often as its row has train events."""
+        return self.counted_lists(words(rows.column(self.source)), rows.frequency)
+
+    def fit_counts(self, counts: pa.Table) -> FittedCodes:
+        """The most frequent words, at most ``max_vocabulary``."""
+        return FittedCodes.most_frequent(
+            counts["value"], counts["count"], min_frequency=self.min_frequency, limit=self.max_vocabulary
+        )
+
+    def encode_column(self, fitted: Fitted | None, column: pa.Array, as_of_us: int) -> Int32:
+        """``[n, max_length] int32`` codes, left aligned."""
+        return encode_lists(self.codes_of(fitted), words(column), self.max_length)
+
+
+def words(texts: pa.Array) -> pa.Array:
+    """Text -> words: NFKD, lower case, split at whatever is neither letter, mark nor digit; null stays null."""
+    texts = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
+    plain = pc.utf8_lower(pc.utf8_normalize(texts.cast(pa.string()), form="NFKD"))
+    spaced = pc.utf8_trim(pc.replace_substring_regex(plain, pattern=r"[^\p{L}\p{M}\p{N}]+", replacement=" "), " ")
+    split = pc.split_pattern(spaced, pattern=" ")
+    # An empty text splits into one empty word: make it an empty list.
+    empty = pa.array([[]], type=split.type)[0]
+    return pc.if_else(pc.equal(spaced, ""), empty, split)
