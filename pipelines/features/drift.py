@@ -25,7 +25,7 @@ from pipelines.contracts.vocabulary import Fitted, FittedCodes, FittedNumbers, V
 _LOG = logging.getLogger("towerline.features")
 # Shown whatever the root logger hides of the libraries' talk.
 _LOG.setLevel(logging.WARNING)
-# The previous daily mean is taken over so many days, four whole weeks.
+# The previous daily mean is taken over this number of days, four whole weeks.
 _VOLUME_DAYS = 28
 
 

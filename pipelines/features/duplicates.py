@@ -53,10 +53,12 @@ def by_split(job: Job) -> bool:
 
 def _rejects(job: Job, grouped: Grouped, places: npt.NDArray[np.int64]) -> pa.Table:
     """Duplicates as rejects: of a sorted sequence nobody knows the file and the row any more."""
-    table, told = job.schema.tables.events, places[:RECORDS_PER_BATCH]
-    ids = job.catalogue.item_ids.take(pa.array(grouped.rows[told])).to_pylist()
-    users = grouped.user_ids.take(pa.array(grouped.owners[told])).to_pylist()
-    times = grouped.times[told].astype("datetime64[us]").astype(str) if table.time is not None else grouped.times[told]
+    table, shown = job.schema.tables.events, places[:RECORDS_PER_BATCH]
+    ids = job.catalogue.item_ids.take(pa.array(grouped.rows[shown])).to_pylist()
+    users = grouped.user_ids.take(pa.array(grouped.owners[shown])).to_pylist()
+    times = (
+        grouped.times[shown].astype("datetime64[us]").astype(str) if table.time is not None else grouped.times[shown]
+    )
     name = table.order_column or "order"
     records = [
         json.dumps({table.user_id: user, table.item_id: item, name: time}, default=str)

@@ -2,7 +2,7 @@
 
 Reads a previous features artifact; decides, and says why not where it cannot be built upon. The result of a run that
 builds upon it equals that of a full run row for row: new events are appended to the sequences, counts are added up,
-everything fitted is fitted anew.
+everything is fitted again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pipelines.tables.event_checks import Catalogue
 from pipelines.tables.readers import SourceFile
 from pipelines.tables.rejects import REJECTS
 
-# Partitions may outgrow the size a fresh run would choose by so much before a full run cuts them anew.
+# Partitions may outgrow the size a fresh run would choose by so much before a full run cuts them again.
 MAX_GROWTH = 2.0
 # Parts of the configuration that decide which events there are and what is stored of them.
 _BINDING = ("actions", "seed")
@@ -42,7 +42,7 @@ class Previous:
     """A previous run to build upon.
 
     ``facts`` are its manifest's and ``files`` that one's entries; ``vocabulary`` holds its catalogue; ``new_files`` are
-    the files it has not read; ``bounds_moved`` says that splits must be coded anew, ``same_features`` that what it
+    the files it has not read; ``bounds_moved`` says that splits must be coded again, ``same_features`` that what it
     counted still serves.
     """
 
@@ -106,7 +106,7 @@ def decide(directory: Path | None, schema: DatasetSchema, files: Sequence[Source
 
 
 def _changed_files(facts: dict[str, Any], files: Sequence[SourceFile]) -> str | None:
-    """What of the files that were read stands in the way; None where they are all there."""
+    """What of the files that were read is in the way; None where they are all there."""
     if "event_files" not in facts or "duplicates" not in facts:
         return "the previous run was written by an older version"
     known = Counter(facts["event_files"])
@@ -120,7 +120,7 @@ def _changed_files(facts: dict[str, Any], files: Sequence[SourceFile]) -> str | 
 
 
 def _changed_config(before: dict[str, Any], now: dict[str, Any]) -> str | None:
-    """What of the configuration stands in the way; None where events are read and split as they were."""
+    """What of the configuration is in the way; None where events are read and split as they were."""
     if any(before.get(name) != now[name] for name in _BINDING) or _roles(before) != _roles(now):
         return "tables or actions are configured differently"
     if any(before["split"][name] != now["split"][name] for name in _SPLIT_BINDING):

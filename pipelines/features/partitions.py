@@ -98,7 +98,7 @@ def _afresh(job: Job, part: int, grouped: Grouped) -> _Built:
 
 
 def _upon(job: Job, base: Base, part: int, new: Grouped, profiled: pa.Array) -> _Built:
-    """Appends to the previous run's partition, or writes it anew where its turn has come or users leave it."""
+    """Appends to the previous run's partition, or rewrites it where its turn has come or users leave it."""
     partition = job.base_partitions[part]
     is_due = partition.segments > 0 and (base.generation + part) % MAX_SEGMENTS == 0
     may_repeat = len(new.times) > 0 and base.last_time is not None and int(new.times.min()) <= base.last_time
@@ -144,7 +144,7 @@ def _write_base(job: Job, part: int, grouped: Grouped) -> None:
 
 
 def _append(job: Job, base: Base, part: int, partition: Partition, new: Grouped) -> None:
-    """Takes the previous run's files over and puts the new events beside them."""
+    """Takes the previous run's files over and puts the new events next to them."""
     folder = Path(job.out) / "sequences"
     for name in partition.names:
         link(partition.folder / name, folder / name)
@@ -168,7 +168,7 @@ def _summary(job: Job, table: pa.Table, users: Users) -> SideSummary:
 
 
 def _counted(rows: npt.NDArray[np.int32], items: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """Distinct rows and how often each stands; by a table of all items unless that were much larger than the rows."""
+    """Distinct rows and how often each occurs; by a table of all items unless that were much larger than the rows."""
     if items > 4 * len(rows) + 1_000_000:
         distinct, numbers = np.unique(rows, return_counts=True)
         return distinct, numbers
@@ -223,7 +223,7 @@ def _counted_events(job: Job, grouped: Grouped, feature: CountFeature) -> Any:
     """``[events] bool``: the events of the feature's action that are no one's held-out truth.
 
     Where the split is a moment, all events before the test window: what validates is history by then, and training
-    counts anew as of each example's moment.
+    counts again as of each example's moment.
     """
     chosen = grouped.splits < (
         SPLITS.index("test") if job.schema.split.test_from is not None else SPLITS.index("valid")

@@ -1,4 +1,4 @@
-"""The job: what every worker of the features job is told, and the small tables that lie beside its output for them.
+"""The job: what every worker of the features job knows, and the small tables that lie next to its output for them.
 
 Written by the process that submits; read by workers on a file system that all see.
 """
@@ -27,10 +27,10 @@ _REMAP_FILE = "remap.arrow"
 
 @dataclass(frozen=True)
 class Base:
-    """What a worker is told of the previous run that this one appends to.
+    """What a worker knows of the previous run that this one appends to.
 
     ``dir`` is its artifact, ``generation`` the number of this run since the last full one; events up to ``last_time``
-    may stand there already. ``recount`` says that what is counted must be counted over all events again, not over the
+    may be there already. ``recount`` says that what is counted must be counted over all events again, not over the
     new ones only; ``bounds`` are the moments of the split where they have moved.
     """
 
@@ -48,7 +48,7 @@ class Base:
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker is told. ``out`` and ``work`` must be on a file system that all workers see.
+    """What every worker knows. ``out`` and ``work`` must be on a file system that all workers see.
 
     ``as_of_us`` is the moment from which ``time_since`` and ``count`` features look back; ``user_type`` is int64 or
     string; ``first_shard`` the number of the first shard, above those of the runs before; events before

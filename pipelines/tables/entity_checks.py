@@ -95,7 +95,7 @@ class EntityChecker:
         return pa.string() if pa.types.is_null(arrow_type) else arrow_type
 
     def check(self, batch: Batch) -> Accepted:
-        """Checks one batch; the accepted rows stand in the batch's order."""
+        """Checks one batch; the accepted rows keep the batch's order."""
         raw, name = batch.table, self._schema.id_column(self._side)
         checks = Checks(len(raw))
         ids = as_ids(raw[name], self._id_type)

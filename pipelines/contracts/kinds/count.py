@@ -1,4 +1,7 @@
-"""The kind ``count``: events of the last days."""
+"""The kind ``count``: events of the last days.
+
+The features job counts the events and stores the counts as raw columns, one per window.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +24,7 @@ _EXACT = 1 << 53
 
 
 class CountFeature(FeatureKind):
-    """Events of this user or item in the last days before the moment, one log1p count per window.
-
-    The job counts the events and stores the counts as raw columns, ``raw_columns``, one per window.
-    """
+    """Events of this user or item in the last days before the moment, one log1p count per window."""
 
     kind: Literal["count"]
     window_days: tuple[int, ...] = Field(

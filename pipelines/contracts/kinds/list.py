@@ -20,7 +20,7 @@ class ListFeature(Coded):
     """Several values out of a set, at most ``max_length`` of them (the first ones)."""
 
     kind: Literal["list"]
-    max_length: int = Field(default=16, ge=1, description="Values read of each list, 1 or more; later ones are cut.")
+    max_length: int = Field(default=16, ge=1, description="Values or words read per row, 1 or more; the rest is cut.")
 
     expects: ClassVar[str] = "lists of text or numbers"
 

@@ -22,9 +22,9 @@ class TextFeature(Coded):
     min_frequency: int = Field(
         default=2,
         ge=1,
-        description="Train events a word needs for a code of its own, 1 or more; rarer words share one.",
+        description="Train events a value needs for a code of its own, 1 or more; rarer values share one code.",
     )
-    max_length: int = Field(default=32, ge=1, description="Words read of each text, 1 or more; later ones are cut.")
+    max_length: int = Field(default=32, ge=1, description="Values or words read per row, 1 or more; the rest is cut.")
     max_vocabulary: int = Field(
         default=50_000, ge=1, description="Most words that get codes of their own, 1 or more; the most frequent ones."
     )
