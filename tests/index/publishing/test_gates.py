@@ -39,10 +39,10 @@ def test_a_catalogue_that_shrinks_fails_as_one_that_grows(items: int, measured: 
 
 
 def advertisers(found: list[list[int]], threshold: float) -> Verdict:
-    """Rows 0 to 5 belong to the advertisers a, a, b, b, c and nobody; exact search reaches a, b and c."""
+    """Rows 0 to 5 belong to the advertisers a, a, b, b, nobody and c; exact search reaches a, b and c."""
     roles = SimpleNamespace(tables=SimpleNamespace(items=SimpleNamespace(advertiser_id="shop")))
-    items = pa.table({"shop": pa.chunked_array([["a", "a", "b"], ["b", "c", None]])})
-    exact = np.array([[0, 2, 5], [3, 4, 1]], np.int32)
+    items = pa.table({"shop": pa.chunked_array([["a", "a", "b"], ["b", None, "c"]])})
+    exact = np.array([[0, 2, 4], [3, 5, 1]], np.int32)
     return asked(
         gates._reachable_advertisers,
         bundle=SimpleNamespace(schema=roles, items=items),
@@ -54,11 +54,11 @@ def advertisers(found: list[list[int]], threshold: float) -> Verdict:
 @pytest.mark.parametrize(
     ("found", "measured"),
     [
-        ([[0, 2, 5], [3, 4, 1]], 1.0),
+        ([[0, 2, 4], [3, 5, 1]], 1.0),
         # Two rows of one advertiser are one, a row of nobody and an empty place are none.
-        ([[0, 1, 5], [0, 2, 3]], 2 / 3),
-        ([[0, 1, -1], [0, 5, -1]], 1 / 3),
-        ([[5, -1, -1], [-1, -1, -1]], 0.0),
+        ([[0, 1, 4], [0, 2, 3]], 2 / 3),
+        ([[0, 1, -1], [0, 4, -1]], 1 / 3),
+        ([[4, -1, -1], [-1, -1, -1]], 0.0),
     ],
 )
 def test_advertisers_whom_the_tree_does_not_reach_fail_the_gate(found: list[list[int]], measured: float) -> None:

@@ -72,29 +72,29 @@ def test_a_region_emptied_of_eligible_ads_is_the_largest_gap(written, subject, m
 
 
 def test_the_pressure_of_a_region_by_hand(monkeypatch):
-    """Demand 6, 3, 0.1 and 3 of four regions; good ads 2, 1, 0 and 0: 12.1 users for 3 good ads, 4.0333 for one.
+    """Demand 6, 0.5, 0.2 and 3 of four regions; good ads 2, 2, 0 and 0: 9.7 users for 4 good ads, 2.425 for one.
 
-    Users per good ad, one more being supposed: 6 / 3, 3 / 2, 0.1 / 1 and 3 / 1. The third region's demand is below a
-    tenth of the mean, 0.3025, so that it comes last whatever its pressure.
+    Users per good ad, one more being supposed: 6 / 3, 0.5 / 3, 0.2 / 1 and 3 / 1. The third region's demand is below a
+    tenth of the mean, 0.2425, so that it comes last although its pressure is above the second one's.
     """
     from index.evaluation.sections import gaps
 
     words = {"categories": (), "tokens": (), "nearest": (), "median_price": None}
     regions = Regions(np.array([0, 0, 0, 1, 1, 2, 3], np.int32), np.eye(4, dtype=np.float32), of_tree=True)
     monkeypatch.setattr(gaps.Regions, "of", lambda bundle, seed: regions)
-    monkeypatch.setattr(gaps, "user_demand", lambda users, regions: np.array([6.0, 3.0, 0.1, 3.0]))
+    monkeypatch.setattr(gaps, "user_demand", lambda users, regions: np.array([6.0, 0.5, 0.2, 3.0]))
     monkeypatch.setattr(gaps, "_Describer", lambda *_: SimpleNamespace(words=lambda region: words))
     version = SimpleNamespace(
         bundle=SimpleNamespace(num_items=7), user_vectors=None, to_feature_row=np.arange(7, dtype=np.int32)
     )
-    # Row 4 is shown below the cut.
-    served = np.array([[0, 3, 4], [1, -1, -1]], np.int32)
+    # Row 2 is shown below the cut.
+    served = np.array([[0, 3, 2], [1, 4, -1]], np.int32)
     settings = SETTINGS.model_copy(update={"waterfall_k": 2, "gaps": 4})
     found = find_gaps(served, version, None, settings).found
     assert [gap.region for gap in found] == [3, 0, 1, 2]
-    assert [gap.good for gap in found] == [0, 2, 1, 0]
+    assert [gap.good for gap in found] == [0, 2, 2, 0]
     assert [gap.ads for gap in found] == [1, 3, 2, 1]
-    expected = [round(users * 3 / 12.1, 3) for users in (3 / 1, 6 / 3, 3 / 2, 0.1 / 1)]
+    expected = [round(users * 4 / 9.7, 3) for users in (3 / 1, 6 / 3, 0.5 / 3, 0.2 / 1)]
     assert [gap.pressure for gap in found] == pytest.approx(expected)
 
 
