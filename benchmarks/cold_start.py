@@ -41,13 +41,13 @@ from pipelines.contracts.top_k import top_k
 from pipelines.contracts.vocabulary import Vocabulary
 from pipelines.features import job as features_job
 from pipelines.progress import Progress
+from pipelines.sequences.held_out import HeldOut
 from pipelines.sequences.reader import load_items
 from towerline.config import load_config
 from towers.data.training_data import TrainingData, load
 from towers.settings import TowersSettings, settings_for
 from towers.training import job as training
-from towers.training.recall import Truth, recall_of
-from towers.training.validation_recall import truth_of
+from towers.training.recall import recall_of
 
 RESULTS = Path(__file__).parent / "results" / "cold_start.json"
 K = 100
@@ -95,9 +95,9 @@ def content_vectors(features: Path, schema: DatasetSchema) -> scipy.sparse.csr_m
     )
 
 
-def recall(score: Scores, truth: Truth, kept: npt.NDArray[np.bool_], *, among: bool) -> float:
+def recall(score: Scores, held_out: HeldOut, kept: npt.NDArray[np.bool_], *, among: bool) -> float:
     """Recall@100 of the test events of the ``kept`` items, ranked in the whole catalogue or ``among`` themselves."""
-    chosen = truth.where(kept[truth.rows])
+    chosen = held_out.where(kept[held_out.truth.rows])
 
     def scores(part: slice) -> Float32:
         found: Float32 = score(chosen.users[part])
@@ -111,9 +111,9 @@ def recall(score: Scores, truth: Truth, kept: npt.NDArray[np.bool_], *, among: b
 def trained(features: Path, data: TrainingData, settings: TowersSettings, out: Path, seed: int) -> Scores:
     """The towers' scores, from the written model."""
     training.run(features, settings, out, seed=seed, progress=Progress(sys.stderr), resume=False)
-    users = truth_of(data.events, TEST).users
+    users = HeldOut.of(data.events, TEST).users
     vectors = SavedTowers(out).vectors(data, users, TEST)
-    place = np.zeros(data.events.users, np.int64)
+    place = np.zeros(data.events.num_users, np.int64)
     place[users] = np.arange(len(users))
     return lambda rows: vectors.users[place[rows]] @ vectors.items.T
 
@@ -123,7 +123,7 @@ def neighbours(features: Path, data: TrainingData) -> Scores:
     content = content_vectors(features, data.schema).astype(np.float32)
     known = data.events.before(TEST)
     ones = np.ones(len(known.rows), np.float32)
-    history = scipy.sparse.csr_matrix((ones, (known.user_of_event(), known.rows)), (known.users, data.num_items))
+    history = scipy.sparse.csr_matrix((ones, (known.owners, known.rows)), (known.num_users, data.num_items))
     return lambda rows: np.asarray((history[rows] @ content @ content.T).toarray(), np.float32)
 
 
@@ -149,7 +149,7 @@ def run_one(schema: DatasetSchema, settings: TowersSettings, work: Path, seed: i
     features = work / "features"
     features_job.run(hide(schema, work / "events.parquet"), features, progress=Progress(sys.stderr))
     data = load(features)
-    truth = truth_of(data.events, TEST)
+    held_out = HeldOut.of(data.events, TEST)
     # No event of the train split: what the id was never seen with.
     item_ids = Vocabulary.load(features / "vocabulary").item_ids
     cold = np.array([is_hidden(item) for item in item_ids.to_pylist()])
@@ -161,14 +161,14 @@ def run_one(schema: DatasetSchema, settings: TowersSettings, work: Path, seed: i
     figures: dict[str, Any] = {"random": {"cold_among_cold": K / int(cold.sum()), "cold_in_all": K / len(cold)}}
     for name, score in (("towerline", towers), ("without_id_dropout", plain), ("content_neighbour", content)):
         figures[name] = {
-            "cold_among_cold": recall(score, truth, cold, among=True),
-            "cold_in_all": recall(score, truth, cold, among=False),
-            "warm_in_all": recall(score, truth, ~cold, among=False),
-            "warm_among_warm": recall(score, truth, ~cold, among=True),
+            "cold_among_cold": recall(score, held_out, cold, among=True),
+            "cold_in_all": recall(score, held_out, cold, among=False),
+            "warm_in_all": recall(score, held_out, ~cold, among=False),
+            "warm_among_warm": recall(score, held_out, ~cold, among=True),
         }
     blended = with_places(towers, data.item_frequency == 0)
     figures["towerline_with_places_for_new_items"] = {
-        name: recall(blended, truth, kept, among=False)
+        name: recall(blended, held_out, kept, among=False)
         for name, kept in (("cold_in_all", cold), ("warm_in_all", ~cold))
     }
     ours = figures["towerline"]
@@ -177,7 +177,7 @@ def run_one(schema: DatasetSchema, settings: TowersSettings, work: Path, seed: i
         "seed": seed,
         "items": len(cold),
         "hidden": int(cold.sum()),
-        "users": len(truth.where(cold[truth.rows]).users),
+        "users": held_out.where(cold[held_out.truth.rows]).num_users,
         "recall_at_100": {name: {key: round(v, 5) for key, v in row.items()} for name, row in figures.items()},
         "times_random": round(ours["cold_among_cold"] / figures["random"]["cold_among_cold"], 2),
         "times_random_in_all": round(ours["cold_in_all"] / figures["random"]["cold_in_all"], 2),

@@ -19,16 +19,15 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
-from index.evaluation.held_out import HeldOut
 from index.evaluation.measures.exact_top_k import exact_top_k
 from index.evaluation.measures.metrics import without
-from index.evaluation.measures.pairs import Pairs
 from index.evaluation.ranking import Rankings
 from index.evaluation.sections.quality import measure_quality
 from index.evaluation.settings import EvaluationSettings
 from pipelines.contracts.manifest import git_commit
+from pipelines.sequences.held_out import HeldOut
+from pipelines.sequences.item_sets import ItemSets
 
 RESULT = Path(__file__).parent / "results" / "evaluation_scale.json"
 DIM = 64
@@ -47,29 +46,20 @@ def world(users: int, items: int, rng: np.random.Generator) -> tuple[np.ndarray,
 
 
 def held_out(ranked: np.ndarray, items: int, rng: np.random.Generator) -> HeldOut:
-    """Users whose past and truth stand partly among their best items, partly anywhere."""
+    """Users whose past and truth are partly among their best items, partly anywhere."""
     users, depth = ranked.shape
 
     def drawn(each: int) -> np.ndarray:
         near = np.take_along_axis(ranked, rng.integers(0, depth, (users, each)), axis=1)
         return np.where(rng.random((users, each)) < 0.5, near, rng.integers(0, items, (users, each))).astype(np.int32)
 
-    def pairs(rows: np.ndarray) -> Pairs:
+    def pairs(rows: np.ndarray) -> ItemSets:
         owners = np.repeat(np.arange(users), rows.shape[1])
-        return Pairs.of(owners, rows.ravel(), users, rng.lognormal(2, 1, rows.size))
+        return ItemSets.of(owners, rows.ravel(), users, rng.lognormal(2, 1, rows.size))
 
     seen, fresh = drawn(SEEN), drawn(TRUTH)
     truth = pairs(np.concatenate([fresh, seen[:, :4]], axis=1))
-    return HeldOut(
-        users=np.arange(users),
-        user_ids=pa.array(np.arange(users)),
-        truth=truth,
-        truth_of_action=(truth,),
-        seen=pairs(seen),
-        history_events=np.full(users, SEEN),
-        without_truth=0,
-        total_users=users,
-    )
+    return HeldOut(np.arange(users, dtype=np.int32), truth, pairs(seen))
 
 
 def cpu_seconds() -> float:
@@ -96,7 +86,7 @@ def main() -> None:
     settings = EvaluationSettings(k=tuple(k for k in (1, 5, 10, 20, 50, 100, 500) if k <= options.k), waterfall_k=10)
     rankings = Rankings(ranked[:, : options.k], without(ranked, data.seen, options.k))
     item_events = np.bincount(data.seen.rows, minlength=options.items).astype(np.float64)
-    quality = measure_quality(rankings, data, item_events, ("event",), settings)
+    quality = measure_quality(rankings, data, item_events, {"event": data.truth}, settings)
     ended = time.perf_counter()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     told = {

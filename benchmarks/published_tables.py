@@ -32,11 +32,11 @@ from pipelines.contracts.manifest import git_commit
 from pipelines.contracts.schema import DatasetSchema, parse_schema
 from pipelines.features import job as features_job
 from pipelines.progress import Progress
+from pipelines.sequences.held_out import HeldOut
 from towers.data.training_data import load
 from towers.settings import settings_for
 from towers.training import job as training
-from towers.training.recall import Figures, Truth, recall_at, recall_of
-from towers.training.validation_recall import truth_of
+from towers.training.recall import Figures, recall_at, recall_of
 
 RESULTS = Path(__file__).parent / "results" / "published_tables.json"
 # Share of a random split's train events that choose the epoch.
@@ -162,14 +162,14 @@ def measure(model: Path, features: Path, ks: tuple[int, ...]) -> dict[str, Figur
     left out of the ranking), and ``novel`` (left out of the truth as well).
     """
     data = load(features)
-    truth = truth_of(data.events, TEST)
-    vectors = SavedTowers(model).vectors(data, truth.users, TEST)
+    held_out = HeldOut.of(data.events, TEST)
+    vectors = SavedTowers(model).vectors(data, held_out.users, TEST)
     items, users = vectors.items, vectors.users
-    novel = truth.without_seen()
-    kept = np.isin(truth.users, novel.users)
+    novel = held_out.without_seen()
+    kept = np.isin(held_out.users, novel.users)
     return {
-        "all": recall_at(users, items, truth, ks, remove_seen=False),
-        "removed": recall_at(users, items, truth, ks, remove_seen=True),
+        "all": recall_at(users, items, held_out, ks, remove_seen=False),
+        "removed": recall_at(users, items, held_out, ks, remove_seen=True),
         "novel": recall_at(users[kept], items, novel, ks, remove_seen=True),
     }
 
@@ -182,10 +182,10 @@ def baselines(features: Path, ks: tuple[int, ...]) -> dict[str, dict[str, Any]]:
     from threadpoolctl import threadpool_limits
 
     data = load(features)
-    truth = truth_of(data.events, TEST)
+    held_out = HeldOut.of(data.events, TEST)
     known = data.events.before(TEST)
     ones = np.ones(len(known.rows), np.float32)
-    counts = scipy.sparse.csr_matrix((ones, (known.user_of_event(), known.rows)), (known.users, data.num_items))
+    counts = scipy.sparse.csr_matrix((ones, (known.owners, known.rows)), (known.num_users, data.num_items))
     counts.sum_duplicates()
     with threadpool_limits(1, "blas"):
         als = AlternatingLeastSquares(factors=64, iterations=15, random_state=1, num_threads=2)
@@ -197,15 +197,15 @@ def baselines(features: Path, ks: tuple[int, ...]) -> dict[str, dict[str, Any]]:
     by_als = lambda users: als.user_factors[users] @ als.item_factors.T  # noqa: E731
     by_knn = lambda users: (counts[users] @ knn.similarity).toarray().astype(np.float32)  # noqa: E731
     scores = {"popularity": by_popularity, "als": by_als, "item_knn": by_knn}
-    return {name: _baseline(score, truth, ks) for name, score in scores.items()}
+    return {name: _baseline(score, held_out, ks) for name, score in scores.items()}
 
 
-def _baseline(score: Callable[[Int32], Float32], truth: Truth, ks: tuple[int, ...]) -> dict[str, Any]:
+def _baseline(score: Callable[[Int32], Float32], held_out: HeldOut, ks: tuple[int, ...]) -> dict[str, Any]:
     """``score`` gives ``[users, items]`` for rows of users."""
-    novel = truth.without_seen()
+    novel = held_out.without_seen()
     return {
-        "all": plain(recall_of(lambda part: score(truth.users[part]), truth, ks, remove_seen=False)),
-        "removed": plain(recall_of(lambda part: score(truth.users[part]), truth, ks, remove_seen=True)),
+        "all": plain(recall_of(lambda part: score(held_out.users[part]), held_out, ks, remove_seen=False)),
+        "removed": plain(recall_of(lambda part: score(held_out.users[part]), held_out, ks, remove_seen=True)),
         "novel": plain(recall_of(lambda part: score(novel.users[part]), novel, ks, remove_seen=True)),
     }
 

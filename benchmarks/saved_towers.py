@@ -16,7 +16,7 @@ from pipelines.contracts.kinds.feature import HISTORY_INPUTS
 from towers.data.histories import Histories
 from towers.data.training_data import Features, TrainingData
 from towers.runtime import tf
-from towers.training.validation_recall import Vectors, known_at
+from towers.training.validation_recall import TowerVectors, known_at
 
 
 class SavedTowers:
@@ -26,7 +26,7 @@ class SavedTowers:
         self._loaded = [tf.saved_model.load(str(directory / name)) for name in ("item_tower", "user_tower")]
         self._item, self._user = (loaded.signatures["serving_default"] for loaded in self._loaded)
 
-    def vectors(self, data: TrainingData, users: Int32, split: int, block: int = 2048) -> Vectors:
+    def vectors(self, data: TrainingData, users: Int32, split: int, block: int = 2048) -> TowerVectors:
         """Vectors of the catalogue, and of ``users [n] int32`` as they are known when ``split`` begins."""
         known = known_at(data, users, split)
         features = data.items | known.item_moving
@@ -41,7 +41,7 @@ class SavedTowers:
             ]
         )
         parts = [self._users(items, profiles, known.histories, slice(at, at + 256)) for at in range(0, len(users), 256)]
-        return Vectors(items, np.concatenate(parts) if parts else np.zeros((0, items.shape[1]), np.float32))
+        return TowerVectors(items, np.concatenate(parts) if parts else np.zeros((0, items.shape[1]), np.float32))
 
     def _users(
         self, items: npt.NDArray[np.float32], profiles: Features, known: Histories, part: slice

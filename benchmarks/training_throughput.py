@@ -32,16 +32,18 @@ import pyarrow.parquet as pq
 
 from pipelines.contracts.manifest import git_commit
 from pipelines.contracts.schema import parse_schema
+from pipelines.sequences.event_lists import EventLists
+from pipelines.sequences.held_out import HeldOut
 from towers.closed_form.start import start_from_svd
 from towers.data.sampler import Sampler
-from towers.data.training_data import Events, TrainingData
+from towers.data.training_data import TrainingData
 from towers.network.model import TwoTowers, signature, tensors_of
 from towers.runtime import tf, tf_keras, tfrs
 from towers.settings import settings_for
 from towers.training.job import optimizer_of, step_function
 from towers.training.prefetch import prefetched
 from towers.training.recall import recall_at
-from towers.training.validation_recall import evaluate, truth_of
+from towers.training.validation_recall import evaluate
 
 RESULTS = Path(__file__).parent / "results" / "training_throughput.json"
 DIM = 64
@@ -84,7 +86,9 @@ def data_of(users: npt.NDArray[Any], items: npt.NDArray[Any], splits: npt.NDArra
         schema=parse_schema(raw, "throughput"),
         items={"item_id": np.arange(2, num_items + 2, dtype=np.int32)},
         users={"user_id": np.arange(2, num_users + 2, dtype=np.int32)},
-        events=Events(offsets, items.astype(np.int32), np.zeros(len(items), np.int64), zeros, splits.astype(np.int8)),
+        events=EventLists(
+            offsets, items.astype(np.int32), np.zeros(len(items), np.int64), zeros, splits.astype(np.int8)
+        ),
         item_frequency=frequency,
         table_sizes={"item": {"item_id": num_items + 2}, "user": {"user_id": num_users + 2}},
         frequencies={"item_id": frequency},
@@ -172,10 +176,10 @@ class Stock:
         self.name, self.batch, self.data = f"tfrs batch {batch}", batch, data
         self.start_seconds = 0.0
         events = data.events.before(1)
-        self.users, self.items = events.user_of_event(), events.rows
+        self.users, self.items = events.owners, events.rows
         self.probability = (data.item_frequency / data.item_frequency.sum()).astype(np.float32)
         tf.keras.utils.set_random_seed(1)
-        self.model = _Stock(data.events.users, data.num_items)
+        self.model = _Stock(data.events.num_users, data.num_items)
         self.model.compile(optimizer=tf_keras.optimizers.Adagrad(learning_rate))
         self.step = tf.function(self.model.train_step, reduce_retracing=True)
 
@@ -192,9 +196,9 @@ class Stock:
 
     def recall(self) -> float:
         """Validation recall@20, train items removed from the ranking."""
-        truth = truth_of(self.data.events, 1).spread(5000).without_seen()
+        held_out = HeldOut.of(self.data.events, 1).spread(5000).without_seen()
         users, items = (table.embeddings.numpy() for table in (self.model.user_table, self.model.item_table))
-        return recall_at(users[truth.users], items, truth, (20,), remove_seen=True).recall[20]
+        return recall_at(users[held_out.users], items, held_out, (20,), remove_seen=True).recall[20]
 
 
 def pairs_per_second(contenders: dict[str, Ours | Stock], seconds: float, rounds: int) -> dict[str, list[float]]:
@@ -253,9 +257,9 @@ def implicit_speeds(data: TrainingData) -> dict[str, float]:
     from implicit.bpr import BayesianPersonalizedRanking
 
     events = data.events.before(1)
-    shape = (events.users, data.num_items)
+    shape = (events.num_users, data.num_items)
     ones = np.ones(len(events.rows), np.float32)
-    matrix = scipy.sparse.csr_matrix((ones, (events.user_of_event(), events.rows)), shape)
+    matrix = scipy.sparse.csr_matrix((ones, (events.owners, events.rows)), shape)
     speeds = {}
     threads = os.cpu_count() or 1
     for name, kind in (("implicit BPR", BayesianPersonalizedRanking), ("implicit ALS", AlternatingLeastSquares)):

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from index.evaluation.settings import EvaluationSettings
-from index.evaluation.subject import Heldout
+from index.evaluation.subject import EvaluationData
 from pipelines.contracts.arrays import Float64
 from pipelines.contracts.conversion import US_PER_DAY
 from pipelines.contracts.errors import ConfigError
@@ -43,7 +43,7 @@ class Catalogue:
     train_events: Float64
 
     @classmethod
-    def of(cls, data: Heldout, settings: EvaluationSettings) -> Catalogue:
+    def of(cls, data: EvaluationData, settings: EvaluationSettings) -> Catalogue:
         """Reads the columns that the settings, or else the schema, name.
 
         Raises:
@@ -56,7 +56,7 @@ class Catalogue:
         coded = _coded(text, len(data.item_ids))
         advertiser = None if roles is None else roles.advertiser_id
         owners = _coded(_column(items, advertiser, "advertiser"), len(items))
-        train = data.sequences.splits == SPLITS.index("train")
+        train = data.users.events.of_split(SPLITS.index("train"))
         return cls(
             category=text,
             category_code=coded.codes,
@@ -66,7 +66,7 @@ class Catalogue:
             price=_numbers(items, settings.price),
             age_days=_ages(data, settings.first_seen or _first(data, "time_since")),
             title=None if roles is None else _column(items, roles.title, "title"),
-            train_events=np.bincount(data.sequences.rows[train], minlength=len(data.item_ids)).astype(np.float64),
+            train_events=np.bincount(train.rows, minlength=len(data.item_ids)).astype(np.float64),
         )
 
 
@@ -86,7 +86,7 @@ def _coded(column: pa.Array | None, items: int) -> _Coded:
     return _Coded(codes, (*values.to_pylist(), "(missing)"))
 
 
-def _first(data: Heldout, kind: str) -> str | None:
+def _first(data: EvaluationData, kind: str) -> str | None:
     """The column of the first item feature of a kind that the items table has."""
     features = [feature for feature in data.schema.side("item") if feature.kind == kind]
     names = [feature.source for feature in features if feature.source in data.items.column_names]
@@ -114,7 +114,7 @@ def _numbers(items: pa.Table, name: str | None) -> Float64 | None:
     return np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False), np.float64)
 
 
-def _ages(data: Heldout, name: str | None) -> Float64 | None:
+def _ages(data: EvaluationData, name: str | None) -> Float64 | None:
     column = _column(data.items, name, "first_seen")
     if column is None:
         return None

@@ -33,9 +33,9 @@ from index.evaluation.reports import (
 )
 from index.evaluation.sections.part import Mean
 from index.evaluation.sections.quality import ALL, NOVEL, REPEAT, Quality
-from index.evaluation.sections.slices import Found, ad_cuts, user_cuts
+from index.evaluation.sections.slices import TruthHits, ad_cuts, user_cuts
 from index.evaluation.settings import EvaluationSettings
-from index.evaluation.subject import Heldout, Subject
+from index.evaluation.subject import EvaluationData, Subject
 from index.registry.bundle import Bundle
 from pipelines.contracts.arrays import Float64, Int32
 from pipelines.contracts.errors import SchemaError
@@ -63,7 +63,7 @@ class Verdict(Protocol):
 
 
 @dataclass(frozen=True)
-class Side:
+class RankedVersion:
     """One version with its rankings of the held-out users."""
 
     subject: Subject
@@ -104,7 +104,7 @@ def run(
         SchemaError: the versions have no item in common, or none with the features.
     """
     with progress.waiting("compare"):
-        data = Heldout.open(features, settings)
+        data = EvaluationData.open(features, settings)
         sides = [_open(version, data, registry) for version in (first, second)]
         check_same_catalogue(sides[0], sides[1])
         before, after = (_side(subject, settings, progress=progress) for subject in sides)
@@ -125,15 +125,15 @@ def run(
     return out / COMPARE_JSON
 
 
-def _open(version: str | Path, data: Heldout, registry: str | Path | None) -> Subject:
+def _open(version: str | Path, data: EvaluationData, registry: str | Path | None) -> Subject:
     if registry is None:
         return Subject.open(version, data)
     return Subject.open(registry, data, str(version))
 
 
-def _side(subject: Subject, settings: EvaluationSettings, *, progress: Progress) -> Side:
+def _side(subject: Subject, settings: EvaluationSettings, *, progress: Progress) -> RankedVersion:
     rankings = rank(subject, settings.k[-1], progress=progress)
-    return Side(subject, rankings, measured(subject.data, rankings, settings))
+    return RankedVersion(subject, rankings, measured(subject.data, rankings, settings))
 
 
 def check_same_catalogue(first: Subject, second: Subject) -> None:
@@ -150,7 +150,7 @@ def check_same_catalogue(first: Subject, second: Subject) -> None:
         )
 
 
-def compare_sides(before: Side, after: Side, settings: EvaluationSettings) -> Comparison:
+def compare_sides(before: RankedVersion, after: RankedVersion, settings: EvaluationSettings) -> Comparison:
     """Measures all sections but the verdicts."""
     data = before.subject.data
     catalogue = Catalogue.of(data, settings)
@@ -209,11 +209,11 @@ def _figures(difference: Difference) -> dict[str, Any]:
 
 
 def slice_differences(
-    first: Int32, second: Int32, data: Heldout, catalogue: Catalogue, settings: EvaluationSettings
+    first: Int32, second: Int32, data: EvaluationData, catalogue: Catalogue, settings: EvaluationSettings
 ) -> list[SliceDifference]:
     """Paired differences of recall by slice; a paired t-test each, corrected together; few users: never different."""
     truth, k = data.held_out.truth, settings.waterfall_k
-    found = [Found.of(ranked, truth, k) for ranked in (first, second)]
+    found = [TruthHits.of(ranked, truth, k) for ranked in (first, second)]
     lines: list[dict[str, Any]] = []
     p_values: list[float] = []
     tested: list[int] = []
@@ -294,7 +294,7 @@ def compared_version(subject: Subject) -> ComparedVersion:
     )
 
 
-def time_searches(before: Side, after: Side) -> dict[str, Latency]:
+def time_searches(before: RankedVersion, after: RankedVersion) -> dict[str, Latency]:
     """Median and p99 of one search for the top 100, microseconds, both sides taking turns in one thread."""
     times: tuple[list[float], list[float]] = ([], [])
     queries = [side.subject.user_vectors[:_TIMED_SEARCHES] for side in (before, after)]

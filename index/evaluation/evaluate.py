@@ -26,7 +26,7 @@ from index.evaluation.sections.quality import Quality, QualityPart, measure_qual
 from index.evaluation.sections.slices import measure_slices
 from index.evaluation.sections.waterfall import measure_waterfall
 from index.evaluation.settings import EvaluationSettings
-from index.evaluation.subject import Heldout, Subject
+from index.evaluation.subject import EvaluationData, Subject
 from index.registry.bundle import Bundle
 from index.registry.registry import Registry
 from pipelines.contracts.manifest import MANIFEST_FILE, open_artifact, write_durably
@@ -67,7 +67,7 @@ def evaluate(
     if settings.map == "umap":
         check_umap()
     with progress.waiting("evaluate"):
-        data = Heldout.open(features, settings)
+        data = EvaluationData.open(features, settings)
         subject = Subject.open(bundle, data, version)
         before = version_before(bundle, subject.version) if previous is None else Bundle.open(previous)
         report = make_report(subject, settings, previous=before, progress=progress)
@@ -168,20 +168,20 @@ def examples(subject: Subject, rankings: Rankings, users: int = 3, k: int = 10) 
     ]
 
 
-def measured(data: Heldout, rankings: Rankings, settings: EvaluationSettings) -> Quality:
+def measured(data: EvaluationData, rankings: Rankings, settings: EvaluationSettings) -> Quality:
     """Quality of one ranking of the held-out users."""
-    return measure_quality(rankings, data.held_out, data.item_events, data.schema.action_names, settings)
+    return measure_quality(rankings, data.held_out, data.item_events, data.truth_by_action, settings)
 
 
 def measure_baselines(
-    data: Heldout, settings: EvaluationSettings, *, progress: Progress = SILENT
+    data: EvaluationData, settings: EvaluationSettings, *, progress: Progress = SILENT
 ) -> dict[str, QualityPart]:
     """Every baseline's measures by its name."""
     measures: dict[str, QualityPart] = {}
     with progress.bar(len(settings.baselines), "baselines", "baselines") as bar:
         for name in settings.baselines:
             with progress.waiting(f"baseline {name}"):
-                rankings = rank_baseline(name, data.past, data.held_out, settings)
+                rankings = rank_baseline(name, data.past, data.num_items, data.held_out, settings)
                 measures[name] = measured(data, rankings, settings).part()
             bar.advance()
     return measures
@@ -194,7 +194,7 @@ def counts_of(subject: Subject) -> Counts:
     past = subject.data.item_events
     return Counts(
         users_evaluated=held_out.num_users,
-        users_without_truth=held_out.without_truth,
+        users_without_truth=subject.data.users_without_truth,
         truth_pairs=len(held_out.truth.rows),
         repeated_pairs=int(held_out.truth.within(held_out.seen).sum()),
         truth_outside_catalogue=outside,

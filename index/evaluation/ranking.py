@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from index.evaluation.held_out import HeldOut
 from index.evaluation.measures.exact_top_k import exact_top_k
 from index.evaluation.measures.metrics import without
-from index.evaluation.measures.pairs import Pairs
 from index.evaluation.subject import Subject
 from index.retrieval.candidates import NEW_ITEMS, Candidates
 from pipelines.contracts.arrays import Int32, Int64
 from pipelines.progress import SILENT, Progress
+from pipelines.sequences.held_out import HeldOut
+from pipelines.sequences.item_sets import ItemSets
 
 # Users answered at once: bounds the memory of their records and of the searcher's scores.
 _USERS_AT_ONCE = 512
@@ -84,11 +84,11 @@ def blocks(users: int) -> Iterator[Int64]:
         yield np.arange(start, min(start + _USERS_AT_ONCE, users), dtype=np.int64)
 
 
-def novel_truth(held_out: HeldOut) -> Pairs:
+def novel_truth(held_out: HeldOut) -> ItemSets:
     """The truth without what the user had met."""
     return held_out.truth.where(~held_out.truth.within(held_out.seen))
 
 
-def repeated_truth(held_out: HeldOut) -> Pairs:
+def repeated_truth(held_out: HeldOut) -> ItemSets:
     """The part of the truth that the user had met."""
     return held_out.truth.where(held_out.truth.within(held_out.seen))

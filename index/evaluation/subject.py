@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from index.evaluation.held_out import HeldOut, Past, held_out
+from index.evaluation.held_out import TEST, held_out, users_with_truth
 from index.evaluation.settings import SEED, EvaluationSettings
 from index.inference.user_records import UserRecords, records_of
 from index.registry.bundle import Bundle
@@ -25,14 +25,17 @@ from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.manifest import open_artifact
 from pipelines.contracts.schema import DatasetSchema
 from pipelines.contracts.vocabulary import ValueTable, Vocabulary
-from pipelines.sequences.reader import Sequences, load_items
+from pipelines.sequences.event_lists import EventLists
+from pipelines.sequences.held_out import HeldOut, truth_by_action
+from pipelines.sequences.item_sets import ItemSets
+from pipelines.sequences.reader import load_items
 
 SCHEMA_FILE = "schema.json"
 
 
 @dataclass(frozen=True)
-class Heldout:
-    """The features side: held-out users, the past, the catalogue.
+class EvaluationData:
+    """What a version is evaluated on: the users of the features, what is held out of some of them, the catalogue.
 
     items: the features' items table; item_ids: its ids in row order. fingerprint: of the features.
     """
@@ -46,7 +49,7 @@ class Heldout:
     held_out: HeldOut
 
     @classmethod
-    def open(cls, features: Path, settings: EvaluationSettings) -> Heldout:
+    def open(cls, features: Path, settings: EvaluationSettings) -> EvaluationData:
         """Opens the features and picks the users.
 
         Raises:
@@ -63,13 +66,25 @@ class Heldout:
             users=users,
             items=load_items(features).combine_chunks(),
             item_ids=Vocabulary.load(features / "vocabulary").item_ids,
-            held_out=held_out(users.sequences, schema, settings.max_users, SEED),
+            held_out=held_out(users, schema, settings.max_users, SEED),
         )
 
     @property
-    def sequences(self) -> Sequences:
-        """All users' events."""
-        return self.users.sequences
+    def num_items(self) -> int:
+        """Items in the features' catalogue."""
+        return len(self.item_ids)
+
+    @property
+    def users_without_truth(self) -> int:
+        """Number of users that nothing is held out of."""
+        return self.users.num_users - len(users_with_truth(self.users, self.schema))
+
+    @functools.cached_property
+    def truth_by_action(self) -> dict[str, ItemSets]:
+        """The truth of the held-out users by the name of the action."""
+        weights = self.schema.action_weights
+        sets = truth_by_action(self.users.events, TEST, weights, self.held_out.users)
+        return dict(zip(self.schema.action_names, sets, strict=True))
 
     def rows_of(self, item_ids: pa.Array) -> Int32:
         """``[n] int32``: the row of each id in the features' catalogue, -1 where that has no such item."""
@@ -80,9 +95,9 @@ class Heldout:
         return ValueTable(self.item_ids)
 
     @functools.cached_property
-    def past(self) -> Past:
-        """Every event before the test part."""
-        return Past.of(self.sequences, len(self.item_ids))
+    def past(self) -> EventLists:
+        """Every event before the test part, of all users and not of the evaluated ones alone."""
+        return self.users.events.before(TEST)
 
     @functools.cached_property
     def item_events(self) -> Float64:
@@ -105,12 +120,12 @@ class Subject:
     to_feature_row: ``[items of the version] int32`` row of each in the features' catalogue, -1 where that has none.
     """
 
-    data: Heldout
+    data: EvaluationData
     retriever: Retriever
     to_feature_row: Int32
 
     @classmethod
-    def open(cls, path: Path | str, data: Heldout, version: str | None = None) -> Subject:
+    def open(cls, path: Path | str, data: EvaluationData, version: str | None = None) -> Subject:
         """Opens a bundle or a registry's version.
 
         Raises:
@@ -178,7 +193,7 @@ class Subject:
 
     @functools.cached_property
     def user_vectors(self) -> Vectors:
-        """``[n, dim] float32``: vectors of the held-out users of whom anything is known, in their order."""
+        """``[n, dim] float32``: vectors of the held-out users with a history, in their order."""
         blocks = range(0, self.data.held_out.num_users, 512)
         records = (self.records(np.arange(b, min(b + 512, self.data.held_out.num_users))) for b in blocks)
         vectors = [self.retriever.embed(one) for block in records for one in block if one.get("history")]

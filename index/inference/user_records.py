@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
 from pipelines.contracts.arrays import Int8, Int64
 from pipelines.contracts.schema import SPLITS, DatasetSchema, SplitName
+from pipelines.sequences.event_lists import EventLists
 from pipelines.sequences.reader import Sequences, load_users
 
 _TEST = SPLITS.index("test")
@@ -31,7 +33,7 @@ class UserRecords:
     def __init__(self, features: Path, sequences: Sequences) -> None:
         """Takes sequences that were opened already; ``open`` reads them."""
         self._features = features
-        self.sequences = sequences
+        self._sequences = sequences
 
     @classmethod
     def open(cls, features: Path) -> UserRecords:
@@ -45,14 +47,22 @@ class UserRecords:
     @property
     def num_users(self) -> int:
         """Number of users, including those without events."""
-        return self.sequences.num_users
+        return self.events.num_users
+
+    @property
+    def user_ids(self) -> pa.Array:
+        """``[users]`` ids, ascending."""
+        return self._sequences.user_ids
+
+    @property
+    def events(self) -> EventLists:
+        """All users' events."""
+        return self._sequences.events
 
     @functools.cached_property
     def with_history(self) -> Int64:
         """``[n] int64`` places of the users with an event before the test part; of all users where nobody has one."""
-        earlier = np.concatenate([[0], np.cumsum(self.sequences.splits < _TEST)])
-        counts = earlier[self.sequences.offsets[1:]] - earlier[self.sequences.offsets[:-1]]
-        places = np.flatnonzero(counts).astype(np.int64)
+        places = np.flatnonzero(self.events.before(_TEST).counts).astype(np.int64)
         return places if len(places) else np.arange(self.num_users, dtype=np.int64)
 
     @functools.cached_property
@@ -66,15 +76,17 @@ class UserRecords:
 
     def sample(self, count: int, seed: int, among: Int64) -> Int64:
         """``count`` of the users ``among`` these places, as ``sample_users`` chooses them."""
-        return sample_users(self.sequences.user_ids, count, seed, among)
+        return sample_users(self.user_ids, count, seed, among)
 
-    def table(self, users: Int64, schema: DatasetSchema, item_ids: pa.Array, split: SplitName = "test") -> pa.Table:
+    def table(
+        self, users: npt.NDArray[np.integer], schema: DatasetSchema, item_ids: pa.Array, split: SplitName = "test"
+    ) -> pa.Table:
         """Raw records of some users: ``user_id``, feature columns, history with times and actions, ``time``.
 
         A history holds the latest events before the split, oldest first, at most the schema's history length.
 
         Args:
-            users: ``[n] int64`` places of the users.
+            users: ``[n]`` places of the users.
             schema: names features, actions and the length of a history.
             item_ids: the catalogue in row order.
             split: the histories end where it begins.
@@ -82,17 +94,14 @@ class UserRecords:
         Raises:
             ArtifactError: the users table cannot be read.
         """
-        histories = self.sequences.histories(split, schema.history.max_length)
-        rows = histories.rows[users]
-        kept = rows >= 0
-        offsets = pa.array(np.concatenate([[0], np.cumsum(kept.sum(axis=1))]).astype(np.int32))
+        history = self.events.of_users(users).before(SPLITS.index(split)).latest(schema.history.max_length)
+        offsets = pa.array(history.offsets.astype(np.int32))
         columns = {
-            "history": pa.ListArray.from_arrays(offsets, item_ids.take(pa.array(rows[kept]))),
-            "history_action": pa.ListArray.from_arrays(offsets, _action_names(schema, histories.actions[users][kept])),
+            "history": pa.ListArray.from_arrays(offsets, item_ids.take(pa.array(history.rows))),
+            "history_action": pa.ListArray.from_arrays(offsets, _action_names(schema, history.actions)),
         }
         if schema.tables.events.time is not None:
-            times = pa.array(histories.times[users][kept], pa.int64())
-            columns["history_time"] = pa.ListArray.from_arrays(offsets, times)
+            columns["history_time"] = pa.ListArray.from_arrays(offsets, pa.array(history.times))
             columns["time"] = pa.array(self.request_times(schema)[users])
         table = _feature_columns(self.profiles, schema).take(pa.array(users))
         for name, column in columns.items():
@@ -100,7 +109,7 @@ class UserRecords:
         return table
 
     def records(
-        self, users: Int64, schema: DatasetSchema, item_ids: pa.Array, split: SplitName = "test"
+        self, users: npt.NDArray[np.integer], schema: DatasetSchema, item_ids: pa.Array, split: SplitName = "test"
     ) -> list[dict[str, Any]]:
         """The rows of ``table`` as raw records for ``Retriever.retrieve``."""
         return records_of(self.table(users, schema, item_ids, split))
@@ -111,14 +120,14 @@ class UserRecords:
         With a split by time it is the start of the test part. Otherwise it is the user's first test event; the latest
         event of a user without any; 0 for a user without events.
         """
-        sequences, start = self.sequences, schema.split.test_from
+        start = schema.split.test_from
         if isinstance(start, datetime.datetime):
-            return np.full(sequences.num_users, round(start.timestamp() * 1e6), np.int64)
-        latest = np.zeros(sequences.num_users, np.int64)
-        np.maximum.at(latest, sequences.owners, sequences.times)
-        held = sequences.splits == _TEST
-        first = np.full(sequences.num_users, np.iinfo(np.int64).max, np.int64)
-        np.minimum.at(first, sequences.owners[held], sequences.times[held])
+            return np.full(self.num_users, round(start.timestamp() * 1e6), np.int64)
+        latest = np.zeros(self.num_users, np.int64)
+        np.maximum.at(latest, self.events.owners, self.events.times)
+        held = self.events.of_split(_TEST)
+        first = np.full(self.num_users, np.iinfo(np.int64).max, np.int64)
+        np.minimum.at(first, held.owners, held.times)
         return np.where(first < np.iinfo(np.int64).max, first, latest)
 
 

@@ -17,15 +17,16 @@ import numpy as np
 from index.building.measurement import recall
 from index.evaluation.measures.bootstrap import paired_bootstrap
 from index.evaluation.measures.metrics import user_metrics
-from index.evaluation.measures.pairs import Pairs
 from index.inference.user_records import UserRecords
-from index.publishing.panel import Answers, K, Panel, in_catalogue_of
+from index.publishing.panel import TEST, Answers, K, Panel, in_catalogue_of
 from index.registry.bundle import Bundle
 from index.search.searcher import Rows
 from index.settings import GatesSettings
 from pipelines.contracts.arrays import Float64
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.schema import DatasetSchema
+from pipelines.sequences.held_out import HeldOut
+from pipelines.sequences.item_sets import ItemSets
 
 Outcome = Literal["passed", "failed", "skipped"]
 
@@ -45,8 +46,8 @@ class Verdict:
     def line(self) -> str:
         """For the terminal."""
         sign = {"passed": "ok  ", "failed": "FAIL", "skipped": "skip"}[self.outcome]
-        figure = "" if self.measured is None else f" {_told(self.measured)}"
-        bound = "" if self.threshold is None else f" (threshold {_told(self.threshold)})"
+        figure = "" if self.measured is None else f" {_formatted(self.measured)}"
+        bound = "" if self.threshold is None else f" (threshold {_formatted(self.threshold)})"
         fault = f"; look at `towerline {self.stage}`" if self.outcome == "failed" else ""
         return f"{sign} {self.gate}{figure}{bound}: {self.detail}{fault}"
 
@@ -55,8 +56,8 @@ class Verdict:
         return dataclasses.asdict(self)
 
 
-def _told(figure: float) -> str:
-    """Counts and large figures whole, fractions by four digits."""
+def _formatted(figure: float) -> str:
+    """Counts and large figures as whole numbers, fractions with four digits."""
     return f"{figure:,.0f}" if abs(figure) >= 1000 or float(figure).is_integer() else f"{figure:.4g}"
 
 
@@ -105,11 +106,8 @@ def judge(bundle: Bundle, live: Bundle | None, features: Path, settings: GatesSe
     return tuple(verdict for gate in _GATES if (verdict := gate(case)) is not None)
 
 
-def _truth(users: UserRecords, panel: Panel, schema: DatasetSchema) -> Pairs:
-    held_out = users.sequences.truth("test", schema)
-    counts = np.diff(held_out.offsets)
-    owners = np.repeat(np.arange(len(counts)), counts)
-    return Pairs.of(owners, held_out.rows, len(counts)).of_users(panel.users)
+def _truth(users: UserRecords, panel: Panel, schema: DatasetSchema) -> ItemSets:
+    return HeldOut.of(users.events, TEST, schema.action_weights, panel.users).truth
 
 
 def _at_least(gate: str, measured: float, threshold: float, stage: str, detail: str) -> Verdict:
@@ -179,7 +177,7 @@ def _reachable_items(case: _Case) -> Verdict | None:
     if threshold is None:
         return None
     found, exact = (np.unique(rows[rows >= 0]) for rows in (case.answers.found, case.answers.exact))
-    detail = f"{len(found):,} of {case.bundle.num_items:,} items stand in a top {K}, by exact search {len(exact):,}"
+    detail = f"{len(found):,} of {case.bundle.num_items:,} items are in a top {K}, by exact search {len(exact):,}"
     return _at_least("reachable items", len(found) / len(exact), threshold, "build", detail)
 
 
@@ -191,7 +189,7 @@ def _reachable_advertisers(case: _Case) -> Verdict | None:
     column = case.bundle.items[roles.advertiser_id].combine_chunks().dictionary_encode()
     codes = np.asarray(column.indices.fill_null(-1))
     found, exact = (_distinct(codes, rows) for rows in (case.answers.found, case.answers.exact))
-    detail = f"{found:,} of {len(column.dictionary):,} advertisers stand in a top {K}, by exact search {exact:,}"
+    detail = f"{found:,} of {len(column.dictionary):,} advertisers are in a top {K}, by exact search {exact:,}"
     return _at_least("reachable advertisers", found / max(1, exact), threshold, "build", detail)
 
 

@@ -1,6 +1,6 @@
 """The panel: a fixed set of users with held-out events, asked of a new bundle and of the live one alike.
 
-Reads features and bundles; writes nothing. Answers are told in rows of the new bundle's catalogue, so that two
+Reads features and bundles; writes nothing. Answers are rows of the new bundle's catalogue, so that two
 versions can be compared.
 """
 
@@ -16,23 +16,27 @@ import numpy.typing as npt
 from index.inference.user_records import UserRecords
 from index.registry.bundle import Bundle
 from index.search.searcher import Rows, Vectors
+from pipelines.contracts.arrays import Int64
+from pipelines.contracts.schema import SPLITS
+from pipelines.sequences.held_out import held_out_events
 
 # The panel's own seed: the same users night after night, others than the tuner's.
 _SEED = 1789
 K = 100
-# A search is timed so often, the fastest counts: what else the machine does only adds.
+TEST = SPLITS.index("test")
+# Each search is timed this many times and the fastest counts: other load on the machine only adds.
 _TIMINGS = 3
-# Users are timed in turn until so much time is spent, but not fewer than these: exact search over a large catalogue
-# takes about as long for each user.
+# Users are timed in turn until this much time is spent, but at least this many: exact search over a large catalogue
+# takes about the same time for each user.
 _TIMING_SECONDS = 5.0
 _LEAST_TIMED = 100
 
 
 @dataclass(frozen=True)
 class Panel:
-    """users: ``[panel] int64`` places in the sequences. records: theirs, as they stood before the test part."""
+    """users: ``[panel] int64`` places among all users. records: theirs, as of the start of the test part."""
 
-    users: npt.NDArray[np.int64]
+    users: Int64
     records: list[dict[str, Any]]
 
     @classmethod
@@ -44,9 +48,8 @@ class Panel:
             bundle: names schema and catalogue.
             size: number of users; fewer where there are fewer.
         """
-        truth = users.sequences.truth("test", bundle.schema)
-        held_out = np.flatnonzero(np.diff(truth.offsets)).astype(np.int64)
-        chosen = users.sample(size, _SEED, held_out)
+        truth = held_out_events(users.events, TEST, bundle.schema.action_weights)
+        chosen = users.sample(size, _SEED, np.flatnonzero(truth.counts).astype(np.int64))
         if len(chosen) < size:
             others = np.setdiff1d(users.with_history, chosen)
             chosen = np.concatenate([chosen, users.sample(size - len(chosen), _SEED, others)])

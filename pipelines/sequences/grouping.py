@@ -27,6 +27,8 @@ _TIME_UNITS = (86_400_000_000, 1_000_000, 1_000)
 class Grouped:
     """Sequences of a partition's users, in CSR form: the events of user ``u`` are ``offsets[u]:offsets[u + 1]``.
 
+    Not ``EventLists``, which readers get: the features job sorts and merges these arrays, together with the users' ids.
+
     ``user_ids`` [users] ascending; ``offsets`` [users + 1] int64; ``rows`` int32, ``times`` int64, ``actions`` int8,
     ``values`` float32, ``splits`` int8, each [events].
     """

@@ -8,7 +8,8 @@ import numpy as np
 
 from pipelines.contracts.schema import parse_schema
 from pipelines.contracts.vocabulary import FittedNumbers
-from towers.data.training_data import DAY_US, Events, TrainingData
+from pipelines.sequences.event_lists import EventLists
+from towers.data.training_data import DAY_US, TrainingData
 
 USERS, ITEMS, EVENTS_PER_USER = 120, 90, 16
 
@@ -52,7 +53,7 @@ def tiny_data(kind: str, seed: int = 0) -> TrainingData:
             **({"sold": np.zeros((ITEMS, 2), np.float32)} if kind == "time" else {}),
         },
         users=users,
-        events=Events(offsets, rows, times.astype(np.int64), actions, splits.astype(np.int8)),
+        events=EventLists(offsets, rows, times.astype(np.int64), actions, splits.astype(np.int8)),
         item_frequency=frequency,
         table_sizes={"item": {"item": ITEMS + 2, "category": 7, "title": 9}, "user": {"user": USERS + 2, "country": 4}},
         frequencies={"item": frequency},

@@ -67,7 +67,7 @@ def _mined(live: Retriever, config: Config, features: Path, count: int, progress
     vocabulary = Vocabulary.load(features / "vocabulary")
     ids = vocabulary.item_ids
     everyone = UserRecords.open(features)
-    split: SplitName = "valid" if (everyone.sequences.splits == 1).any() else "test"
+    split: SplitName = "valid" if (everyone.events.splits == 1).any() else "test"
     users = everyone.table(np.arange(everyone.num_users), config.schema_only(), ids, split)
     rows = np.full((len(users), count), -1, np.int32)
     with progress.bar(len(users), "hard negatives", "users") as bar:

@@ -15,8 +15,9 @@ import numpy.typing as npt
 import scipy.sparse
 from sklearn.linear_model import LogisticRegression
 
+from pipelines.sequences.event_lists import EventLists
 from towers.data.moments import Counts, last_windows
-from towers.data.training_data import Events, TrainingData
+from towers.data.training_data import TrainingData
 from towers.network.item_tower import hinges
 
 Float = npt.NDArray[Any]
@@ -32,7 +33,7 @@ _USUAL = (1.7, 0.5)
 
 
 @dataclass(frozen=True)
-class Vectors:
+class VectorBlocks:
     """Two blocks of columns: what goes by the items of a history, ``own``, and what by their ``content``.
 
     ``items_own [items, own]``, ``items_content [items, content]``, likewise of users.
@@ -43,9 +44,9 @@ class Vectors:
     users_own: Float
     users_content: Float
 
-    def of(self, users: npt.NDArray[np.int64]) -> Vectors:
+    def of(self, users: npt.NDArray[np.int64]) -> VectorBlocks:
         """Only these users."""
-        return Vectors(self.items_own, self.items_content, self.users_own[users], self.users_content[users])
+        return VectorBlocks(self.items_own, self.items_content, self.users_own[users], self.users_content[users])
 
 
 @dataclass(frozen=True)
@@ -85,12 +86,12 @@ class _Sample:
 
 
 def find_balance(
-    vectors_at: Callable[[Events, int], Vectors], data: TrainingData, events: Events, window_days: float
+    vectors_at: Callable[[EventLists, int], VectorBlocks], data: TrainingData, events: EventLists, window_days: float
 ) -> Balance:
-    """The weights with which the last windows' new items stand out best among a user's likeliest.
+    """The weights that best tell the last windows' new items from the others among a user's likeliest.
 
-    Two rounds: the second draws its negatives among the likeliest by the weights of the first, so that no item comes up
-    that the first had never to rule out. What a user had before counts for nothing.
+    Two rounds: the second draws its negatives among the likeliest by the weights of the first, so that they
+    include items that the first round never had to rule out. What a user had before counts for nothing.
 
     Args:
         vectors_at: makes the vectors of the events before a moment, and of the users then.
@@ -99,10 +100,10 @@ def find_balance(
     rows = np.arange(data.num_items, dtype=np.int32)
     windows = []
     for start, stop in last_windows(events, window_days, _WINDOWS):
-        before = events.where(events.times < start)
+        before = events.window(None, start)
         seen = _pairs(before, data.num_items)
-        within = (events.times >= start) & (events.times < stop)
-        novel = _novel(events.where(within & data.weighs(events)), seen)
+        within = events.window(start, stop)
+        novel = _novel(within.where(data.weighs(within)), seen)
         users = np.flatnonzero((np.diff(novel.indptr) > 0) & (np.diff(seen.indptr) > 0))
         if len(users):
             users = users[np.unique(np.linspace(0, len(users) - 1, _USERS).astype(np.int64))]
@@ -129,7 +130,7 @@ def find_balance(
 
 @dataclass(frozen=True)
 class _Window:
-    vectors: Vectors
+    vectors: VectorBlocks
     seen: scipy.sparse.csr_matrix
     novel: scipy.sparse.csr_matrix
     demand: Float
@@ -185,16 +186,16 @@ def _logistic(columns: Float, sample: _Sample) -> Float:
     return coefficients
 
 
-def _pairs(events: Events, items: int) -> scipy.sparse.csr_matrix:
+def _pairs(events: EventLists, items: int) -> scipy.sparse.csr_matrix:
     """``[users, items]``: 1 where a user had an item."""
     values = np.ones(len(events.rows), np.float32)
-    pairs = scipy.sparse.csr_matrix((values, (events.user_of_event(), events.rows)), (events.users, items))
+    pairs = scipy.sparse.csr_matrix((values, (events.owners, events.rows)), (events.num_users, items))
     pairs.sum_duplicates()
     pairs.data[:] = 1.0
     return pairs
 
 
-def _novel(events: Events, seen: scipy.sparse.csr_matrix) -> scipy.sparse.csr_matrix:
+def _novel(events: EventLists, seen: scipy.sparse.csr_matrix) -> scipy.sparse.csr_matrix:
     """The pairs of the events that were none before."""
     within = _pairs(events, seen.shape[1])
     novel = within - within.multiply(seen)

@@ -20,9 +20,10 @@ from sklearn.utils.extmath import randomized_svd
 from pipelines.contracts.arrays import Int32
 from pipelines.contracts.kinds.coded import Coded
 from pipelines.contracts.schema import Side
-from towers.closed_form.balance import Balance, Vectors, find_balance
+from pipelines.sequences.event_lists import EventLists
+from towers.closed_form.balance import Balance, VectorBlocks, find_balance
 from towers.closed_form.tastes import Tastes, fit_tastes
-from towers.data.training_data import DAY_US, Events, TrainingData
+from towers.data.training_data import DAY_US, TrainingData
 from towers.network.encoders import FeatureSum
 from towers.network.history_encoders import PooledHistory
 from towers.network.model import TwoTowers
@@ -38,7 +39,7 @@ _RIDGE = 0.3
 _IDENTITY_OF_NOVEL, _IDENTITY = 0.1, 0.3
 
 
-def start_from_svd(model: TwoTowers, data: TrainingData, events: Events) -> None:
+def start_from_svd(model: TwoTowers, data: TrainingData, events: EventLists) -> None:
     """Gives the towers their starting weights; without an id feature on the item side they stay as they are.
 
     Users with an id and no history: factors of the degree-normalised matrix. Else the right singular vectors of the
@@ -48,7 +49,7 @@ def start_from_svd(model: TwoTowers, data: TrainingData, events: Events) -> None
     (``towers.closed_form.balance``). What has weight 0 in ``[actions]`` is in no such matrix, though in histories.
     """
     item_id = _id_feature(data, "item")
-    if item_id is None or min(events.users, data.num_items) < 2:
+    if item_id is None or min(events.num_users, data.num_items) < 2:
         return
     user_id = _id_feature(data, "user")
     profile = model.user_tower.profile
@@ -68,7 +69,7 @@ def start_from_svd(model: TwoTowers, data: TrainingData, events: Events) -> None
 
 
 def _start_windows(
-    model: TwoTowers, settings: WindowsSettings, data: TrainingData, events: Events, item_id: str
+    model: TwoTowers, settings: WindowsSettings, data: TrainingData, events: EventLists, item_id: str
 ) -> None:
     pool, body = model.user_tower.pool, model.item_tower.body
     shown = np.array([name in settings.negative_actions for name in data.schema.action_names])
@@ -78,14 +79,14 @@ def _start_windows(
     coded = coded if settings.content_dim else []
     codes = [body.code_weights(name, data.items[name]) for name in coded]
 
-    def read(known: Events) -> Events:
+    def read(known: EventLists) -> EventLists:
         """What was shown and not taken is as good as nothing in a history (``TwoTowers``)."""
         return known.where(~shown[known.actions]) if shown.any() else known
 
-    def made_of(known: Events, now: int) -> _Made:
+    def made_of(known: EventLists, now: int) -> _WindowsStart:
         return _made(read(known), known.where(data.weighs(known)), now, data.num_items, codes, settings, pool.parts)
 
-    def vectors_at(known: Events, now: int) -> Vectors:
+    def vectors_at(known: EventLists, now: int) -> VectorBlocks:
         return made_of(known, now).vectors(read(known), now, settings)
 
     balance = find_balance(vectors_at, data, events, settings.window_days)
@@ -113,26 +114,26 @@ def _fill_content(body: FeatureSum, names: list[str], rows: Float) -> None:
 
 
 @dataclass(frozen=True)
-class _Made:
+class _WindowsStart:
     """A closed-form start for windows: ``factors [items, own]``, ``mix [heads * own, own]``, and tastes, if any."""
 
     factors: Float
     mix: Float
     tastes: Tastes | None
 
-    def vectors(self, events: Events, now: int, settings: WindowsSettings) -> Vectors:
+    def vectors(self, events: EventLists, now: int, settings: WindowsSettings) -> VectorBlocks:
         """The vectors of all items, and of all users as they are known at ``now``."""
-        owner, known = events.user_of_event(), events.times < now
+        owner, known = events.owners, events.times < now
         items = len(self.factors)
         heads = [_head(events, owner, known, now, days, items) for days in settings.decay_days]
         users = np.hstack([_unit(head @ self.factors) for head in heads]) @ self.mix
         if self.tastes is None:
-            return Vectors(self.factors, np.zeros((items, 0)), users, np.zeros((len(users), 0)))
-        return Vectors(self.factors, self.tastes.items, users, self.tastes.of(heads[0]))
+            return VectorBlocks(self.factors, np.zeros((items, 0)), users, np.zeros((len(users), 0)))
+        return VectorBlocks(self.factors, self.tastes.items, users, self.tastes.of(heads[0]))
 
     def balanced(
-        self, events: Events, now: int, settings: WindowsSettings, balance: Balance, temperature: float
-    ) -> _Made:
+        self, events: EventLists, now: int, settings: WindowsSettings, balance: Balance, temperature: float
+    ) -> _WindowsStart:
         """The same, so that a unit user's product with an item, over the temperature, is the balance's logit.
 
         Users have a root-mean-square length of 1 before they are made unit vectors.
@@ -150,32 +151,32 @@ class _Made:
                 to_tastes=tastes.to_tastes / longer,
                 of_tastes=tastes.of_tastes * (balance.content / usual),
             )
-        return _Made(self.factors * longer, self.mix * (balance.own / usual), tastes)
+        return _WindowsStart(self.factors * longer, self.mix * (balance.own / usual), tastes)
 
 
 def _made(
-    events: Events,
-    taken: Events,
+    events: EventLists,
+    taken: EventLists,
     now: int,
     items: int,
     codes: list[scipy.sparse.csr_matrix],
     settings: WindowsSettings,
     parts: list[int],
-) -> _Made:
+) -> _WindowsStart:
     """Of all that histories have, ``events``, those that the users' factors are made of were ``taken``."""
     own, content = parts
-    fitted = _implicit_factors(_matrix(taken.user_of_event(), taken.rows, None, taken.users, items), own)
+    fitted = _implicit_factors(_matrix(taken.owners, taken.rows, None, taken.num_users, items), own)
     factors = _scaled(fitted.items)
     mix = _ridge_mix(events, now, factors, fitted.users, settings)
     tastes = None
     if codes:
-        owner = events.user_of_event()
+        owner = events.owners
         history = _head(events, owner, events.times < now, now, settings.decay_days[0], items)
         tastes = fit_tastes(history, len(events.rows), scipy.sparse.hstack(codes).tocsr(), content, settings.tastes)
     # Of one size whatever the catalogue's: items of length 1, users too, on the root mean square.
-    users = np.linalg.norm(_Made(factors, mix, None).vectors(events, now, settings).users_own, axis=1)
+    users = np.linalg.norm(_WindowsStart(factors, mix, None).vectors(events, now, settings).users_own, axis=1)
     usual = max(float(np.sqrt(np.mean(np.square(users)))), 1e-12)
-    return _Made(factors, (mix / usual).astype(np.float32), tastes)
+    return _WindowsStart(factors, (mix / usual).astype(np.float32), tastes)
 
 
 @dataclass(frozen=True)
@@ -190,12 +191,12 @@ def _svd(matrix: scipy.sparse.csr_matrix, dim: int) -> _Svd:
     return _Svd(left.astype(np.float32), values.astype(np.float32), right.T.astype(np.float32))
 
 
-def _ridge_mix(events: Events, now: int, factors: Float, users: Float, settings: WindowsSettings) -> Float:
+def _ridge_mix(events: EventLists, now: int, factors: Float, users: Float, settings: WindowsSettings) -> Float:
     """``[heads * dim, dim]``: histories pooled over ``factors [items, dim]`` to the ``users``, by ridge regression.
 
     The head of the middle decay also keeps a share of the identity, for what people buy again.
     """
-    owner, dim, heads = events.user_of_event(), factors.shape[1], len(settings.decay_days)
+    owner, dim, heads = events.owners, factors.shape[1], len(settings.decay_days)
     known = events.times < now
     histories = [_head(events, owner, known, now, days, len(factors)) for days in settings.decay_days]
     pooled = np.hstack([_unit(history @ factors) for history in histories])
@@ -225,7 +226,7 @@ def _implicit_factors(counts: scipy.sparse.csr_matrix, dim: int) -> _Factors:
     pairs = counts.copy()
     pairs.data[:] = 1.0
     penalty = _PENALTY * pairs.nnz / max(pairs.shape[0], 1)
-    # Its own threads and BLAS's would stand in each other's way; it warns where they may.
+    # Its own threads and those of BLAS would compete; it warns where they may.
     with threadpool_limits(1, "blas"):
         model = AlternatingLeastSquares(
             factors=dim, alpha=_ALPHA, regularization=penalty, iterations=_ITERATIONS, random_state=dim
@@ -235,11 +236,11 @@ def _implicit_factors(counts: scipy.sparse.csr_matrix, dim: int) -> _Factors:
 
 
 def _head(
-    events: Events, owner: Int32, kept: npt.NDArray[np.bool_], now: int, days: float, items: int
+    events: EventLists, owner: Int32, kept: npt.NDArray[np.bool_], now: int, days: float, items: int
 ) -> scipy.sparse.csr_matrix:
     ages = (now - events.times[kept]) / DAY_US
     weights = np.exp(-ages / days) if days else np.ones(len(ages))
-    return _matrix(owner[kept], events.rows[kept], weights, events.users, items)
+    return _matrix(owner[kept], events.rows[kept], weights, events.num_users, items)
 
 
 def _id_feature(data: TrainingData, side: Side) -> str | None:
@@ -280,15 +281,15 @@ def _matrix(owner: Int32, rows: Int32, weights: Float | None, users: int, items:
     return matrix
 
 
-def _root_counts(events: Events, items: int) -> scipy.sparse.csr_matrix:
+def _root_counts(events: EventLists, items: int) -> scipy.sparse.csr_matrix:
     """Square roots of counts, unit rows."""
-    matrix = _matrix(events.user_of_event(), events.rows, None, events.users, items)
+    matrix = _matrix(events.owners, events.rows, None, events.num_users, items)
     matrix.data = np.sqrt(matrix.data)
     return _unit_rows(matrix)
 
 
-def _degree_normalised(events: Events, items: int) -> scipy.sparse.csr_matrix:
-    matrix = _matrix(events.user_of_event(), events.rows, None, events.users, items)
+def _degree_normalised(events: EventLists, items: int) -> scipy.sparse.csr_matrix:
+    matrix = _matrix(events.owners, events.rows, None, events.num_users, items)
     matrix.data[:] = 1.0
     by_user, by_item = (np.asarray(matrix.sum(axis)).ravel() for axis in (1, 0))
     left = scipy.sparse.diags(1.0 / np.sqrt(np.maximum(by_user, 1)))

@@ -15,11 +15,11 @@ class Batch:
     (-1: padding), ``candidates [candidates]`` as well. A query is a user (or, with ``query_users`` and
     ``query_positions``, a position of a user's history). ``positives [pairs, 2]`` are (query, place in ``rows``),
     ascending, ``weights [pairs]`` add up to 1; ``excluded [places, 2]`` are the candidates that are no negatives of a
-    query, its user's positives, as (query, candidate); ``seen [places, 2]`` are candidates that stand in the query's
+    query, its user's positives, as (query, candidate); ``seen [places, 2]`` are candidates that are in the query's
     history; ``certain [places, 2]`` are negatives of a query besides the candidates, as (query, place in ``rows``),
     with their ``certain_weights``; ``novel [pairs]`` are the weights with repeated items left out. ``item_moving
     [unique, widths]`` and ``user_moving [users, widths]``: the features that change with the moment, as of the
-    examples' own; no columns where the encoded ones stand for them.
+    moment of the examples; no columns where the encoded ones serve.
     """
 
     rows: Int32

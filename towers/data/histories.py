@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.contracts.arrays import Float32, Int8, Int32, Int64
-from towers.data.training_data import DAY_US, Events
+from pipelines.sequences.event_lists import EventLists
+from towers.data.training_data import DAY_US
 
 
 @dataclass(frozen=True)
@@ -24,16 +25,7 @@ class Histories:
     actions: Int8
 
 
-def ranges(starts: Int64, stops: Int64) -> Int64:
-    """All integers of ``[starts[i], stops[i])``, one range after the other."""
-    counts = stops - starts
-    owners = np.repeat(np.arange(len(starts)), counts)
-    before = np.cumsum(counts) - counts
-    places: Int64 = np.arange(int(counts.sum()), dtype=np.int64) - before[owners] + starts[owners]
-    return places
-
-
-def histories(events: Events, starts: Int64, stops: Int64, now: Int64 | None, length: int) -> Histories:
+def histories(events: EventLists, starts: Int64, stops: Int64, now: Int64 | None, length: int) -> Histories:
     """The ``length`` newest of the events ``starts[i]`` to ``stops[i]`` of each user.
 
     Args:
@@ -58,7 +50,7 @@ def histories(events: Events, starts: Int64, stops: Int64, now: Int64 | None, le
 
 
 def request_histories(
-    events: Events, users: Int32, split: int, now: int | None, length: int, *, timed: bool
+    events: EventLists, users: Int32, split: int, now: int | None, length: int, *, timed: bool
 ) -> Histories:
     """What is known of ``users`` when ``split`` begins: their events of the splits before it."""
     known = events.before(split)

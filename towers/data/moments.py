@@ -1,6 +1,6 @@
-"""What is true at a moment: places in the events by owner and time, and the features that change with it.
+"""What is known at a moment: places in the events by owner and time, and the features that change with it.
 
-An example of training stands at a moment of its own; what counts as recent there is counted from the events before
+Every training example has a moment of its own; what counts as recent there is counted from the events before
 it. Vectorised NumPy, no TensorFlow.
 """
 
@@ -15,12 +15,13 @@ from pipelines.contracts.arrays import Float32, Int32, Int64
 from pipelines.contracts.kinds import CountFeature, Feature, TimeSinceFeature
 from pipelines.contracts.schema import Side
 from pipelines.contracts.vocabulary import FittedNumbers
-from towers.data.training_data import DAY_US, Events, Features, TrainingData
+from pipelines.sequences.event_lists import EventLists
+from towers.data.training_data import DAY_US, Features, TrainingData
 from towers.settings import WindowsSettings
 
 
 class Clock:
-    """Finds places in events that stand in order of owner and time: one search for many owners at once.
+    """Finds places in events sorted by owner and time: one search for many owners at once.
 
     Args:
         owners: ``[events]`` ascending.
@@ -44,10 +45,10 @@ class Clock:
         return self.place(owners, stops) - self.place(owners, starts)
 
 
-def clock_of(events: Events, side: Side) -> Clock:
-    """The clock in which a user's, or an item's, events stand together."""
+def clock_of(events: EventLists, side: Side) -> Clock:
+    """The clock of events sorted by user, or by item."""
     if side == "user":
-        return Clock(events.user_of_event(), events.times)
+        return Clock(events.owners, events.times)
     order = np.lexsort((events.times, events.rows))
     return Clock(events.rows[order], events.times[order])
 
@@ -68,7 +69,7 @@ def side_by_side(columns: Features, rows: int) -> Float32:
     return np.concatenate([np.zeros((rows, 0), np.float32), *columns.values()], axis=1, dtype=np.float32)
 
 
-def last_windows(events: Events, days: float, number: int = 5) -> list[tuple[int, int]]:
+def last_windows(events: EventLists, days: float, number: int = 5) -> list[tuple[int, int]]:
     """Start and end of the newest windows of the events, the latest first."""
     width, last = int(days * DAY_US), int(events.times.max())
     return [(last - back * width, last - (back - 1) * width) for back in range(1, number + 1)]
@@ -80,7 +81,7 @@ class Counts:
     ``clock``: that of all the side's events.
     """
 
-    def __init__(self, data: TrainingData, events: Events, side: Side) -> None:
+    def __init__(self, data: TrainingData, events: EventLists, side: Side) -> None:
         self.features = count_features(data.schema.side(side))
         self._numbers: Mapping[str, FittedNumbers] = data.numbers[side]
         self.clock = clock_of(events, side)
@@ -111,7 +112,7 @@ class Moving:
     A time since is reckoned back from the column that the job encoded: what lay in its future stays at 0 days.
     """
 
-    def __init__(self, data: TrainingData, events: Events, side: Side) -> None:
+    def __init__(self, data: TrainingData, events: EventLists, side: Side) -> None:
         self.counts = Counts(data, events, side)
         self._as_of_us, self._numbers = data.as_of_us, data.numbers[side]
         columns = data.items if side == "item" else data.users
@@ -138,17 +139,17 @@ class Moving:
         return found
 
 
-class Moments:
-    """Draws the moments of batches, and tells what is counted as of one."""
+class MomentSampler:
+    """Draws the moments of batches, and counts what is known at one."""
 
     def __init__(
-        self, data: TrainingData, events: Events, taken: npt.NDArray[np.bool_], settings: WindowsSettings
+        self, data: TrainingData, events: EventLists, taken: npt.NDArray[np.bool_], settings: WindowsSettings
     ) -> None:
         self._of_items, self._of_users = Moving(data, events, "item"), Moving(data, events, "user")
         self.users = self._of_users.counts.clock
         # Positives come from what was taken, not from what was only seen.
         chosen = events.where(taken)
-        owners, order = chosen.user_of_event(), np.argsort(chosen.times, kind="stable")
+        owners, order = chosen.owners, np.argsort(chosen.times, kind="stable")
         self._times, self._rows = chosen.times[order], chosen.rows[order]
         # When the event's user had this item last before, and when the first event of all was.
         self._last, self._first = _last_before(chosen, owners)[order], _firsts(events)[owners][order]
@@ -183,9 +184,9 @@ class Moments:
         return self._of_items.at(rows, moment), self._of_users.at(users, moment)
 
 
-def _last_before(events: Events, owners: Int32) -> Int64:
+def _last_before(events: EventLists, owners: Int32) -> Int64:
     """``[events]`` the time of the event before it of the same user and item; long ago where there is none."""
-    # A user's events stand in the order of time, which a stable sort keeps.
+    # A user's events are in the order of time, which a stable sort keeps.
     width = int(events.rows.max(initial=0)) + 1
     order = np.argsort(owners.astype(np.int64) * width + events.rows, kind="stable")
     times, rows, users = events.times[order], events.rows[order], owners[order]
@@ -195,7 +196,7 @@ def _last_before(events: Events, owners: Int32) -> Int64:
     return found
 
 
-def _firsts(events: Events) -> Int64:
+def _firsts(events: EventLists) -> Int64:
     """``[users]`` the time of the first event; of users without one, anything."""
     padded = np.append(events.times, np.int64(0))
     return padded[events.offsets[:-1]]

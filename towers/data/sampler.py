@@ -1,6 +1,6 @@
 """Batches: which users at which moment, which items are positives, which are candidates.
 
-Vectorised NumPy over the sequences; no Python loop over examples. One generator a purpose, seeded by the caller.
+Vectorised NumPy over the sequences; no Python loop over examples. One generator per purpose, seeded by the caller.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import numpy.typing as npt
 
 from pipelines.contracts.arrays import Float64, Int32, Int64
 from pipelines.contracts.errors import SchemaError
+from pipelines.sequences.event_lists import EventLists, offsets_of, ranges
 from towers.data.batches import Batch
-from towers.data.histories import Histories, histories, ranges
+from towers.data.histories import Histories, histories
 from towers.data.inclusion import log_inclusion
-from towers.data.moments import Moments
-from towers.data.training_data import Events, TrainingData
+from towers.data.moments import MomentSampler
+from towers.data.training_data import TrainingData
 from towers.settings import TowersSettings
 
 Number = TypeVar("Number", np.int32, np.int64)
@@ -42,13 +43,13 @@ class _Asked:
 
     @classmethod
     def of_users(cls, queries: Int32, targets: Int64, others: Int64 | None = None) -> _Asked:
-        """A query a user, all of whose targets count alike."""
+        """One query per user; all its targets count the same."""
         return cls(queries, targets, np.ones(len(targets)), others)
 
 
 @dataclass(frozen=True)
 class _Baskets:
-    """The events of one user and moment, of which none foretells another: ``of_event [events] int64`` the number of
+    """The events of one user and moment, none of which predicts another: ``of_event [events] int64`` the number of
     each event's basket, ascending; ``starts [baskets + 1]`` their first events.
     """
 
@@ -56,7 +57,7 @@ class _Baskets:
     starts: Int64
 
     @classmethod
-    def of(cls, events: Events, owners: Int32) -> _Baskets:
+    def of(cls, events: EventLists, owners: Int32) -> _Baskets:
         """All baskets of the events, whose users are ``owners [events]``."""
         begins = np.ones(len(owners), np.bool_)
         begins[1:] = (owners[1:] != owners[:-1]) | (events.times[1:] != events.times[:-1])
@@ -80,14 +81,14 @@ class Sampler:
         SchemaError: nothing could be a positive.
     """
 
-    def __init__(self, data: TrainingData, events: Events, settings: TowersSettings) -> None:
+    def __init__(self, data: TrainingData, events: EventLists, settings: TowersSettings) -> None:
         self.events = events
         self.settings = settings
         self.items = data.num_items
         self.length = data.schema.history.max_length
         self._strengths = np.array(data.schema.action_weights)[events.actions]
         taken = data.weighs(events)
-        owners = events.user_of_event()
+        owners = events.owners
         least = 1 if settings.protocol == "sets" else 2
         self.users = np.flatnonzero(np.diff(events.offsets) >= least).astype(np.int32)
         self._baskets = _Baskets.of(events, owners) if settings.protocol == "positions" else None
@@ -112,7 +113,7 @@ class Sampler:
         self._lookahead = settings.lookahead if settings.protocol == "positions" else 0.0
         self._reach = _reach(self._lookahead, self.length)
         self._activity_power = 0.0 if settings.protocol == "positions" else settings.activity_power
-        self._moments = Moments(data, events, taken, settings) if settings.protocol == "windows" else None
+        self._moments = MomentSampler(data, events, taken, settings) if settings.protocol == "windows" else None
 
     def _drawn_from(self, owners: Int32, taken: npt.NDArray[np.bool_]) -> tuple[Int32, Float64 | None]:
         """The rows that an epoch's batches may have as positives, and how often each comes up; None: always.
@@ -132,7 +133,7 @@ class Sampler:
         users, found = self._parts(np.unique(keys[taken]))
         if self.settings.history_encoder == "none":
             return found, None
-        each = np.bincount(self._parts(np.unique(keys))[0], minlength=self.events.users)[users]
+        each = np.bincount(self._parts(np.unique(keys))[0], minlength=self.events.num_users)[users]
         return found, (each + 1) / (2 * each)
 
     @property
@@ -156,7 +157,7 @@ class Sampler:
                     yield batch
 
     def _order(self, generator: np.random.Generator) -> Int32:
-        """Users in random order; where a batch is as wide as its longest history, like lengths stand together."""
+        """Users in random order; where a batch is as wide as its longest history, similar lengths are put together."""
         order = generator.permutation(self.users)
         if self.settings.protocol != "positions":
             return order
@@ -165,7 +166,7 @@ class Sampler:
         pools = [order[start : start + 16 * size] for start in range(0, len(order), 16 * size)]
         ordered = np.concatenate([pool[np.argsort(counts[pool], kind="stable")] for pool in pools])
         batches = [ordered[start : start + size] for start in range(0, len(ordered), size)]
-        # The last batch is the smaller one wherever it stands: full batches are shuffled before it.
+        # The last batch is the smaller one and stays last: the full batches are shuffled before it.
         mixed = [batches[place] for place in generator.permutation(len(batches) - 1)]
         return np.concatenate([*mixed, batches[-1]])
 
@@ -224,8 +225,8 @@ class Sampler:
             known = histories(self.events, starts, starts, None, 1)
             return self._assemble(users, known, _Asked.of_users(queries, targets), generator)
         hidden = self._hidden(self._keys(queries, targets), generator)
-        kept = Events(
-            np.concatenate([[0], np.cumsum(np.bincount(queries[~hidden], minlength=len(users)))]).astype(np.int64),
+        kept = EventLists(
+            offsets_of(np.bincount(queries[~hidden], minlength=len(users))),
             rows[~hidden], np.zeros((~hidden).sum(), np.int64), np.zeros((~hidden).sum(), np.int8),
             np.zeros((~hidden).sum(), np.int8),
         )  # fmt: skip
@@ -234,7 +235,7 @@ class Sampler:
         return self._assemble(users, known, asked, generator)
 
     def _hidden(self, keys: Int64, generator: np.random.Generator) -> npt.NDArray[np.bool_]:
-        """``[events]`` whether each is of the items to find, which must not stand in the history they are found by.
+        """``[events]`` whether each is of the items to find, which must not be in the history they are found by.
 
         An item of each user's, drawn evenly, and every other with a chance of a half: of n, each with (n + 1) / 2n.
         """

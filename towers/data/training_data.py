@@ -11,55 +11,18 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.contracts.arrays import Int8, Int32, Int64
+from pipelines.contracts.arrays import Int32, Int64
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.kinds import Feature
 from pipelines.contracts.manifest import open_artifact
 from pipelines.contracts.schema import DatasetSchema, Side
 from pipelines.contracts.vocabulary import RESERVED_CODES, FittedCodes, FittedNumbers, Vocabulary
+from pipelines.sequences.event_lists import EventLists
+from pipelines.sequences.held_out import HeldOut
 
 Features = dict[str, npt.NDArray[np.generic]]
 
 DAY_US = 86_400_000_000
-
-
-@dataclass(frozen=True)
-class Events:
-    """All users' events, a user's from ``offsets[user]`` to ``offsets[user + 1]``, oldest first.
-
-    ``offsets [users + 1] int64``, ``rows [events] int32``, ``times [events] int64`` (microseconds or the order),
-    ``actions [events] int8``, ``splits [events] int8``.
-    """
-
-    offsets: Int64
-    rows: Int32
-    times: Int64
-    actions: Int8
-    splits: Int8
-
-    @property
-    def users(self) -> int:
-        """Number of users."""
-        return len(self.offsets) - 1
-
-    def before(self, split: int) -> Events:
-        """Only the events whose split code is smaller than ``split``."""
-        return self.where(self.splits < split)
-
-    def where(self, kept: npt.NDArray[np.bool_]) -> Events:
-        """Only the events at which ``kept [events]`` is true."""
-        running = np.concatenate([[0], np.cumsum(kept)])
-        return Events(
-            running[self.offsets].astype(np.int64),
-            self.rows[kept],
-            self.times[kept],
-            self.actions[kept],
-            self.splits[kept],
-        )
-
-    def user_of_event(self) -> Int32:
-        """``[events] int32`` the user each event belongs to."""
-        return np.repeat(np.arange(self.users, dtype=np.int32), np.diff(self.offsets))
 
 
 @dataclass(frozen=True)
@@ -83,7 +46,7 @@ class TrainingData:
     schema: DatasetSchema
     items: Features
     users: Features
-    events: Events
+    events: EventLists
     item_frequency: Int64
     table_sizes: dict[Side, dict[str, int]]
     frequencies: dict[str, Int64]
@@ -91,10 +54,14 @@ class TrainingData:
     as_of_us: int = 0
     mined: Int32 | None = None
 
-    def weighs(self, events: Events) -> npt.NDArray[np.bool_]:
+    def weighs(self, events: EventLists) -> npt.NDArray[np.bool_]:
         """``[events]`` whether each is of an action that counts: what has weight 0 in ``[actions]`` is context only."""
         found: npt.NDArray[np.bool_] = np.array(self.schema.action_weights)[events.actions] > 0
         return found
+
+    def held_out(self, split: int) -> HeldOut:
+        """What is held out in a split, of actions that count, and what its users had before."""
+        return HeldOut.of(self.events, split, self.schema.action_weights)
 
     @property
     def num_items(self) -> int:
@@ -118,8 +85,8 @@ def load(features: Path) -> TrainingData:
     artifact = open_artifact(features, kind="features")
     schema = DatasetSchema.model_validate_json((artifact.dir / "schema.json").read_text())
     vocabulary = Vocabulary.load(artifact.dir / "vocabulary")
-    sequences = Sequences.open(artifact.dir)
-    events = Events(sequences.offsets, sequences.rows, sequences.times, sequences.actions, sequences.splits)
+    # Nothing here reads what events are worth.
+    events = replace(Sequences.open(artifact.dir).events, values=None)
     data = TrainingData(
         schema=schema,
         items=load_encoded(artifact.dir, "item"),

@@ -48,7 +48,7 @@ class RowNorm(tf_keras.initializers.Initializer):
         return tf.constant(table, dtype=dtype)
 
 
-class Chance:
+class RandomStream:
     """Random numbers that can be set back: the same seed gives the same dropout, also after a resumed run."""
 
     def __init__(self) -> None:
@@ -104,7 +104,7 @@ class FeatureSum(tf_keras.layers.Layer):
         table_sizes: dict[str, int],
         frequencies: dict[str, npt.NDArray[np.int64]],
         settings: TowersSettings,
-        chance: Chance,
+        chance: RandomStream,
         *,
         width: int,
         content_dim: int,

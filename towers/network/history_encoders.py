@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from towers.network.encoders import Chance, RowNorm, drop_by, unit
+from towers.network.encoders import RandomStream, RowNorm, drop_by, unit
 from towers.runtime import tf, tf_keras
 from towers.settings import TowersSettings
 
@@ -193,7 +193,7 @@ class _Blocks:
 class Block(tf_keras.layers.Layer):
     """One pre-norm transformer layer: causal self-attention, then a feed-forward of four times the width."""
 
-    def __init__(self, dim: int, heads: int, dropout: float, chance: Chance, name: str) -> None:
+    def __init__(self, dim: int, heads: int, dropout: float, chance: RandomStream, name: str) -> None:
         super().__init__(name=name)
         self.heads, self.dim, self.dropout, self.chance = heads, dim, dropout, chance
         self.norms = [tf_keras.layers.LayerNormalization(epsilon=1e-6) for _ in range(2)]
@@ -232,7 +232,9 @@ class CausalTransformer(tf_keras.layers.Layer):
     longest ``history`` has more events than ``BLOCK``, the attention is made in blocks.
     """
 
-    def __init__(self, dim: int, history: int, settings: TowersSettings, chance: Chance, name: str = "history") -> None:
+    def __init__(
+        self, dim: int, history: int, settings: TowersSettings, chance: RandomStream, name: str = "history"
+    ) -> None:
         super().__init__(name=name)
         self.dropout, self.chance = settings.dropout, chance
         self.positions = self.add_weight("positions", (history, dim), initializer=RowNorm(0.2, dim, 7))

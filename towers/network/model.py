@@ -16,7 +16,7 @@ from pipelines.contracts.schema import Side
 from towers.data.batches import Batch
 from towers.data.moments import count_features, moving_features
 from towers.data.training_data import Features, TrainingData
-from towers.network.encoders import Chance, FeatureSum
+from towers.network.encoders import FeatureSum, RandomStream
 from towers.network.history_encoders import PooledHistory
 from towers.network.item_tower import ItemTower
 from towers.network.losses import Certain, Pairs, sampled_softmax
@@ -60,7 +60,7 @@ class TwoTowers(tfrs.Model):
         self.temperature: Any = settings.temperature
         if settings.learned_temperature:
             self.temperature = tf.Variable(settings.temperature, name="temperature", constraint=_positive)
-        self.chance = Chance()
+        self.chance = RandomStream()
         items = self._features(data, "item", seed, settings.embedding_dim)
         profile = self._features(data, "user", seed + 1, settings.vector_dim) if data.features("user") else None
         assert items is not None

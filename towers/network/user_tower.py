@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from towers.network.encoders import Chance, FeatureSum, unit
+from towers.network.encoders import FeatureSum, RandomStream, unit
 from towers.network.history_encoders import AttentionPool, CausalTransformer, PooledHistory
 from towers.runtime import tf, tf_keras
 from towers.settings import TowersSettings
@@ -16,7 +16,7 @@ class UserTower(tf_keras.Model):
     """
 
     def __init__(
-        self, profile: FeatureSum | None, settings: TowersSettings, chance: Chance, *, history: int, actions: int
+        self, profile: FeatureSum | None, settings: TowersSettings, chance: RandomStream, *, history: int, actions: int
     ) -> None:
         super().__init__(name="user_tower")
         dim = settings.vector_dim

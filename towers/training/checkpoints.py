@@ -41,7 +41,7 @@ class State:
     curves: list[dict[str, Any]]
 
 
-class Place:
+class CheckpointDirectory:
     """The directory of one run's checkpoints.
 
     Args:

@@ -116,7 +116,7 @@ def run(
     own = f".{out.name}.checkpoint" + (f".{team.index}" if team.index else "")
     # Workers go on together or not at all: each has a checkpoint of each epoch.
     minutes = settings.checkpoint_minutes if team.count == 1 else 0.0
-    place = checkpoints.Place(out.parent / own, fingerprint, minutes, resume)
+    place = checkpoints.CheckpointDirectory(out.parent / own, fingerprint, minutes, resume)
     if not team.agree(place.reached()):
         _LOG.warning("the workers' checkpoints are of different epochs: training begins anew")
         place.resume = False
@@ -151,7 +151,7 @@ def train(
     *,
     seed: int,
     progress: Progress = SILENT,
-    place: checkpoints.Place | None = None,
+    place: checkpoints.CheckpointDirectory | None = None,
     report: Callable[[Epoch], None] | None = None,
 ) -> Trained:
     """Both phases: the search for the best epoch, and the refit.
@@ -182,7 +182,7 @@ def _go_on(
     *,
     seed: int,
     progress: Progress,
-    place: checkpoints.Place,
+    place: checkpoints.CheckpointDirectory,
     report: Callable[[Epoch], None] | None,
 ) -> Trained:
     """One phase on train and valid. The earlier model has seen most of valid: it can choose no epoch."""
@@ -256,7 +256,7 @@ class _Phase:
         name: str,
         epochs: int,
         validates: bool,
-        place: checkpoints.Place | None,
+        place: checkpoints.CheckpointDirectory | None,
         report: Callable[[Epoch], None] | None,
         progress: Progress = SILENT,
         before: tuple[Epoch, ...] = (),

@@ -5,7 +5,6 @@ Pure NumPy, outside the graph; nothing is sampled.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,62 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.contracts.arrays import Float32, Int32, Int64
+from pipelines.contracts.arrays import Float32, Int64
 from pipelines.contracts.top_k import top_k_batch
-
-
-@dataclass(frozen=True)
-class Truth:
-    """Held-out items of some users, and what each had before.
-
-    ``users [n] int32``; ``offsets [n + 1]`` into ``rows`` (unique within a user); likewise the seen items.
-    """
-
-    users: Int32
-    offsets: Int64
-    rows: Int32
-    seen_offsets: Int64
-    seen_rows: Int32
-
-    def without_seen(self) -> Truth:
-        """Truth without what a user had before; users with nothing left are dropped."""
-        owner = np.repeat(np.arange(len(self.users)), np.diff(self.offsets))
-        seen_owner = np.repeat(np.arange(len(self.users)), np.diff(self.seen_offsets))
-        width = int(max(self.rows.max(initial=0), self.seen_rows.max(initial=0))) + 1
-        return self.where(~np.isin(owner * width + self.rows, seen_owner * width + self.seen_rows))
-
-    def where(self, wanted: npt.NDArray[np.bool_]) -> Truth:
-        """Only the held-out items at which ``wanted [rows]`` is true; users with nothing left are dropped."""
-        owner = np.repeat(np.arange(len(self.users)), np.diff(self.offsets))
-        counts = np.bincount(owner[wanted], minlength=len(self.users))
-        whole = dataclasses.replace(self, offsets=_offsets(counts), rows=self.rows[wanted])
-        return whole._of(np.flatnonzero(counts))
-
-    def spread(self, count: int) -> Truth:
-        """``count`` of the users at even distances: users of neighbouring rows are often alike, in age or origin."""
-        if len(self.users) <= count:
-            return self
-        return self._of(np.arange(count, dtype=np.int64) * len(self.users) // count)
-
-    def of(self, users: Int32) -> Truth:
-        """Only those of ``users``."""
-        return self._of(np.flatnonzero(np.isin(self.users, users)))
-
-    def _of(self, kept: npt.NDArray[np.int64]) -> Truth:
-        chosen = np.zeros(len(self.users), np.bool_)
-        chosen[kept] = True
-        sizes, seen_sizes = np.diff(self.offsets), np.diff(self.seen_offsets)
-        return Truth(
-            self.users[kept],
-            _offsets(sizes[kept]),
-            self.rows[np.repeat(chosen, sizes)],
-            _offsets(seen_sizes[kept]),
-            self.seen_rows[np.repeat(chosen, seen_sizes)],
-        )
-
-
-def _offsets(counts: npt.NDArray[np.int64]) -> Int64:
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+from pipelines.sequences.event_lists import owners_of
+from pipelines.sequences.held_out import HeldOut
 
 
 @dataclass(frozen=True)
@@ -83,38 +30,38 @@ class Figures:
 
 
 def recall_at(
-    users: Float32, items: Float32, truth: Truth, ks: tuple[int, ...], *, remove_seen: bool, block: int = 256
+    users: Float32, items: Float32, held_out: HeldOut, ks: tuple[int, ...], *, remove_seen: bool, block: int = 256
 ) -> Figures:
-    """Ranks every item for each user of ``truth``.
+    """Ranks every item for each user of ``held_out``.
 
     Args:
-        users: ``[n, dim]`` vectors, in the order of ``truth.users``.
+        users: ``[n, dim]`` vectors, in the order of ``held_out.users``.
         items: ``[items, dim]`` vectors; of equal scores the lower row comes first.
-        truth: held-out items.
+        held_out: the truth, and what to leave out.
         ks: lengths of the list.
         remove_seen: rank without the items a user had before.
         block: users scored at once.
     """
-    return recall_of(lambda part: users[part] @ items.T, truth, ks, remove_seen=remove_seen, block=block)
+    return recall_of(lambda part: users[part] @ items.T, held_out, ks, remove_seen=remove_seen, block=block)
 
 
 def recall_of(
-    score: Callable[[slice], Float32], truth: Truth, ks: tuple[int, ...], *, remove_seen: bool, block: int = 256
+    score: Callable[[slice], Float32], held_out: HeldOut, ks: tuple[int, ...], *, remove_seen: bool, block: int = 256
 ) -> Figures:
     """The same of any scores: ``score`` gives ``[users of the slice, items] float32``, which may be written to."""
-    sizes = np.diff(truth.offsets)
+    truth, removed = held_out.truth, held_out.seen
+    sizes = truth.counts
     hits = np.zeros((len(sizes), max(ks)), bool)
 
     def rank(start: int) -> None:
         stop = min(start + block, len(sizes))
         scores = score(slice(start, stop))
         if remove_seen:
-            seen = slice(truth.seen_offsets[start], truth.seen_offsets[stop])
-            owner = np.repeat(np.arange(stop - start), np.diff(truth.seen_offsets[start : stop + 1]))
-            scores[owner, truth.seen_rows[seen]] = -np.inf
+            owner = owners_of(removed.offsets[start : stop + 1])
+            scores[owner, removed.rows[removed.offsets[start] : removed.offsets[stop]]] = -np.inf
         best = top_k_batch(scores, max(ks))
         wanted = np.zeros(scores.shape, bool)
-        owner = np.repeat(np.arange(stop - start), sizes[start:stop])
+        owner = owners_of(truth.offsets[start : stop + 1])
         wanted[owner, truth.rows[truth.offsets[start] : truth.offsets[stop]]] = True
         found = np.take_along_axis(wanted, best, axis=1)
         hits[start:stop, : found.shape[1]] = found

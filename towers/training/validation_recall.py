@@ -10,18 +10,20 @@ import numpy.typing as npt
 
 from pipelines.contracts.arrays import Int32
 from pipelines.contracts.schema import SPLITS, DatasetSchema
+from pipelines.sequences.event_lists import EventLists
+from pipelines.sequences.held_out import held_out_events, truth_by_action
 from towers.data.histories import Histories, request_histories
 from towers.data.moments import Moving, side_by_side
-from towers.data.training_data import Events, Features, TrainingData
+from towers.data.training_data import Features, TrainingData
 from towers.network.model import TwoTowers, all_item_vectors
 from towers.runtime import tf
 from towers.settings import TowersSettings
-from towers.training.recall import Figures, Truth, recall_at
+from towers.training.recall import Figures, recall_at
 
 
-def split_start_us(schema: DatasetSchema, events: Events, split: int) -> int | None:
+def split_start_us(schema: DatasetSchema, events: EventLists, split: int) -> int | None:
     """The moment ``split`` begins: what the schema says, or the first held-out event where all earlier splits' events
-    precede it. None where there is no such moment: then each user's own last event stands for it.
+    precede it. None where there is no such moment: then each user's own last event is used.
     """
     bound = {"valid": schema.split.valid_from, "test": schema.split.test_from}.get(SPLITS[split])
     if isinstance(bound, datetime.datetime):
@@ -32,31 +34,8 @@ def split_start_us(schema: DatasetSchema, events: Events, split: int) -> int | N
     return int(held.min())
 
 
-def truth_of(events: Events, split: int) -> Truth:
-    """The held-out items of ``split``, one of each a user, for the users that have any."""
-    rows_of = {"truth": events.splits == split, "seen": events.splits < split}
-    owner = events.user_of_event().astype(np.int64)
-    width = int(events.rows.max(initial=0)) + 1
-    pairs = {name: np.unique(owner[kept] * width + events.rows[kept]) for name, kept in rows_of.items()}
-    users = np.unique(pairs["truth"] // width)
-    pairs["seen"] = pairs["seen"][np.isin(pairs["seen"] // width, users)]
-    bounds = {
-        name: np.concatenate(
-            [np.searchsorted(keys, users * width), [len(keys)]],
-        ).astype(np.int64)
-        for name, keys in pairs.items()
-    }
-    return Truth(
-        users.astype(np.int32),
-        bounds["truth"],
-        (pairs["truth"] % width).astype(np.int32),
-        bounds["seen"],
-        (pairs["seen"] % width).astype(np.int32),
-    )
-
-
 @dataclass(frozen=True)
-class Vectors:
+class TowerVectors:
     """``items [items, embedding_dim]`` and ``users [users, embedding_dim] float32``."""
 
     items: npt.NDArray[np.float32]
@@ -92,7 +71,7 @@ def user_vectors(
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownAtSplit:
     """What is known when a split begins: the users' ``histories``, and of all items and of the users the features that
     change with the moment, ``{name: [rows, width] float32}``; none where the split has no such moment.
     """
@@ -102,25 +81,25 @@ class Known:
     user_moving: Features
 
 
-def known_at(data: TrainingData, users: Int32, split: int) -> Known:
+def known_at(data: TrainingData, users: Int32, split: int) -> KnownAtSplit:
     """What is known of the catalogue and of ``users`` when ``split`` begins."""
     timed = data.schema.tables.events.time is not None
     start = split_start_us(data.schema, data.events, split)
     histories = request_histories(data.events, users, split, start, data.schema.history.max_length, timed=timed)
     if start is None:
-        return Known(histories, {}, {})
+        return KnownAtSplit(histories, {}, {})
     before = data.events.before(split)
     rows = np.arange(data.num_items, dtype=np.int32)
     items, owners = Moving(data, before, "item"), Moving(data, before, "user")
-    return Known(histories, items.columns(rows, start), owners.columns(users, start))
+    return KnownAtSplit(histories, items.columns(rows, start), owners.columns(users, start))
 
 
-def all_vectors(model: TwoTowers, data: TrainingData, users: Int32, split: int) -> Vectors:
+def all_vectors(model: TwoTowers, data: TrainingData, users: Int32, split: int) -> TowerVectors:
     """Vectors of the catalogue, and of ``users`` as they are known when ``split`` begins."""
     known = known_at(data, users, split)
     items = all_item_vectors(model, side_by_side(known.item_moving, data.num_items))
     moving = side_by_side(known.user_moving, len(users))
-    return Vectors(items, user_vectors(model, items, users, moving, known.histories))
+    return TowerVectors(items, user_vectors(model, items, users, moving, known.histories))
 
 
 def evaluate(
@@ -136,34 +115,33 @@ def evaluate(
     what was held out, only that action's events.
     """
     weights = data.schema.action_weights
-    held = _held(data, split)
-    truth = truth_of(held, split)
+    held_out = data.held_out(split)
     if max_users is not None:
-        truth = truth.spread(max_users)
-    vectors = all_vectors(model, data, truth.users, split)
+        held_out = held_out.spread(max_users)
+    vectors = all_vectors(model, data, held_out.users, split)
     items, users = vectors.items, vectors.users
     figures = {}
     if "all" in names:
-        figures["all"] = recall_at(users, items, truth, ks, remove_seen=False)
+        figures["all"] = recall_at(users, items, held_out, ks, remove_seen=False)
     if "novel" in names:
-        novel = truth.without_seen()
-        figures["novel"] = recall_at(users[np.isin(truth.users, novel.users)], items, novel, ks, remove_seen=True)
-    for code, action in enumerate(data.schema.action_names):
-        if len(weights) == 1 or weights[code] == 0:
+        novel = held_out.without_seen()
+        figures["novel"] = recall_at(users[np.isin(held_out.users, novel.users)], items, novel, ks, remove_seen=True)
+    if len(weights) == 1:
+        return figures
+    sets = truth_by_action(data.events, split, weights, held_out.users)
+    for action, weight, truth in zip(data.schema.action_names, weights, sets, strict=True):
+        if weight == 0:
             continue
-        own = truth_of(held.where((held.splits < split) | (held.actions == code)), split).of(truth.users)
-        figures[f"all {action}"] = recall_at(users[np.isin(truth.users, own.users)], items, own, ks, remove_seen=False)
+        own = held_out.with_truth(truth)
+        figures[f"all {action}"] = recall_at(
+            users[np.isin(held_out.users, own.users)], items, own, ks, remove_seen=False
+        )
     return figures
 
 
 def can_evaluate(data: TrainingData, split: int) -> bool:
     """Whether anything of an action that counts is held out in ``split``."""
-    return len(truth_of(_held(data, split), split).users) > 0
-
-
-def _held(data: TrainingData, split: int) -> Events:
-    """All events before ``split``, and of it and later splits what counts."""
-    return data.events.where((data.events.splits < split) | data.weighs(data.events))
+    return held_out_events(data.events, split, data.schema.action_weights).num_events > 0
 
 
 def selecting(settings: TowersSettings) -> tuple[str, ...]:

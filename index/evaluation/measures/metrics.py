@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from index.evaluation.measures.pairs import Pairs
 from pipelines.contracts.arrays import Bools, Float64, Int32
 from pipelines.contracts.errors import ConfigError
+from pipelines.sequences.item_sets import ItemSets
 
 # Users whose hits are looked up at once: bounds memory to some 100 MB at k = 500.
 _USERS_AT_ONCE = 1 << 14
@@ -38,7 +38,7 @@ class UserMetrics:
 METRIC_NAMES = ("recall", "ndcg", "mrr", "hit_rate")
 
 
-def hits_of(ranked: Int32, truth: Pairs) -> Bools:
+def hits_of(ranked: Int32, truth: ItemSets) -> Bools:
     """``[users, k] bool``: the row is in the user's truth and occurs for the first time.
 
     Args:
@@ -56,7 +56,7 @@ def hits_of(ranked: Int32, truth: Pairs) -> Bools:
     return hits
 
 
-def user_metrics(ranked: Int32, truth: Pairs, k: tuple[int, ...]) -> UserMetrics:
+def user_metrics(ranked: Int32, truth: ItemSets, k: tuple[int, ...]) -> UserMetrics:
     """Computes all metrics at all cut-offs.
 
     recall: ``|top-k ∩ truth| / min(k, |truth|)``. ndcg: binary gains, ``log2`` discount, divided by the best order's.
@@ -92,7 +92,7 @@ def user_metrics(ranked: Int32, truth: Pairs, k: tuple[int, ...]) -> UserMetrics
     return UserMetrics(k=k, **values)
 
 
-def weighted_recall(ranked: Int32, truth: Pairs, weights: Float64, k: int) -> Float64:
+def weighted_recall(ranked: Int32, truth: ItemSets, weights: Float64, k: int) -> Float64:
     """``[users] float64``: weight of the truth in the top k, as a share of the most that k items could hold.
 
     With weights of 1 it is recall. NaN where the truth weighs nothing.
@@ -118,7 +118,7 @@ def weighted_recall(ranked: Int32, truth: Pairs, weights: Float64, k: int) -> Fl
     return np.where(best > 0, gained / np.where(best > 0, best, 1.0), np.nan)
 
 
-def without(ranked: Int32, removed: Pairs, k: int) -> Int32:
+def without(ranked: Int32, removed: ItemSets, k: int) -> Int32:
     """``[users, k] int32``: the ranking with some rows of each user taken out and what follows moved up.
 
     Args:
@@ -144,7 +144,7 @@ def check_cutoffs(k: tuple[int, ...]) -> None:
         raise ConfigError(f"k: expected cut-offs of 1 or more, got {list(k)}. Ask for the top 1 at least.")
 
 
-def check_users(ranked: Int32, truth: Pairs) -> None:
+def check_users(ranked: Int32, truth: ItemSets) -> None:
     """Refuses a ranking of other users than the truth's.
 
     Raises:

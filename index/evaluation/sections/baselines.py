@@ -1,6 +1,6 @@
 """Baselines fitted on the same past and asked about the same users: popularity, own frequency, item-kNN, ALS.
 
-Reads ``sequences/`` through ``Sequences``; writes nothing. Item-kNN and ALS are those of the library ``implicit``
+Reads ``sequences/`` through ``EventLists``; writes nothing. Item-kNN and ALS are those of the library ``implicit``
 (extra ``[demo]``). All are fitted on every event before the test part, each user's own among them.
 """
 
@@ -16,14 +16,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from index.evaluation.held_out import HeldOut, Past
 from index.evaluation.measures.metrics import without
-from index.evaluation.measures.pairs import Pairs
 from index.evaluation.ranking import Rankings
 from index.evaluation.settings import SEED, BaselineName, EvaluationSettings
 from pipelines.contracts.arrays import Int32
 from pipelines.contracts.conversion import US_PER_DAY
 from pipelines.contracts.errors import ConfigError
+from pipelines.sequences.event_lists import EventLists
+from pipelines.sequences.held_out import HeldOut
+from pipelines.sequences.item_sets import ItemSets
 
 _USERS_AT_ONCE = 1024
 # Of the two learned baselines (library ``implicit``).
@@ -33,19 +34,29 @@ _ALS_FACTORS, _ALS_ITERATIONS = 64, 15
 
 @dataclass(frozen=True)
 class _Task:
-    past: Past
+    past: EventLists
+    items: int
     held_out: HeldOut
     settings: EvaluationSettings
     k: int
 
 
-def rank_baseline(name: BaselineName, past: Past, held_out: HeldOut, settings: EvaluationSettings) -> Rankings:
+def rank_baseline(
+    name: BaselineName, past: EventLists, items: int, held_out: HeldOut, settings: EvaluationSettings
+) -> Rankings:
     """Fits one baseline and ranks the held-out users with it, as deep as the largest cut-off.
+
+    Args:
+        name: of the baseline.
+        past: the events to fit it on, of all users.
+        items: size of the catalogue.
+        held_out: the users to rank for.
+        settings: cut-offs and days.
 
     Raises:
         ConfigError: item-kNN or ALS is asked for, and ``implicit`` is not installed.
     """
-    task = _Task(past, held_out, settings, min(settings.k[-1], past.items))
+    task = _Task(past, items, held_out, settings, min(settings.k[-1], items))
     return _BASELINES[name](task)
 
 
@@ -56,7 +67,7 @@ def popularity_order(rows: Int32, items: int) -> Int32:
 
 
 def _popularity(task: _Task) -> Rankings:
-    return _same_for_all(task, popularity_order(task.past.rows, task.past.items))
+    return _same_for_all(task, popularity_order(task.past.rows, task.items))
 
 
 def _recent_popularity(task: _Task) -> Rankings:
@@ -64,7 +75,7 @@ def _recent_popularity(task: _Task) -> Rankings:
     past = task.past
     newest = past.times.max(initial=0)
     recent = past.times > newest - task.settings.recent_days * US_PER_DAY
-    return _same_for_all(task, popularity_order(past.rows[recent], past.items))
+    return _same_for_all(task, popularity_order(past.rows[recent], task.items))
 
 
 def _same_for_all(task: _Task, order: Int32) -> Rankings:
@@ -73,7 +84,7 @@ def _same_for_all(task: _Task, order: Int32) -> Rankings:
     return Rankings(served, _unseen_of_order(order, task.held_out.seen, k))
 
 
-def _unseen_of_order(order: Int32, seen: Pairs, k: int) -> Int32:
+def _unseen_of_order(order: Int32, seen: ItemSets, k: int) -> Int32:
     novel = np.full((seen.num_users, k), -1, np.int32)
     for start in range(0, seen.num_users, _USERS_AT_ONCE):
         places = np.arange(start, min(start + _USERS_AT_ONCE, seen.num_users), dtype=np.int64)
@@ -86,7 +97,7 @@ def _unseen_of_order(order: Int32, seen: Pairs, k: int) -> Int32:
 def _own_frequency(task: _Task) -> Rankings:
     """What the user met most often, equal ones by popularity; then what is popular."""
     seen, k = task.held_out.seen, task.k
-    order = popularity_order(task.past.rows, task.past.items)
+    order = popularity_order(task.past.rows, task.items)
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order))
     novel = _unseen_of_order(order, seen, k)
@@ -96,7 +107,7 @@ def _own_frequency(task: _Task) -> Rankings:
     kept = place < k
     served[seen.owners[kept], place[kept]] = seen.rows[best][kept]
     served[:, k:] = novel
-    nothing = Pairs.of(np.zeros(0, np.int64), np.zeros(0, np.int32), seen.num_users)
+    nothing = ItemSets.of(np.zeros(0, np.int64), np.zeros(0, np.int32), seen.num_users)
     return Rankings(without(served, nothing, k), novel)
 
 
@@ -124,7 +135,9 @@ def _implicit(task: _Task, make: Callable[[], Any]) -> Rankings:
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     past = task.past
-    counts = csr_matrix((np.ones(len(past.rows), np.float32), (past.owners, past.rows)), shape=(past.users, past.items))
+    counts = csr_matrix(
+        (np.ones(len(past.rows), np.float32), (past.owners, past.rows)), shape=(past.num_users, task.items)
+    )
     # Its own threads and those of BLAS would compete; it warns where they may.
     with threadpool_limits(1, "blas"), warnings.catch_warnings():
         # The library converts a matrix it made itself, and warns of that.

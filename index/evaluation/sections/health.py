@@ -13,11 +13,11 @@ import numpy.typing as npt
 
 from index.evaluation.catalogue import Catalogue
 from index.evaluation.measures.bootstrap import bootstrap
-from index.evaluation.measures.pairs import Pairs
 from index.evaluation.sections.part import Figure, Mean, Part
 from index.evaluation.settings import EvaluationSettings
-from index.evaluation.subject import Heldout, Subject
+from index.evaluation.subject import EvaluationData, Subject
 from pipelines.contracts.arrays import Bools, Float64, Int32
+from pipelines.sequences.item_sets import ItemSets
 
 # Steck 2018 (Calibrated recommendations), eq. 4: keeps the divergence finite where a category is never shown.
 _SMOOTHING = 0.01
@@ -103,7 +103,7 @@ class Exposures:
     past_advertisers: Float64 | None
 
     @classmethod
-    def of(cls, top: Int32, data: Heldout, catalogue: Catalogue) -> Exposures:
+    def of(cls, top: Int32, data: EvaluationData, catalogue: Catalogue) -> Exposures:
         """Counts the places of ``top`` (``[users, k] int32``) and the events of the users' past."""
         items, past = len(data.item_ids), data.held_out.seen
         shown = np.bincount(top[top >= 0], minlength=items).astype(np.float64)
@@ -129,7 +129,7 @@ def measure_health(
     data = subject.data
     past = data.held_out.seen
     fresh = None if catalogue.age_days is None else catalogue.age_days < settings.fresh_days
-    bits = item_bits(data.sequences.num_users, _users_of_items(subject))
+    bits = item_bits(data.users.num_users, _users_of_items(subject))
     per_user = np.stack(
         [
             calibration(top, past, catalogue.category_code, len(catalogue.categories)),
@@ -170,9 +170,8 @@ def _share(exposures: Float64, chosen: Bools | None) -> float | None:
 
 def _users_of_items(subject: Subject) -> Float64:
     """``[items] float64``: how many users of the features met each item before the test part."""
-    past = subject.data.past
-    pairs = Pairs.of(past.owners, past.rows, past.users)
-    return np.bincount(pairs.rows, minlength=past.items).astype(np.float64)
+    met = ItemSets.of_events(subject.data.past)
+    return np.bincount(met.rows, minlength=subject.data.num_items).astype(np.float64)
 
 
 def item_bits(users: int, users_of_items: Float64) -> Float64:
@@ -190,7 +189,7 @@ def vectors_of_features(subject: Subject) -> npt.NDArray[np.float32]:
     return vectors
 
 
-def calibration(top: Int32, past: Pairs, category: npt.NDArray[np.int32], categories: int) -> Float64:
+def calibration(top: Int32, past: ItemSets, category: npt.NDArray[np.int32], categories: int) -> Float64:
     """``[users] float64``: divergence of the shown categories from the past's (Steck 2018, eq. 2 to 4); NaN for a user
     without past or without anything shown."""
     users = len(top)
@@ -234,7 +233,7 @@ def _mean_of(top: Int32, values: Float64) -> Float64:
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
 
-def _mean_of_pairs(past: Pairs, values: Float64) -> Float64:
+def _mean_of_pairs(past: ItemSets, values: Float64) -> Float64:
     weights = np.bincount(past.owners, past.events, minlength=past.num_users)
     sums = np.bincount(past.owners, past.events * values[past.rows], minlength=past.num_users)
     return np.where(weights > 0, sums / np.maximum(weights, 1), np.nan)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from pydantic import Field
 
-from index.evaluation.held_out import HeldOut
 from index.evaluation.measures.bootstrap import Interval, bootstrap
 from index.evaluation.measures.metrics import METRIC_NAMES, user_metrics, weighted_recall
-from index.evaluation.measures.pairs import Pairs
 from index.evaluation.ranking import Rankings, novel_truth, repeated_truth
 from index.evaluation.sections.part import Bounds, Figure, Part
 from index.evaluation.settings import EvaluationSettings
 from pipelines.contracts.arrays import Float64, Int32
+from pipelines.sequences.held_out import HeldOut
+from pipelines.sequences.item_sets import ItemSets
 
 # Parts of the truth: everything, what the user had met before, what not.
 ALL, NOVEL, REPEAT = "all", "novel", "repeat"
@@ -105,15 +106,19 @@ def propensities(item_events: Float64) -> Float64:
 
 
 def measure_quality(
-    rankings: Rankings, held_out: HeldOut, item_events: Float64, actions: tuple[str, ...], settings: EvaluationSettings
+    rankings: Rankings,
+    held_out: HeldOut,
+    item_events: Float64,
+    truth_by_action: Mapping[str, ItemSets],
+    settings: EvaluationSettings,
 ) -> Quality:
     """Measures one ranking of the held-out users.
 
     Args:
         rankings: the same users.
-        held_out: truth and past.
+        held_out: truth, and what was seen before.
         item_events: ``[items] float64`` events of each item before the test part.
-        actions: names, in the order of ``held_out.truth_of_action``.
+        truth_by_action: the same users' truth by the name of the action.
         settings: cut-offs and the bootstrap.
     """
     if settings.remove_seen:
@@ -135,14 +140,14 @@ def measure_quality(
         measures += _with_intervals([metric] * len(columns), ALL, settings.k, np.stack(columns, axis=1), settings)
     by_action = {
         name: tuple(_measures(ALL, ranked, pairs, settings))
-        for name, pairs in zip(actions, held_out.truth_of_action, strict=True)
-        if len(actions) > 1
+        for name, pairs in truth_by_action.items()
+        if len(truth_by_action) > 1
     }
     effective = float(inverse.sum() ** 2 / (inverse**2).sum()) if len(inverse) else 0.0
     return Quality(tuple(measures), effective, by_action)
 
 
-def _measures(part: str, ranked: Int32, truth: Pairs, settings: EvaluationSettings) -> list[Measure]:
+def _measures(part: str, ranked: Int32, truth: ItemSets, settings: EvaluationSettings) -> list[Measure]:
     found = user_metrics(ranked, truth, settings.k)
     columns = np.concatenate([getattr(found, name) for name in METRIC_NAMES], axis=1)
     names = [name for name in METRIC_NAMES for _ in settings.k]

@@ -20,14 +20,14 @@ from scipy import stats
 
 from index.evaluation.catalogue import Catalogue
 from index.evaluation.measures.bootstrap import Interval, bootstrap
-from index.evaluation.measures.pairs import Pairs
 from index.evaluation.sections.part import Bounds, Figure, Part
 from index.evaluation.settings import EvaluationSettings
-from index.evaluation.subject import Heldout
+from index.evaluation.subject import EvaluationData
 from pipelines.contracts.arrays import Bools, Float64, Int32
 from pipelines.contracts.errors import ConfigError
+from pipelines.sequences.item_sets import ItemSets
 
-Side = Literal["users", "ads"]
+Population = Literal["users", "ads"]
 SliceVerdict = Literal["worse", "better", "same", "small", "empty"]
 # Values of a column that get a slice of their own; all others share one.
 _LARGEST_VALUES = 8
@@ -44,7 +44,7 @@ class Slice(Part):
     "small" (too few users) or "empty".
     """
 
-    side: Side
+    side: Population
     name: str
     value: str
     users: int
@@ -61,22 +61,22 @@ class Slice(Part):
 class Cut:
     """A slice before it is measured. users: ``[users] bool``, or ads: ``[items] bool``."""
 
-    side: Side
+    side: Population
     name: str
     value: str
     chosen: Bools
 
 
 @dataclass(frozen=True)
-class Found:
+class TruthHits:
     """Which held-out pairs a ranking found. truth: the pairs; hit: ``[pairs] bool``; k: how deep it was looked at."""
 
-    truth: Pairs
+    truth: ItemSets
     hit: Bools
     k: int
 
     @classmethod
-    def of(cls, ranked: Int32, truth: Pairs, k: int) -> Found:
+    def of(cls, ranked: Int32, truth: ItemSets, k: int) -> TruthHits:
         """Looks up the first k of each ranking (``[users, depth] int32``)."""
         places = truth.find(ranked[:, :k])
         hit = np.zeros(len(truth.rows), np.bool_)
@@ -91,7 +91,7 @@ class Found:
 
 
 def measure_slices(
-    ranked: Int32, data: Heldout, catalogue: Catalogue, settings: EvaluationSettings
+    ranked: Int32, data: EvaluationData, catalogue: Catalogue, settings: EvaluationSettings
 ) -> tuple[Slice, ...]:
     """Measures every slice at ``waterfall_k``.
 
@@ -104,7 +104,7 @@ def measure_slices(
     Raises:
         ConfigError: ``slices`` names a column that neither users nor items have.
     """
-    found = Found.of(ranked, data.held_out.truth, settings.waterfall_k)
+    found = TruthHits.of(ranked, data.held_out.truth, settings.waterfall_k)
     everything = np.ones(len(found.truth.rows), np.bool_)
     overall = found.recall(everything)
     cuts = [*user_cuts(data, settings), *ad_cuts(data, catalogue, settings)]
@@ -112,7 +112,7 @@ def measure_slices(
     return corrected(untested, settings)
 
 
-def user_cuts(data: Heldout, settings: EvaluationSettings) -> Iterator[Cut]:
+def user_cuts(data: EvaluationData, settings: EvaluationSettings) -> Iterator[Cut]:
     """Slices of users: length of the history, and the columns named in the settings."""
     for value, chosen in bands(data.held_out.history_events.astype(np.float64), (1, 5, 20, 100), "events"):
         name = "new users" if value == "0 events" else value
@@ -123,7 +123,7 @@ def user_cuts(data: Heldout, settings: EvaluationSettings) -> Iterator[Cut]:
             yield from _columns("users", column, users[column].take(pa.array(data.held_out.users)))
 
 
-def ad_cuts(data: Heldout, catalogue: Catalogue, settings: EvaluationSettings) -> Iterator[Cut]:
+def ad_cuts(data: EvaluationData, catalogue: Catalogue, settings: EvaluationSettings) -> Iterator[Cut]:
     """Slices of ads: never seen, category, price, advertiser's size, popularity, age, and the columns named."""
     known = set(data.users.profiles.column_names) | set(data.items.column_names)
     unknown = sorted(set(settings.slices) - known)
@@ -187,7 +187,7 @@ def _popularity_deciles(item_events: Float64) -> Iterator[Cut]:
         yield Cut("ads", "popularity", f"decile {decile + 1}", chosen)
 
 
-def _columns(side: Side, name: str, column: pa.ChunkedArray) -> Iterator[Cut]:
+def _columns(side: Population, name: str, column: pa.ChunkedArray) -> Iterator[Cut]:
     """The most frequent values of a column, the others together, those without a value."""
     text = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if pa.types.is_nested(text.type):
@@ -217,7 +217,7 @@ class _Untested:
     p_value: float | None
 
 
-def _measure(cut: Cut, found: Found, overall: Float64, settings: EvaluationSettings) -> _Untested:
+def _measure(cut: Cut, found: TruthHits, overall: Float64, settings: EvaluationSettings) -> _Untested:
     truth = found.truth
     if cut.side == "users":
         inside = cut.chosen[truth.owners]

@@ -23,7 +23,6 @@ import numpy as np
 from index.evaluation.measures.bootstrap import bootstrap
 from index.evaluation.measures.exact_top_k import exact_top_k
 from index.evaluation.measures.metrics import user_metrics
-from index.evaluation.measures.pairs import Pairs
 from index.evaluation.ranking import blocks
 from index.evaluation.sections.part import Bounds, Figure, Part
 from index.evaluation.settings import EvaluationSettings
@@ -32,6 +31,7 @@ from index.registry.bundle import Bundle
 from index.search.searcher import Effort, Neighbors, Vectors
 from pipelines.contracts.arrays import Bools, Float64, Int32
 from pipelines.progress import SILENT, Progress
+from pipelines.sequences.item_sets import ItemSets
 
 MODEL = "model"
 
@@ -90,7 +90,7 @@ def measure_waterfall(subject: Subject, settings: EvaluationSettings, *, progres
     )
 
 
-def fresh_recall(exact: Int32, truth: Pairs, in_catalogue: Bools, k: int) -> Float64:
+def fresh_recall(exact: Int32, truth: ItemSets, in_catalogue: Bools, k: int) -> Float64:
     """``[users] float64``: recall of exact search, had the version every item of the truth.
 
     Args:

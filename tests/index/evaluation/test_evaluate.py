@@ -16,7 +16,7 @@ from index.evaluation.ranking import rank
 from index.evaluation.reports import EvaluationReport
 from index.evaluation.sections import baselines
 from index.evaluation.settings import EvaluationSettings
-from index.evaluation.subject import Heldout, Subject
+from index.evaluation.subject import EvaluationData, Subject
 from index.registry.registry import Registry
 from index.retrieval.retriever import Retriever
 from pipelines.contracts.errors import ArtifactError, ConfigError, SchemaError
@@ -59,7 +59,7 @@ def test_keys_stand_where_the_contract_says(report):
 
 def test_recall_is_what_the_retriever_answers(written, report):
     """The rule: the item that the report ranks for a user is the item that retrieval returns."""
-    data = Heldout.open(written.features, SETTINGS)
+    data = EvaluationData.open(written.features, SETTINGS)
     subject = Subject.open(written.bundle, data)
     rankings = rank(subject, 500)
     retriever = Retriever.open(written.bundle)
@@ -143,7 +143,7 @@ def test_a_stale_index_counts_its_misses(written, tmp_path):
     settings = SETTINGS.model_copy(update={"baselines": ()})
     path = evaluation.run(stale, written.features, settings, tmp_path / "out")
     told = json.loads(path.read_text())
-    truth = Heldout.open(written.features, settings).held_out.truth
+    truth = EvaluationData.open(written.features, settings).held_out.truth
     assert told["counts"]["truth_outside_catalogue"] == int((truth.rows >= 1000).sum()) > 0
     assert "name items this version does not have" in (tmp_path / "out" / "report.html").read_text()
 
@@ -157,11 +157,11 @@ def test_without_repeats(written, tmp_path):
 
 def test_a_sample_of_users_is_stable(written):
     settings = SETTINGS.model_copy(update={"max_users": 30})
-    first, second = (Heldout.open(written.features, settings).held_out for _ in range(2))
+    first, second = (EvaluationData.open(written.features, settings).held_out for _ in range(2))
     assert first.num_users == 30
     assert (first.users == second.users).all()
-    everyone = Heldout.open(written.features, SETTINGS).held_out
-    assert set(first.user_ids.to_pylist()) <= set(everyone.user_ids.to_pylist())
+    everyone = EvaluationData.open(written.features, SETTINGS).held_out
+    assert set(first.users.tolist()) <= set(everyone.users.tolist())
 
 
 @pytest.mark.parametrize(("k", "told"), [((0, 5), "got [0, 5]"), ((5, 5), "got [5, 5]"), ((), "got []")])

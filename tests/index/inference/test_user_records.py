@@ -9,7 +9,7 @@ import pytest
 from index.building import embedding_job as embed
 from index.building import job as build
 from index.evaluation.settings import EvaluationSettings
-from index.evaluation.subject import Heldout, Subject
+from index.evaluation.subject import EvaluationData, Subject
 from index.publishing.gates import judge
 from index.registry.bundle import Bundle
 from index.settings import GatesSettings, IndexSettings
@@ -68,6 +68,6 @@ def test_an_evaluation_opens_the_version_once(
         return bundle
 
     monkeypatch.setattr(Bundle, "open", classmethod(counted))
-    subject = Subject.open(built, Heldout.open(stages.features, EvaluationSettings()))
+    subject = Subject.open(built, EvaluationData.open(stages.features, EvaluationSettings()))
     assert subject.bundle.num_items == 300
     assert opened == [built]

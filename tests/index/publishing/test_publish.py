@@ -11,7 +11,6 @@ import pytest
 
 from index.building import embedding_job as embed
 from index.building import job as build
-from index.evaluation.measures.pairs import Pairs
 from index.inference.user_records import UserRecords
 from index.publishing import publish as publishing
 from index.publishing.gates import Verdict, judge
@@ -24,6 +23,7 @@ from index.search.scann_tree import ScannSearcher
 from index.settings import GatesSettings, IndexSettings, TreeSettings
 from pipelines.contracts.errors import ConfigError, GateError
 from pipelines.contracts.manifest import read_manifest, write_artifact
+from pipelines.sequences.item_sets import ItemSets
 from tests.index.stage_artifacts import Stages, write_model, write_stages
 from tests.recorded import Recorded
 
@@ -135,9 +135,9 @@ def test_a_certain_drop_of_recall_fails_above_what_is_allowed(
     """Held-out events are what the live version ranks first: by construction it has recall 1, another model less."""
     live = Bundle.open(bundle)
 
-    def truth(users: UserRecords, panel: Panel, schema: object) -> Pairs:
+    def truth(users: UserRecords, panel: Panel, schema: object) -> ItemSets:
         rows = Answers.of(live, panel).exact[:, :10]
-        return Pairs.of(np.repeat(np.arange(len(rows)), 10), rows.ravel(), len(rows))
+        return ItemSets.of(np.repeat(np.arange(len(rows)), 10), rows.ravel(), len(rows))
 
     monkeypatch.setattr("index.publishing.gates._truth", truth)
     settings = GatesSettings(recall_drop=allowed)

@@ -126,7 +126,7 @@ def test_duplicates_are_rejected_where_the_schema_says_so(tmp_path: Path) -> Non
     facts = open_artifact(out, kind="features").manifest.facts
     assert (facts["duplicates"], facts["counts"]["events"]) == (2, len(TWICE) - 2)
     assert facts["tables"]["events"] == {"rows": len(TWICE), "rejects": {"duplicate:event": 2}}
-    assert Sequences.open(out).values.tolist() == [1, 2, 3, 5, 4, 9, 7, 6]
+    assert Sequences.open(out).events.values.tolist() == [1, 2, 3, 5, 4, 9, 7, 6]
     rejects = pq.read_table(out / "rejects").to_pylist()
     assert [(reject["table"], reject["reason"]) for reject in rejects] == [("events", "duplicate:event")] * 2
     assert json.loads(rejects[0]["record"]) == {"user": 1, "item": 10, "time": "2025-01-03T00:00:00.000000"}

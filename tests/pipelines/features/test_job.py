@@ -21,6 +21,7 @@ from pipelines.contracts.vocabulary import FittedCodes, Vocabulary
 from pipelines.features import job as features
 from pipelines.features import transforms
 from pipelines.features.task import Job
+from pipelines.sequences.held_out import held_out_events
 from pipelines.sequences.reader import Sequences, load_encoded, load_items, load_users
 from pipelines.tables.readers import Shard
 from tests.pipelines.conftest import EVENTS, ITEMS, USERS, at, raw_schema, schema_of, write_rows
@@ -38,24 +39,24 @@ def micros(day: float) -> int:
 
 def test_sequences_of_the_small_marketplace(small: Small, tmp_path: Path) -> None:
     out = run(small(), tmp_path / "features")
-    found = Sequences.open(out)
+    opened = Sequences.open(out)
+    found = opened.events
     # Rows: 10 -> 0, 20 -> 1, 30 -> 2. User 9 has a users row and no events, user 3 events and no users row.
-    assert found.user_ids.to_pylist() == [1, 2, 3, 9]
+    assert opened.user_ids.to_pylist() == [1, 2, 3, 9]
     assert found.offsets.tolist() == [0, 4, 6, 7, 7]
     assert found.rows.tolist() == [2, 0, 1, 2, 0, 2, 1]
     assert found.times.tolist() == [micros(day) for day in (0, 2, 2, 11, 5, 22, 21)]
     assert found.actions.tolist() == [0, 1, 0, 0, 0, 0, 1]
     assert found.values.tolist() == [1, 2, 3, 5, 4, 7, 6]
     assert found.splits.tolist() == [0, 0, 0, 1, 0, 2, 2]
-    truth = found.truth("test", small())
+    assert found.owners.tolist() == [0, 0, 0, 0, 1, 1, 2]
+    truth = held_out_events(found, 2, small().action_weights)
     assert (truth.offsets.tolist(), truth.rows.tolist()) == ([0, 0, 1, 2, 2], [2, 1])
     # The other of the two actions as context: its held-out event is no truth.
-    names = small().action_names
-    context = found.truth("test", small().model_copy(update={"actions": {names[0]: 1.0, names[1]: 0.0}}))
+    context = held_out_events(found, 2, (1.0, 0.0))
     assert (context.offsets.tolist(), context.rows.tolist()) == ([0, 0, 1, 1, 1], [2])
-    history = found.histories("test", 3)
-    assert history.rows.tolist() == [[0, 1, 2], [0, -1, -1], [-1, -1, -1], [-1, -1, -1]]
-    assert history.lengths.tolist() == [3, 1, 0, 0]
+    history = found.before(2).latest(3)
+    assert (history.offsets.tolist(), history.rows.tolist()) == ([0, 3, 4, 4, 4], [0, 1, 2, 0])
 
 
 def test_items_users_and_vocabulary_of_the_small_marketplace(small: Small, tmp_path: Path) -> None:
@@ -93,7 +94,8 @@ def test_the_manifest_counts(small: Small, tmp_path: Path) -> None:
 
 def content(out: Path) -> dict[str, Any]:
     """All that readers see, independent of the parts."""
-    found = Sequences.open(out)
+    opened = Sequences.open(out)
+    found = opened.events
     columns = {
         name: getattr(found, name).tolist() for name in ("offsets", "rows", "times", "actions", "values", "splits")
     }
@@ -103,7 +105,7 @@ def content(out: Path) -> dict[str, Any]:
     vocabulary = {file.name: file.read_bytes() for file in (out / "vocabulary").iterdir()}
     users = load_users(out).to_pylist()
     return {
-        "ids": found.user_ids.to_pylist(),
+        "ids": opened.user_ids.to_pylist(),
         "columns": columns,
         "encoded": encoded,
         "vocabulary": vocabulary,
@@ -153,7 +155,7 @@ def test_leave_last_out_by_an_order_column(small: Small, tmp_path: Path) -> None
         raw["features"] = {"item": [{"name": "item", "kind": "id"}]}
 
     events = [{**event, "place": -place} for place, event in enumerate(EVENTS)]
-    found = Sequences.open(run(small(change, events=events), tmp_path / "features"))
+    found = Sequences.open(run(small(change, events=events), tmp_path / "features")).events
     assert found.times.tolist() == [-4, -2, -1, 0, -6, -3, -5]
     assert found.splits.tolist() == [0, 0, 1, 2, 1, 2, 2]
 

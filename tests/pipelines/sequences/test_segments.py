@@ -141,7 +141,7 @@ def test_a_new_day_is_a_segment_beside_files_shared_with_the_previous_run(tmp_pa
     base = "sequences/part-00000-of-00001.parquet"
     assert os.path.samefile(first / base, second / base)
     shutil.rmtree(first)
-    assert len(Sequences.open(second).rows) == len(EVENTS) + 1
+    assert Sequences.open(second).events.num_events == len(EVENTS) + 1
 
 
 def test_segments_outlive_several_changes_of_the_catalogue(tmp_path: Path) -> None:

@@ -32,21 +32,21 @@ def test_each_user_gets_what_the_live_version_answers_to_the_history(tmp_path: P
     asked = config(tmp_path).model_copy(update={"towers": WindowsSettings(hard_negatives=4)})
     mined = mine(asked, features)
     assert mined is not None
-    sequences, ids = Sequences.open(features), load_items(features)["item_id"].to_pylist()
-    assert mined.rows.shape == (sequences.num_users, 4)
-    assert (sequences.splits == 1).any()
+    events, ids = Sequences.open(features).events, load_items(features)["item_id"].to_pylist()
+    assert mined.rows.shape == (events.num_users, 4)
+    assert (events.splits == 1).any()
     schema, profiles = asked.schema_only(), load_users(features).to_pylist()
     start = round(schema.split.test_from.timestamp() * 1e6)
     compared = 0
     with Retriever.open(tmp_path / "registry") as live:
         assert mined.version == live.version
         for user in range(10):
-            own = np.flatnonzero((sequences.owners == user) & (sequences.splits < 1))[-schema.history.max_length :]
+            own = np.flatnonzero((events.owners == user) & (events.splits < 1))[-schema.history.max_length :]
             record = {name: profiles[user][name] for name in ("country", "age", "interests")}
             record |= {
-                "history": [ids[row] for row in sequences.rows[own]],
-                "history_time": sequences.times[own].tolist(),
-                "history_action": [schema.action_names[code] for code in sequences.actions[own]],
+                "history": [ids[row] for row in events.rows[own]],
+                "history_time": events.times[own].tolist(),
+                "history_action": [schema.action_names[code] for code in events.actions[own]],
                 "time": start,
             }
             expected = live.retrieve({key: value for key, value in record.items() if value is not None}, k=4)

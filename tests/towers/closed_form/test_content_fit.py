@@ -20,7 +20,7 @@ from towers.settings import settings_for
 from towers.training import job as training
 from towers.training.job import optimizer_of
 
-NEW = 12  # the first so many ads have no id of their own
+NEW = 12  # the first 12 ads have no id of their own
 
 
 def with_looks(kind: str = "time", *, new: int = 0) -> TrainingData:
@@ -70,7 +70,7 @@ def test_known_ads_keep_their_vectors(kind: str, given: dict[str, Any]) -> None:
 
 
 def test_content_becomes_the_shrunken_mean_of_directions() -> None:
-    """Category alone beside the id, against loops: round one fits it, round two what shrinkage left."""
+    """Category alone next to the id, against loops: round one fits it, round two what shrinkage left."""
     data = tiny_data("order")
     kept = [feature for feature in data.schema.features.item if feature.name in ("item", "category")]
     features = data.schema.features.model_copy(update={"item": tuple(kept)})

@@ -9,17 +9,19 @@ import numpy.typing as npt
 import pytest
 import scipy.sparse
 
+from pipelines.sequences.event_lists import EventLists
+from pipelines.sequences.held_out import HeldOut
 from tests.towers.tiny import ITEMS, tiny_data
-from towers.closed_form.balance import Vectors, find_balance
+from towers.closed_form.balance import VectorBlocks, find_balance
 from towers.closed_form.start import _fill, start_from_svd
 from towers.closed_form.tastes import fit_tastes
-from towers.data.training_data import DAY_US, Events
+from towers.data.training_data import DAY_US
 from towers.network.history_encoders import PooledHistory
 from towers.network.model import TwoTowers
 from towers.runtime import tf
 from towers.settings import settings_for
 from towers.training.recall import recall_at
-from towers.training.validation_recall import evaluate, truth_of
+from towers.training.validation_recall import evaluate
 
 Float = npt.NDArray[np.float64]
 
@@ -103,9 +105,9 @@ def test_the_balance_of_a_world_is_found() -> None:
     order = np.lexsort((time, owner))
     zeros = np.zeros(len(order), np.int8)
     offsets = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=users))])
-    events = Events(offsets, row[order].astype(np.int32), time[order], zeros, zeros)
+    events = EventLists(offsets, row[order].astype(np.int32), time[order], zeros, zeros)
     found = find_balance(
-        lambda known, now: Vectors(items_own, items_content, users_own, users_content),
+        lambda known, now: VectorBlocks(items_own, items_content, users_own, users_content),
         dataclasses.replace(data, events=events),
         events,
         window_days=14.0,
@@ -126,7 +128,7 @@ def test_other_towers_for_windows_start_as_well(given: dict[str, object]) -> Non
     popular = np.argsort(-np.bincount(events.rows, minlength=ITEMS), kind="stable")
     order = np.zeros(ITEMS, np.float32)
     order[popular] = -np.arange(ITEMS)
-    truth = truth_of(data.events, 1).without_seen()
+    truth = HeldOut.of(data.events, 1).without_seen()
     base = recall_at(np.ones((len(truth.users), 1), np.float32), order[:, None], truth, (10,), remove_seen=True)
     assert figures.capped_recall[10] > base.capped_recall[10]
 
@@ -134,7 +136,7 @@ def test_other_towers_for_windows_start_as_well(given: dict[str, object]) -> Non
 def test_without_a_window_the_usual_balance_stands() -> None:
     data = tiny_data("time")
     events = data.events.where(data.events.times < 0)
-    one = Events(
+    one = EventLists(
         np.array([0, 1]), np.zeros(1, np.int32), np.zeros(1, np.int64), np.zeros(1, np.int8), np.zeros(1, np.int8)
     )
     assert len(events.rows) == 0

@@ -8,13 +8,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from pipelines.sequences.event_lists import EventLists
+from pipelines.sequences.held_out import HeldOut
 from tests.towers.tiny import ITEMS, tiny_data
 from towers.data import training_data as inputs
-from towers.data.training_data import Events, TrainingData
+from towers.data.training_data import TrainingData
 from towers.settings import settings_for
 from towers.training.job import train
 from towers.training.recall import recall_at
-from towers.training.validation_recall import all_vectors, truth_of
+from towers.training.validation_recall import all_vectors
 
 USERS, SHOWN, HELD = 600, 120, 45
 
@@ -38,7 +40,7 @@ def world(seed: int) -> TrainingData:
         parts.append(tuple(column.astype(np.int64) for column in whole))
     rows, actions, splits = (np.concatenate(column) for column in zip(*parts, strict=True))
     offsets = np.concatenate([[0], np.cumsum([len(part[0]) for part in parts])])
-    events = Events(
+    events = EventLists(
         offsets, rows.astype(np.int32), np.zeros_like(rows), actions.astype(np.int8), splits.astype(np.int8)
     )
     data = tiny_data("set")
@@ -59,7 +61,7 @@ def test_what_was_shown_and_not_taken_tells_taste_from_exposure(seed: int) -> No
     """Each counts as ten items: the whole catalogue is a candidate as it is, and one more of it would say nothing."""
     data = world(seed)
     clicks = data.events.where((data.events.splits < 2) | (data.events.actions == 1))
-    truth = truth_of(clicks, 2)
+    truth = HeldOut.of(clicks, 2)
     found = []
     for negatives in ({}, {"impression": 10.0}):
         chosen = settings_for(

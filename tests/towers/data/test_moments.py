@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from pipelines.contracts.encoding import encode_table
 from pipelines.contracts.schema import DatasetSchema
 from pipelines.contracts.vocabulary import FittedNumbers
+from pipelines.sequences.event_lists import EventLists
 from tests import oracles
 from tests.towers.tiny import ITEMS, USERS, tiny_data
 from towers.closed_form.start import start_from_svd
-from towers.data.moments import Clock, Counts, Moments, Moving
+from towers.data.moments import Clock, Counts, MomentSampler, Moving
 from towers.data.sampler import Sampler
-from towers.data.training_data import DAY_US, Events
+from towers.data.training_data import DAY_US
 from towers.network.model import TwoTowers, tensors_of
 from towers.runtime import tf
 from towers.settings import settings_for
@@ -72,10 +73,10 @@ def test_the_share_of_an_item_in_a_window_counts_pairs_of_users_who_were_there_b
     offsets = np.cumsum([0, *map(len, lives)])
     rows, days = (np.array([event[place] for life in lives for event in life]) for place in (0, 1))
     zeros = np.zeros(len(rows), np.int8)
-    events = Events(offsets, rows.astype(np.int32), days.astype(np.int64) * DAY_US, zeros, zeros)
+    events = EventLists(offsets, rows.astype(np.int32), days.astype(np.int64) * DAY_US, zeros, zeros)
     data = dataclasses.replace(tiny_data("time"), events=events)
     settings = settings_for(data.schema, window_days=4.0)
-    moments = Moments(data, events, np.ones(len(rows), np.bool_), settings)
+    moments = MomentSampler(data, events, np.ones(len(rows), np.bool_), settings)
     shares = moments.shares(np.arange(8, dtype=np.int32), 10 * DAY_US)
     np.testing.assert_allclose(shares, [1 / 4, 1 / 4, 0, 1 / 4, 0, 1 / 4, 0, 0])
 
@@ -120,12 +121,12 @@ def test_demand_lifts_what_sells_more_of_late() -> None:
     """Half of the items sell in the first half of the time, the others in the second: those are lifted."""
     rng = np.random.default_rng(3)
     data = tiny_data("time")
-    users, each = data.events.users, 40
+    users, each = data.events.num_users, 40
     times = np.sort(rng.integers(0, 120 * DAY_US, (users, each)), axis=1).reshape(-1)
     late = times > 60 * DAY_US
     rows = np.where(rng.random(len(times)) < 0.9, late, ~late) * (ITEMS // 2) + rng.integers(0, ITEMS // 2, len(times))
     zeros = np.zeros(len(rows), np.int8)
-    events = Events(np.arange(users + 1) * each, rows.astype(np.int32), times, zeros, zeros)
+    events = EventLists(np.arange(users + 1) * each, rows.astype(np.int32), times, zeros, zeros)
     data = dataclasses.replace(data, events=events, item_frequency=np.bincount(rows, minlength=ITEMS))
     settings = settings_for(data.schema, embedding_dim=32, content_share=0.15, window_days=14.0)
     model = TwoTowers(data, settings, 1)

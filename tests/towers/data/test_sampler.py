@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.contracts.errors import SchemaError
+from pipelines.sequences.event_lists import EventLists, ranges
 from tests import oracles
 from tests.towers.tiny import tiny_data
-from towers.data.histories import histories, ranges
+from towers.data.histories import histories
 from towers.data.sampler import Sampler
-from towers.data.training_data import DAY_US, Events, TrainingData
+from towers.data.training_data import DAY_US, TrainingData
 from towers.settings import settings_for
 
 
@@ -132,10 +133,10 @@ def test_later_events_never_change_a_history(first: list[tuple[int, int]], lengt
     first = sorted(first)
     later = [(60 + step, 1) for step in range(more)]
 
-    def of(events: list[tuple[int, int]]) -> Events:
+    def of(events: list[tuple[int, int]]) -> EventLists:
         columns = np.array(events, np.int64).reshape(-1, 2)
         zeros = np.zeros(len(columns), np.int8)
-        return Events(np.array([0, len(columns)]), columns[:, 1].astype(np.int32), columns[:, 0], zeros, zeros)
+        return EventLists(np.array([0, len(columns)]), columns[:, 1].astype(np.int32), columns[:, 0], zeros, zeros)
 
     starts, stops = np.array([0]), np.array([len(first)])
     now = np.array([100 * DAY_US])
@@ -215,7 +216,7 @@ def test_mined_items_and_impressions_are_certain_negatives_but_never_a_positive(
     rng = np.random.default_rng(0)
     actions = rng.integers(0, 2, len(data.events.rows)).astype(np.int8)
     schema = data.schema.model_copy(update={"actions": {"impression": 0.0, "click": 1.0}})
-    mined = rng.integers(-1, data.num_items, (data.events.users, 3)).astype(np.int32)
+    mined = rng.integers(-1, data.num_items, (data.events.num_users, 3)).astype(np.int32)
     data = dataclasses.replace(
         data, schema=schema, events=dataclasses.replace(data.events, actions=actions), mined=mined
     )
@@ -284,7 +285,7 @@ def drifting(kind: str) -> TrainingData:
     of a window, a few items are taken again and again. Sets are small: what a user's one positive is counts.
     """
     data, rng = tiny_data(kind), np.random.default_rng(5)
-    users, each = data.events.users, 5 if kind == "set" else 100
+    users, each = data.events.num_users, 5 if kind == "set" else 100
     moment = np.tile(np.arange(each), users)
     rows = np.minimum(moment * 60 // each + rng.integers(0, 30, users * each), data.num_items - 1).astype(np.int32)
     times = moment.astype(np.int64)
@@ -292,7 +293,7 @@ def drifting(kind: str) -> TrainingData:
         rows = np.where(rng.random(len(rows)) < 0.5, np.repeat(np.arange(users) % 10, each), rows).astype(np.int32)
         times = times * DAY_US // 3 + np.repeat(np.arange(users), each) * 60_000_000
     zeros = np.zeros(len(rows), np.int8)
-    events = Events(np.arange(users + 1, dtype=np.int64) * each, rows, times, zeros, zeros)
+    events = EventLists(np.arange(users + 1, dtype=np.int64) * each, rows, times, zeros, zeros)
     return dataclasses.replace(data, events=events, item_frequency=np.bincount(rows, minlength=data.num_items))
 
 
@@ -300,10 +301,8 @@ def drifting(kind: str) -> TrainingData:
     ("kind", "given"),
     [("time", {"window_days": 4.0}), ("order", {}), ("set", {}), ("set", {"history_encoder": "mean"})],
 )
-def test_an_item_is_among_the_candidates_as_often_as_its_told_probability_says(
-    kind: str, given: dict[str, object]
-) -> None:
-    """1 / told, added up over the batches that have an item, is 1 a batch: what the partition's estimate lives by."""
+def test_an_item_is_among_the_candidates_as_often_as_its_probability_says(kind: str, given: dict[str, object]) -> None:
+    """1 / probability, summed over the batches with an item, is 1 per batch: the partition's estimate needs it."""
     data = drifting(kind)
     chosen = settings_for(data.schema, **({"batch_users": 6, "uniform_negatives": 9, **given}))
     made, generator = Sampler(data, data.events, chosen), np.random.default_rng(0)
@@ -313,13 +312,13 @@ def test_an_item_is_among_the_candidates_as_often_as_its_told_probability_says(
             found = np.zeros(data.num_items)
             found[batch.rows[batch.candidates]] = np.exp(-batch.log_inclusion)
             batches.append(found)
-    told = np.array(batches)
+    inclusion = np.array(batches)
     sums = np.bincount(data.events.rows, minlength=data.num_items)
     rare, early = np.argsort(sums, kind="stable"), np.arange(data.num_items)
     for group in (*np.array_split(rare, 4), *np.array_split(early, 4)):
-        each = told[:, group].mean(1)
+        each = inclusion[:, group].mean(1)
         error = each.std() / np.sqrt(len(each))
-        # Users come without replacement, draws are told as if with: a few percent.
+        # Users come without replacement, but the formula assumes draws with replacement: a few percent.
         assert abs(each.mean() - 1.0) < 4 * error + 0.05, (group, each.mean(), error)
 
 
@@ -334,9 +333,9 @@ def test_of_a_sequence_the_first_basket_that_is_read_can_be_no_positive() -> Non
     rows = [0, 1, 2, 3, 2, 4, 0, *range(10, 23), *range(30, 42)]
     baskets = [0, 0, 1, 1, 0, 0, 3, 0, 1, 2, 2, *range(3, 12), *range(12)]
     data = tiny_data("order")
-    offsets = np.array([0, 4, 7, 20, *[32] * (data.events.users - 3)])
+    offsets = np.array([0, 4, 7, 20, *[32] * (data.events.num_users - 3)])
     zeros = np.zeros(32, np.int8)
-    events = Events(offsets, np.array(rows, np.int32), np.array(baskets, np.int64), zeros, zeros)
+    events = EventLists(offsets, np.array(rows, np.int32), np.array(baskets, np.int64), zeros, zeros)
     wanted = settings_for(data.schema, batch_users=4, uniform_negatives=0, min_steps=1)
     made = Sampler(dataclasses.replace(data, events=events), events, wanted)
     batch = next(iter(made.epoch(np.random.default_rng(0))))
@@ -347,7 +346,7 @@ def test_of_a_sequence_the_first_basket_that_is_read_can_be_no_positive() -> Non
 def test_what_a_user_took_at_any_time_is_no_hard_negative() -> None:
     data = tiny_data("time")
     known = data.events.before(1)
-    mined = np.tile(np.arange(data.num_items, dtype=np.int32), (data.events.users, 1))
+    mined = np.tile(np.arange(data.num_items, dtype=np.int32), (data.events.num_users, 1))
     chosen = settings_for(data.schema, batch_users=32, uniform_negatives=20, min_steps=3, window_days=7.0)
     for batch in Sampler(dataclasses.replace(data, mined=mined), known, chosen).epoch(np.random.default_rng(0)):
         for query, user in enumerate(batch.users):

@@ -22,7 +22,7 @@ from pipelines.contracts.kinds import (
 )
 from pipelines.contracts.vocabulary import FittedNumbers
 from tests.towers.tiny import tiny_data
-from towers.network.encoders import Chance, FeatureSum, token_weights
+from towers.network.encoders import FeatureSum, RandomStream, token_weights
 from towers.network.item_tower import ItemTower
 from towers.network.model import TwoTowers
 from towers.runtime import tf
@@ -38,7 +38,7 @@ def encoder(feature: Any, **given: Any) -> FeatureSum:
     sizes = {feature.name: 5}
     frequencies = {feature.name: COUNTS}
     return FeatureSum(
-        [feature], sizes, frequencies, settings, Chance(), width=7, content_dim=0, seed=3, name="item_features"
+        [feature], sizes, frequencies, settings, RandomStream(), width=7, content_dim=0, seed=3, name="item_features"
     )
 
 
@@ -182,7 +182,7 @@ ALL_NULL: dict[str, Any] = {
 def tower(features: list[Any], norm: str, counts: tuple[CountFeature, ...] = ()) -> ItemTower:
     settings = PositionsSettings(embedding_dim=7, item_bias=True, item_norm=norm, text_pool="attention")
     sizes = {feature.name: 5 for feature in features if feature.kind in ("id", "categorical", "list", "text")}
-    chance = Chance()
+    chance = RandomStream()
     body = FeatureSum(features, sizes, {}, settings, chance, width=7, content_dim=0, seed=3, name="item_features")
     return ItemTower(body, counts, 0.5, settings)
 

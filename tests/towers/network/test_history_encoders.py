@@ -14,7 +14,7 @@ from scipy.special import erf
 
 from tests.towers.tiny import tiny_data
 from towers.network import history_encoders
-from towers.network.encoders import Chance, unit
+from towers.network.encoders import RandomStream, unit
 from towers.network.history_encoders import AttentionPool, CausalTransformer, Dropout, PooledHistory, attend_in_blocks
 from towers.runtime import tf
 from towers.settings import PositionsSettings, settings_for
@@ -40,7 +40,7 @@ def softmax(logits: Array) -> Array:
 def transformer(length: int, dropout: float = 0.0, layers: int = 1) -> CausalTransformer:
     """Of width 8 with two heads, all weights drawn anew: at the start two of its matrices are zeros."""
     settings = PositionsSettings(embedding_dim=8, item_bias=False, heads=2, layers=layers, dropout=dropout)
-    layer = CausalTransformer(8, length, settings, Chance())
+    layer = CausalTransformer(8, length, settings, RandomStream())
     layer(tf.zeros([1, length, 8]), tf.ones([1, length]))
     rng = np.random.default_rng(6)
     for weights in layer.trainable_variables:
@@ -250,7 +250,7 @@ def test_blocks_drop_the_asked_share_of_weights_and_the_same_ones_backward() -> 
     """
     queries, keys = tf.zeros([1, 1, 300, 4]), tf.zeros([1, 1, 300, 4])
     values, mask = tf.ones([1, 1, 300, 4]), tf.ones([1, 300])
-    chance = Chance()
+    chance = RandomStream()
     chance.reset(3)
     seeds = [chance.seed() for _ in range(2)]
     with tf.GradientTape() as tape:
@@ -272,13 +272,13 @@ def test_blocks_drop_the_asked_share_of_weights_and_the_same_ones_backward() -> 
 # pays for what every step needs.
 MEMORY = """
 import numpy as np
-from towers.network.encoders import Chance
+from towers.network.encoders import RandomStream
 from towers.network.history_encoders import CausalTransformer
 from towers.runtime import tf
 from towers.settings import PositionsSettings
 
 settings = PositionsSettings(embedding_dim=8, item_bias=False, heads=1, layers=1)
-layer = CausalTransformer(8, 4096, settings, Chance())
+layer = CausalTransformer(8, 4096, settings, RandomStream())
 layer(tf.zeros([1, 2, 8]), tf.ones([1, 2]))
 
 def step_function():

@@ -13,18 +13,19 @@ from benchmarks.saved_towers import SavedTowers
 from pipelines.contracts.errors import ConfigError, SchemaError
 from pipelines.contracts.kinds import CountFeature
 from pipelines.contracts.schema import DatasetSchema
+from pipelines.sequences.event_lists import EventLists
+from pipelines.sequences.held_out import HeldOut
 from tests.towers.tiny import ITEMS, tiny_data
 from towers.data import training_data as inputs
 from towers.data.sampler import Sampler
-from towers.data.training_data import Events
 from towers.export import write_towers
 from towers.network.model import TwoTowers, tensors_of
 from towers.runtime import tf
 from towers.settings import SetsSettings, TowersSettings, settings_for
-from towers.training.checkpoints import Place
+from towers.training.checkpoints import CheckpointDirectory
 from towers.training.job import Epoch, TrainingError, _Phase, _to_tensorboard, train
 from towers.training.recall import recall_at
-from towers.training.validation_recall import all_vectors, truth_of
+from towers.training.validation_recall import all_vectors
 
 SMALL = {
     "embedding_dim": 17, "epochs": 5, "batch_users": 32, "uniform_negatives": 30, "learning_rate": 0.02, "min_steps": 4,
@@ -44,7 +45,7 @@ def settings(kind: str, **more: object) -> TowersSettings:
 def test_it_beats_popularity_and_its_files_say_the_same(kind: str, tmp_path: Path) -> None:
     data, chosen = tiny_data(kind), settings(kind)
     trained = train(data, chosen, seed=3)
-    truth = truth_of(data.events, 2)
+    truth = HeldOut.of(data.events, 2)
     vectors = all_vectors(trained.model, data, truth.users, 2)
     popular = recall_at(
         np.ones((len(truth.users), 1), np.float32),
@@ -71,7 +72,7 @@ def test_the_closed_form_start_alone_beats_popularity_and_places_a_new_ad_by_its
     data, chosen = tiny_data("time"), settings("time", epochs=0, content_scale=0.001, refit=False)
     trained = train(data, chosen, seed=3)
     assert trained.best_epoch == 0
-    truth = truth_of(data.events, 1)
+    truth = HeldOut.of(data.events, 1)
     vectors = all_vectors(trained.model, data, truth.users, 1)
     found = recall_at(vectors.users, vectors.items, truth, (10,), remove_seen=False)
     # At random 10 of 90 items hold a ninth of the truth.
@@ -114,8 +115,8 @@ def test_a_killed_run_goes_on_with_the_same_loss_curve(kind: str, tmp_path: Path
             raise KilledError
 
     with pytest.raises(KilledError):
-        train(data, chosen, seed=5, place=Place(tmp_path / "checkpoint", "a", 0.0), report=kill)
-    resumed = train(data, chosen, seed=5, place=Place(tmp_path / "checkpoint", "a", 0.0))
+        train(data, chosen, seed=5, place=CheckpointDirectory(tmp_path / "checkpoint", "a", 0.0), report=kill)
+    resumed = train(data, chosen, seed=5, place=CheckpointDirectory(tmp_path / "checkpoint", "a", 0.0))
     np.testing.assert_allclose(losses(resumed.curves), losses(whole.curves), rtol=1e-5)
 
 
@@ -131,9 +132,9 @@ def test_a_run_killed_in_its_refit_does_not_search_again(tmp_path: Path) -> None
             raise KilledError
 
     with pytest.raises(KilledError):
-        train(data, chosen, seed=5, place=Place(tmp_path / "checkpoint", "a", 0.0), report=watch)
+        train(data, chosen, seed=5, place=CheckpointDirectory(tmp_path / "checkpoint", "a", 0.0), report=watch)
     assert seen[-1] == ("refit", 2)
-    resumed = train(data, chosen, seed=5, place=Place(tmp_path / "checkpoint", "a", 0.0), report=watch)
+    resumed = train(data, chosen, seed=5, place=CheckpointDirectory(tmp_path / "checkpoint", "a", 0.0), report=watch)
     assert seen[6:] == [("refit", number) for number in range(2, whole.best_epoch + 1)]
     assert resumed.best_epoch == whole.best_epoch
     assert [epoch.phase for epoch in resumed.curves] == [epoch.phase for epoch in whole.curves]
@@ -143,10 +144,10 @@ def test_a_run_killed_in_its_refit_does_not_search_again(tmp_path: Path) -> None
 def test_a_run_killed_after_its_early_stop_does_not_go_on_searching(tmp_path: Path) -> None:
     """The rate is too high to learn by: a best epoch soon, then the patience runs out."""
     data, chosen = tiny_data("order"), settings("order", epochs=12, patience=2, learning_rate=0.5, refit=False)
-    whole = train(data, chosen, seed=5, place=Place(tmp_path / "whole", "a", 0.0))
+    whole = train(data, chosen, seed=5, place=CheckpointDirectory(tmp_path / "whole", "a", 0.0))
     assert len(whole.curves) == whole.best_epoch + 2 < 12
     # The checkpoint of the last epoch is still there: the process ended before the model was written.
-    again = train(data, chosen, seed=5, place=Place(tmp_path / "whole", "a", 0.0))
+    again = train(data, chosen, seed=5, place=CheckpointDirectory(tmp_path / "whole", "a", 0.0))
     assert again.best_epoch == whole.best_epoch
     assert losses(again.curves) == losses(whole.curves)
     for left, right in zip(again.model.get_weights(), whole.model.get_weights(), strict=True):
@@ -224,7 +225,7 @@ def test_the_start_is_made_of_what_was_taken_alone(kind: str) -> None:
     shown = np.repeat(np.arange(len(data.events.rows)), 2)
     actions = np.tile(np.array([0, 1], np.int8), len(data.events.rows))
     rows = np.where(actions == 1, rng.integers(0, 9, len(shown)), data.events.rows[shown]).astype(np.int32)
-    events = Events(
+    events = EventLists(
         data.events.offsets * 2, rows, data.events.times[shown] + actions, actions, data.events.splits[shown]
     )
     chosen = settings(kind, initializer="svd").model_copy(update={"negative_actions": {"impression": 1.0}})
@@ -240,9 +241,15 @@ def test_the_start_is_made_of_what_was_taken_alone(kind: str) -> None:
 
 def test_a_checkpoint_of_another_schema_is_not_used(tmp_path: Path) -> None:
     data, chosen = tiny_data("order"), settings("order", epochs=1, refit=False)
-    train(data, chosen, seed=5, place=Place(tmp_path / "checkpoint", "one", 0.0))
+    train(data, chosen, seed=5, place=CheckpointDirectory(tmp_path / "checkpoint", "one", 0.0))
     seen: list[int] = []
-    train(data, chosen, seed=5, place=Place(tmp_path / "checkpoint", "two", 0.0), report=lambda e: seen.append(e.epoch))
+    train(
+        data,
+        chosen,
+        seed=5,
+        place=CheckpointDirectory(tmp_path / "checkpoint", "two", 0.0),
+        report=lambda e: seen.append(e.epoch),
+    )
     assert seen == [1]
 
 

@@ -7,16 +7,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.sequences.held_out import HeldOut
+from pipelines.sequences.item_sets import ItemSets
 from tests import oracles
-from towers.training.recall import Truth, recall_at, recall_of
+from towers.training.recall import recall_at, recall_of
 
 
-def truth(wanted: list[list[int]], seen: list[list[int]]) -> Truth:
-    def offsets(lists: list[list[int]]) -> np.ndarray:
-        return np.concatenate([[0], np.cumsum([len(entry) for entry in lists])]).astype(np.int64)
+def sets(lists: list[list[int]]) -> ItemSets:
+    owners = np.repeat(np.arange(len(lists)), [len(entry) for entry in lists])
+    return ItemSets.of(owners, np.array([row for entry in lists for row in entry], np.int32), len(lists))
 
-    flat = [np.array([row for entry in lists for row in entry], np.int32) for lists in (wanted, seen)]
-    return Truth(np.arange(len(wanted), dtype=np.int32), offsets(wanted), flat[0], offsets(seen), flat[1])
+
+def truth(wanted: list[list[int]], seen: list[list[int]]) -> HeldOut:
+    return HeldOut(np.arange(len(wanted), dtype=np.int32), sets(wanted), sets(seen))
 
 
 def test_by_hand() -> None:
@@ -51,8 +54,8 @@ def test_it_is_what_a_loop_finds(seed: int, remove: bool) -> None:
 def test_novel_truth_leaves_out_what_was_seen_and_users_without_any() -> None:
     novel = truth([[1, 2], [3], [5]], [[2], [3], []]).without_seen()
     assert novel.users.tolist() == [0, 2]
-    assert novel.rows.tolist() == [1, 5]
-    assert novel.seen_rows.tolist() == [2]
+    assert novel.truth.rows.tolist() == [1, 5]
+    assert novel.seen.rows.tolist() == [2]
 
 
 def test_a_list_longer_than_the_catalogue_is_the_catalogue() -> None:
@@ -73,21 +76,14 @@ def test_of_equal_scores_the_lower_row_comes_first() -> None:
 def test_parts_of_a_truth_hold_their_users_own_items() -> None:
     """Users at even distances, and users of chosen items, against picking them out by hand."""
     held, seen = [[3], [1, 4], [2], [0, 5]], [[0], [], [4, 5], [1]]
-    offsets, seen_offsets = np.array([0, 1, 3, 4, 6]), np.array([0, 1, 1, 3, 4])
-    whole = Truth(
-        np.arange(4, dtype=np.int32), offsets, np.concatenate(held).astype(np.int32),
-        seen_offsets, np.concatenate(seen).astype(np.int32),
-    )  # fmt: skip
+    whole = truth(held, seen)
 
-    def by_user(truth: Truth) -> dict[int, tuple[list[int], list[int]]]:
-        return {
-            int(user): (
-                truth.rows[truth.offsets[place] : truth.offsets[place + 1]].tolist(),
-                truth.seen_rows[truth.seen_offsets[place] : truth.seen_offsets[place + 1]].tolist(),
-            )
-            for place, user in enumerate(truth.users)
-        }
+    def by_user(part: HeldOut) -> dict[int, tuple[list[int], list[int]]]:
+        def lists(sets: ItemSets) -> list[list[int]]:
+            return [found.tolist() for found in np.split(sets.rows, sets.offsets[1:-1])]
+
+        return dict(zip(part.users.tolist(), zip(lists(part.truth), lists(part.seen), strict=True), strict=True))
 
     assert by_user(whole.spread(2)) == {0: ([3], [0]), 2: ([2], [4, 5])}
     assert whole.spread(9) is whole
-    assert by_user(whole.where(whole.rows >= 3)) == {0: ([3], [0]), 1: ([4], []), 3: ([5], [1])}
+    assert by_user(whole.where(whole.truth.rows >= 3)) == {0: ([3], [0]), 1: ([4], []), 3: ([5], [1])}

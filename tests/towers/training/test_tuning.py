@@ -17,10 +17,11 @@ import towerline
 from pipelines.contracts.errors import ArtifactError, ConfigError, SchemaError
 from pipelines.contracts.manifest import write_artifact
 from pipelines.progress import Progress
+from pipelines.sequences.event_lists import EventLists
 from tests.recorded import Recorded
 from tests.towers.tiny import USERS, tiny_data
 from towerline.jobs import hard_negatives as mining
-from towers.data.training_data import Events, Mined, TrainingData
+from towers.data.training_data import Mined, TrainingData
 from towers.settings import SetsSettings, TowersSettings, settings_for
 from towers.training import job as training
 from towers.training import tuning
@@ -290,7 +291,7 @@ def test_without_a_valid_split_nothing_is_searched(
 ) -> None:
     data = tiny_data("set")
     events = data.events
-    learned = Events(events.offsets, events.rows, events.times, events.actions, np.zeros_like(events.splits))
+    learned = EventLists(events.offsets, events.rows, events.times, events.actions, np.zeros_like(events.splits))
     monkeypatch.setattr(tuning, "load", lambda _: replace(data, events=learned))
     with pytest.raises(SchemaError, match="tiny: expected held-out events in the valid split"):
         tuning.run(features, settings(RATES), tmp_path / "best.toml")

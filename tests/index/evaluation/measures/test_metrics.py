@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,22 +12,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from index.evaluation.held_out import held_out
+from index.evaluation.held_out import held_out, users_with_truth
 from index.evaluation.measures.metrics import hits_of, user_metrics, weighted_recall, without
-from index.evaluation.measures.pairs import Pairs
+from index.inference.user_records import UserRecords
 from pipelines.contracts.errors import ConfigError
 from pipelines.contracts.schema import parse_schema
+from pipelines.sequences.event_lists import EventLists
+from pipelines.sequences.item_sets import ItemSets
 from pipelines.sequences.reader import Sequences
 
 ITEMS = 30
 K = (1, 3, 5, 10, 50)
 
 
-def pairs(lists: list[list[int]], values: list[list[float]] | None = None) -> Pairs:
+def pairs(lists: list[list[int]], values: list[list[float]] | None = None) -> ItemSets:
     owners = np.array([user for user, rows in enumerate(lists) for _ in rows], np.int64)
     rows = np.array([row for rows in lists for row in rows], np.int32)
     worth = None if values is None else [value for line in values for value in line]
-    return Pairs.of(owners, rows, len(lists), worth)
+    return ItemSets.of(owners, rows, len(lists), worth)
 
 
 def rankings(lists: list[list[int]], depth: int) -> np.ndarray:
@@ -208,8 +211,7 @@ def test_pairs_of_some_users_in_another_order():
 
 def test_context_actions_are_no_truth_and_do_not_make_a_user_evaluated() -> None:
     """User 0 bought item 2 and was shown item 1; user 1 was only shown something."""
-    sequences = Sequences(
-        user_ids=pa.array([10, 11]),
+    events = EventLists(
         offsets=np.array([0, 3, 4]),
         rows=np.array([0, 1, 2, 1], np.int32),
         times=np.arange(4),
@@ -217,13 +219,14 @@ def test_context_actions_are_no_truth_and_do_not_make_a_user_evaluated() -> None
         values=np.ones(4, np.float32),
         splits=np.array([0, 2, 2, 2], np.int8),
     )
-    events = {"path": "e.parquet", "user_id": "u", "item_id": "i", "time": "t", "action": "a"}
+    users = UserRecords(Path(), Sequences(pa.array([10, 11]), events))
+    columns = {"path": "e.parquet", "user_id": "u", "item_id": "i", "time": "t", "action": "a"}
     raw = {
         "dataset": {"name": "shown"},
-        "tables": {"events": events},
+        "tables": {"events": columns},
         "split": {"valid_from": "2025-01-01", "test_from": "2025-02-01"},
     }
     schema = parse_schema({**raw, "actions": {"shown": 0.0, "bought": 1.0}}, "shown")
-    found = held_out(sequences, schema)
-    assert found.user_ids.to_pylist() == [10]
-    assert (found.truth.rows.tolist(), found.seen.rows.tolist(), found.without_truth) == ([2], [0], 1)
+    found = held_out(users, schema)
+    assert users_with_truth(users, schema).tolist() == found.users.tolist() == [0]
+    assert (found.truth.rows.tolist(), found.seen.rows.tolist()) == ([2], [0])

@@ -16,7 +16,7 @@ from index.evaluation.sections.curves import frontier, training_curves, value_fr
 from index.evaluation.sections.embedding_map import EmbeddingMap, by_pca, by_umap, directions, embedding_map
 from index.evaluation.sections.gaps import Regions, find_gaps, good_ads, nearest_middle, user_demand
 from index.evaluation.settings import SEED, EvaluationSettings
-from index.evaluation.subject import Heldout, Subject
+from index.evaluation.subject import EvaluationData, Subject
 from index.registry.searcher_spec import Measured, SearcherSpec
 from index.settings import TreeSettings
 from pipelines.contracts.errors import ConfigError
@@ -30,7 +30,7 @@ TREE = TreeSettings(leaves=40, leaves_to_search=20, reorder=400, training_sample
 def subject(written, tmp_path_factory) -> Subject:
     """A version searched by a tree."""
     bundle = write_bundle(tmp_path_factory.mktemp("tree") / "bundle", written.world, tree=TREE)
-    return Subject.open(bundle, Heldout.open(written.features, SETTINGS))
+    return Subject.open(bundle, EvaluationData.open(written.features, SETTINGS))
 
 
 def test_demand_by_hand():

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from index.evaluation.measures.pairs import Pairs
 from index.evaluation.sections.health import Spread, calibration, diversity, gini, item_bits, lorenz
+from pipelines.sequences.item_sets import ItemSets
 
 
 def test_gini_by_hand():
@@ -46,7 +46,7 @@ def test_lorenz_ends_in_everything():
 
 def test_calibration_by_hand():
     category = np.array([0, 0, 1, 1], np.int32)
-    past = Pairs.of(np.array([0, 0, 1]), np.array([0, 2, 0], np.int32), 3)
+    past = ItemSets.of(np.array([0, 0, 1]), np.array([0, 2, 0], np.int32), 3)
     top = np.array([[0, 2], [2, 3], [0, 1]], np.int32)
     found = calibration(top, past, category, 2)
     assert found[0] == pytest.approx(0.0)

@@ -7,27 +7,27 @@ import pytest
 from scipy import stats
 
 from index.evaluation.catalogue import Catalogue
-from index.evaluation.measures.pairs import Pairs
-from index.evaluation.sections.slices import Cut, Found, _measure, bands, corrected, measure_slices
+from index.evaluation.sections.slices import Cut, TruthHits, _measure, bands, corrected, measure_slices
 from index.evaluation.settings import EvaluationSettings
-from index.evaluation.subject import Heldout
+from index.evaluation.subject import EvaluationData
 from pipelines.contracts.errors import ConfigError
+from pipelines.sequences.item_sets import ItemSets
 
 SETTINGS = EvaluationSettings(
     resamples=200, category="category", price="price", first_seen="first_seen", slices=("country", "in_stock")
 )
 
 
-def found_of(hits: np.ndarray) -> Found:
+def found_of(hits: np.ndarray) -> TruthHits:
     """Users with ten items each, of which those in ``hits [users, 10] bool`` are found."""
     users = len(hits)
-    truth = Pairs.of(np.repeat(np.arange(users), 10), np.tile(np.arange(10, dtype=np.int32), users), users)
-    return Found(truth, hits.ravel(), 100)
+    truth = ItemSets.of(np.repeat(np.arange(users), 10), np.tile(np.arange(10, dtype=np.int32), users), users)
+    return TruthHits(truth, hits.ravel(), 100)
 
 
 def test_recall_by_hand():
-    truth = Pairs.of(np.array([0, 0, 0, 1]), np.array([1, 2, 3, 2], np.int32), 3)
-    found = Found.of(np.array([[3, 9, 2], [1, 0, 0], [1, 2, 3]], np.int32), truth, 2)
+    truth = ItemSets.of(np.array([0, 0, 0, 1]), np.array([1, 2, 3, 2], np.int32), 3)
+    found = TruthHits.of(np.array([[3, 9, 2], [1, 0, 0], [1, 2, 3]], np.int32), truth, 2)
     everything = np.ones(4, np.bool_)
     assert found.recall(everything)[:2].tolist() == [1 / 2, 0.0]
     assert np.isnan(found.recall(everything)[2])
@@ -75,7 +75,7 @@ def test_small_and_empty_slices_are_flagged_and_never_called():
 
 
 def test_slices_of_a_world(written):
-    data = Heldout.open(written.features, SETTINGS)
+    data = EvaluationData.open(written.features, SETTINGS)
     catalogue = Catalogue.of(data, SETTINGS)
     users = data.held_out.num_users
     ranked = np.tile(np.arange(500, dtype=np.int32), (users, 1))
@@ -112,6 +112,6 @@ def test_bands():
 )
 def test_unknown_columns_are_named(written, change, message):
     settings = SETTINGS.model_copy(update=change)
-    data = Heldout.open(written.features, settings)
+    data = EvaluationData.open(written.features, settings)
     with pytest.raises(ConfigError, match=message):
         measure_slices(np.zeros((data.held_out.num_users, 5), np.int32), data, Catalogue.of(data, settings), settings)

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index.evaluation.measures.pairs import Pairs
 from index.evaluation.sections.waterfall import Waterfall, fresh_recall, measure_waterfall
 from index.evaluation.settings import EvaluationSettings
-from index.evaluation.subject import Heldout, Subject
+from index.evaluation.subject import EvaluationData, Subject
 from index.settings import TreeSettings
+from pipelines.sequences.item_sets import ItemSets
 from tests.index.evaluation.conftest import Written
 from tests.index.evaluation.worlds import write_bundle
 
@@ -20,7 +20,7 @@ FINE = TreeSettings(leaves=40, leaves_to_search=40, reorder=2000, dims_per_block
 
 
 def fall(written: Written, bundle: Path, settings: EvaluationSettings = SETTINGS) -> Waterfall:
-    subject = Subject.open(bundle, Heldout.open(written.features, settings))
+    subject = Subject.open(bundle, EvaluationData.open(written.features, settings))
     return measure_waterfall(subject, settings)
 
 
@@ -65,7 +65,7 @@ def test_rules_are_stages(written):
 
 
 def test_fresh_recall_by_hand():
-    truth = Pairs.of(np.array([0, 0, 1, 2]), np.array([1, 9, 9, 2], np.int32), 4)
+    truth = ItemSets.of(np.array([0, 0, 1, 2]), np.array([1, 9, 9, 2], np.int32), 4)
     in_catalogue = np.arange(10) < 9
     exact = np.array([[1, 5], [5, 6], [5, 6], [5, 6]], np.int32)
     # User 0 finds its one other item; user 1 has no other: the mean of users 0 and 2 (1 and 0); user 3 has no truth.

@@ -1,0 +1,99 @@
+"""What is held out: the items of a split, and what the same users had before it. NumPy alone.
+
+Training's validation, the evaluation and the gates all measure against this one truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.contracts.arrays import Bools, Int32, Int64
+from pipelines.sequences.event_lists import EventLists
+from pipelines.sequences.item_sets import ItemSets
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Some users' items of a split, and their items of the splits before it.
+
+    users: ``[n] int32`` places among all users. truth, seen: ``n`` sets each, in the order of ``users``.
+    """
+
+    users: Int32
+    truth: ItemSets
+    seen: ItemSets
+
+    @classmethod
+    def of(
+        cls,
+        events: EventLists,
+        split: int,
+        weights: Sequence[float] | None = None,
+        users: npt.NDArray[np.integer] | None = None,
+    ) -> HeldOut:
+        """What is held out in a split.
+
+        Args:
+            events: of all users and splits.
+            split: its code.
+            weights: of each action, in the schema's order. Actions of weight 0 are context: they are no truth, but
+                what they were of counts as seen. None: all actions count.
+            users: ``[n]`` the users; None is those with any truth, ascending.
+        """
+        held = held_out_events(events, split, weights)
+        chosen = np.flatnonzero(held.counts) if users is None else users
+        return cls(
+            users=chosen.astype(np.int32),
+            truth=ItemSets.of_events(held.of_users(chosen)),
+            seen=ItemSets.of_events(events.of_users(chosen).before(split)),
+        )
+
+    @property
+    def num_users(self) -> int:
+        """Number of users."""
+        return len(self.users)
+
+    @property
+    def history_events(self) -> Int64:
+        """``[n] int64``: number of each user's events before the split."""
+        return np.bincount(self.seen.owners, self.seen.events, minlength=self.num_users).astype(np.int64)
+
+    def where(self, kept: Bools) -> HeldOut:
+        """Only the truth at which ``kept`` (``[pairs of truth] bool``) is true; users with none left are dropped."""
+        return self.with_truth(self.truth.where(kept))
+
+    def with_truth(self, truth: ItemSets) -> HeldOut:
+        """The same users with another truth (``n`` sets); users with an empty one are dropped."""
+        return replace(self, truth=truth).of_places(np.flatnonzero(truth.counts))
+
+    def without_seen(self) -> HeldOut:
+        """Only the truth that a user did not have before; users with none left are dropped."""
+        return self.where(~self.truth.within(self.seen))
+
+    def spread(self, count: int) -> HeldOut:
+        """``count`` of the users at even distances: users of neighbouring rows are often alike, in age or origin."""
+        if self.num_users <= count:
+            return self
+        return self.of_places(np.arange(count, dtype=np.int64) * self.num_users // count)
+
+    def of_places(self, places: Int64) -> HeldOut:
+        """Only the users at these places (``[m]`` below ``n``), in this order."""
+        return HeldOut(self.users[places], self.truth.of_users(places), self.seen.of_users(places))
+
+
+def held_out_events(events: EventLists, split: int, weights: Sequence[float] | None = None) -> EventLists:
+    """The events of a split of which the action has a weight (``weights``: as for ``HeldOut.of``)."""
+    held = events.splits == split
+    return events.where(held if weights is None else held & (np.asarray(weights) > 0)[events.actions])
+
+
+def truth_by_action(
+    events: EventLists, split: int, weights: Sequence[float], users: npt.NDArray[np.integer]
+) -> tuple[ItemSets, ...]:
+    """The truth of these users (``[n]``) by action, in the schema's order; empty for an action of weight 0."""
+    held = held_out_events(events, split, weights).of_users(users)
+    return tuple(ItemSets.of_events(held.where(held.actions == code)) for code in range(len(weights)))
