@@ -217,9 +217,9 @@ def _publish(config: Config, options: Options, progress: Progress) -> Publicatio
 
 
 def _evaluate(config: Config, progress: Progress) -> None:
-    from index import evaluation
+    from index.evaluation.evaluate import evaluate
 
     features = config.work / FEATURES
     if not features.exists():
         raise ArtifactError(f"{features}: missing. Run `towerline features`.")
-    evaluation.run(config.registry, features, config.evaluation, config.work, progress=progress)
+    evaluate(config.registry, features, config.evaluation, config.work, progress=progress)

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from index import evaluation
-from index.evaluation.evaluate import current_report
+from index.evaluation.evaluate import current_report, evaluate
 from index.evaluation.pages.plots import pictures
 from index.evaluation.ranking import rank
 from index.evaluation.reports import EvaluationReport
@@ -37,7 +36,7 @@ SETTINGS = EvaluationSettings(
 @pytest.fixture(scope="module")
 def out(written: Written, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
-    assert evaluation.run(written.bundle, written.features, SETTINGS, folder) == folder / "report.json"
+    assert evaluate(written.bundle, written.features, SETTINGS, folder) == folder / "report.json"
     return folder
 
 
@@ -128,10 +127,10 @@ def test_gaps_tell_what_they_are_about(report):
 
 
 def test_a_true_report_is_read_and_a_stale_one_is_made_again(written, out, tmp_path, monkeypatch):
-    from index.evaluation import evaluate
+    from index.evaluation import evaluate as module
 
     first = current_report(written.bundle, written.features, SETTINGS, out)
-    monkeypatch.setattr(evaluate, "rank", lambda *args, **options: pytest.fail("evaluated again"))
+    monkeypatch.setattr(module, "rank", lambda *args, **options: pytest.fail("evaluated again"))
     assert current_report(written.bundle, written.features, SETTINGS, out) == first
     with pytest.raises(pytest.fail.Exception, match="evaluated again"):
         changed = SETTINGS.model_copy(update={"resamples": 300})
@@ -141,7 +140,7 @@ def test_a_true_report_is_read_and_a_stale_one_is_made_again(written, out, tmp_p
 def test_a_stale_index_counts_its_misses(written, tmp_path):
     stale = write_bundle(tmp_path / "stale", written.world, items=1000)
     settings = SETTINGS.model_copy(update={"baselines": ()})
-    path = evaluation.run(stale, written.features, settings, tmp_path / "out")
+    path = evaluate(stale, written.features, settings, tmp_path / "out")
     told = json.loads(path.read_text())
     truth = EvaluationData.open(written.features, settings).held_out.truth
     assert told["counts"]["truth_outside_catalogue"] == int((truth.rows >= 1000).sum()) > 0
@@ -150,7 +149,7 @@ def test_a_stale_index_counts_its_misses(written, tmp_path):
 
 def test_without_repeats(written, tmp_path):
     settings = SETTINGS.model_copy(update={"baselines": ("popularity",), "remove_seen": True})
-    path = evaluation.run(written.bundle, written.features, settings, tmp_path)
+    path = evaluate(written.bundle, written.features, settings, tmp_path)
     told = json.loads(path.read_text())
     assert list(told["recall"]) == ["all"]
 
@@ -181,7 +180,7 @@ def test_no_held_out_event_at_all(written, tmp_path):
     world.sequences.splits[:] = 0
     features = write_features(tmp_path / "features", world)
     with pytest.raises(SchemaError, match="expected users with events in the test part, found none among 20"):
-        evaluation.run(written.bundle, features, SETTINGS, tmp_path / "out")
+        evaluate(written.bundle, features, SETTINGS, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -189,18 +188,18 @@ def test_a_version_that_does_not_exist(written, tmp_path):
     registry = Registry(tmp_path / "registry")
     registry.publish(written.bundle)
     with pytest.raises(ArtifactError, match="expected version 'nonsense'"):
-        evaluation.run(registry.url, written.features, SETTINGS, tmp_path / "out", version="nonsense")
+        evaluate(registry.url, written.features, SETTINGS, tmp_path / "out", version="nonsense")
     with pytest.raises(ArtifactError):
-        evaluation.run(tmp_path / "nowhere", written.features, SETTINGS, tmp_path / "out")
+        evaluate(tmp_path / "nowhere", written.features, SETTINGS, tmp_path / "out")
 
 
 def test_an_unknown_attribute_in_the_rule(written, tmp_path):
     settings = SETTINGS.model_copy(update={"eligible": "nonsense", "baselines": ()})
     with pytest.raises(SchemaError, match="nonsense"):
-        evaluation.run(written.bundle, written.features, settings, tmp_path / "out")
+        evaluate(written.bundle, written.features, settings, tmp_path / "out")
 
 
 def test_a_missing_library_is_named_before_work_begins(written, tmp_path, monkeypatch):
     monkeypatch.setattr(baselines.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"implicit, which is not installed\. Install 'towerline\[demo\]'"):
-        evaluation.run(tmp_path / "nowhere", written.features, SETTINGS, tmp_path / "out")
+        evaluate(tmp_path / "nowhere", written.features, SETTINGS, tmp_path / "out")
