@@ -1,7 +1,11 @@
-"""A Flink cluster on this machine: a JobManager, two TaskManagers, Beam's job server and a pool of Python workers.
+"""A Flink cluster on this machine: a JobManager, two TaskManagers, Beam's job server.
 
-Each is a process of its own; no containers. Flink's jars come from the PyPI package ``apache-flink-libraries`` (its
-source archive, 1.19), Beam's job server from Maven by ``flink-job-server.xml``; both are kept in a cache folder.
+Each is a process of its own; no containers. A TaskManager starts its Python workers itself (Beam's environment
+``PROCESS``). One worker pool for both would not do: both name their workers 1-1, 2-1, ..., the pool knows workers by
+that name alone, and so one TaskManager that ends its worker ends the other's, again and again after a restart.
+
+Flink's jars come from the PyPI package ``apache-flink-libraries`` (its source archive, 1.19), Beam's job server from
+Maven by ``flink-job-server.xml``; both are kept in a cache folder.
 """
 
 from __future__ import annotations
@@ -38,6 +42,15 @@ _MEMORY = {
     "jvm-overhead.min": "192m",
     "jvm-overhead.max": "192m",
 }
+# Every process logs to its own file of the cluster's folder: what was restarted, when and why.
+_LOGGING = """\
+rootLogger.level = INFO
+rootLogger.appenderRef.console.ref = console
+appender.console.name = console
+appender.console.type = Console
+appender.console.layout.type = PatternLayout
+appender.console.layout.pattern = %d{HH:mm:ss.SSS} %-5p %c{1} %m%n
+"""
 
 
 def fetch(cache: Path) -> None:
@@ -80,14 +93,13 @@ class Cluster:
 
     def __enter__(self) -> Cluster:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.ports = {name: free_port() for name in ("rpc", "rest", "job", "artifact", "pool")}
+        self.ports = {name: free_port() for name in ("rpc", "rest", "job", "artifact")}
         self._configure()
         try:
             self._java("jobmanager", "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint")
             for number in (1, 2):
                 self.start_task_manager(number)
             self._job_server()
-            self._worker_pool()
             self._await_ready()
         except BaseException:
             self.stop()
@@ -104,8 +116,8 @@ class Cluster:
             "--runner=PortableRunner",
             f"--job_endpoint=localhost:{self.ports['job']}",
             f"--artifact_endpoint=localhost:{self.ports['artifact']}",
-            "--environment_type=EXTERNAL",
-            f"--environment_config=localhost:{self.ports['pool']}",
+            "--environment_type=PROCESS",
+            f"--environment_option=process_command={self.folder}/worker",
             "--parallelism=2",
         ]
 
@@ -114,14 +126,15 @@ class Cluster:
         self._java(f"taskmanager-{number}", "org.apache.flink.runtime.taskexecutor.TaskManagerRunner")
 
     def python_workers(self) -> list[int]:
-        """Process ids of the Python workers that the pool has started."""
+        """Process ids of the Python workers that the TaskManagers have started."""
+        managers = {process.pid for name, process in self.processes.items() if name.startswith("taskmanager")}
         found = []
         for status in Path("/proc").glob("[0-9]*/stat"):
             try:
                 parent = int(status.read_text().rsplit(")", 1)[1].split()[1])
             except OSError:  # It has ended meanwhile.
                 continue
-            if parent == self.processes["pool"].pid:
+            if parent in managers:
                 found.append(int(status.parent.name))
         return sorted(found)
 
@@ -158,15 +171,20 @@ class Cluster:
         }
         text = "".join(f"{name}: {value}\n" for name, value in settings.items())
         (self.folder / "flink-conf.yaml").write_text(text)
+        (self.folder / "log4j2.properties").write_text(_LOGGING)
+        worker = self.folder / "worker"
+        worker.write_text(f'#!/bin/sh\nexec {sys.executable} -m tests.cluster.worker "$@"\n')
+        worker.chmod(0o755)
 
-    def _start(self, name: str, command: list[str], **environment: str) -> None:
+    def _start(self, name: str, command: list[str]) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                command, stdout=log, stderr=log, start_new_session=True, env={**os.environ, **environment}
+                command, stdout=log, stderr=log, start_new_session=True, env={**os.environ, "PYTHONPATH": os.getcwd()}
             )
 
     def _java(self, name: str, main: str) -> None:
-        options = ["-Xmx512m", "-XX:MaxDirectMemorySize=300m", *_OPENS, "-cp", f"{self.cache}/flink/lib/*"]
+        logging = f"-Dlog4j2.configurationFile={self.folder}/log4j2.properties"
+        options = ["-Xmx512m", "-XX:MaxDirectMemorySize=300m", logging, *_OPENS, "-cp", f"{self.cache}/flink/lib/*"]
         self._start(name, ["java", *options, main, "--configDir", str(self.folder)])
 
     def _job_server(self) -> None:
@@ -176,12 +194,6 @@ class Cluster:
         self._start(
             "job-server", ["java", "-Xmx512m", *_OPENS, "-cp", f"{self.cache}/job-server/*", main, *ports, *where]
         )
-
-    def _worker_pool(self) -> None:
-        # The pool starts its workers as `python`: that of this environment must come first.
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        command = [sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main"]
-        self._start("pool", [*command, f"--service_port={self.ports['pool']}"], PATH=path, PYTHONPATH=os.getcwd())
 
     def _await_ready(self, seconds: float = 90) -> None:
         until = time.monotonic() + seconds
@@ -196,8 +208,7 @@ class Cluster:
             with urllib.request.urlopen(f"http://localhost:{self.ports['rest']}/overview", timeout=2) as answer:
                 if b'"taskmanagers":2' not in answer.read():
                     return False
-            for name in ("job", "pool"):
-                socket.create_connection(("localhost", self.ports[name]), timeout=2).close()
+            socket.create_connection(("localhost", self.ports["job"]), timeout=2).close()
         except OSError:
             return False
         return True
