@@ -260,7 +260,7 @@ def test_a_rebuild_folds_the_deltas_in(registry: Registry, tmp_path: Path) -> No
 
 
 def test_a_compacted_bundle_by_hand(tmp_path: Path) -> None:
-    """Four items: 1000 is removed, 1006 gets a new vector, 77 is new; what is written is told without a search."""
+    """Four items: 1003 is removed, 1006 gets a new vector, 77 is new; what is written is told without a search."""
     old = Bundle.open(write_bundle(tmp_path / "bundle", items=4, dim=4))
     frequency = old.vocabulary.item_frequency.tolist()
     assert min(frequency) > 0
@@ -268,14 +268,14 @@ def test_a_compacted_bundle_by_hand(tmp_path: Path) -> None:
     rows = rows.set_column(rows.column_names.index("price"), "price", pa.array([7.5, 8.5]))
     rows = rows.add_column(0, "item_id", pa.array([77, 1006], pa.int64()))
     fresh = np.array([[1, 2, 3, 4], [5, 6, 7, 8]], np.float32)
-    state = DeltaState.of(old).apply(Delta(1, rows, fresh, pa.array([1000], pa.int64()), NONE, NONE))
+    state = DeltaState.of(old).apply(Delta(1, rows, fresh, pa.array([1003], pa.int64()), NONE, NONE))
     new = Bundle.open(compaction.write_bundle(old, state, "v1", tmp_path / "compacted"))
-    assert new.vocabulary.item_ids.to_pylist() == new.items["item_id"].to_pylist() == [77, 1003, 1006, 1009]
-    np.testing.assert_array_equal(new.vectors, [fresh[0], old.vectors[1], fresh[1], old.vectors[3]])
+    assert new.vocabulary.item_ids.to_pylist() == new.items["item_id"].to_pylist() == [77, 1000, 1006, 1009]
+    np.testing.assert_array_equal(new.vectors, [fresh[0], old.vectors[0], fresh[1], old.vectors[3]])
     # What was never seen in training has no frequency, and takes nobody else's.
-    assert new.vocabulary.item_frequency.tolist() == [0, *frequency[1:]]
+    assert new.vocabulary.item_frequency.tolist() == [0, frequency[0], *frequency[2:]]
     prices = old.items["price"].to_pylist()
-    assert new.items["price"].to_pylist() == [7.5, prices[1], 8.5, prices[3]]
+    assert new.items["price"].to_pylist() == [7.5, prices[0], 8.5, prices[3]]
     assert (new.manifest.facts["compacted_from"], new.manifest.facts["delta_sequence"]) == ("v1", 1)
     assert new.searcher.search(np.array([1, 0, 0, 0], np.float32), 1).rows.tolist() == [2]
 
