@@ -1,6 +1,6 @@
-"""Item ids and rows: the one converter between the catalogue's ids and places in its matrix.
+"""Item ids and rows: converts between the catalogue's ids and places in its matrix.
 
-Reads the vocabulary's ids; writes nothing. Made for a few ids at a time, in a microsecond or two each way.
+Reads the vocabulary's ids. Made for a few ids at a time, in a microsecond or two each way.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from index.search.searcher import Rows
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.vocabulary import ValueTable
 
-# A direct table may be this many times as long as the catalogue; beyond that, ids are found by bisection.
+# A direct table may be this many times as long as the catalogue; beyond that, ids are found through buckets.
 _DIRECT_TABLE = 8
 
 
@@ -40,7 +40,7 @@ class ItemIds:
             self._row_of_text = {text: row for row, text in enumerate(self._by_row.tolist())}
 
     def _direct_table(self) -> Rows | None:
-        """``[last - first + 3] int32``: row of ``first + place - 1``; -1 where there is none and at both ends."""
+        """``[last - first + 3] int32``: row of id ``first + place - 1``; -1 where there is none and at both ends."""
         if len(self._by_row) == 0:
             return None
         span = int(self._by_row.max()) - self._first + 1
@@ -59,7 +59,7 @@ class ItemIds:
         return ids
 
     def rows(self, item_ids: Sequence[Any] | npt.NDArray[Any] | pa.Array, what: str) -> Rows:
-        """``[n] int32`` row of each id, -1 where the catalogue does not have it.
+        """``[n] int32`` row of each id, -1 if it is not in the catalogue.
 
         Raises:
             SchemaError: not a list of ids, or of several types; ``what`` names the argument.
@@ -88,7 +88,7 @@ class ItemIds:
         if numbers.dtype != np.int64:
             return self._any_type(item_ids, what)
         if self._row_of_number is not None:
-            # Clipping gives the ends, where there is no row, also for what wraps round.
+            # Clipping leads to the ends, which have no row; this also holds for numbers that wrap around.
             return self._row_of_number.take(numbers - (self._first - 1), mode="clip")
         if len(self._sorted) == 0:
             return np.full(len(numbers), -1, np.int32)
@@ -96,13 +96,13 @@ class ItemIds:
             places = np.searchsorted(self._sorted, numbers).astype(np.int32)
         else:
             places = self._buckets.places(self._sorted, numbers)
-        # A place behind the last is clipped to the last, which is another id.
+        # A place past the last is clipped to the last, which has another id.
         found = self._sorted.take(places, mode="clip") == numbers
         rows = places if self._order is None else self._order.take(places, mode="clip")
         return rows if np.count_nonzero(found) == len(found) else np.where(found, rows, np.int32(-1))
 
     def _any_type(self, item_ids: Sequence[Any] | npt.NDArray[Any] | pa.Array, what: str) -> Rows:
-        """Ids of another type than the catalogue's, by the vocabulary's own rule of what equals what."""
+        """Ids of another type than the catalogue's, compared by the vocabulary's own rule."""
         try:
             given = item_ids if isinstance(item_ids, pa.Array | pa.ChunkedArray) else pa.array(item_ids)
             return self._table.places(given)
@@ -114,14 +114,14 @@ class ItemIds:
         return ValueTable(self._arrow)
 
 
-# Ids a bucket may hold; with more, a few dense ranges among wide gaps, ids are found by bisection.
+# Largest number of ids in a bucket; with more (a few dense ranges among wide gaps), ids are found by bisection.
 _MOST_IN_BUCKET = 8
 
 
 @dataclass(frozen=True)
 class _Buckets:
-    """Where in the sorted ids a range of numbers begins: two independent memory accesses an id, where bisection has
-    twenty that wait for each other.
+    """Where in the sorted ids a range of numbers begins: two independent memory accesses per id, where bisection has
+    twenty that depend on each other.
 
     first: the smallest id. shift: ``(id - first) >> shift`` is its bucket. starts: ``[buckets + 2] int32``.
     most: ids in the fullest bucket.
@@ -134,7 +134,7 @@ class _Buckets:
 
     @classmethod
     def of(cls, ordered: npt.NDArray[np.int64]) -> _Buckets | None:
-        """Lays out ``[n] int64`` rising ids; None where they are too unevenly spread."""
+        """Lays out ``[n] int64`` ascending ids; None if they are too unevenly spread."""
         if len(ordered) == 0:
             return None
         first, span = int(ordered[0]), int(ordered[-1]) - int(ordered[0])
@@ -150,8 +150,8 @@ class _Buckets:
         return cls(first, shift, starts, int(counts.max()))
 
     def places(self, ordered: npt.NDArray[np.int64], numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
-        """``[n]`` the place where each number stands if it stands anywhere; up to the length of ``ordered``."""
-        # Unsigned, because the ids may span more than half of all numbers; what is outside is clipped to some bucket.
+        """``[n]`` the place of each number if it occurs at all; up to the length of ``ordered``."""
+        # Unsigned, because the ids may span more than half of all numbers; others are clipped to some bucket.
         bucket = (numbers - self.first).view(np.uint64) >> np.uint64(self.shift)
         places = self.starts.take(bucket.view(np.int64), mode="clip")
         for _ in range(self.most - 1):

@@ -17,9 +17,9 @@ from ai_edge_litert.interpreter import Interpreter
 from index.search.searcher import Vectors
 from pipelines.contracts.errors import ArtifactError, SchemaError
 
-# Rows a call sees.
+# Rows per call.
 _BATCH_ROWS = 512
-# Largest difference of a number from TensorFlow's that rounding explains at float32.
+# Largest difference from TensorFlow's numbers that float32 rounding explains.
 TOLERANCE = 1e-4
 
 
@@ -30,7 +30,7 @@ class LiteItemTower:
         """Opens the tower.
 
         Raises:
-            ArtifactError: the file is missing or no LiteRT model of an item tower.
+            ArtifactError: the file is missing or not a LiteRT model of an item tower.
         """
         try:
             self._interpreter = Interpreter(model_path=str(file), num_threads=os.cpu_count())
@@ -59,7 +59,7 @@ class LiteItemTower:
         """
         missing = sorted(set(self._inputs) - set(columns))
         if missing:
-            raise SchemaError(f"items: the item tower reads {', '.join(missing)}, which the schema does not make.")
+            raise SchemaError(f"items: the item tower reads {', '.join(missing)}, which the schema does not define.")
         rows = len(columns[self.input_names[0]])
         return np.concatenate(
             [
@@ -81,16 +81,16 @@ class LiteItemTower:
 
 
 def convert(saved_model: Path, out: Path, columns: Mapping[str, npt.NDArray[Any]], expected: Vectors) -> None:
-    """Converts the SavedModel and compares.
+    """Converts the SavedModel and compares the two.
 
     Args:
         saved_model: the item tower.
         out: the file to write.
         columns: encoded features of some items.
-        expected: ``[items, dim] float32``: what the SavedModel made of them.
+        expected: ``[items, dim] float32``: the SavedModel's vectors for them.
 
     Raises:
-        ArtifactError: the converted tower gives other vectors.
+        ArtifactError: the converted tower returns other vectors.
     """
     import tensorflow as tf
 

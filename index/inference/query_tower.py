@@ -1,7 +1,7 @@
-"""The query tower: a read record to a vector, with LiteRT, in a few microseconds.
+"""The query tower: turns a record that was read into a vector, with LiteRT, in a few microseconds.
 
-Reads ``query_tower.tflite``; writes nothing. An interpreter serves one call at a time: they stand in a pool, one for
-each call that ever ran at the same moment, and go with the tower.
+Reads ``query_tower.tflite``. An interpreter serves one call at a time. The tower keeps a pool of them, as many as there
+were ever calls at the same moment, and frees them with itself.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pipelines.contracts.kinds.feature import HISTORY_INPUTS
 from pipelines.contracts.schema import DatasetSchema
 from pipelines.contracts.vocabulary import Fitted
 
-# Gives the memory of an input or output; what it gives must not be kept over an invocation.
+# Returns the memory of an input or output; it must not be kept across an invocation.
 Tensor = Callable[[], npt.NDArray[Any]]
 # Writes one history input ``[history, ..]``.
 Filler = Callable[[npt.NDArray[Any], Request], None]
@@ -32,7 +32,7 @@ Filler = Callable[[npt.NDArray[Any], Request], None]
 
 @dataclass(frozen=True, slots=True)
 class _Names:
-    """Inputs in the order they are filled."""
+    """Names of the inputs in the order they are filled."""
 
     features: tuple[str, ...]
     history: tuple[str, ...]
@@ -71,10 +71,10 @@ class QueryTower:
             content: the LiteRT file's bytes.
             schema: names the user features.
             fitted: the vocabulary of the user side.
-            item_vectors: ``[items, dim] float32``: the history's input is gathered from them.
+            item_vectors: ``[items, dim] float32``: the history input is gathered from them.
 
         Raises:
-            ArtifactError: the file is no LiteRT model, or its inputs do not fit the schema or the vectors.
+            ArtifactError: the file is not a LiteRT model, or its inputs do not fit the schema or the vectors.
         """
         self._content = content
         try:
@@ -111,14 +111,14 @@ class QueryTower:
         """Returns the user's vector, ``[dim] float32``.
 
         Raises:
-            SchemaError: a feature's value has a wrong type, or the vector is not finite.
+            SchemaError: a feature's value has the wrong type, or the vector is not finite.
         """
         vector = np.empty(self.dim, np.float32)
         self.embed_into(vector, request, record)
         return vector
 
     def embed_into(self, vector: Vectors, request: Request, record: Mapping[str, Any]) -> None:
-        """Writes the user's vector to ``vector [dim] float32``. Otherwise as ``embed``."""
+        """Writes the user's vector to ``vector [dim] float32``. Otherwise like ``embed``."""
         try:
             runner = self._pool.pop()
         except IndexError:
@@ -134,13 +134,13 @@ class QueryTower:
         finally:
             self._pool.append(runner)
         if not is_bounded(vector):
-            raise SchemaError("the query tower gave a vector with NaN or without bounds. Check the record's numbers.")
+            raise SchemaError("the query tower returned NaN or unbounded numbers. Check the record's numbers.")
 
     def knows(self, request: Request, record: Mapping[str, Any]) -> Known:
-        """What the record's features tell of the user.
+        """What the record's features say about the user.
 
         Raises:
-            SchemaError: a feature's value has a wrong type.
+            SchemaError: a feature's value has the wrong type.
         """
         known_id = known_any = False
         for feature, write in zip(self._features, self._encoder.writers, strict=True):
@@ -154,7 +154,7 @@ class QueryTower:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """user_id: the record names a user that the tower learned. anything: some feature is known."""
+    """user_id: the tower has learned the user that the record names. anything: some feature is known."""
 
     user_id: bool
     anything: bool
@@ -163,7 +163,7 @@ class Known:
 def _fill_vectors(item_vectors: Vectors, target: npt.NDArray[Any], request: Request) -> None:
     n = len(request.rows)
     if n:
-        # The rows are known to be in range; clipping spares the copy that checking would make.
+        # The rows are known to be in range; clipping avoids the copy that checking would make.
         item_vectors.take(request.rows, axis=0, out=target[:n], mode="clip")
     target[n:] = 0.0
 
@@ -191,14 +191,14 @@ def _used_features(details: Mapping[str, Any], schema: DatasetSchema) -> tuple[F
     unknown = sorted(details.keys() - features.keys() - set(HISTORY_INPUTS))
     if unknown:
         raise ArtifactError(
-            f"query tower: reads {unknown[0]!r}, no user feature of the schema. Build the bundle from one model."
+            f"query tower: reads {unknown[0]!r}, not a user feature of the schema. Build the bundle from one model."
         )
     return tuple(feature for name, feature in features.items() if name in details)
 
 
 def _shapes(runner: _Runner) -> tuple[int, int]:
-    """History length (0 where the tower reads none) and the vector's length."""
+    """History length (0 if the tower reads no history) and the vector's length."""
     lengths = {int(runner.details[name]["shape"][1]) for name in HISTORY_INPUTS if name in runner.details}
     if len(lengths) > 1:
-        raise ArtifactError(f"query tower: its history inputs are of several lengths: {sorted(lengths)}")
+        raise ArtifactError(f"query tower: its history inputs have different lengths: {sorted(lengths)}")
     return (lengths.pop() if lengths else 0), int(runner.output().shape[-1])

@@ -1,6 +1,6 @@
-"""Raw user records to vectors for the batch stages, by the very code that the retriever runs.
+"""Raw user records to vectors for the batch stages, with the same code that the retriever runs.
 
-Reads a query tower; writes nothing. Needs neither TensorFlow nor Beam.
+Reads a query tower. Needs neither TensorFlow nor Beam.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class RecordEmbedder:
             vectors: ``[items, dim] float32``, for the histories.
 
         Raises:
-            ArtifactError: the file is no LiteRT model, or does not fit the schema or the vectors.
+            ArtifactError: the file is not a LiteRT model, or does not fit the schema or the vectors.
         """
         self._tower = QueryTower(tower, schema, vocabulary.user, vectors)
         self._reader = RecordReader(schema, ItemIds(vocabulary.item_ids), self._tower.history_length)
@@ -40,7 +40,7 @@ class RecordEmbedder:
         self._known = {*RECORD_KEYS, *columns}
 
     def vectors(self, records: Sequence[Mapping[str, Any]]) -> Vectors:
-        """``[records, dim] float32``. Columns that this schema does not have (another version's) are left out.
+        """``[records, dim] float32``. Columns that this schema does not have (those of another version) are ignored.
 
         Raises:
             SchemaError: a record's value does not fit the schema.

@@ -1,4 +1,4 @@
-"""The raw user record, read: history ids to rows, ages and actions, feature columns checked by name.
+"""Reads raw user records: turns history ids into rows, ages and actions, and checks feature columns by name.
 
 A record has the keys ``history`` (item ids, oldest first), ``history_time``, ``history_action`` (as long as the
 history), ``time`` (the moment of the request), ``user_id``, and feature columns.
@@ -25,19 +25,19 @@ from pipelines.contracts.schema import DatasetSchema
 Clock = Callable[[], float]
 _SEQUENCES = (list, tuple, np.ndarray)
 _NO_ROWS = np.zeros(0, np.int32)
-# What a count of microseconds may be: beyond the year 100,000.
+# Largest count of microseconds: beyond the year 100,000.
 _LATEST_US = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A record as far as every tower needs it.
+    """The parts of a record that every tower needs.
 
     rows: ``[n] int32`` known history items, oldest first, at most the tower's history length (the latest ones).
-    ages_days: ``[n] float32`` days from event to request; None where the record does not tell the times.
-    actions: ``[n] int32`` codes; None where it does not tell the actions.
-    all_rows, all_ages_days, all_actions: the same, of the whole known history. now_us: the moment of the request.
-    unknown: history ids that the catalogue does not have.
+    ages_days: ``[n] float32`` days from event to request; None if the record has no times.
+    actions: ``[n] int32`` codes; None if the record has no actions.
+    all_rows, all_ages_days, all_actions: the same for the whole known history. now_us: the moment of the request.
+    unknown: history ids that are not in the catalogue.
     """
 
     rows: Rows
@@ -54,7 +54,7 @@ class RecordReader:
     """Reads records for one schema and catalogue. Immutable."""
 
     def __init__(self, schema: DatasetSchema, items: ItemIds, history_length: int, clock: Clock = time.time) -> None:
-        """Takes the clock for records that do not tell their ``time``."""
+        """Takes the clock for records without a ``time``."""
         self._items = items
         self._length = history_length
         self.clock = clock
@@ -64,11 +64,11 @@ class RecordReader:
         self._known_keys = frozenset({*RECORD_KEYS, *columns, schema.id_column("user"), schema.tables.events.user_id})
 
     def read(self, record: Mapping[str, Any]) -> Request:
-        """Returns what the record says of history and moment.
+        """Returns the record's history and moment.
 
         Raises:
-            SchemaError: no mapping, an unknown key, a history that is no list of ids, or times and actions of another
-                length or type.
+            SchemaError: the record is not a mapping, has an unknown key or a history that is not a list of ids, or its
+                times or actions have another length or type.
         """
         if not isinstance(record, Mapping):
             raise SchemaError(f"record: expected a mapping such as {{'history': [...]}}, got {record!r:.80}")

@@ -1,6 +1,6 @@
-"""Users as raw records, made from the features: what the tuner, the probes, the gates and the bundle's user table need.
+"""Users as raw records, made from the features, for the tuner, the probes, the gates and the bundle's user table.
 
-Reads ``users/`` and ``sequences/`` of a features artifact, once; writes nothing.
+Reads ``users/`` and ``sequences/`` of a features artifact, once.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _TEST = SPLITS.index("test")
 
 
 class UserRecords:
-    """All users of a features artifact, in sequence order, and what is known of each when a split begins.
+    """All users of a features artifact, in sequence order, with what is known about each when a split begins.
 
     Opened once and passed on: opening reads all sequences.
     """
 
     def __init__(self, features: Path, sequences: Sequences) -> None:
-        """Takes sequences that were opened already; ``open`` reads them."""
+        """Takes sequences that are already open; ``open`` reads them."""
         self._features = features
         self._sequences = sequences
 
@@ -61,13 +61,13 @@ class UserRecords:
 
     @functools.cached_property
     def with_history(self) -> Int64:
-        """``[n] int64`` places of the users with an event before the test part; of all users where nobody has one."""
+        """``[n] int64`` places of the users with an event before the test part; all users if nobody has one."""
         places = np.flatnonzero(self.events.before(_TEST).counts).astype(np.int64)
         return places if len(places) else np.arange(self.num_users, dtype=np.int64)
 
     @functools.cached_property
     def profiles(self) -> pa.Table:
-        """The users' raw columns in sequence order; read when they are first asked for.
+        """The users' raw columns in sequence order; read on first use.
 
         Raises:
             ArtifactError: the users table cannot be read.
@@ -75,19 +75,19 @@ class UserRecords:
         return load_users(self._features).combine_chunks()
 
     def sample(self, count: int, seed: int, among: Int64) -> Int64:
-        """``count`` of the users ``among`` these places, as ``sample_users`` chooses them."""
+        """``count`` of the users at the places ``among``, chosen by ``sample_users``."""
         return sample_users(self.user_ids, count, seed, among)
 
     def table(
         self, users: npt.NDArray[np.integer], schema: DatasetSchema, item_ids: pa.Array, split: SplitName = "test"
     ) -> pa.Table:
-        """Raw records of some users: ``user_id``, feature columns, history with times and actions, ``time``.
+        """Raw records of some users: ``user_id``, feature columns, history with times and actions, and ``time``.
 
         A history holds the latest events before the split, oldest first, at most the schema's history length.
 
         Args:
             users: ``[n]`` places of the users.
-            schema: names features, actions and the length of a history.
+            schema: names features, actions and the maximum length of a history.
             item_ids: the catalogue in row order.
             split: the histories end where it begins.
 
@@ -115,10 +115,10 @@ class UserRecords:
         return records_of(self.table(users, schema, item_ids, split))
 
     def request_times(self, schema: DatasetSchema) -> Int64:
-        """``[users] int64`` microseconds: when each user makes the request, the same for every reader of the features.
+        """``[users] int64`` microseconds: the moment of each user's request, the same for every reader of the features.
 
-        With a split by time it is the start of the test part. Otherwise it is the user's first test event; the latest
-        event of a user without any; 0 for a user without events.
+        With a split by time it is the start of the test part. Otherwise it is the time of the user's first test event;
+        for a user without one, that of the latest event; for a user without events, 0.
         """
         start = schema.split.test_from
         if isinstance(start, datetime.datetime):
@@ -137,12 +137,12 @@ def records_of(table: pa.Table) -> list[dict[str, Any]]:
 
 
 def sample_users(user_ids: pa.Array, count: int, seed: int, among: Int64) -> Int64:
-    """``count`` of the users ``among`` (all, where there are fewer), by a stable hash of their ids, in its order.
+    """``count`` of the users ``among`` (all, if there are fewer), chosen and ordered by a stable hash of their ids.
 
     Args:
         user_ids: all users.
         count: size of the sample.
-        seed: another seed gives other users.
+        seed: chooses the hash; another seed gives other users.
         among: ``[n] int64`` places of the users to choose from.
     """
     ids: Sequence[Any] = user_ids.take(pa.array(among)).to_pylist()
@@ -156,7 +156,7 @@ def _feature_columns(profiles: pa.Table, schema: DatasetSchema) -> pa.Table:
     wanted = {column for feature in schema.side("user") for column in feature.raw_columns}
     id_column = schema.id_column("user")
     if id_column in wanted and id_column not in profiles.column_names:
-        # A feature may read the user's own id under the name that the tables have for it.
+        # A feature may read the user's own id under its name in the tables.
         profiles = profiles.append_column(id_column, profiles["user_id"])
     return profiles.select([name for name in profiles.column_names if name == "user_id" or name in wanted])
 

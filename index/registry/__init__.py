@@ -1,1 +1,1 @@
-"""What is published: bundles, versions, and the changes between two nights."""
+"""What is published: bundles, versions, and the changes between two nightly builds."""

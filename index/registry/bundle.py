@@ -1,4 +1,4 @@
-"""The bundle: all that answers a request, in one directory that is whole or refused.
+"""The bundle: everything that answers a request, in one directory that is complete or refused.
 
 Reads a directory that ``index.building.job`` wrote (docs/bundle-format.md). Needs neither TensorFlow nor Beam.
 """
@@ -48,10 +48,10 @@ PROBES_DIR = "probes"
 
 @dataclass(frozen=True)
 class Probes:
-    """Golden probes: users with the answers that the builder saw by exact search.
+    """Golden probes: users with the answers that exact search gave when the bundle was built.
 
     records: raw user records, as ``Retriever.retrieve`` takes them.
-    vectors: ``[probes, dim] float32``, what the query tower made of them.
+    vectors: ``[probes, dim] float32``, the query tower's vectors for them.
     neighbors: ``[probes, k]``, exact search's answer to the vectors.
     """
 
@@ -62,7 +62,7 @@ class Probes:
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle. What is large is read at its first use, once."""
+    """An opened bundle. Large parts are read once, on first use."""
 
     dir: Path
     manifest: Manifest
@@ -73,7 +73,7 @@ class Bundle:
 
         Args:
             directory: the bundle.
-            verify: compare every file's checksum with the manifest (about a second a gigabyte).
+            verify: compare every file's checksum with the manifest (about a second per gigabyte).
 
         Raises:
             ArtifactError: missing, damaged, of another kind or a newer format; the file is named.
@@ -83,12 +83,12 @@ class Bundle:
 
     @classmethod
     def of(cls, artifact: Artifact) -> Bundle:
-        """The bundle in an artifact that was opened already."""
+        """The bundle in an artifact that is already open."""
         return cls(dir=artifact.dir, manifest=artifact.manifest)
 
     @property
     def space(self) -> str:
-        """Names the vector space: vectors of another space have no meaning here."""
+        """Name of the vector space: vectors of another space have no meaning here."""
         return str(self.towers["space"])
 
     @property
@@ -117,7 +117,7 @@ class Bundle:
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
-        """What was fitted on the train window, the item ids in row order among it."""
+        """What was fitted on the train window, including the item ids in row order."""
         return Vocabulary.load(self.dir / VOCABULARY_DIR)
 
     @functools.cached_property
@@ -132,17 +132,17 @@ class Bundle:
 
     @functools.cached_property
     def items(self) -> pa.Table:
-        """``item_id`` and what the catalogue says of each item (attributes, advertiser, title), in row order."""
+        """``item_id`` and what the catalogue has on each item (attributes, advertiser, title), in row order."""
         return pq.read_table(self.dir / ITEMS_FILE)
 
     @functools.cached_property
     def items_schema(self) -> pa.Schema:
-        """Columns of ``items``, without reading them. Where they were read, the file may be gone meanwhile."""
+        """Columns of ``items``, without reading them. Once they are read, the file may be gone."""
         return self.items.schema if "items" in vars(self) else pq.read_schema(self.dir / ITEMS_FILE)
 
     @functools.cached_property
     def users(self) -> pa.Table | None:
-        """``user_id``, raw features and history of each user; None where the bundle was built without."""
+        """``user_id``, raw features and history of each user; None if the bundle was built without users."""
         file = self.dir / USERS_FILE
         return pq.read_table(file) if file.exists() else None
 
@@ -169,7 +169,7 @@ class Bundle:
         """Opens the query tower for raw user records.
 
         Raises:
-            ArtifactError: the tower is no LiteRT model, or does not fit the schema or the vectors.
+            ArtifactError: the tower is not a LiteRT model, or does not fit the schema or the vectors.
         """
         return RecordEmbedder(self.query_tower.read_bytes(), self.schema, self.vocabulary, self.vectors)
 
@@ -197,7 +197,7 @@ def load_searcher(directory: Path, spec: SearcherSpec, vectors: Vectors) -> Sear
 
 
 def save_probes(probes: Probes, directory: Path) -> None:
-    """Writes the probes below ``directory``, which is made."""
+    """Creates ``directory`` and writes the probes there."""
     directory.mkdir()
     (directory / "records.json").write_text(json.dumps(list(probes.records), default=str))
     np.save(directory / "vectors.npy", probes.vectors)

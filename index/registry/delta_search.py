@@ -100,7 +100,7 @@ class MaskedSearcher(_OverBase):
             fetch = min(2 * fetch, len(self._dead))
 
     def search_batch(self, queries: Vectors, k: int, effort: Effort | None = None) -> Neighbors:
-        """Returns the best living rows of each query, one search each. See ``Searcher.search_batch``."""
+        """Returns the best live rows of each query, one search each. See ``Searcher.search_batch``."""
         return _one_by_one(self, queries, k, effort)
 
 
@@ -140,7 +140,7 @@ class DeltaSearcher(_OverBase):
         return Neighbors(merged.rows[:k], merged.scores[:k])
 
     def search_batch(self, queries: Vectors, k: int, effort: Effort | None = None) -> Neighbors:
-        """Returns the best living rows of each query, one search each. See ``Searcher.search_batch``."""
+        """Returns the best live rows of each query, one search each. See ``Searcher.search_batch``."""
         return _one_by_one(self, queries, k, effort)
 
 

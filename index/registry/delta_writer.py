@@ -1,8 +1,8 @@
-"""Writes deltas: ``towerline apply-delta``. New and changed ads are embedded, removed and paused ones noted.
+"""Writes deltas: ``towerline apply-delta``. New and changed ads are embedded, removed and paused ones recorded.
 
 Reads the live version's bundle (its item tower and vocabulary) and a table of ads; writes one entry of the log,
-``deltas/<version>/<sequence>/``, by one rename: a reader sees all of it or nothing. An entry keeps the ads' raw
-columns too, so that it can be embedded anew for another version (``carry``).
+``deltas/<version>/<sequence>/``, by one rename: a reader sees all of it or nothing. An entry also keeps the ads'
+raw columns, so that they can be embedded again for another version (``carry``).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True)
 class Applied:
-    """What an entry holds. ``rebuild``: why the index should be built anew, None while it need not be."""
+    """Counts of an entry. ``rebuild``: why the index should be rebuilt; None if it need not be."""
 
     version: str
     sequence: int
@@ -64,14 +64,14 @@ class Applied:
 
 @dataclass(frozen=True)
 class _Changes:
-    """A checked table of changes. ``raw``: the upserted ads' own columns; ``ids``: item_id and change of the others."""
+    """A checked table of changes. ``raw``: the upserted ads' columns; ``ids``: item_id and change of the others."""
 
     raw: pa.Table
     ids: pa.Table
     known: dict[str, int] = field(default_factory=dict)
 
     def count(self, change: str) -> int:
-        """How many items are changed so."""
+        """Number of items with this change."""
         if change == "upsert":
             return int(self.raw.num_rows)
         return int(pc.sum(pc.equal(self.ids["change"], change)).as_py() or 0)
@@ -84,15 +84,15 @@ def apply(
 
     Args:
         registry: a folder or an fsspec URL.
-        items: a table of ads as in the items table, or its Parquet file. A column ``change`` says of each: upsert (as
-            without the column), remove, pause, resume; for all but upsert the id is enough.
-        clock: seconds since the epoch, for features that count from now.
+        items: a table of ads as in the items table, or its Parquet file. A column ``change`` holds upsert (the
+            default without the column), remove, pause or resume; for all but upsert the id is enough.
+        clock: seconds since the epoch, for features relative to now.
         progress: shows that the delta is being embedded and written.
 
     Raises:
         ArtifactError: nothing is live, or the version is damaged.
-        SchemaError: an id is missing or stands twice, a change is unknown, an item to remove, pause or resume is not
-            known, or a column has a wrong type; then nothing is written.
+        SchemaError: an id is missing or duplicated, a change is unknown, an item to remove, pause or resume is unknown,
+            or a column has the wrong type; then nothing is written.
     """
     started = time.perf_counter()
     table = pq.read_table(items) if isinstance(items, Path) else items
@@ -130,7 +130,7 @@ def _checked(table: pa.Table, bundle: Bundle, state: DeltaState) -> _Changes:
         [entry["values"].as_py() for entry in counts if entry["counts"].as_py() > 1] if len(counts) < len(ids) else []
     )
     if twice:
-        raise SchemaError(f"delta: expected each id once, {twice[0]!r} stands twice ({len(twice)} such ids).")
+        raise SchemaError(f"delta: expected each id once, {twice[0]!r} occurs more than once ({len(twice)} such ids).")
     change = (
         table[CHANGE_COLUMN].combine_chunks().fill_null("upsert")
         if CHANGE_COLUMN in table.column_names
@@ -138,7 +138,7 @@ def _checked(table: pa.Table, bundle: Bundle, state: DeltaState) -> _Changes:
     )
     unknown = sorted(set(change.to_pylist()) - set(CHANGES))
     if unknown:
-        raise SchemaError(f"delta: expected a change of {', '.join(CHANGES)}, got {unknown[0]!r}.")
+        raise SchemaError(f"delta: expected a change among {', '.join(CHANGES)}, got {unknown[0]!r}.")
     table = table.set_column(table.column_names.index(id_column), id_column, ids)
     upserts = pc.equal(change, "upsert")
     others = pa.table({"item_id": ids, "change": change}).filter(pc.invert(upserts))
@@ -156,7 +156,7 @@ def _checked(table: pa.Table, bundle: Bundle, state: DeltaState) -> _Changes:
 def append(
     store: Store, log: DeltaLog, bundle: Bundle, state: DeltaState, changes: _Changes, clock: Clock
 ) -> DeltaState:
-    """Embeds and writes one entry; returns the state with it. The registry's lock is held by the caller."""
+    """Embeds and writes one entry; returns the state with it. The caller holds the registry's lock."""
     sequence = state.sequence + 1
     rows = catalogue_rows(changes.raw, bundle)
     vectors = embed(changes.raw, bundle, clock)
@@ -174,7 +174,7 @@ def append(
 
 
 def catalogue_rows(raw: pa.Table, bundle: Bundle) -> pa.Table:
-    """The ads as rows of the bundle's items table; a column they do not tell is null.
+    """The ads as rows of the bundle's items table; columns they lack are null.
 
     Raises:
         SchemaError: a column has another type than the bundle's.
@@ -193,7 +193,7 @@ def catalogue_rows(raw: pa.Table, bundle: Bundle) -> pa.Table:
 
 
 def embed(raw: pa.Table, bundle: Bundle, clock: Clock) -> Vectors:
-    """``[ads, dim] float32`` by the bundle's own item tower; an ad that the vocabulary does not know has its content.
+    """``[ads, dim] float32`` by the bundle's own item tower; ads that the vocabulary lacks are embedded by content.
 
     Raises:
         SchemaError: a column does not fit its feature.
@@ -213,20 +213,19 @@ def embed(raw: pa.Table, bundle: Bundle, clock: Clock) -> Vectors:
 def carry(
     registry: Registry, source: str, target: str, since: str | None, clock: Clock = time.time
 ) -> DeltaState | None:
-    """Brings what was changed on one version over to another, as one entry of its log.
+    """Copies the changes of one version to another, as one entry of its log.
 
-    Pauses that stand on the source stand on the target. Upserts and removals are brought over where the source's entry
-    was written at ``since`` or later; ads are embedded anew by the target's item tower. The registry's lock is held by
-    the caller.
+    All pauses in effect on the source are copied. Upserts and removals are copied if the source's entry was written at
+    ``since`` or later; ads are embedded again with the target's item tower. The caller holds the registry's lock.
 
     Args:
         registry: of both versions.
         source: the version that was live.
         target: the version about to go live.
-        since: ISO time from which on the target's tables do not know the changes; None brings all over.
+        since: ISO time from which the target's tables lack the changes; None copies all.
 
     Returns:
-        The target's state, None where there was nothing to bring over.
+        The target's state, None if there was nothing to copy.
 
     Raises:
         ArtifactError: an entry is damaged.
@@ -237,14 +236,14 @@ def carry(
         return None
     new = registry.open(target, verify=False).bundle
     state = replay(new, DeltaLog(registry.store, target))
-    changes = _standing(old, log, since, new, state)
+    changes = _changes_since(old, log, since, new, state)
     if changes.raw.num_rows == 0 and changes.ids.num_rows == 0:
         return None
     return append(registry.store, DeltaLog(registry.store, target), new, state, changes, clock)
 
 
-def _standing(old: Bundle, log: DeltaLog, since: str | None, new: Bundle, state: DeltaState) -> _Changes:
-    """The last word on each item, out of the entries since then, and all pauses that stand."""
+def _changes_since(old: Bundle, log: DeltaLog, since: str | None, new: Bundle, state: DeltaState) -> _Changes:
+    """The latest change of each item in the entries since then, and all pauses in effect."""
     id_column = new.schema.id_column("item")
     latest: dict[Any, tuple[str, pa.Table | None]] = {}
     for sequence in log.sequences():

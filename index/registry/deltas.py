@@ -1,12 +1,12 @@
 """What changed since a version was published: new, changed, removed and paused ads, applied in order.
 
-Reads ``deltas/<version>/<sequence>/`` of a registry: a write-ahead log in which each entry is an artifact, there
-whole or not at all. Replaying the entries in order over the bundle gives the same state everywhere. Needs neither
-TensorFlow nor ScaNN: fresh items lie in a side segment that exact search looks through, so ScaNN's own upsert and
-delete are never used.
+Reads ``deltas/<version>/<sequence>/`` of a registry: a write-ahead log in which each entry is an artifact,
+complete or absent. Replaying the entries in order over the bundle gives the same state everywhere. Needs neither
+TensorFlow nor ScaNN: fresh items are in a side segment that is searched exactly, so ScaNN's own upsert and delete are
+never used.
 
-A row below the bundle's number of items is the bundle's; above it lie the fresh items in the order they came. A row
-never moves: an item that changes gets a new row and its old one dies.
+Rows below the bundle's number of items are the bundle's; above are the fresh items in the order they came. A row never
+moves: an item that changes gets a new row, and its old one is dead.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ IDS_FILE = "ids.parquet"
 VECTORS_FILE = "vectors.npy"
 CHANGES = ("upsert", "remove", "pause", "resume")
 _DIGITS = 8
-# Fresh items that exact search looks through in about the time of one ScaNN search (64 numbers each).
+# Fresh items that exact search scores in about the time of one ScaNN search (64 numbers each).
 _MOST_FRESH = 5_000
 # Share of the bundle's rows that may be dead before a search wastes a tenth of its neighbors on them.
 _MOST_DEAD = 0.1
@@ -50,8 +50,8 @@ _MOST_DEAD = 0.1
 class Delta:
     """One entry of the log.
 
-    sequence: 1, 2, 3 .. within a version. rows: the fresh items' ``item_id`` and attributes, as in the bundle's items.
-    vectors: ``[fresh, dim] float32``, theirs. removed, paused, resumed: item ids.
+    sequence: 1, 2, 3 ... within a version. rows: the fresh items' ``item_id`` and attributes, as in the bundle's items.
+    vectors: ``[fresh, dim] float32``, their vectors. removed, paused, resumed: item ids.
     """
 
     sequence: int
@@ -63,7 +63,7 @@ class Delta:
 
     @classmethod
     def read(cls, artifact: Artifact) -> Delta:
-        """Reads an opened entry.
+        """Reads an open entry.
 
         Raises:
             ArtifactError: a file cannot be read.
@@ -90,15 +90,15 @@ class DeltaLog:
 
     @property
     def name(self) -> str:
-        """Where the log lies in the registry."""
+        """The log's directory in the registry."""
         return self._name
 
     def stamp(self) -> int | None:
-        """Changes with every entry; one stat. None on an object store, where ``sequences`` has to be asked."""
+        """A number that changes with every entry, from one stat. None on an object store: use ``sequences`` there."""
         return self._store.changed_at(self._name)
 
     def sequences(self) -> list[int]:
-        """Sequence numbers of all whole entries, rising."""
+        """Sequence numbers of all complete entries, ascending."""
         return [int(name) for name in self._store.artifacts(self._name)]
 
     def after(self, sequence: int) -> list[Delta]:
@@ -129,7 +129,7 @@ class DeltaLog:
 
 
 def entry_name(sequence: int) -> str:
-    """The directory of an entry; names sort by number."""
+    """The directory name of an entry; names sort by number."""
     return f"{sequence:0{_DIGITS}d}"
 
 
@@ -137,9 +137,9 @@ def entry_name(sequence: int) -> str:
 class DeltaState:
     """A bundle with deltas applied. Immutable: ``apply`` returns the next state.
 
-    sequence: of the last delta applied, 0 for none. fresh_items: as the bundle's items table. fresh_vectors:
-    ``[fresh, dim] float32``. gone: ``[items + fresh] bool``: removed or replaced by a later row. paused: the same
-    for what is on the kill list. An upsert leaves a pause standing; only a resume ends it.
+    sequence: of the last delta applied, 0 for none. fresh_items: columns as in the bundle's items table. fresh_vectors:
+    ``[fresh, dim] float32``. gone: ``[items + fresh] bool``, removed or replaced by a later row. paused: the same
+    shape, rows on the kill list. An upsert does not end a pause; only a resume does.
     """
 
     vocabulary: Vocabulary
@@ -170,7 +170,7 @@ class DeltaState:
 
     @property
     def num_fresh(self) -> int:
-        """Rows of the side segment, dead ones counted in."""
+        """Rows of the side segment, including dead ones."""
         return len(self.fresh_vectors)
 
     @functools.cached_property
@@ -185,7 +185,7 @@ class DeltaState:
 
     @functools.cached_property
     def _fresh_row(self) -> dict[Any, int]:
-        """Latest fresh row of an item id."""
+        """Latest fresh row of each item id."""
         ids = self.fresh_items["item_id"].to_pylist()
         return {item_id: self.base_items + place for place, item_id in enumerate(ids)}
 
@@ -201,7 +201,7 @@ class DeltaState:
         """Returns the state with one more delta: upserts, then removals, then resumes, then pauses.
 
         Raises:
-            ArtifactError: the delta is not the next one, or its vectors are of another length.
+            ArtifactError: the delta is not the next one, or its vectors have another length.
         """
         if delta.sequence != self.sequence + 1:
             raise ArtifactError(f"delta {delta.sequence}: expected the next one, {self.sequence + 1}. Replay in order.")
@@ -237,17 +237,17 @@ class DeltaState:
         return pa.concat_arrays([self.vocabulary.item_ids, fresh])
 
     def why_rebuild(self) -> str | None:
-        """Why the index should be built anew, None while it need not be."""
+        """Why the index should be rebuilt; None if it need not be."""
         if self.num_fresh > _MOST_FRESH:
-            return f"{self.num_fresh:,} fresh items, above {_MOST_FRESH:,}: exact search over them costs too much"
+            return f"{self.num_fresh:,} fresh items, above {_MOST_FRESH:,}: exact search over them takes too long"
         share = self.num_dead / max(1, len(self.dead))
         if share > _MOST_DEAD:
-            return f"{share:.1%} of the rows are dead, above {_MOST_DEAD:.0%}: searches return too few that live"
+            return f"{share:.1%} of the rows are dead, above {_MOST_DEAD:.0%}: searches return too few live rows"
         return None
 
 
 def _mark(flags: npt.NDArray[np.bool_], rows: Rows, *, dead: bool = True) -> None:
-    """Sets the flags of a state being made; unknown items (-1) have none."""
+    """Sets the flags of a state being made; unknown items (-1) are skipped."""
     flags[rows[rows >= 0]] = dead
 
 

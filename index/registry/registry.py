@@ -2,10 +2,10 @@
 
     versions/<version>/   a bundle, its manifest with the gates' verdicts
     CURRENT               the live version's name
-    deltas/<version>/     what was changed since (index/registry/deltas.py)
+    deltas/<version>/     changes since then (index/registry/deltas.py)
 
-Publishing is: write aside, verify by opening and querying, rename, move CURRENT. A reader sees the old version or the
-new one, never a mixture. The same on a folder and on an object store.
+Publishing means: write to a temporary place, verify by opening and querying, rename, move CURRENT. A reader sees the
+old version or the new one, never a mixture. This holds for a folder and for an object store.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from pipelines.contracts.manifest import MANIFEST_FILE, Manifest, fingerprint_of
 VERSIONS = "versions"
 CURRENT = "CURRENT"
 DELTAS = "deltas"
-# How often a reader starts anew when the version it was opening is removed under its hands.
+# How often a reader retries when the version it was opening is removed meanwhile.
 _OPEN_ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
 class Version:
-    """A published version. ``facts`` are its manifest's: what was built, measured and decided."""
+    """A published version. ``facts`` come from its manifest: what was built, measured and decided."""
 
     name: str
     live: bool
@@ -48,7 +48,7 @@ class Version:
 
 @dataclass(frozen=True)
 class Opened:
-    """A bundle out of a registry, and its version's name."""
+    """A bundle from a registry, and its version's name."""
 
     version: str
     bundle: Bundle
@@ -67,12 +67,12 @@ class Registry:
 
     @property
     def url(self) -> str:
-        """Where the registry lies."""
+        """The registry's location."""
         return self._store.url
 
     @property
     def store(self) -> Store:
-        """The place itself."""
+        """The store that holds the registry."""
         return self._store
 
     def current(self) -> str:
@@ -90,17 +90,17 @@ class Registry:
         return name
 
     def current_or_none(self) -> str | None:
-        """The live version's name, None where nothing is live."""
+        """The live version's name; None if nothing is live."""
         text = self._store.read_text(CURRENT)
         name = None if text is None else text.strip()
         return name or None
 
     def version_names(self) -> list[str]:
-        """All whole versions, oldest first."""
+        """All complete versions, oldest first."""
         return self._store.artifacts(VERSIONS)
 
     def versions(self) -> list[Version]:
-        """All whole versions, oldest first, with what their manifests say.
+        """All complete versions, oldest first, with what their manifests say.
 
         Raises:
             ArtifactError: a manifest is damaged.
@@ -117,9 +117,9 @@ class Registry:
         return Version(name, name == live, manifest.created_at, items, manifest.fingerprint, manifest.facts)
 
     def open(self, version: str | None = None, *, verify: bool = True) -> Opened:
-        """Opens a version; None is the live one.
+        """Opens a version; None opens the live one.
 
-        A version that retention removes while it is being opened is no error: the live one is looked up again.
+        If retention removes a version while it is being opened, that is not an error: the live one is looked up again.
 
         Raises:
             ArtifactError: nothing is live, there is no such version, or it is damaged.
@@ -153,12 +153,12 @@ class Registry:
 
         Args:
             bundle: the staged bundle; it stays where it is.
-            facts: what goes into the published manifest besides the bundle's own (verdicts, a reason).
-            keep: how many versions stay; None is all.
-            before_live: called with the version's name when it is in place and not yet live.
+            facts: added to the bundle's own in the published manifest (verdicts, a reason).
+            keep: how many versions to keep; None keeps all.
+            before_live: called with the version's name when it is in place but not yet live.
 
         Raises:
-            ArtifactError: the bundle is damaged, or does not answer its golden probes.
+            ArtifactError: the bundle is damaged, or does not answer its golden probes correctly.
         """
         with self._store.lock(), sealed_copy(bundle, facts or {}) as staged:
             check_answers(Bundle.open(staged))
@@ -172,7 +172,7 @@ class Registry:
         return name
 
     def _new_name(self, manifest: Manifest) -> str:
-        """UTC time and the fingerprint's beginning; later than every version there is, so that names sort by age."""
+        """UTC time and the start of the fingerprint; later than all existing versions, so that names sort by age."""
         moment = datetime.datetime.now(datetime.UTC)
         names = self.version_names()
         while names and f"{moment:%Y%m%dT%H%M%SZ}" <= names[-1].split("-")[0]:
@@ -206,7 +206,7 @@ class Registry:
         return older[-1]
 
     def prune(self, keep: int) -> list[str]:
-        """Removes the oldest versions until ``keep`` are left; the live one always stays. Returns the removed."""
+        """Removes the oldest versions until ``keep`` are left; the live one always stays. Returns the removed names."""
         with self._store.lock():
             return self._prune(keep)
 
@@ -226,7 +226,8 @@ def sealed_copy(bundle: Path, facts: dict[str, Any]) -> Iterator[Path]:
     """A view of the bundle whose manifest has more facts; the bundle itself stays as it is.
 
     The files are links to the bundle's own: only the manifest is written. What the fingerprint names (inputs,
-    configuration, files) is unchanged. Call it with the registry's lock held: what killed publishers left is removed.
+    configuration, files) is unchanged. Call it with the registry's lock held: leftovers of killed publishers are
+    removed.
     """
     for abandoned in bundle.parent.glob(f".{bundle.name}.publish.*"):
         shutil.rmtree(abandoned, ignore_errors=True)
@@ -250,7 +251,7 @@ def _link(source: str, target: str) -> None:
 
 
 def check_answers(bundle: Bundle, *, score_error: float = 1e-4) -> None:
-    """Asks the bundle its golden probes: exact search must give the kept answers, the searcher must answer at all.
+    """Checks the golden probes: exact search must give the stored answers, and the searcher must answer at all.
 
     Raises:
         ArtifactError: an answer differs; the probe is named.
@@ -259,17 +260,17 @@ def check_answers(bundle: Bundle, *, score_error: float = 1e-4) -> None:
     probes = bundle.probes
     k = probes.neighbors.rows.shape[1]
     found = bundle.exact.search_batch(probes.vectors, k)
-    # Compared by score: rows whose scores are equal but for rounding may change places between machines.
+    # Compared by score: rows whose scores differ only by rounding may swap places between machines.
     error = np.abs(found.scores - probes.neighbors.scores).max(axis=1, initial=0.0)
     wrong = np.flatnonzero(~(error <= score_error))
     if wrong.size:
         raise ArtifactError(
-            f"{bundle.dir}: golden probe {wrong[0]}: expected scores within {score_error:g} of the kept ones, "
+            f"{bundle.dir}: golden probe {wrong[0]}: expected scores within {score_error:g} of the stored ones, "
             f"found a difference of {error[wrong[0]]:.3g}. Vectors and probes do not belong together: build again."
         )
     for probe, vector in enumerate(probes.vectors):
         rows = bundle.searcher.search(vector, k).rows
         if len(rows) != min(k, bundle.num_items) or rows.min() < 0 or rows.max() >= bundle.num_items:
             raise TowerlineError(
-                f"{bundle.dir}: golden probe {probe}: the searcher gave {len(rows)} rows, expected {k}."
+                f"{bundle.dir}: golden probe {probe}: the searcher returned {len(rows)} rows, expected {k}."
             )

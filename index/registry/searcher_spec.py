@@ -1,4 +1,4 @@
-"""``searcher.json``: the engine of a bundle, its settings, and what was measured when they were chosen."""
+"""``searcher.json``: a bundle's engine, its settings, and the measurements they were chosen by."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipelines.contracts.configuration import Section
 class Measured(Section):
     """One setting as the tuner measured it, on held-out users, one query at a time in one thread.
 
-    ann_recall_at_100: mean share of exact search's best 100 that was found. tree: None is exact search.
+    ann_recall_at_100: mean share of exact search's best 100 that was found. tree: None for exact search.
     """
 
     tree: TreeSettings | None
@@ -23,11 +23,11 @@ class Measured(Section):
 
 
 class SearcherSpec(Section):
-    """``searcher.json``: which engine answers, with which settings, and what was measured when it was chosen.
+    """``searcher.json``: the engine, its settings, and the measurements it was chosen by.
 
-    tree: with shards, that of each.
-    chosen: as measured with the queries it was chosen by; check: with users never used in the choice.
-    frontier: the points that none beats in both recall and p50, by rising p50, out of ``points`` measured.
+    tree: with shards, the tree of each.
+    chosen: measured with the queries it was chosen by; check: with users that were not used in the choice.
+    frontier: the points that no other beats in both recall and p50, by ascending p50, out of ``points`` measured.
     """
 
     engine: Engine

@@ -1,8 +1,8 @@
-"""Where a registry lies: a folder of this machine, or an object store behind an fsspec URL.
+"""Where a registry is stored: a local folder, or an object store behind an fsspec URL.
 
-Both put a directory whole or not at all, replace a small file in one step, and give back local directories. An
-artifact directory counts as there once its ``manifest.json`` is, which is renamed with it (folder) or written last
-(object store).
+Both write a directory completely or not at all, replace a small file atomically, and return local directories. An
+artifact directory exists once its ``manifest.json`` does, which is renamed with it (folder) or written last (object
+store).
 """
 
 from __future__ import annotations
@@ -28,32 +28,32 @@ from pipelines.contracts.manifest import MANIFEST_FILE, read_manifest, write_dur
 
 _LOCK_FILE = ".lock"
 _BLOCK_BYTES = 1 << 20
-# How often a waiting writer looks whether the lock is free.
+# How often a waiting writer checks whether the lock is free.
 _LOCK_POLL_SECONDS = 0.1
 
 
 class Store(Protocol):
-    """What a registry needs of its place. Names are relative, with ``/``."""
+    """What a registry needs from its storage. Names are relative, with ``/``."""
 
     @property
     def url(self) -> str:
-        """The place, for messages."""
+        """The location, for messages."""
         ...
 
     def read_text(self, name: str) -> str | None:
-        """The content of a small file, None where there is none."""
+        """The content of a small file; None if there is none."""
         ...
 
     def write_text(self, name: str, text: str) -> None:
-        """Replaces a small file in one step."""
+        """Replaces a small file atomically."""
         ...
 
     def artifacts(self, name: str) -> list[str]:
-        """Names of the whole artifact directories below ``name``, sorted."""
+        """Names of the complete artifact directories below ``name``, sorted."""
         ...
 
     def put(self, source: Path, name: str) -> None:
-        """Copies a local artifact directory to ``name``, where there is none yet: whole or not at all."""
+        """Copies a local artifact directory to ``name``, which must not exist yet: completely or not at all."""
         ...
 
     def fetch(self, name: str) -> Path:
@@ -65,15 +65,15 @@ class Store(Protocol):
         ...
 
     def remove(self, name: str) -> None:
-        """Removes an artifact directory: first it is no longer whole, then it is gone."""
+        """Removes an artifact directory: first its manifest, so that it no longer counts, then the rest."""
         ...
 
     def changed_at(self, name: str) -> int | None:
-        """A number that changes when an artifact is put below ``name``; None where asking costs a request."""
+        """A number that changes when an artifact is put below ``name``; None where finding out costs a request."""
         ...
 
     def lock(self, wait_seconds: float = ...) -> contextlib.AbstractContextManager[None]:
-        """Keeps other writers of this machine out; a killed writer's lock is free at once."""
+        """Keeps out other writers on this machine; a killed writer's lock is free at once."""
         ...
 
 
@@ -90,7 +90,7 @@ def open_store(url: str | Path) -> Store:
         fs, root = fsspec.core.url_to_fs(text)
     except (ValueError, ImportError) as err:
         raise TowerlineError(
-            f"{text}: cannot be reached ({err}). Install the package for it, or correct the URL."
+            f"{text}: cannot be opened ({err}). Install the package for it, or correct the URL."
         ) from err
     return FolderStore(Path(root)) if text.startswith("file://") else ObjectStore(fs, root, text)
 
@@ -130,7 +130,7 @@ class FolderStore:
         )
 
     def put(self, source: Path, name: str) -> None:
-        """See ``Store.put``. Call it with the lock held: what killed writers left is removed."""
+        """See ``Store.put``. Call it with the lock held: leftovers of killed writers are removed."""
         target = self._root / name
         target.parent.mkdir(parents=True, exist_ok=True)
         for abandoned in target.parent.glob(".*.draft"):
@@ -173,7 +173,7 @@ class FolderStore:
         """See ``Store.lock``.
 
         Raises:
-            TowerlineError: another writer held it all the while.
+            TowerlineError: another writer held it for the whole wait.
         """
         self._root.mkdir(parents=True, exist_ok=True)
         with file_lock(self._root / _LOCK_FILE, wait_seconds):
@@ -185,11 +185,11 @@ def file_lock(file: Path, wait_seconds: float) -> Iterator[None]:
     """Holds a lock file of this machine; the kernel frees it when the process ends, however it ends.
 
     Args:
-        file: made where it is missing, and left.
-        wait_seconds: how long to wait for another holder; 0 is not at all.
+        file: created if missing, and never removed.
+        wait_seconds: how long to wait for another holder; 0 does not wait.
 
     Raises:
-        TowerlineError: another process held it all the while; the message has its id.
+        TowerlineError: another process held it for the whole wait; the message has its id.
     """
     deadline = time.monotonic() + wait_seconds
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
@@ -220,14 +220,14 @@ def _try_lock(descriptor: int) -> bool:
 
 
 class ObjectStore:
-    """An object store: S3, GCS and the like. One put is atomic; a directory is whole once its manifest is there."""
+    """An object store, such as S3 or GCS. One put is atomic; a directory is complete once its manifest is there."""
 
     def __init__(self, fs: Any, root: str, url: str, cache: Path | None = None) -> None:
         """Takes an fsspec file system and the root on it.
 
         Args:
             fs: the file system.
-            root: the registry's place on it.
+            root: the registry's path on it.
             url: for messages.
             cache: where versions are downloaded to; None is ``TOWERLINE_CACHE`` or the user's cache folder.
         """
@@ -267,17 +267,17 @@ class ObjectStore:
         return sorted(entry for entry in found if self._fs.exists(self._place(f"{name}/{entry}/{MANIFEST_FILE}")))
 
     def put(self, source: Path, name: str) -> None:
-        """See ``Store.put``: the files, then each read back and compared, then the manifest.
+        """See ``Store.put``: writes the files, reads each back and compares it, then writes the manifest.
 
         Raises:
-            ArtifactError: what was read back is not what was written.
+            ArtifactError: a file read back differs from what was written.
         """
         manifest = read_manifest(source)
         for file, entry in manifest.files.items():
             target = self._place(f"{name}/{file}")
             self._fs.put_file(str(source / file), target)
             if self._checksum(target) != entry.xxh128:
-                raise ArtifactError(f"{target}: read back, it is not what was written. Publish again.")
+                raise ArtifactError(f"{target}: read back, it differs from what was written. Publish again.")
         self._fs.pipe_file(self._place(f"{name}/{MANIFEST_FILE}"), (source / MANIFEST_FILE).read_bytes())
 
     def _checksum(self, place: str) -> str:
@@ -302,7 +302,7 @@ class ObjectStore:
             for file in read_manifest(aside).files:
                 (aside / file).parent.mkdir(parents=True, exist_ok=True)
                 self._fs.get_file(self._place(f"{name}/{file}"), str(aside / file))
-            with contextlib.suppress(OSError):  # another reader was faster: its directory is as good
+            with contextlib.suppress(OSError):  # another reader was faster: its directory will do
                 os.rename(aside, target)
         return target
 
@@ -321,13 +321,13 @@ class ObjectStore:
         shutil.rmtree(self._cache / name, ignore_errors=True)
 
     def changed_at(self, name: str) -> int | None:  # noqa: ARG002
-        """See ``Store.changed_at``: None, an object store is asked in the background."""
+        """See ``Store.changed_at``: None, an object store is polled in the background."""
         return None
 
     @contextlib.contextmanager
     def lock(self, wait_seconds: float = 600.0) -> Iterator[None]:
-        """See ``Store.lock``: between processes of this machine. Writers on several machines are not kept apart;
-        each version is whole all the same, and the last to write CURRENT is live."""
+        """See ``Store.lock``: between processes on this machine. Writers on several machines are not kept
+        apart; each version is complete all the same, and the last one written to CURRENT is live."""
         self._cache.mkdir(parents=True, exist_ok=True)
         with file_lock(self._cache / _LOCK_FILE, wait_seconds):
             yield

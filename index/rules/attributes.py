@@ -1,6 +1,6 @@
 """Item attributes, laid out for rules: one column each, in row order.
 
-Reads the bundle's item table; writes nothing. A column is numbers, truth values, codes of texts, times, or lists.
+Reads the bundle's item table. A column holds numbers, truth values, codes of texts, times, or lists.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ Mask = npt.NDArray[np.bool_]
 class Column:
     """One attribute of all items.
 
-    kind: of the values. values: ``[items]`` (or, for a list attribute, ``[elements]``) numbers as they are, truth
-    as bool, time as int64 microseconds UTC, text as int32 codes. known: where a value is not null; None is everywhere.
-    code_of_text: the codes. owners: for a list attribute, ``[elements] int64`` the row each element belongs to.
+    kind: type of the values. values: ``[items]`` (or, for a list attribute, ``[elements]``) numbers as they are, truth
+    as bool, time as int64 microseconds UTC, text as int32 codes. known: where a value is not null; None means
+    everywhere. code_of_text: the code of each text. owners: for a list attribute, ``[elements] int64`` the row of each
+    element.
     """
 
     name: str
@@ -56,7 +57,7 @@ class Attributes:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The attributes there are."""
+        """Names of all attributes."""
         return tuple(self._table.column_names)
 
     @property
@@ -68,7 +69,7 @@ class Attributes:
         """The attribute of that name.
 
         Raises:
-            SchemaError: there is none, or its type cannot stand in a rule.
+            SchemaError: there is none, or its type cannot be in a rule.
         """
         kept = self._columns.get(name)
         if kept is None:
@@ -87,7 +88,7 @@ class Attributes:
         if kept is None:
             raw = self._raw(name)
             if pa.types.is_nested(raw.type):
-                raise SchemaError(f"max_per: attribute {name!r} is a list; expected one value an item.")
+                raise SchemaError(f"max_per: attribute {name!r} is a list; expected one value per item.")
             indices = raw.dictionary_encode().indices
             kept = np.asarray(pc.fill_null(indices, -1), dtype=np.int32)
             self._groups[name] = kept
@@ -137,4 +138,4 @@ def _values(name: str, raw: pa.Array) -> tuple[Kind, npt.NDArray[Any], dict[str,
         encoded = raw.cast(pa.string()).dictionary_encode()
         codes = {text: code for code, text in enumerate(encoded.dictionary.to_pylist())}
         return "text", np.asarray(pc.fill_null(encoded.indices, -1), dtype=np.int32), codes
-    raise SchemaError(f"attribute {name!r} of type {raw.type} cannot stand in a rule; expected numbers, text or times.")
+    raise SchemaError(f"attribute {name!r} of type {raw.type} cannot be in a rule; expected numbers, text or times.")

@@ -1,7 +1,7 @@
-"""Crowding: at most so many candidates of one advertiser (or any attribute), best first.
+"""Crowding: limits the number of candidates per advertiser (or any other attribute), best first.
 
-The answer is greedy: going down the ranking, an item is taken unless its group is full. Items whose attribute is null
-belong to no group.
+The selection is greedy: going down the ranking, an item is taken unless its group is full. Items whose attribute is
+null belong to no group.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def limits_of(max_per: Mapping[str, int] | None, attributes: Attributes) -> tupl
     """Reads ``max_per``.
 
     Raises:
-        SchemaError: no mapping of attributes to whole numbers of 1 or more, or an attribute that is unknown or a list.
+        SchemaError: not a mapping of attributes to whole numbers of 1 or more, or an attribute is unknown or a list.
     """
     if max_per is None:
         return ()
@@ -47,14 +47,14 @@ def limits_of(max_per: Mapping[str, int] | None, attributes: Attributes) -> tupl
 
 
 def within_limits(rows: Rows, limits: tuple[Limit, ...]) -> npt.NDArray[np.intp]:
-    """Returns the places of ``rows [n]`` (best first) that greedy taking keeps, rising."""
+    """Returns the places of ``rows [n]`` (best first) that greedy selection keeps, ascending."""
     if len(limits) == 1:
         return np.flatnonzero(_rank_in_group(limits[0].groups[rows]) < limits[0].most)
     return _greedy(rows, limits)
 
 
 def _rank_in_group(groups: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
-    """``[n]`` how many of the same group stand before; 0 for all that have none."""
+    """``[n]`` how many of the same group come before; 0 for rows without a group."""
     n = len(groups)
     order = np.argsort(groups, kind="stable")
     ordered = groups[order]
@@ -82,12 +82,12 @@ def _greedy(rows: Rows, limits: tuple[Limit, ...]) -> npt.NDArray[np.intp]:
 
 
 def expected_fetch(k: int, limits: tuple[Limit, ...], shares: Mapping[str, npt.NDArray[np.float64]]) -> int:
-    """How many of the best to look at so that about k survive, if groups were spread evenly over the ranking.
+    """How many of the best to fetch so that about k remain, if groups were spread evenly over the ranking.
 
     Args:
         k: candidates wanted.
         limits: what restricts them.
-        shares: by attribute, each group's share of the catalogue, and the share of items without a group first.
+        shares: by attribute, the share of items without a group, then each group's share of the catalogue.
     """
     fetch = k
     for limit in limits:

@@ -1,6 +1,6 @@
 """Diversity: maximal marginal relevance over the best candidates (Carbonell and Goldstein 1998).
 
-Deviation from the paper: relevance is the score brought to 0..1 over the pool, so that one ``diversity`` means the same
+Deviation from the paper: relevance is the score scaled to 0..1 over the pool, so that a ``diversity`` means the same
 for any range of scores; similarity is the cosine of the item vectors.
 """
 
@@ -11,21 +11,21 @@ import numpy.typing as npt
 
 from index.search.searcher import Scores, Vectors
 
-# The pool is this many times k, and at most so many: a 1,000 × 1,000 similarity matrix takes a few milliseconds.
+# The pool is this many times k, up to a limit: a 1,000 × 1,000 similarity matrix takes a few milliseconds.
 POOL_FACTOR = 4
 MAX_POOL = 1000
 
 
 def pool_size(k: int) -> int:
-    """How many of the best are chosen from; never below k."""
+    """Number of best candidates to choose from; never below k."""
     return max(k, min(POOL_FACTOR * k, MAX_POOL))
 
 
 def diversified(scores: Scores, vectors: Vectors, k: int, diversity: float) -> npt.NDArray[np.intp]:
     """Returns the places of the chosen, in the order they were chosen.
 
-    Each step takes the item with the largest ``(1 - diversity) · relevance - diversity · similarity`` to what was
-    taken; ties to the better score. At 0 that is the ranking itself.
+    Each step takes the item with the largest ``(1 - diversity) · relevance - diversity · similarity`` to the items
+    already taken; ties go to the better score. At 0 this is the ranking itself.
 
     Args:
         scores: ``[n] float32``, best first.

@@ -1,6 +1,6 @@
-"""What a rule leaves: the eligible rows of a catalogue, laid out for search, and the cache that keeps them.
+"""The rows that a rule leaves eligible, laid out for search, and the cache that keeps them.
 
-Kept by expression and version; bounded in bytes: the least recently used go first.
+The cache is keyed by expression and belongs to one version. It is bounded in bytes: the least recently used go first.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from index.search.searcher import Rows, Scores, Vectors
 class Eligible:
     """Some rows of the catalogue.
 
-    mask: ``[items] bool``. rows: ``[n] int32``, leaf by leaf where there are leaves, rising otherwise.
+    mask: ``[items] bool``. rows: ``[n] int32``, leaf by leaf if there are leaves, ascending otherwise.
     offsets: ``[leaves + 1] int64`` into ``rows``; None without leaves. vectors: ``[n, dim] float32`` of the rows, in
-    their order, and log_values ``[n] float32``: both None where they would take too much memory.
+    their order, and log_values ``[n] float32``: both None if they would take too much memory.
     """
 
     mask: Mask
@@ -40,7 +40,7 @@ class Eligible:
 
     @property
     def nbytes(self) -> int:
-        """Bytes it takes."""
+        """Size in bytes."""
         arrays = (self.mask, self.rows, self.offsets, self.vectors, self.log_values)
         return sum(array.nbytes for array in arrays if array is not None)
 
@@ -54,7 +54,7 @@ class Eligible:
         *,
         gather_bytes: int,
     ) -> Eligible:
-        """Lays out the rows where ``mask [items] bool`` is true; their vectors too if they fit ``gather_bytes``."""
+        """Lays out the rows where ``mask [items] bool`` is true; their vectors too if they fit in ``gather_bytes``."""
         if leaves is None:
             rows, offsets = np.flatnonzero(mask).astype(np.int32), None
         else:
@@ -70,7 +70,7 @@ class Eligible:
 
 
 class EligibleCache:
-    """Keeps what rules leave, by expression; under another key what is no rule. Safe to use from many threads."""
+    """Keeps eligible rows by the rule's expression, or by another key. Safe to use from many threads."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -79,7 +79,7 @@ class EligibleCache:
         self._lock = threading.Lock()
 
     def get(self, where: Hashable, make: Callable[[], Eligible]) -> Eligible:
-        """What ``where`` leaves; made and kept at its first use. Two threads may make the same one at once."""
+        """The eligible rows of ``where``, made and kept at first use. Two threads may make the same ones at once."""
         with self._lock:
             kept = self._kept.get(where)
             if kept is not None:

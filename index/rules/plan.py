@@ -1,4 +1,4 @@
-"""Plan: how a call was answered, as the planner chose and the answer reports it."""
+"""Plan: how a call was answered, as chosen by the planner and reported in the answer."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Plan:
     method: "search" (nothing to filter: the searcher as tuned), "fetch" (the searcher asked for more than k, then
         filtered), "leaves" (eligible rows of the nearest leaves scored), "exact" (every eligible row scored),
         "popularity" (no vector: the most frequent eligible items), "empty" (no item is eligible).
-    eligible: items that ``where`` and ``exclude`` leave.
-    scored: rows that were scored exactly, or fetched from the searcher, all rounds together.
-    rounds: how often the plan looked further.
-    exhausted: no further eligible item exists: fewer than k are all there are.
+    eligible: number of items that ``where`` and ``exclude`` allow.
+    scored: rows that were scored exactly or fetched from the searcher, over all rounds.
+    rounds: how often the search was extended.
+    exhausted: there are no further eligible items, so fewer than k may be all there are.
     """
 
     method: Method

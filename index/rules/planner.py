@@ -1,13 +1,13 @@
-"""The planner: the nearest m of the eligible rows, by whichever way is fast for this rule and this user.
+"""The planner: finds the m best of the eligible rows, by whichever method is fast for this rule and this user.
 
-Three ways, chosen by counts that are known before anything is scored:
+Three methods, chosen by counts that are known before anything is scored:
 
 - exact: few rows are eligible: score all of them.
-- leaves: score the eligible rows of the leaves nearest to the user, until enough rows were seen.
-- fetch: most rows near the user are eligible: ask the searcher for more than m, and drop what is not.
+- leaves: score the eligible rows of the leaves nearest to the user, until enough rows were scored.
+- fetch: most rows near the user are eligible: ask the searcher for more than m, and drop those that are not.
 
-What a way finds is never wrong, only incomplete; where it finds fewer than m, the next thorough way follows, and at
-last all eligible rows are scored. So fewer than m come back only if there are no more.
+The rows found are always eligible, but may be too few. Then the next more thorough method follows, and in the end all
+eligible rows are scored. So fewer than m are returned only if there are no more.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from index.search.utility import Utility
 
 # Up to this many numbers (rows × dim) all eligible rows are scored: 8 MB of vectors, about half a millisecond.
 _EXACT_NUMBERS = 1 << 21
-# Rows scored in the leaves way: at least this many, and this many for each neighbor asked for.
+# Rows scored by the leaves method: at least this many, and this many per neighbor asked for.
 _LEAF_ROWS = 8192
 _LEAF_ROWS_PER_NEIGHBOR = 40
-# Least number of leaves, as a multiple of what the searcher was tuned to: a filter spreads the best over more of them.
+# Minimum number of leaves, as a multiple of the searcher's tuned number: a filter spreads the best over more leaves.
 _LEAF_FACTOR = 2.0
-# The fetch way asks for m / (share of eligible rows in the nearest leaves) times this.
+# The fetch method asks for m / (share of eligible rows in the nearest leaves) times this.
 _FETCH_MARGIN = 1.6
 _MAX_FETCH = 4096
-# Below this share of eligible rows near the user the fetch way is not tried.
+# Below this share of eligible rows near the user, the fetch method is not tried.
 _MIN_LOCAL_SHARE = 0.2
 # A search for more than one in 20 rows scores all of them.
 _WHOLE_SHARE = 20
-# Neighbors that a searcher's own effort is tuned for.
+# Number of neighbors that a searcher's own effort is tuned for.
 _TUNED_FOR = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Nearest:
-    """What was found: best first, at most m; ``exhausted`` if no other eligible row exists."""
+    """The rows found: best first, at most m; ``exhausted`` if there is no other eligible row."""
 
     neighbors: Neighbors
     method: Method
@@ -58,7 +58,7 @@ class Planner:
     """Plans over one version. Immutable.
 
     vectors: ``[items, dim] float32``. leaves: None where the searcher has no tree. log_values: ``[items] float32``,
-    None where the version was built without a value; leaf_log_values: ``[leaves] float32`` their means.
+    None if the version was built without a value; leaf_log_values: ``[leaves] float32`` their means.
     """
 
     searcher: Searcher
@@ -69,7 +69,7 @@ class Planner:
 
     @classmethod
     def of(cls, searcher: Searcher, vectors: Vectors, log_values: Scores | None) -> Planner:
-        """Makes a planner; with a tree, a leaf's middle is the mean of its rows."""
+        """Makes a planner; with a tree, a leaf's centroid is the mean of its rows."""
         leaves = Leaves.of(searcher, vectors)
         means = None if leaves is None or log_values is None else leaves.means(log_values)
         return cls(searcher, vectors, leaves, log_values, means)
@@ -127,7 +127,7 @@ class Planner:
         return scores if utility is None else utility.of(scores)
 
     def _deeper(self, m: int) -> Effort | None:
-        """The effort for many neighbors: what is tuned for 100 looks at too few leaves for thousands."""
+        """The effort for many neighbors: one tuned for 100 searches too few leaves for thousands."""
         tuned = self.searcher.effort
         if m <= _TUNED_FOR or self.leaves is None or tuned is None:
             return None
@@ -136,7 +136,7 @@ class Planner:
 
     def _exact(self, query: Vectors, m: int, eligible: Eligible, utility: Utility | None) -> Nearest:
         if eligible.vectors is None and eligible.count * 4 > len(self.vectors):
-            # Most rows: one pass over the matrix as it lies is faster than gathering.
+            # Most rows: one pass over the whole matrix is faster than gathering.
             utilities = np.where(eligible.mask, self._all_utilities(query, utility), np.float32(-np.inf))
             found = Neighbors.best(utilities, min(m, eligible.count))
         else:
@@ -211,7 +211,7 @@ class _Chosen:
 
 
 def _merged(starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> list[list[int]]:
-    """Ranges that touch made one: fewer and longer products."""
+    """Adjacent ranges merged: fewer and longer products."""
     merged: list[list[int]] = []
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
         if merged and merged[-1][1] == start:

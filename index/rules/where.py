@@ -1,14 +1,14 @@
 """The ``where`` expression: which items a call may return, by their attributes.
 
-The grammar is a part of Python's, and Python's own parser reads it:
+The grammar is a subset of Python's, and Python's own parser reads it:
 
     coupon_live and median_price < 10
     country in ("US", "CA") and not department == "GROCERY"
     5 <= price < 20 or price is None
     "US" in countries                        (an attribute that is a list)
 
-A comparison with a missing value is never true, nor is its negation: an item passes only if what is known of it says
-so. ``is None`` and ``is not None`` ask for missing values. Text is compared with ``==``, ``!=`` and ``in`` only.
+A comparison with a missing value is never true, and neither is its negation: an item passes only on known values.
+``is None`` and ``is not None`` ask for missing values. Text is compared with ``==``, ``!=`` and ``in`` only.
 """
 
 from __future__ import annotations
@@ -74,16 +74,16 @@ def mask_of(where: str, attributes: Attributes) -> Mask:
     """Returns ``[items] bool``: the items that pass.
 
     Raises:
-        SchemaError: the expression cannot be read, names an unknown attribute, or compares what cannot be compared.
+        SchemaError: the expression cannot be read, names an unknown attribute, or compares incompatible types.
     """
     return _Compiler(where, attributes).mask(parse(where), negated=False, depth=0)
 
 
 def parse(where: str) -> ast.expr:
-    """Returns the expression's tree.
+    """Returns the expression's syntax tree.
 
     Raises:
-        SchemaError: no text, too long, or no expression.
+        SchemaError: it is not text, too long, or not an expression.
     """
     if not isinstance(where, str):
         raise SchemaError(f"where: expected text such as 'price < 10', got {where!r:.80}")
@@ -128,7 +128,7 @@ class _Compiler:
 
     def _flag(self, column: Column, *, negated: bool) -> Mask:
         if column.kind != "truth" or column.is_list:
-            raise self._wrong(f"{column.name!r} is {_told(column)}: compare it with something")
+            raise self._wrong(f"{column.name!r} is {_type_of(column)}: compare it with something")
         return _where_known(column, column.values != negated)
 
     def _comparisons(self, node: ast.Compare, *, negated: bool) -> Mask:
@@ -146,7 +146,7 @@ class _Compiler:
         if op in (ast.In, ast.NotIn) and isinstance(right, ast.Name):
             column = self._attributes.column(right.id)
             if not column.is_list:
-                raise self._wrong(f"{column.name!r} is {_told(column)}, no list: write {column.name} == ...")
+                raise self._wrong(f"{column.name!r} is {_type_of(column)}, not a list: write {column.name} == ...")
             inside = self._any_element(column, [self._constant(left)])
             return _has_list(column, inside, wanted=(op is ast.In) != negated)
         if not isinstance(left, ast.Name):
@@ -165,7 +165,7 @@ class _Compiler:
 
     def _missing(self, column: Column, right: ast.expr, *, is_null: bool) -> Mask:
         if self._constant(right) is not None:
-            raise self._wrong(f"after 'is' only None may stand: write {column.name} == ...")
+            raise self._wrong(f"after 'is', only None is allowed: write {column.name} == ...")
         if column.is_list:
             has = np.zeros(column.items, bool)
             has[column.owners] = True
@@ -176,7 +176,7 @@ class _Compiler:
 
     def _membership(self, column: Column, right: ast.expr, *, inside: bool) -> Mask:
         if not isinstance(right, ast.Tuple | ast.List | ast.Set):
-            raise self._wrong(f"after 'in' a list of constants must stand, such as ({column.name} in (1, 2))")
+            raise self._wrong(f"after 'in', expected a list of constants, such as ({column.name} in (1, 2))")
         wanted = [self._constant(element) for element in right.elts]
         if column.is_list:
             return _has_list(column, self._any_element(column, wanted), wanted=inside)
@@ -184,7 +184,7 @@ class _Compiler:
         return _where_known(column, _is_in(column, values) == inside)
 
     def _any_element(self, column: Column, wanted: list[object]) -> Mask:
-        """``[items] bool``: a list attribute has one of the values."""
+        """``[items] bool``: whether a list attribute has one of the values."""
         hit = _is_in(column, [self._value(column, constant) for constant in wanted])
         if column.known is not None:
             hit = hit & column.known
@@ -195,14 +195,14 @@ class _Compiler:
 
     def _compare(self, column: Column, op: type[ast.cmpop], constant: object) -> Mask:
         if column.kind in ("text", "truth") and op not in (ast.Eq, ast.NotEq):
-            raise self._wrong(f"{column.name!r} is {_told(column)}: expected == or !=, got {_SIGNS[op]}")
+            raise self._wrong(f"{column.name!r} is {_type_of(column)}: expected == or !=, got {_SIGNS[op]}")
         value = self._value(column, constant)
         with np.errstate(invalid="ignore"):
             result: Mask = _COMPARE[op](column.values, value)
         return _where_known(column, result)
 
     def _value(self, column: Column, constant: object) -> Any:
-        """The constant in the column's own terms: a number, a truth, a code (-2 for an unknown text), a moment."""
+        """The constant in the column's type: a number, a truth value, a code (-2 for an unknown text), or a time."""
         if column.kind == "text" and isinstance(constant, str):
             assert column.code_of_text is not None
             return column.code_of_text.get(constant, -2)
@@ -212,7 +212,7 @@ class _Compiler:
             return constant
         if column.kind == "time" and isinstance(constant, str):
             return time_us(constant)
-        raise self._wrong(f"{column.name!r} is {_told(column)}; it cannot be compared with {constant!r:.60}")
+        raise self._wrong(f"{column.name!r} is {_type_of(column)}; it cannot be compared with {constant!r:.60}")
 
     def _constant(self, node: ast.expr) -> object:
         if isinstance(node, ast.Constant) and isinstance(node.value, str | int | float | bool | None):
@@ -221,7 +221,7 @@ class _Compiler:
             inner = self._constant(node.operand)
             if isinstance(inner, int | float) and not isinstance(inner, bool):
                 return -inner if isinstance(node.op, ast.USub) else inner
-        raise self._wrong(f"{ast.unparse(node)[:80]!r} is no constant: expected a number, quoted text, True or False")
+        raise self._wrong(f"{ast.unparse(node)[:80]!r} is not a constant: expected a number, text or truth value")
 
     def _wrong(self, what: str) -> SchemaError:
         return SchemaError(f"where: {what} (in {self._where!r:.200})")
@@ -232,7 +232,7 @@ def _where_known(column: Column, result: Mask) -> Mask:
 
 
 def _has_list(column: Column, inside: Mask, *, wanted: bool) -> Mask:
-    """An item without any value has no known list: it passes neither ``in`` nor ``not in``."""
+    """An item without values has no known list: it passes neither ``in`` nor ``not in``."""
     if wanted:
         return inside
     has = np.zeros(column.items, bool)
@@ -243,7 +243,7 @@ def _has_list(column: Column, inside: Mask, *, wanted: bool) -> Mask:
 def _is_in(column: Column, values: list[Any]) -> Mask:
     if column.kind == "text":
         assert column.code_of_text is not None
-        # The last place stands for null (code -1); -2, an unknown text, is left out.
+        # The last place is for null (code -1); -2, an unknown text, is left out.
         listed = np.zeros(len(column.code_of_text) + 1, bool)
         listed[[code for code in values if code >= 0]] = True
         mask: Mask = listed[column.values]
@@ -254,7 +254,7 @@ def _is_in(column: Column, values: list[Any]) -> Mask:
 
 
 def _common(column: Column, values: list[Any]) -> np.ndarray[Any, Any]:
-    """The values as an array that compares exactly with the column's: integers stay integers where they all fit."""
+    """The values as an array that compares exactly with the column's: for an integer column, the whole numbers."""
     integers = column.values.dtype.kind in "iu"
     if integers:
         bounds = np.iinfo(np.int64)
@@ -263,6 +263,6 @@ def _common(column: Column, values: list[Any]) -> np.ndarray[Any, Any]:
     return np.array(values, bool if column.kind == "truth" else np.float64)
 
 
-def _told(column: Column) -> str:
+def _type_of(column: Column) -> str:
     kind = {"number": "a number", "truth": "true or false", "text": "text", "time": "a time"}[column.kind]
     return f"a list ({kind} each)" if column.is_list else kind

@@ -1,6 +1,6 @@
-"""Exact search: every dot product; the oracle, the engine of small catalogues, the fallback.
+"""Exact search: every dot product. It is the reference, the engine for small catalogues, and the fallback.
 
-Reads and writes ``vectors.npy``. NumPy alone: it works where ScaNN has no wheel.
+Reads and writes ``vectors.npy``. Needs only NumPy, so it works where ScaNN has no wheel.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pipelines.contracts.arrays import Int32
 from pipelines.contracts.errors import ArtifactError
 
 VECTORS_FILE = "vectors.npy"
-# Rows gathered at once for one query: 128 KB of 64 numbers each, which fits a core's own cache.
+# Rows gathered at once for one query: 128 KB at 64 numbers per row, which fits a core's own cache.
 _GATHERED_ROWS = 512
 
 
@@ -106,7 +106,7 @@ class ExactSearcher:
         Args:
             query: ``[dim] float32``.
             k: 1 or more.
-            rows: ``[n] int32``, rising, without repetition.
+            rows: ``[n] int32``, ascending, without duplicates.
             utility: over all rows; None ranks by score alone.
 
         Raises:
@@ -141,7 +141,7 @@ class ExactSearcher:
         """Reads ``vectors.npy`` below ``directory`` as a memory map.
 
         Raises:
-            ArtifactError: the file is missing or is not a float32 matrix.
+            ArtifactError: the file is missing or not a float32 matrix.
         """
         return cls(load_vectors(directory / VECTORS_FILE), checked=True)
 
@@ -178,13 +178,13 @@ def load_vectors(path: Path) -> Vectors:
         raise ArtifactError(
             f"{path}: expected a float32 matrix, got {vectors.dtype} {vectors.shape}. Write the artifact again."
         )
-    # A plain view of the map: indexing an np.memmap makes a new memmap object each time, at several microseconds.
+    # A plain view of the map: indexing an np.memmap makes a new memmap object each time, which takes microseconds.
     plain: Vectors = vectors.view(np.ndarray)
     return plain
 
 
 def scores_of(vectors: Vectors, rows: Rows, query: Vectors) -> Scores:
-    """Returns ``[n] float32``, the dot products of some rows, none of them below 0.
+    """Returns ``[n] float32``, the dot products of some rows; row numbers must not be negative.
 
     A block is gathered at a time, so that it is still in the cache when it is multiplied. A row after the last counts
     as the last: ``take`` that clips needs half the time of an indexed gather.

@@ -1,8 +1,8 @@
-"""A bundle's vectors with room behind them, so that fresh rows join without a copy of all the others.
+"""A bundle's vectors with room after them, so that fresh rows are appended without copying all the others.
 
-Reads the file behind a memory map; writes nothing. On Linux the file is mapped once more, privately, at the beginning
-of a range of memory that is larger than it: the catalogue's pages stay shared with the page cache, fresh rows fill the
-rest. Elsewhere, and for vectors that lie in no file, one copy is made and then grows.
+Reads the file behind a memory map. On Linux the file is mapped a second time, privately, at the beginning of a larger
+range of memory: the catalogue's pages stay shared with the page cache, and fresh rows fill the rest. Elsewhere, and for
+vectors that are in no file, one copy is made, which then grows.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import numpy as np
 
 from index.search.searcher import Vectors
 
-# Rows of room at first; memory that nothing was written to is not taken.
+# Initial room in rows; memory is only taken once it is written to.
 _ROOM = 1 << 16
 
 
 class GrowingVectors:
-    """Vectors that fresh rows join. Arrays given out before stay as they are. Safe to use from many threads."""
+    """Vectors to which fresh rows are appended. Arrays returned earlier stay valid. Safe to use from many threads."""
 
     def __init__(self, base: Vectors, room: int = _ROOM) -> None:
         """Takes ``[items, dim] float32``; nothing is mapped or copied before the first fresh row."""
@@ -31,10 +31,10 @@ class GrowingVectors:
         self._lock = threading.Lock()
 
     def with_fresh(self, fresh: Vectors) -> Vectors:
-        """``[items + fresh, dim] float32``, the fresh rows behind the others.
+        """``[items + fresh, dim] float32``, the fresh rows after the others.
 
         Args:
-            fresh: ``[fresh, dim] float32``; begins with the rows of every call before.
+            fresh: ``[fresh, dim] float32``; begins with the rows of all earlier calls.
         """
         if len(fresh) == 0:
             return self._base
@@ -58,7 +58,7 @@ def _with_room(base: Vectors, room: int) -> Vectors:
 
 
 def _mapped(base: Vectors, room: int) -> Vectors | None:
-    """The file behind the vectors, mapped with room after it; None where that cannot be."""
+    """The file behind the vectors, mapped with room after it; None if that is impossible."""
     file = base.base if isinstance(base.base, np.memmap) else None
     if sys.platform != "linux" or file is None or file.filename is None or file.offset % 4:
         return None
@@ -70,15 +70,15 @@ def _mapped(base: Vectors, room: int) -> Vectors | None:
             if not _map_over(memory, source.fileno(), held):
                 return None
     except OSError:
-        # Retention removed the version: its pages are still there through the base, to be copied.
+        # Retention removed the version: its pages can still be copied through the base.
         return None
     return np.frombuffer(memory, np.float32, (rows + room) * dim, file.offset).reshape(rows + room, dim)
 
 
 def _map_over(memory: mmap.mmap, descriptor: int, length: int) -> bool:
-    """Maps the beginning of a file, privately and writable, over the beginning of ``memory``; whether it went well.
+    """Maps the beginning of a file, privately and writable, over that of ``memory``; returns whether it worked.
 
-    mmap(2): MAP_FIXED replaces the pages it covers. Python's own mmap cannot name an address.
+    mmap(2): MAP_FIXED replaces the pages it covers. Python's own mmap takes no address.
     """
     mapping = ctypes.CDLL(None, use_errno=True).mmap
     mapping.restype = ctypes.c_void_p

@@ -1,6 +1,6 @@
-"""The tree's leaves as the planner sees them: which rows lie in which leaf, and where a leaf's middle is.
+"""The tree's leaves as the planner sees them: which rows are in which leaf, and each leaf's centroid.
 
-The middles are the means of the rows' own vectors.
+The centroids are the means of the rows' own vectors.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from index.search.searcher import Rows, Scores, Searcher, Vectors
 class Leaves:
     """Rows by leaf.
 
-    rows: ``[items] int32`` all rows, leaf by leaf, rising within one. offsets: ``[leaves + 1] int64`` into it.
+    rows: ``[items] int32`` all rows, leaf by leaf, ascending within a leaf. offsets: ``[leaves + 1] int64`` into it.
     centroids: ``[leaves, dim] float32``. leaf_of_row: ``[items] int32`` the first assignment.
     """
 
@@ -28,7 +28,7 @@ class Leaves:
 
     @classmethod
     def of(cls, searcher: Searcher, vectors: Vectors) -> Leaves | None:
-        """The leaves of a loaded searcher; None where it has no tree (exact search)."""
+        """The leaves of a loaded searcher; None if it has no tree (exact search)."""
         leaf_of_row = searcher.leaf_of_row
         if leaf_of_row is None or len(leaf_of_row) != len(vectors):
             return None
@@ -36,7 +36,7 @@ class Leaves:
         rows = np.argsort(leaf_of_row, kind="stable").astype(np.int32)
         offsets = np.concatenate([[0], np.cumsum(np.bincount(leaf_of_row, minlength=number))]).astype(np.int64)
         centroids = np.zeros((number, vectors.shape[1]), np.float32)
-        # A leaf at a time: no copy of all vectors, and other threads run in between.
+        # One leaf at a time: no copy of all vectors, and other threads can run in between.
         for leaf in range(number):
             members = rows[offsets[leaf] : offsets[leaf + 1]]
             if len(members):

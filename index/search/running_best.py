@@ -1,7 +1,7 @@
 """The k best rows of many queries, found block by block: exact search of a batch.
 
-Once the k best so far are known, the k-th is the least score that still matters. One comparison then drops nearly all
-scores of a block, and the few that are left wait until there are enough of them to be worth sorting.
+Once k results are known, the score of the k-th is the lowest that still matters. One comparison then drops nearly all
+scores of a block, and the few that remain are collected until there are enough to be worth sorting.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from index.search.searcher import PAD_ROW, PAD_SCORE, Neighbors, Rows, Scores, Vectors
 from pipelines.contracts.top_k import top_k_batch
 
-# Queries that pass over the items together.
+# Queries that are scored together in one pass over the items.
 QUERIES_AT_ONCE = 256
 # Scores of one block: 8 MB of float32, which stays in the cache of a core.
 _SCORES_OF_BLOCK = 1 << 21
@@ -22,7 +22,7 @@ def best_rows(queries: Vectors, vectors: Vectors, k: int) -> Neighbors:
     """Returns the k best rows of each query, ``[queries, k]``, best first, ties to the lower row.
 
     Args:
-        queries: ``[queries, dim] float32``, finite; at most ``QUERIES_AT_ONCE``, for the memory's sake.
+        queries: ``[queries, dim] float32``, finite; at most ``QUERIES_AT_ONCE``, to bound memory.
         vectors: ``[items, dim] float32``; a memory map is read block by block.
         k: 1 to the number of items.
     """
@@ -34,7 +34,7 @@ def best_rows(queries: Vectors, vectors: Vectors, k: int) -> Neighbors:
 
 
 class _RunningBest:
-    """The k best so far, and what has come since in the order of its rows."""
+    """The k best so far, and the candidates added since, in row order."""
 
     def __init__(self, scores: Scores, k: int) -> None:
         """Takes the scores of the first block, ``[queries, rows] float32``."""
@@ -53,7 +53,7 @@ class _RunningBest:
         self._waiting = 0
 
     def add(self, scores: Scores, start: int) -> None:
-        """Takes the scores of the rows from ``start`` on, ``[queries, rows] float32``: only what can matter is kept."""
+        """Adds the scores of the rows from ``start`` on, ``[queries, rows] float32``; keeps those that still matter."""
         # On the flat mask, flatnonzero takes a tenth of the time that nonzero takes on the matrix.
         found = np.flatnonzero(scores > self._least[:, None])
         if len(found) == 0:
@@ -67,12 +67,12 @@ class _RunningBest:
             self._settle()
 
     def neighbors(self) -> Neighbors:
-        """The best of everything that was taken."""
+        """The best of everything that was added."""
         self._settle()
         return Neighbors(self._rows, self._scores)
 
     def _settle(self) -> None:
-        """Sorts what waits in among the best. It has higher rows than they have, so that ties fall to the left."""
+        """Merges the collected candidates into the best. Their rows are higher, so ties go to the earlier ones."""
         if self._waiting == 0:
             return
         queries, rows = np.concatenate(self._new_queries), np.concatenate(self._new_rows)

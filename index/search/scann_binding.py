@@ -1,8 +1,8 @@
 """ScaNN's C++ searcher and its configuration builder, loaded without the rest of the scann package.
 
-``import scann`` imports TensorFlow wherever that is installed, which takes seconds and is forbidden in the retriever.
-The compiled module and the builder need nothing of it, so they are loaded from their own files. Should ``scann`` be
-imported too, it finds the same compiled module: both share one name.
+``import scann`` imports TensorFlow wherever it is installed, which takes seconds and is forbidden in the retriever.
+The compiled module and the builder do not need it, so they are loaded from their own files. If ``scann`` is imported
+too, it finds the same compiled module, because both use one name.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _COMPILED = "scann_pybind"
 
 
 def scann_available() -> bool:
-    """Whether ScaNN is installed: it has wheels for Linux alone."""
+    """Whether ScaNN is installed: it has wheels for Linux only."""
     return importlib.util.find_spec("scann") is not None
 
 
 @functools.cache
 def compiled() -> ModuleType:
-    """The compiled module, which has ``ScannNumpy``.
+    """The compiled module, which contains ``ScannNumpy``.
 
     Raises:
         ConfigError: ScaNN is not installed.
@@ -47,7 +47,7 @@ def _package() -> Path:
     found = importlib.util.find_spec("scann")
     if found is None or not found.submodule_search_locations:
         raise ConfigError(
-            "the bundle is searched by ScaNN, which is not installed here (it has wheels for Linux alone). "
+            "the bundle is searched by ScaNN, which is not installed here (it has wheels for Linux only). "
             'Install scann, or build with engine = "exact".'
         )
     return Path(found.submodule_search_locations[0])

@@ -1,12 +1,13 @@
-"""ScaNN's assets loaded and freed without stopping the process's other threads.
+"""Loads and frees ScaNN's assets without stopping the process's other threads.
 
-Reads what ``ScannSearcher.save`` wrote. ScaNN's Python constructor reads its assets with the interpreter's lock held:
-1.4 seconds for a million items of 64 numbers, in which no request is answered; freeing them takes another 20
-milliseconds. The C++ function below it, ``ScannInterface::Initialize(config, assets)``, is exported by the compiled
-module, so it is called directly, through ctypes, which releases the lock: measured, no other thread waits over 5 ms.
+Reads what ``ScannSearcher.save`` wrote. ScaNN's Python constructor holds the interpreter's lock while it reads its
+assets: for 1.4 seconds with a million items of 64 numbers, during which no request is answered. Freeing them takes
+another 20 milliseconds. The compiled module exports the C++ function below the constructor,
+``ScannInterface::Initialize(config, assets)``. It is called directly through ctypes, which releases the lock: as
+measured, no other thread waits longer than 5 ms.
 
-This depends on that one binary. It is done only with scann 1.4.2 on Linux x86-64 and CPython, where it was tested;
-anywhere else, and wherever anything is not as expected, the ordinary constructor is used.
+This depends on that one binary. It is used only with scann 1.4.2 on Linux x86-64 and CPython, where it was tested.
+Anywhere else, or if anything is not as expected, the ordinary constructor is used.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _ASSET_PATH = re.compile(r'asset_path: "([^"]+)"')
 
 
 class _StdString(ctypes.Structure):
-    """libstdc++'s std::string as the callee reads it: where the characters are, and how many."""
+    """libstdc++'s std::string as the callee reads it: a pointer to the characters, and their number."""
 
     _fields_ = (("data", ctypes.c_char_p), ("size", ctypes.c_size_t), ("local", ctypes.c_char * 16))
 
@@ -70,14 +71,14 @@ def load(directory: Path) -> Any:
 
 
 def release(searcher: Any) -> None:
-    """Frees what a ``ScannNumpy`` holds; it must not be searched any more. Does nothing where that is not possible:
-    then it is freed with its last reference."""
+    """Frees what a ``ScannNumpy`` holds; it must not be searched afterwards. Does nothing where that is not possible:
+    the memory is then freed with the last reference."""
     if _initialize() is not None:
         _fill(searcher, _tiny_assets())
 
 
 def _read(directory: Path) -> _Assets | None:
-    """The assets of a directory; None where it has no configuration as text, or a file is missing."""
+    """The assets of a directory; None if it has no configuration as text, or a file is missing."""
     config = directory / CONFIG_FILE
     listed = (directory / ASSETS_FILE).read_text()
     paths = [directory / name for name in _ASSET_PATH.findall(listed)]
@@ -89,7 +90,7 @@ def _read(directory: Path) -> _Assets | None:
 
 @functools.cache
 def _initialize() -> Any:
-    """The C++ function; None where it is not the one that was tested."""
+    """The C++ function; None if it is not the one that was tested."""
     tested = (
         sys.platform == "linux"
         and platform.machine() == "x86_64"
@@ -108,7 +109,7 @@ def _initialize() -> Any:
 
 
 def _fill(searcher: Any, assets: _Assets) -> bool:
-    """Replaces what a searcher holds; whether that went well. The interpreter's lock is free meanwhile."""
+    """Replaces what a searcher holds and returns whether that worked. The interpreter's lock is released meanwhile."""
     # A pybind11 object with one C++ base: the pointer to the C++ object follows the Python header.
     held = ctypes.c_void_p.from_address(id(searcher) + object.__basicsize__).value
     if not held:

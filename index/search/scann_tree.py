@@ -1,7 +1,7 @@
-"""ScaNN behind the searcher protocol, its traps out of reach.
+"""ScaNN behind the searcher protocol, without its pitfalls.
 
 Writes and reads a directory of ScaNN's own assets with relative paths (``scann_assets.pbtxt``, ``*.npy``, ``*.pb``).
-No ids and no pickle are written. Vectors are checked before ScaNN sees them: one NaN aborts the process.
+Writes no ids and no pickle. Vectors are checked before ScaNN sees them: one NaN aborts the process.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SETTINGS_FILE = "settings.json"
 _TOKENS_FILE = "datapoint_to_token.npy"
 # Our names of how vectors are stored, and those of ScaNN's builder.
 _REORDER_NAMES = {"float32": "FLOAT32", "bf16": "BFLOAT16", "int8": "INT8"}
-# The 16 values of a 4-bit code are trained on as many vectors at least.
+# The 16 values of a 4-bit code need at least as many vectors to be trained.
 LEAST_ITEMS = 16
 # With int8, one neighbor more is fetched for every three: 64 numbers rounded to 1/127 of their span err by about as
 # much as the scores of three neighbors differ.
@@ -51,8 +51,8 @@ _PARALLEL_BATCH = 64
 class ScannSearcher:
     """Approximate search with a tree, 4-bit product codes and reordering.
 
-    Scores are exact dot products: where the vectors that reordering reads are bf16 or int8, what is found is scored
-    again with the float32 vectors given to ``build`` or ``load``.
+    Scores are exact dot products: where reordering reads bf16 or int8 vectors, the rows found are scored again with the
+    float32 vectors given to ``build`` or ``load``.
     """
 
     def __init__(self, searcher: Any, settings: TreeSettings, vectors: Vectors, leaf_of_row: Int32 | None = None):
@@ -65,7 +65,7 @@ class ScannSearcher:
 
     @classmethod
     def build(cls, vectors: Vectors, settings: TreeSettings, threads: int | None = None) -> ScannSearcher:
-        """Trains the tree and codes the vectors.
+        """Trains the tree and encodes the vectors.
 
         Args:
             vectors: ``[items, dim] float32``, finite.
@@ -78,7 +78,7 @@ class ScannSearcher:
         """
         checked = check_vectors(vectors, "vectors")
         if len(checked) < LEAST_ITEMS:
-            raise ConfigError(f"a tree takes {LEAST_ITEMS} items or more, got {len(checked)}. Use exact search.")
+            raise ConfigError(f"a tree needs at least {LEAST_ITEMS} items, got {len(checked)}. Use exact search.")
         if settings.leaves > len(checked):
             raise ConfigError(
                 f"tree.leaves: expected at most the {len(checked)} items, got {settings.leaves}. Ask for fewer leaves."
@@ -113,12 +113,12 @@ class ScannSearcher:
 
     @property
     def full_effort(self) -> Effort:
-        """All leaves, all items scored again: what exact search finds."""
+        """All leaves, all items scored again: finds what exact search finds."""
         return Effort(self._settings.leaves, self.num_items)
 
     @property
     def leaf_of_row(self) -> Int32 | None:
-        """``[items] int32``: the leaf of each row; with SOAR, which gives a row two, the first one.
+        """``[items] int32``: the leaf of each row; with SOAR, which assigns a row to two, the first.
 
         None for a searcher that was built and not loaded: the leaves are read from the saved assets.
         """
@@ -142,8 +142,8 @@ class ScannSearcher:
     def search(self, query: Vectors, k: int, effort: Effort | None = None) -> Neighbors:
         """Returns the best rows. See ``Searcher.search``.
 
-        Without an effort, ``min(k, num_items)`` rows come back in any case: where the tuned effort reaches fewer,
-        every leaf is searched.
+        Without an effort, ``min(k, num_items)`` rows are always returned: where the tuned effort reaches fewer, every
+        leaf is searched.
         """
         check_k(k)
         vector = check_query(query, self.dim)
@@ -154,7 +154,7 @@ class ScannSearcher:
         return found
 
     def _search(self, query: Vectors, k: int, effort: Effort) -> Neighbors:
-        # One more than asked shows whether a tie crosses the end; then more are fetched, so that the lower rows stay.
+        # One more than k shows whether a tie crosses the end; then more are fetched, so that the lower rows are kept.
         fetch = min(k + self._surplus(k), self.num_items)
         while True:
             reorder = effort.reorder if effort.reorder > fetch else fetch
@@ -165,7 +165,7 @@ class ScannSearcher:
         return self._finish(found, scores, query, k)
 
     def _surplus(self, k: int) -> int:
-        """Neighbors beyond k that are fetched: int8 scores swap places near the cut, exact ones put them right."""
+        """Neighbors fetched beyond k: int8 scores swap places near the cut, and exact scores correct the order."""
         return 1 + k // _INT8_SURPLUS if self._settings.reorder_type == "int8" else 1
 
     def _finish(
@@ -218,7 +218,7 @@ class ScannSearcher:
         return Neighbors(rows, scores)
 
     def _to_repeat(self, neighbors: Neighbors, width: int, effort: Effort | None) -> npt.NDArray[np.intp]:
-        """Lines with a tie across the end, and, where every row was promised, short ones."""
+        """Lines with a tie across the end, and short lines where every row must be returned."""
         again = np.zeros(len(neighbors.rows), bool)
         if neighbors.rows.shape[1] > width:
             tied = neighbors.scores[:, width] == neighbors.scores[:, width - 1]
@@ -244,8 +244,8 @@ class ScannSearcher:
         release(self._searcher)
 
     def save(self, directory: Path) -> None:
-        """Writes ScaNN's assets and the settings below ``directory``, which must exist. The vectors are not written
-        a second time where reordering is not float32: ``load`` is given them."""
+        """Writes ScaNN's assets and the settings below ``directory``, which must exist. Where reordering is
+        not float32, the vectors are not written a second time: ``load`` is given them."""
         self._searcher.serialize(str(directory), True)
         (directory / CONFIG_FILE).write_text(config_of(self._searcher))
         self.save_settings(directory)
@@ -285,7 +285,7 @@ def config_text(vectors: Vectors, settings: TreeSettings) -> str:
     module = builder()
     reorder_type = getattr(module.ReorderType, _REORDER_NAMES[settings.reorder_type])
     threshold = float("nan") if settings.anisotropic_threshold is None else settings.anisotropic_threshold
-    # The number of neighbors is given in every call; 100 is only what the configuration must name.
+    # Every call gives its own number of neighbors; the configuration must name one, here 100.
     text = (
         module.ScannBuilder(vectors, 100, "dot_product")
         .tree(

@@ -20,16 +20,16 @@ Rows = Int32
 Scores = Float32
 Vectors = Float32
 
-# What fills a line of a batch's results behind its last neighbor.
+# Fills a line of a batch's results after its last neighbor.
 PAD_ROW = -1
 PAD_SCORE = -np.inf
-# Largest number in a vector: a product of two stays within float32, summed over a hundred million dimensions.
+# Largest number in a vector: products of two, summed over a hundred million dimensions, stay within float32.
 LARGEST = 1e15
 
 
 @dataclass(frozen=True, slots=True)
 class Neighbors:
-    """Rows and their scores, best first; of equal scores the lower row comes first.
+    """Rows and their scores, best first; with equal scores, the lower row comes first.
 
     rows: ``[k] int32``, or ``[batch, k]`` padded with -1 at the end.
     scores: ``[k] float32``, or ``[batch, k]`` padded with -inf.
@@ -40,7 +40,7 @@ class Neighbors:
 
     @classmethod
     def best(cls, scores: Scores, k: int, rows: Rows | None = None) -> Neighbors:
-        """The ``min(k, n)`` best of ``[n] float32`` scores; ``rows [n] int32`` are theirs, None counts from 0."""
+        """The ``min(k, n)`` best of ``[n] float32`` scores; ``rows [n] int32`` are their rows, None counts from 0."""
         places = top_k(scores, k, rows)
         return cls(places if rows is None else rows[places], scores[places])
 
@@ -103,7 +103,7 @@ class Searcher(Protocol):
 
         Args:
             query: ``[dim] float32``, finite.
-            k: 1 or more; above the corpus it gives the corpus.
+            k: 1 or more; above the number of items, all items are returned.
             effort: how hard to look; None is what the searcher was tuned for.
 
         Raises:
@@ -152,7 +152,7 @@ class SavableSearcher(Searcher, Protocol):
 
 
 def check_k(k: int) -> None:
-    """Refuses a k below 1.
+    """Checks that k is 1 or more.
 
     Raises:
         SchemaError: k is below 1.
@@ -179,7 +179,7 @@ def check_query(query: Vectors, dim: int) -> Vectors:
 
 def is_bounded(vector: Vectors) -> bool:
     """Whether ``[dim] float32`` is finite and within ``LARGEST``. For a few numbers, counting is the fastest test."""
-    # NaN compares false, so that one comparison finds NaN, infinity and what would overflow.
+    # NaN compares false, so one comparison finds NaN, infinity and numbers that would overflow.
     return bool(np.count_nonzero(np.abs(vector) <= LARGEST) == len(vector))
 
 
@@ -205,9 +205,9 @@ def _refuse_unbounded(vectors: Vectors, name: str) -> None:
 
 
 def check_vectors(vectors: Vectors, where: str) -> Vectors:
-    """Returns item vectors as contiguous float32 ``[items, dim]``, for a searcher to be built on.
+    """Returns item vectors as contiguous float32 ``[items, dim]``, ready to build a searcher on.
 
-    ScaNN aborts the whole process on one NaN, so nothing is built before this has passed.
+    ScaNN aborts the whole process on a single NaN, so nothing is built before this check has passed.
 
     Raises:
         ArtifactError: not two-dimensional, empty, or with NaN or infinity; the first such row is named.

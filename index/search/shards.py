@@ -1,4 +1,4 @@
-"""Shards: parts of the catalogue searched one by one, their answers merged.
+"""Shards: parts of the catalogue that are searched one by one and whose results are merged.
 
 Reads and writes one directory per shard; ``index.building.sharding_job`` builds them. A shard holds a contiguous range
 of rows and can be built on its own, in another process or on another machine. At full effort the answer is that of one
@@ -30,15 +30,15 @@ from pipelines.contracts.arrays import Int32
 
 
 def shard_bounds(items: int, shards: int) -> list[int]:
-    """Where each shard begins, and the end: ``shards + 1`` rising rows, sizes differing by at most one."""
+    """Where each shard begins, and the end: ``shards + 1`` ascending rows; sizes differ by at most one."""
     return [items * shard // shards for shard in range(shards + 1)]
 
 
 class ShardedSearcher:
-    """Several trees over consecutive rows, seen as one. Settings and efforts are those of each shard."""
+    """Several trees over consecutive rows, used as one. Settings and efforts apply to each shard."""
 
     def __init__(self, parts: Sequence[ScannSearcher]) -> None:
-        """Takes the shards in row order; at least one, all of the same settings."""
+        """Takes the shards in row order: at least one, all with the same settings."""
         self._parts = tuple(parts)
         sizes = [part.num_items for part in self._parts]
         self._starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int32)
@@ -138,8 +138,8 @@ class ShardedSearcher:
             part.release()
 
     def save(self, directory: Path) -> None:
-        """Writes each shard below ``directory``. Of a shard that ``index.building.sharding_job`` left there already,
-        only the default effort is written."""
+        """Writes each shard below ``directory``. For a shard that ``index.building.sharding_job`` has already written
+        there, only the default effort is written."""
         for number, part in enumerate(self._parts):
             place = directory / shard_name(number)
             if place.is_dir():

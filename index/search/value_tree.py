@@ -1,12 +1,13 @@
-"""The value dimension: one tree that ranks by score + weight · log value, for any weight given with the call.
+"""The value dimension: one tree that ranks by score + weight · log value, for any weight given in the call.
 
 Writes and reads ``value/`` in a bundle: ``value.json`` (attribute, scale, what was measured), ``log_values.npy``
 ``[items] float32`` and ``vectors.npy`` ``[items, dim + 1] float32``, the vectors the tree was built on.
 
 An item's vector gets one more number, ``scale · (log value - center)``; a query's gets ``weight / scale``. Their dot
-product is then ``score + weight · (log value - center)``, which ranks as the utility does. The scale changes nothing of
-the exact ranking, but much of how well the tree finds it: a large one makes leaves by value, a small one makes the
-query long in a direction that the codes hardly see. ``index.building.value_scale`` chooses it by measurement.
+product is then ``score + weight · (log value - center)``, which ranks as the utility does. The scale does not change
+the exact ranking, but it matters for how well the tree finds it: a large scale partitions the leaves by value, a small
+one makes the query long in a direction that the codes barely represent. ``index.building.value_scale`` chooses it by
+measurement.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _SPEC_FILE = "value.json"
 _LOG_VALUES_FILE = "log_values.npy"
 # Neighbors that a tree's own effort is tuned for.
 _K = 100
-# How much harder a search with a weight looks than one without.
+# Effort of a search with a weight, as a multiple of one without.
 _EFFORT_FACTOR = 2
 # From this ratio of weight to scale on, the best by utility are a few valuable items anywhere in the space, which a
 # tree by nearness does not find: the most valuable are scored too. 8 MB of their vectors, a third of a millisecond.
@@ -42,7 +43,7 @@ _MOST_VALUABLE_NUMBERS = 1 << 21
 
 
 class ValueSpec(Section):
-    """``value.json``: which attribute, how it was scaled, and the recall against exact utility, by weight."""
+    """``value.json``: the attribute, its scale, and the recall against exact search by utility, by weight."""
 
     attribute: str
     scale: float
@@ -52,7 +53,7 @@ class ValueSpec(Section):
 
 
 def log_values_of(column: pa.ChunkedArray | pa.Array, attribute: str) -> Scores:
-    """``[items] float32`` natural logarithms; what is missing or not above 0 counts as the smallest value above 0.
+    """``[items] float32`` natural logarithms; missing values and values up to 0 count as the smallest one above 0.
 
     Raises:
         ConfigError: the column holds no numbers, or none above 0.
@@ -162,12 +163,12 @@ class ValueSearcher:
         self._inner.release()
 
     def save(self, directory: Path) -> None:
-        """Writes the tree below ``directory``; the value's own files are written by ``save_value``."""
+        """Writes the tree below ``directory``; ``save_value`` writes the files of the value dimension."""
         self._inner.save(directory)
 
 
 def _merged(first: Neighbors, second: Neighbors, k: int) -> Neighbors:
-    """The k best of both, a row counted once."""
+    """The k best of both, each row once."""
     rows = np.concatenate([first.rows, second.rows])
     scores = np.concatenate([first.scores, second.scores])
     rows, places = np.unique(rows, return_index=True)
@@ -185,7 +186,7 @@ def save_value(bundle: Path, spec: ValueSpec, log_values: Scores, vectors: Vecto
 
 @dataclass(frozen=True)
 class Value:
-    """What a bundle says of the items' value. ``vectors``: those with the value's dimension."""
+    """A bundle's value dimension. ``vectors``: with the dimension appended."""
 
     spec: ValueSpec
     log_values: Scores
@@ -193,7 +194,7 @@ class Value:
 
 
 def load_value(bundle: Path) -> Value | None:
-    """Reads ``value/`` of a bundle; None where it was built without.
+    """Reads ``value/`` of a bundle; None if it was built without one.
 
     Raises:
         ArtifactError: a file is missing or damaged.

@@ -171,7 +171,7 @@ def test_a_lock_is_refused_while_held_and_free_when_its_holder_is_killed(tmp_pat
 
 
 def test_an_unknown_protocol_is_refused() -> None:
-    with pytest.raises(TowerlineError, match="nope://x/y: cannot be reached"):
+    with pytest.raises(TowerlineError, match="nope://x/y: cannot be opened"):
         open_store("nope://x/y")
 
 

@@ -86,7 +86,7 @@ def test_a_new_ad_joins_and_rules_see_it(registry: Registry) -> None:
     assert retriever.retrieve(RECORD, 10, where="price < 0.03 and category == 'toys'").item_ids.tolist() == [5]
     described = retriever.describe(retriever.retrieve(RECORD, 10, where="price < 0.03 and category == 'bags'"))
     assert described["item_id"].to_pylist() == [6]
-    # A new ad may stand in a history, be excluded, and be resumed after a pause.
+    # A new ad may occur in a history, be excluded, and be resumed after a pause.
     assert len(retriever.retrieve({"history": [5, 6]}, 5)) == 5
     assert 5 not in retriever.retrieve(RECORD, ITEMS + 2, exclude=[5]).item_ids
     delta_writer.apply(registry.url, pa.table({"item_id": [5], "change": ["pause"]}))
