@@ -180,22 +180,22 @@ def _key(name: str, fields: dict[Model, FieldInfo], models: tuple[Model, ...], p
     types_of = dict.fromkeys(_type(field) for field in fields.values())
     # Of several lists of words, each word once.
     named = " or ".join(types_of if len(types_of) == 1 else dict.fromkeys(" or ".join(types_of).split(" or ")))
-    return Key(place, named, _default_of(fields, models), _told(fields, models))
+    return Key(place, named, _default_of(fields, models), _description(fields, models))
 
 
 def _tag(place: str, fields: dict[Model, FieldInfo], path: str) -> Key:
     """The key that tells a union's members apart."""
     words = {json.dumps(tags_of(model, place.rsplit(".", 1)[-1])[0]): field for model, field in fields.items()}
-    told = [f"{word}: {field.description}" for word, field in words.items() if field.description]
+    described = [f"{word}: {field.description}" for word, field in words.items() if field.description]
     default = "required" if any(field.is_required() for field in fields.values()) else "follows from the data"
-    return Key(place, " or ".join(words), default, " ".join(told) or _tag_text(path))
+    return Key(place, " or ".join(words), default, " ".join(described) or _tag_text(path))
 
 
 def _tag_text(path: str) -> str:
     return f"Which of the above an entry of `{path}` is; it decides which keys it has."
 
 
-def _told(fields: dict[Model, FieldInfo], models: tuple[Model, ...]) -> str:
+def _description(fields: dict[Model, FieldInfo], models: tuple[Model, ...]) -> str:
     """The description, and with what the key has an effect."""
     texts = list(dict.fromkeys(field.description or "" for field in fields.values()))
     tag = tag_key(models)
@@ -206,8 +206,8 @@ def _told(fields: dict[Model, FieldInfo], models: tuple[Model, ...]) -> str:
     limits += [mark.replace("'", '"') for mark in marks]
     only = f" Only with {' and '.join(f'`{limit}`' for limit in limits)}." if limits else ""
     if len(texts) > 1 and tag is not None:
-        told = [f"{json.dumps(tags_of(model, tag)[0])}: {field.description}" for model, field in fields.items()]
-        return (" ".join(told) + only).strip()
+        texts = [f"{json.dumps(tags_of(model, tag)[0])}: {field.description}" for model, field in fields.items()]
+        return (" ".join(texts) + only).strip()
     return (texts[0] + only).strip()
 
 

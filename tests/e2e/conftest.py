@@ -32,8 +32,9 @@ def towerline() -> Towerline:
 
 @pytest.fixture(scope="session")
 def marketplace(tmp_path_factory: pytest.TempPathFactory, towerline: Towerline) -> Path:
-    """A marketplace after one `towerline refresh`: the TOML's path, its run folder beside it."""
+    """A marketplace after one `towerline refresh`: the TOML's path; next to it the run's folder and refresh.log."""
     config = write_marketplace(tmp_path_factory.mktemp("marketplace"))
     done = towerline("refresh", config)
     assert done.returncode == 0, done.stderr
+    (config.parent / "refresh.log").write_text(done.stderr)
     return config

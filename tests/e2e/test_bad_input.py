@@ -50,7 +50,7 @@ def as_text(name: str) -> Callable[[pa.Table], pa.Table]:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "exit_code", "told"),
+    ("spoil", "exit_code", "expected"),
     [
         (remove("events.parquet"), 1, ["events", "events.parquet"]),
         (edit("events.parquet", lambda table: table.drop_columns(["item_id"])), 1, ["item_id", "events"]),
@@ -77,13 +77,13 @@ def as_text(name: str) -> Callable[[pa.Table], pa.Table]:
     ],
 )
 def test_a_bad_table_or_config_ends_with_one_message(
-    copy: Path, towerline: Towerline, spoil: Callable[[Path], None], exit_code: int, told: list[str]
+    copy: Path, towerline: Towerline, spoil: Callable[[Path], None], exit_code: int, expected: list[str]
 ) -> None:
     spoil(copy.parent)
     done = towerline("features", copy)
     assert done.returncode == exit_code, done.stderr
     assert "Traceback" not in done.stderr
-    for word in told:
+    for word in expected:
         assert word in done.stderr
     assert not (copy.parent / "run" / "features").exists()
 
@@ -146,7 +146,7 @@ def test_a_registry_without_current_says_what_to_run(copy: Path, towerline: Towe
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (("--record", "[1, 2]"), "expected a JSON object"),
         (("--record", "@nowhere.json"), "nowhere.json"),
@@ -155,8 +155,10 @@ def test_a_registry_without_current_says_what_to_run(copy: Path, towerline: Towe
         (("--user", "u3", "--version", "yesterday"), "yesterday"),
     ],
 )
-def test_a_bad_request_is_told(marketplace: Path, towerline: Towerline, arguments: tuple[str, ...], told: str) -> None:
+def test_a_bad_request_is_refused(
+    marketplace: Path, towerline: Towerline, arguments: tuple[str, ...], expected: str
+) -> None:
     done = towerline("retrieve", marketplace, *arguments)
     assert done.returncode in (1, 2)
     assert "Traceback" not in done.stderr
-    assert told in done.stderr
+    assert expected in done.stderr

@@ -43,11 +43,11 @@ def test_the_base_package_retrieves_what_the_whole_one_does(
     version = [str(tmp_path / "venv" / "bin" / "towerline"), "--version"]
     said = subprocess.run(version, capture_output=True, text=True, cwd=tmp_path, check=True).stdout
     assert said == f"towerline {importlib.metadata.version('towerline')}\n"
-    told = json.loads(done.stdout)
-    assert told["heavy"] == []
+    found = json.loads(done.stdout)
+    assert found["heavy"] == []
     whole = json.loads(towerline("retrieve", marketplace, "--user", "u3", "--k", "10", "--json").stdout)
-    assert told["version"] == whole["version"]
-    assert told["item_ids"] == [one["item_id"] for one in whole["candidates"]]
+    assert found["version"] == whole["version"]
+    assert found["item_ids"] == [one["item_id"] for one in whole["candidates"]]
 
 
 def test_the_extra_towers_names_all_that_the_package_imports() -> None:

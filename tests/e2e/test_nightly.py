@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from tests.e2e.conftest import Towerline
+
+
+def test_the_error_stream_has_our_progress_and_no_line_of_the_libraries(marketplace: Path) -> None:
+    lines = (marketplace.parent / "refresh.log").read_text().splitlines()
+    stages = [line for line in lines if line.startswith("stage ")]
+    verbs = ("features", "train", "embed", "build", "publish")
+    assert stages == [f"stage {number} of 5: {verb}" for number, verb in enumerate(verbs, start=1)]
+    foreign = re.compile(
+        r"[IWEF]\d{4} |WARNING|INFO|DEBUG|.*(absl|tensorflow|tflite|xnnpack|apache_beam|\.cc:)", re.IGNORECASE
+    )
+    assert [line for line in lines if foreign.match(line)] == []
+    assert not any("\r" in line or "\x1b" in line for line in lines)
 
 
 def test_the_towers_beat_popularity_on_the_test_part(marketplace: Path, towerline: Towerline) -> None:

@@ -32,7 +32,7 @@ tables ▶ features ▶ train ▶ embed ▶ build ▶ publish ▶ retrieve, cand
 _EPILOG = (
     "`towerline refresh` runs the stages from features to publish and skips what is up to date.\n\n"
     "What follows a bare -- goes to Apache Beam unchanged:\n\n"
-    "  towerline features --config ads.toml -- --runner=FlinkRunner --flink_master=host:8081"
+    "  towerline features -- --runner=FlinkRunner --flink_master=host:8081"
 )
 
 

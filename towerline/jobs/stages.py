@@ -55,7 +55,7 @@ class Stage(ABC):
 
     @abstractmethod
     def settings(self, config: Config) -> dict[str, Any]:
-        """What the artifact depends on besides its inputs, as its manifest has it."""
+        """What the artifact depends on, apart from its inputs, as in its manifest."""
 
     @abstractmethod
     def run(self, call: StageCall) -> None:

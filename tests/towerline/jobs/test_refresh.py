@@ -56,20 +56,20 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tables(stored: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tables]:
-    told = Tables()
+    made = Tables()
 
     def counted(stage: str, run: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*arguments: Any, **named: Any) -> Any:
-            told.called(stage)
+            made.called(stage)
             return run(*arguments, **named)
 
         return wrapped
 
     modules = {"features": features_stage, "model": training, "embeddings": embed, "bundle": build}
-    with tables_of(stored, lambda: told.night):
+    with tables_of(stored, lambda: made.night):
         for stage, module in modules.items():
             monkeypatch.setattr(module, "run", counted(stage, module.run))
-        yield told
+        yield made
         monkeypatch.undo()
 
 
@@ -178,10 +178,10 @@ def test_warm_nights_go_on_from_the_live_model_and_then_one_trains_in_full(
         refresh.run(warm, progress=progress)
     start = WarmStart(tmp_path / "model", 3)
     assert begun == [None, start, start, None]
-    told = [line for line in progress.lines if line.startswith("train:")]
-    assert told[0] == "train: in full, because nothing is live yet"
-    assert told[1:3] == [f"train: goes on from the live model, night {night} of 2" for night in (1, 2)]
-    assert told[3] == "train: in full, because 2 nights have gone on from the last full training"
+    said = [line for line in progress.lines if line.startswith("train:")]
+    assert said[0] == "train: in full, because nothing is live yet"
+    assert said[1:3] == [f"train: goes on from the live model, night {night} of 2" for night in (1, 2)]
+    assert said[3] == "train: in full, because 2 nights have gone on from the last full training"
     damaged = tmp_path / "model" / "towers.json"
     damaged.write_text(damaged.read_text().replace("space", "spice", 1))
     tables.night = 0
@@ -272,13 +272,13 @@ def test_two_whole_refreshes_at_once(stored: Path, tmp_path: Path, minutes: floa
         assert one.stdout is not None
         assert one.stdout.readline() == "ready\n"
     go.touch()
-    told = [one.communicate(timeout=300) for one in both]
+    outputs = [one.communicate(timeout=300) for one in both]
     live = Registry(work / "registry").current()
     assert Registry(work / "registry").version_names() == [live]
-    lines = sorted(out for out, _ in told)
+    lines = sorted(out for out, _ in outputs)
     if minutes:
         assert lines == [f"{live} False\n", f"{live} True\n"]
     else:
         assert lines == ["", f"{live} True\n"]
-        refused = next(err for out, err in told if not out)
+        refused = next(err for out, err in outputs if not out)
         assert "held by process" in refused
