@@ -66,7 +66,7 @@ def test_advertisers_whom_the_tree_does_not_reach_fail_the_gate(found: list[list
     assert verdict.measured == pytest.approx(measured)
     assert verdict.outcome == ("passed" if measured >= 0.7 else "failed")
     assert (verdict.gate, verdict.stage, verdict.threshold) == ("reachable advertisers", "build", 0.7)
-    assert verdict.detail == f"{round(3 * measured)} of 3 advertisers stand in a top 100, by exact search 3"
+    assert verdict.detail == f"{round(3 * measured)} of 3 advertisers are in a top 100, by exact search 3"
 
 
 def version(lengths: list[float], space: str = "one") -> SimpleNamespace:
