@@ -34,7 +34,7 @@ def artifact(folder: Path) -> Path:
 
 def test_an_upload_that_is_damaged_at_the_same_size_is_refused_and_is_no_version(tmp_path: Path) -> None:
     store = ObjectStore(Damaging(), f"/{tmp_path.name}", "memory://registry", tmp_path / "cache")
-    with pytest.raises(ArtifactError, match=r"versions/v1/vectors\.npy: read back, it is not what was written"):
+    with pytest.raises(ArtifactError, match=r"versions/v1/vectors\.npy: read back, it differs from what was written"):
         store.put(artifact(tmp_path), "versions/v1")
     assert store.artifacts("versions") == []
 
