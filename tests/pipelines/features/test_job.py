@@ -178,7 +178,7 @@ def test_under_leave_last_out_only_train_events_count(small: Small, tmp_path: Pa
     out = run(small(change, events=[*EVENTS, *own]), tmp_path / "features")
     found = Sequences.open(out)
     assert found.user_ids.to_pylist() == [1, 2, 3, 4, 9]
-    assert found.splits.tolist() == [0, 0, 1, 2, 1, 2, 2, 0, 0, 1, 2]
+    assert found.events.splits.tolist() == [0, 0, 1, 2, 1, 2, 2, 0, 0, 1, 2]
     # Items 10, 20, 30, 40 in 7 and in 28 days; purchases of users 1, 2, 3, 4, 9 in 28 days.
     assert load_encoded(out, "item")["sold"] == pytest.approx(np.log1p([[2, 3], [0, 0], [0, 1], [0, 0]]))
     assert load_encoded(out, "user")["bought"] == pytest.approx(np.log1p([[1], [0], [0], [0], [0]]))

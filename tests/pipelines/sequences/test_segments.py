@@ -166,8 +166,8 @@ def test_segments_outlive_several_changes_of_the_catalogue(tmp_path: Path) -> No
     catalogue = [5, 10, 15, 20, 25, 30, 40]
     clicks = {1: [30, 10, 20, 30, 5, 15, 40, 25], 2: [10, 30], 3: [20], 9: []}
     assert found.user_ids.to_pylist() == list(clicks)
-    assert found.offsets.tolist() == [0, 8, 10, 11, 11]
-    assert [catalogue[row] for row in found.rows.tolist()] == [item for own in clicks.values() for item in own]
+    assert found.events.offsets.tolist() == [0, 8, 10, 11, 11]
+    assert [catalogue[row] for row in found.events.rows.tolist()] == [item for own in clicks.values() for item in own]
 
 
 def test_where_files_cannot_be_linked_they_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
