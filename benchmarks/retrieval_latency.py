@@ -48,7 +48,7 @@ CHOOSING = 500
 # Added to the recall asked for: users differ from those that an effort is chosen by.
 MARGIN = 0.004
 # What ``index.building.tuning`` chose for this world, given 200 seconds (2026-11-21).
-ITEMS_A_LEAF = 1000
+ITEMS_PER_LEAF = 1000
 TREE = {"anisotropic_threshold": 0.3, "dims_per_block": 1}
 
 
@@ -180,7 +180,7 @@ def measure(items: int, dim: int, users: int, turns: int, folder: Path, contesta
     lite = world_of.lite_tower(tower)
     choosing = world_of.tower_inputs(world_of.make_records(world, CHOOSING, seed=11), world.vectors)
     queries = Queries.of(tower.vectors(choosing).numpy(), world.vectors)
-    leaves = max(8, items // ITEMS_A_LEAF)
+    leaves = max(8, items // ITEMS_PER_LEAF)
     first = TreeSettings(leaves=leaves, leaves_to_search=min(10, leaves), reorder=min(200, items), **TREE)
     tree = aimed(world.vectors, first, queries, TARGET + MARGIN)
     bundle = world_of.write_bundle(folder / "plain", world, tree, tower=lite)

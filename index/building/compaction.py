@@ -52,11 +52,11 @@ def run(registry: str | Path, out: Path, *, keep: int | None = None, progress: P
     Args:
         registry: a folder or an fsspec URL.
         out: where the staged bundle goes.
-        keep: versions that stay; None is all.
+        keep: number of versions to keep; None keeps all.
         progress: shows that the index is being built.
 
     Raises:
-        ArtifactError: nothing is live, the version is damaged, or no item lives.
+        ArtifactError: nothing is live, the version is damaged, or no item is live.
     """
     opened = Registry(registry)
     since = datetime.datetime.now(datetime.UTC).isoformat()
@@ -64,19 +64,19 @@ def run(registry: str | Path, out: Path, *, keep: int | None = None, progress: P
         live = opened.open()
         state = replay(live.bundle, DeltaLog(opened.store, live.version))
         write_bundle(live.bundle, state, live.version, out)
-        # What came while the bundle was being built is brought over, with the pauses.
+        # Changes made while the bundle was being built are copied, with the pauses.
         return opened.publish(out, keep=keep, before_live=lambda name: carry(opened, live.version, name, since))
 
 
 def write_bundle(bundle: Bundle, state: DeltaState, version: str, out: Path) -> Path:
-    """Writes the bundle with the state folded in. Paused ads stay in the catalogue: the pause comes by the log.
+    """Writes the bundle with the state folded in. Paused ads stay in the catalogue: pauses are copied through the log.
 
     Raises:
         ArtifactError: no item lives.
     """
     rows = _living_rows(state)
     if len(rows) == 0:
-        raise ArtifactError(f"{bundle.dir}: every item was removed: nothing is left to build from.")
+        raise ArtifactError(f"{bundle.dir}: every item was removed: there is nothing left to build from.")
     vectors = np.concatenate([bundle.vectors, state.fresh_vectors])[rows]
     folded = {
         **bundle.manifest.facts,
@@ -109,7 +109,7 @@ def _not_copied(folder: str, root: Path) -> set[str]:
 
 
 def _living_rows(state: DeltaState) -> npt.NDArray[np.int64]:
-    """Rows that are not gone, in the order of their ids, as in any catalogue."""
+    """Rows that are not gone, in the order of their ids, as in every catalogue."""
     rows = np.flatnonzero(~state.gone)
     order = pc.sort_indices(state.item_ids().take(pa.array(rows)))
     ordered: npt.NDArray[np.int64] = rows[np.asarray(order)]
@@ -125,7 +125,7 @@ def _vocabulary(bundle: Bundle, state: DeltaState, rows: npt.NDArray[np.int64]) 
 
 
 def _write_searcher(spec: SearcherSpec, vectors: Vectors, target: Path) -> None:
-    """As the live version has it; exact search where too few items are left for its trees."""
+    """As in the live version; exact search if too few items are left for its trees."""
     tree, fewest = spec.tree, len(vectors) // spec.shards
     if tree is None or spec.engine == "exact" or tree.leaves > fewest or fewest < LEAST_ITEMS:
         spec = spec.model_copy(update={"engine": "exact", "tree": None, "shards": 1})
@@ -140,7 +140,7 @@ def _write_searcher(spec: SearcherSpec, vectors: Vectors, target: Path) -> None:
 def _write_probes(probes: Probes, vectors: Vectors, target: Path) -> None:
     """The same users' vectors with their answers from the new catalogue.
 
-    The records are left out: an item of a history may be gone, and then the record gives another vector.
+    The records are left out: an item of a history may be gone, and then the record's vector would differ.
     """
     k = probes.neighbors.rows.shape[1]
     found = ExactSearcher(vectors, checked=True).search_batch(probes.vectors, k)

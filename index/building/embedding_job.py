@@ -2,7 +2,7 @@
 
 Reads a model (``item_tower/``, ``towers.json``) and features (``items_encoded/``); writes an artifact of kind
 ``embeddings``: ``vectors.npy``, ``[items, dim] float32`` in row order. A Beam job: one element is a few row groups of
-encoded items; the SavedModel is loaded once a process.
+encoded items; the SavedModel is loaded once per process.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from pipelines.runner import new_pipeline, pipeline_options
 KIND = "embeddings"
 FORMAT_VERSION = 1
 ENCODED_ITEMS_DIR = "items_encoded"
-# Rows a tower call sees: the matrices stay in the cache, the call's own cost is spread over enough rows.
+# Rows per tower call: the matrices stay in the cache, and the overhead of a call is spread over enough rows.
 _BATCH_ROWS = 4096
-# Rows of an element: a few seconds of work, so that a runner can spread and retry them.
+# Rows per element: a few seconds of work, so that a runner can distribute and retry them.
 _ELEMENT_ROWS = 1 << 17
 _PARTS_DIR = "parts"
 
@@ -57,12 +57,12 @@ def run(model: Path, features: Path, out: Path, beam_args: Sequence[str] = (), *
         model: the model artifact.
         features: the features artifact the model was trained on: only its codes mean what the towers learned.
         out: where the embeddings go.
-        beam_args: options of Beam; none is the runner inside this process.
+        beam_args: options of Beam; none means the runner inside this process.
         progress: shows the parts that are embedded.
 
     Raises:
-        ArtifactError: an input is missing or damaged, the model was trained on other features, or the tower made a
-            vector with NaN or infinity.
+        ArtifactError: an input is missing or damaged, the model was trained on other features, or the tower
+            returned a vector with NaN or infinity.
         SchemaError: an input of the tower is not among the encoded items.
     """
     model_artifact = open_artifact(model, kind="model", verify=False)
@@ -128,7 +128,7 @@ def _embed(elements: Sequence[EncodedRows], tower: Path, parts: Path, beam_args:
 
 
 class EmbedItems(beam.DoFn):
-    """Embeds an element and writes its vectors to a file of its own, whole or not at all."""
+    """Embeds an element and writes its vectors to a file of its own, completely or not at all."""
 
     def __init__(self, tower: Path, parts: Path) -> None:
         self._tower = tower
@@ -136,7 +136,7 @@ class EmbedItems(beam.DoFn):
         self._shared = Shared()
 
     def setup(self) -> None:
-        """Loads the item tower, once a process."""
+        """Loads the item tower, once per process."""
         self._item_tower = self._shared.acquire(lambda: ItemTower(self._tower), tag=str(self._tower))
 
     def process(self, element: EncodedRows) -> None:
@@ -155,7 +155,7 @@ def part_file(parts: Path, element: EncodedRows) -> Path:
 
 
 class ItemTower:
-    """The item tower's SavedModel. TensorFlow is imported when one is made."""
+    """The item tower's SavedModel. TensorFlow is imported when an object is created."""
 
     def __init__(self, directory: Path) -> None:
         """Loads the SavedModel.

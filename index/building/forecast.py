@@ -1,7 +1,7 @@
-"""What a build will need, before it starts: memory, disk and time, from the size of the catalogue.
+"""Forecasts what a build will need: memory, disk and time, from the size of the catalogue.
 
-Memory and disk are counted (each term says what it is). Time is calibrated on this machine at the moment of the plan:
-two small trees are built, of which one follows for any number of items.
+Memory and disk are counted (each term says what it is). Time is calibrated on this machine when the plan is made:
+two small trees are built, and their times are extrapolated to any number of items.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from pipelines.contracts.errors import ConfigError
 from pipelines.progress import SILENT, Progress
 
 GIB = 1 << 30
-_BYTES_A_NUMBER: dict[ReorderType, int] = {"float32": 4, "bf16": 2, "int8": 1}
+_BYTES_PER_NUMBER: dict[ReorderType, int] = {"float32": 4, "bf16": 2, "int8": 1}
 # What a Python process with NumPy, Arrow and ScaNN holds apart from the data (measured: 90 MB idle, 150 at work).
 _PROCESS_BYTES = 150 << 20
-# The trial trees have a fortieth of the items (50,000 at most) and a tenth, and no fewer than this many a leaf.
+# The trial trees have a fortieth of the items (at most 50,000) and a tenth, but at least this many items per leaf.
 _TRIAL_PART = 40
 _TRIAL_MOST = 50_000
 _TRIAL_GROWTH = 4
-_TRIAL_ITEMS_A_LEAF = 10
-# Users that the trial of exact search asks for at once, as many as it takes in one block.
+_TRIAL_ITEMS_PER_LEAF = 10
+# Queries of the trial of exact search: as many as it scores in one block.
 _TRIAL_QUERIES = 256
 # Single exact searches of a build: ten to warm and twenty to measure.
 _EXACT_SEARCHES = 30
@@ -39,7 +39,7 @@ _EXACT_SEARCHES = 30
 _OTHER_TREES = 5
 # Passes over the users that finding one tree's effort takes, and the mean seconds of a search in them, at a million
 # items (2026-11, benchmarks/index_frontier.py: 20 passes; the deepest reordering is asked most often).
-_PASSES_A_TREE = 20
+_PASSES_PER_TREE = 20
 _SEARCH_SECONDS = 4e-4
 
 
@@ -54,7 +54,7 @@ class BuildTime:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a build of ``items`` vectors of ``dim`` numbers is predicted to need."""
+    """Predicted needs of a build of ``items`` vectors of ``dim`` numbers."""
 
     items: int
     dim: int
@@ -78,15 +78,15 @@ def forecast(items: int, dim: int, settings: IndexSettings, timed: BuildTime | N
 
     Args:
         items: rows.
-        dim: numbers a vector.
+        dim: numbers per vector.
         settings: which storages of vectors may be tried, shards, the tuning's time.
-        timed: the time, where it is known already; None calibrates it here (a few seconds for millions of items).
+        timed: the time, if already known; None calibrates it here (a few seconds for millions of items).
     """
     spent = build_time(items, dim, settings) if timed is None else timed
-    widest = max(_BYTES_A_NUMBER[storage] for storage in settings.reorder_types)
+    widest = max(_BYTES_PER_NUMBER[storage] for storage in settings.reorder_types)
     vectors = 4 * items * dim
     stored = widest * items * dim
-    # In memory 4 bits a code, one code for each dimension (the finer of the two tried); on disk a byte a code.
+    # In memory 4 bits per code, one code per dimension (the finer of the two tried); on disk a byte per code.
     codes = items * dim // 2 + 2 * 4 * items
     # A build holds a copy of the vectors and their distances from the centers; the climb also holds the best tree.
     build = 2 * vectors + codes + (min(2, max(1, spent.trees)) - 1) * (stored + codes)
@@ -102,7 +102,7 @@ def build_time(items: int, dim: int, settings: IndexSettings) -> BuildTime:
     """Predicts the time by two trial builds on made-up vectors with as many leaves as the real tree.
 
     A build trains its centers and codes on a sample, then assigns and encodes every item. Two trials that share a
-    sample and differ in the number of items tell the two costs apart; each grows in proportion.
+    sample and differ in the number of items separate the two costs; each grows in proportion.
     """
     exact = _exact_seconds(items, dim, settings)
     part = items // settings.shards
@@ -110,11 +110,11 @@ def build_time(items: int, dim: int, settings: IndexSettings) -> BuildTime:
         return BuildTime(0.0, exact, trees=0)
     tree = settings.tree or first_tree(part, settings)
     one = _one_build(part, dim, tree, settings)
-    measured = _PASSES_A_TREE * settings.tuning_queries * _SEARCH_SECONDS * (part / 1e6) ** 0.5
+    measured = _PASSES_PER_TREE * settings.tuning_queries * _SEARCH_SECONDS * (part / 1e6) ** 0.5
     trees = 1 if settings.tree is not None else _trees_in_time(one + measured, settings)
     climb = trees * (one + measured)
     if settings.shards > 1:
-        # The shards one after the other; as many workers at once divide that. A tree by hand needs no climb.
+        # The shards are counted one after the other; parallel workers divide that. A tree by hand needs no climb.
         climb = settings.shards * (one + measured) + (climb if settings.tree is None else 0.0)
     return BuildTime(one, climb - one + exact, trees)
 
@@ -137,7 +137,7 @@ def _exact_seconds(items: int, dim: int, settings: IndexSettings) -> float:
 
 
 def _one_build(items: int, dim: int, tree: TreeSettings, settings: IndexSettings) -> float:
-    few = min(items // 2, max(_TRIAL_ITEMS_A_LEAF * tree.leaves, min(_TRIAL_MOST, items // _TRIAL_PART)))
+    few = min(items // 2, max(_TRIAL_ITEMS_PER_LEAF * tree.leaves, min(_TRIAL_MOST, items // _TRIAL_PART)))
     many = min(items, _TRIAL_GROWTH * few)
     trial = tree.model_copy(update={"leaves": min(tree.leaves, few), "leaves_to_search": 1, "training_sample": few})
     vectors = np.random.default_rng(0).normal(size=(many, dim)).astype(np.float32)
@@ -156,7 +156,7 @@ def _trial_seconds(vectors: Vectors, tree: TreeSettings, settings: IndexSettings
 
 
 def _trees_in_time(one: float, settings: IndexSettings) -> int:
-    """How many trees the climb will try: as it decides itself, before each whether one more fits."""
+    """How many trees the climb will try; like the climb, checks before each whether one more fits."""
     most = _OTHER_TREES + len(settings.reorder_types)
     trees = 1
     while trees < most and trees * one + ONE_MORE * one < settings.tuning_seconds:
@@ -165,13 +165,13 @@ def _trees_in_time(one: float, settings: IndexSettings) -> int:
 
 
 def predict(items: int, dim: int, settings: IndexSettings, progress: Progress = SILENT) -> Forecast:
-    """``forecast``, with a heartbeat while this machine's speed is measured."""
+    """``forecast``, showing progress while this machine's speed is measured."""
     with progress.waiting("measuring how fast this machine builds"):
         return forecast(items, dim, settings)
 
 
 def check_budget(predicted: Forecast, settings: IndexSettings) -> None:
-    """Refuses a build that would exceed a budget of the settings.
+    """Checks that a build stays within the budgets of the settings.
 
     Raises:
         ConfigError: a budget would be exceeded; the figure and the options are named.

@@ -1,8 +1,8 @@
 """Builds the bundle: ``towerline build``.
 
 Reads embeddings, the model and the features they were made from; writes an artifact of kind ``bundle``
-(docs/bundle-format.md): everything that answers a request, with the searcher tuned to the recall target on held-out
-users and golden probes to check it by.
+(docs/bundle-format.md): everything that answers a request, with a searcher tuned to the recall target on held-out
+users, and golden probes to check it.
 """
 
 from __future__ import annotations
@@ -58,15 +58,15 @@ from pipelines.contracts.vocabulary import Vocabulary
 from pipelines.progress import SILENT, Progress
 from pipelines.sequences.reader import load_encoded, load_items
 
-# Neighbors that a golden probe keeps.
+# Neighbors stored per golden probe.
 _PROBE_K = 20
-# Users whose answers are kept as golden probes and checked when the bundle is published.
+# Number of users whose answers are stored as golden probes and checked when the bundle is published.
 _PROBES = 32
-# Chooses the users that tune, check and probe: the same ones night after night, whatever the towers' seed.
+# Chooses the users for tuning, checking and probes: the same ones every night, whatever the towers' seed.
 _SEED = 17
-# With fewer users than this next to the probes, the same users tune, check and probe.
+# With fewer users than this apart from the probes, the same users are used for tuning, checking and probes.
 _FEWEST_APART = 20
-# Items whose vectors the converted item tower must give again.
+# Number of items whose vectors the converted item tower must reproduce.
 _COMPARED_ITEMS = 1000
 _COPIED = (SCHEMA_FILE, TOWERS_FILE, QUERY_TOWER_FILE, VOCABULARY_DIR, ITEM_TOWER_DIR, USER_TOWER_DIR)
 
@@ -109,8 +109,8 @@ def run(
         features: the features the model was trained on.
         settings: target, engine, attributes, budgets.
         out: where the bundle goes.
-        retriever: how the bundle is to be asked where a call does not say; None is the defaults.
-        beam_args: for the shards, options of Beam; none is the runner inside this process.
+        retriever: how requests are answered unless a call says otherwise; None means the defaults.
+        beam_args: options of Beam for the shards; none means the runner inside this process.
         progress: shows what is predicted and measured.
 
     Raises:
@@ -170,7 +170,7 @@ def plan(
     """Predicts what ``run`` will need, and builds nothing.
 
     Args:
-        embeddings: the item vectors, whose size counts where none is given.
+        embeddings: the item vectors; their size counts if none is given.
         settings: engine, storages, shards, budgets.
         items, dim: another size than that of ``embeddings``, which then need not be there.
         progress: shows that the speed of this machine is being measured.
@@ -188,7 +188,7 @@ def plan(
 
 
 def config_of(settings: IndexSettings, retriever: RetrieverSettings | None) -> dict[str, Any]:
-    """What a bundle's manifest keeps of the configuration, and what a refresh compares."""
+    """The configuration that a bundle's manifest records and a refresh compares."""
     return {**settings.model_dump(mode="json"), "retriever": (retriever or RetrieverSettings()).model_dump(mode="json")}
 
 
@@ -210,7 +210,7 @@ def _open(embeddings: Path, model: Path, features: Path) -> _Sources:
             )
     if len(opened.vocabulary.item_ids) != len(opened.vectors):
         raise ArtifactError(
-            f"{embeddings}: expected {len(opened.vocabulary.item_ids)} vectors, one an item of {model}, found "
+            f"{embeddings}: expected {len(opened.vocabulary.item_ids)} vectors, one per item of {model}, found "
             f"{len(opened.vectors)}. Run `towerline embed`."
         )
     check_vectors(opened.vectors, str(embeddings))
@@ -221,7 +221,7 @@ def item_table(sources: _Sources, settings: IndexSettings) -> pa.Table:
     """``item_id``, attributes, advertiser and title, in row order.
 
     Raises:
-        ConfigError: an attribute is no column of the items table.
+        ConfigError: an attribute is not a column of the items table.
     """
     table = load_items(sources.features.dir)
     schema = sources.schema
@@ -254,7 +254,7 @@ def _copy(sources: _Sources, target: Path) -> None:
 def _convert_item_tower(sources: _Sources, target: Path, progress: Progress) -> None:
     """Writes the item tower for LiteRT, compared with the first vectors, so that deltas need no TensorFlow."""
     if not (target / ITEM_TOWER_DIR).exists():
-        progress.line("the model has no item tower: this bundle will take no deltas")
+        progress.line("the model has no item tower: this bundle will accept no deltas")
         return
     first = min(len(sources.vectors), _COMPARED_ITEMS)
     encoded = {name: values[:first] for name, values in load_encoded(sources.features.dir, "item").items()}
@@ -264,7 +264,7 @@ def _convert_item_tower(sources: _Sources, target: Path, progress: Progress) -> 
 
 @dataclass(frozen=True)
 class _Users:
-    """Held-out users in their three parts; no user is in two, where there are enough."""
+    """Held-out users in three parts, which are disjoint if there are enough users."""
 
     tuning: Queries
     check: Queries
@@ -296,14 +296,14 @@ def _users(sources: _Sources, settings: IndexSettings, target: Path) -> _Users:
 
 
 def _shards_job(vectors: Path, target: Path, settings: IndexSettings, beam_args: Sequence[str]) -> ShardsJob | None:
-    """What builds the shards, where there are to be several."""
+    """The job that builds the shards; None for a single tree."""
     if settings.shards == 1:
         return None
     return ShardsJob(vectors, target / SCANN_DIR, settings.shards, settings.threads, beam_args)
 
 
 def save_searcher(tuned: Tuned, target: Path) -> None:
-    """Writes ``searcher.json``, and ScaNN's assets where ScaNN searches."""
+    """Writes ``searcher.json``, and ScaNN's assets if ScaNN is the engine."""
     (target / SEARCHER_FILE).write_text(tuned.spec.model_dump_json(indent=2))
     if tuned.spec.engine == "scann":
         (target / SCANN_DIR).mkdir(exist_ok=True)
@@ -311,7 +311,7 @@ def save_searcher(tuned: Tuned, target: Path) -> None:
 
 
 def facts_of(sources: _Sources, spec: SearcherSpec) -> dict[str, Any]:
-    """What the manifest says of the bundle."""
+    """The bundle's facts for the manifest."""
     measured = spec.check or spec.chosen
     return {
         **vector_statistics(sources.vectors),

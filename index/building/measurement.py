@@ -1,6 +1,6 @@
 """Measures a searcher on users: recall against exact search, and the time of one call.
 
-``recall`` counts answers of exact search that were found; ``frontier`` keeps what no other measurement beats.
+``recall`` counts exact search's results that were found; ``frontier`` keeps the points that no other beats.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Queries:
 
     @classmethod
     def of(cls, vectors: Vectors, items: Vectors) -> Queries:
-        """Asks exact search."""
+        """Computes the truth by exact search."""
         found = ExactSearcher(items, checked=True).search_batch(vectors, RECALL_AT)
         return cls(vectors, np.sort(found.rows, axis=1))
 
@@ -39,13 +39,13 @@ def measure(searcher: Searcher, queries: Queries, tree: TreeSettings | None, bui
     """Asks the queries one at a time, in this thread.
 
     Args:
-        searcher: asked as it is.
+        searcher: used as it is.
         queries: with their truth.
         tree: recorded with the result; None is exact search.
         build_seconds: recorded with the result.
 
     Returns:
-        The mean share of the true neighbors found, median and 99th percentile of the time of one call.
+        The mean share of true neighbors found, and the median and 99th percentile of the time of one call.
     """
     vectors = queries.vectors
     k = queries.truth.shape[1]
@@ -75,14 +75,14 @@ def recall(found: Rows, truth: Rows) -> float:
         found: ``[queries, n] int32``, -1 where fewer were found.
         truth: ``[queries, k] int32``.
     """
-    # One key a (query, row) pair makes it a single membership test.
+    # One key per (query, row) pair makes it a single membership test.
     line = np.arange(len(truth), dtype=np.int64)[:, None] << 32
     hits = np.isin((truth + line).ravel(), (found + line)[found >= 0].ravel())
     return float(hits.mean())
 
 
 def frontier(points: tuple[Measured, ...]) -> tuple[Measured, ...]:
-    """The points that no other beats in both recall and p50, by rising p50."""
+    """The points that no other beats in both recall and p50, by ascending p50."""
     kept: list[Measured] = []
     for point in sorted(points, key=lambda point: (point.p50_us, -point.ann_recall_at_100)):
         if not kept or point.ann_recall_at_100 > kept[-1].ann_recall_at_100:

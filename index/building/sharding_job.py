@@ -1,4 +1,4 @@
-"""Builds the shards of a catalogue, each in a Beam worker: ``index.shards`` above 1.
+"""Builds the shards of a catalogue, each in a Beam worker, for ``index.shards`` above 1.
 
 Reads ``vectors.npy``; writes one directory per shard, which ``index.search.shards`` searches. A Beam job: one element
 is one shard; the worker maps the file, so that it holds the vectors of its own rows alone.
@@ -35,8 +35,8 @@ class ShardsJob:
     """Where the shards' vectors are, where they go, and who builds them.
 
     vectors: ``vectors.npy``, ``[items, dim] float32``; workers elsewhere see it, and ``out``, at the same path.
-    out: a folder that is made.
-    threads: of one build; None is all cores. beam_args: options of Beam; none is the runner inside this process.
+    out: a folder that will be created.
+    threads: of one build; None uses all cores. beam_args: options of Beam; none means the runner inside this process.
     """
 
     vectors: Path
@@ -70,7 +70,7 @@ class ShardsJob:
 
 
 def build_shard(shard: ShardRows, vectors: Path, out: Path, tree: TreeSettings, threads: int | None) -> None:
-    """Builds the tree of one shard and writes it to ``out/shard-NNNNN/``, whole or not at all."""
+    """Builds the tree of one shard and writes it to ``out/shard-NNNNN/``, completely or not at all."""
     rows = load_vectors(vectors)[shard.start : shard.end]
     aside = out / f".{shard.number}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
     aside.mkdir()
@@ -79,14 +79,14 @@ def build_shard(shard: ShardRows, vectors: Path, out: Path, tree: TreeSettings, 
     try:
         aside.rename(target)
     except OSError:
-        # Another attempt at the same shard was faster: what it wrote stays.
+        # Another attempt at the same shard was faster: keep what it wrote.
         if not target.is_dir():
             raise
         shutil.rmtree(aside)
 
 
 def check_shards(items: int, shards: int, tree: TreeSettings | None = None) -> None:
-    """Refuses shards that are too small for a tree.
+    """Checks that shards are large enough for a tree.
 
     Raises:
         ConfigError: a shard would have fewer than 16 items, or fewer than the tree has leaves.

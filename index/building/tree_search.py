@@ -1,9 +1,9 @@
-"""The climb to the fastest tree that meets a recall: one property varied after the other, what is faster kept.
+"""Hill climbing to the fastest tree that meets a recall target: varies one property at a time, keeps what is faster.
 
 Reads item vectors and held-out users; writes nothing. The number of leaves, SOAR, the threshold of anisotropic
-quantisation, dimensions a code and how the vectors for reordering are stored cost a build each; for each tree the
-leaves searched and the depth of reordering cost one pass over the users. The properties come in the order of what
-they are worth; every point that was measured is kept.
+quantisation, the dimensions per code and the storage of the vectors for reordering cost one build each; for each tree,
+the leaves searched and the depth of reordering cost one pass over the users. The properties are tried in order of their
+benefit; every measured point is recorded.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from index.search.shards import ShardedSearcher
 from index.settings import IndexSettings, TreeSettings
 from pipelines.progress import Progress
 
-# Leaves searched that are tried, each about 1.25 times the last: time changes by less than that, recall by less than
-# a step of reordering does.
+# Numbers of leaves searched that are tried, each about 1.25 times the last: time changes by less than that, recall by
+# less than with a step of reordering.
 _LEAVES_STEPS = (
     *(1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 25, 32, 40, 50, 64, 80, 100),
     *(128, 160, 200, 256, 320, 400, 512, 640, 800, 1024),
 )
 # Depths of reordering that are tried, as multiples of the neighbors wanted.
 _REORDER_STEPS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 16.0, 24.0, 32.0, 48.0)
-# Looking stops when this many steps in leaves in a row were no faster than the best.
+# The search stops when this many consecutive steps in leaves were no faster than the best.
 _PATIENCE = 2
-# Users ask from a distance, where the error along an item's own direction counts most. At a million items and recall
+# Queries are far from the items, so the error along an item's own direction counts most. At a million items and recall
 # .9955 a threshold of .3 took 126 µs where .2 took 176; .1 and none missed .99 with ten times the leaves (2026-11, the
 # data of benchmarks/index_frontier.py, one query at a time).
 _FIRST_THRESHOLD = 0.3
-# Another tree is begun where this many times the longest so far still fits.
+# Another tree is begun if this many times the longest build so far still fits.
 ONE_MORE = 1.2
 # A change must be faster by this share to be taken: less is within the noise of a repeated measurement.
 _WORTH_TAKING = 0.97
@@ -46,7 +46,7 @@ Tree = ScannSearcher | ShardedSearcher
 
 @dataclass(frozen=True)
 class Built:
-    """A tree, or shards, with the fastest effort that meets the target; ``meets`` is False where none does."""
+    """A tree, or shards, with the fastest effort that meets the target; ``meets`` is False if none does."""
 
     searcher: Tree
     point: Measured
@@ -61,7 +61,7 @@ class Built:
 
 
 class Climb:
-    """Varies one property of the tree after the other and keeps what is faster at the target."""
+    """Varies one property of the tree at a time and keeps what is faster at the target."""
 
     def __init__(self, items: Vectors, queries: Queries, settings: IndexSettings, progress: Progress, started: float):
         self._items = items
@@ -74,7 +74,7 @@ class Climb:
         self.points: list[Measured] = []
 
     def given(self) -> Built:
-        """The tree that the settings prescribe, as prescribed."""
+        """The tree as the settings prescribe it."""
         tree = self._settings.tree
         if tree is None:
             raise AssertionError
@@ -87,7 +87,7 @@ class Climb:
         return Built(searcher, point, point.ann_recall_at_100 >= self._goal)
 
     def climb(self) -> Built | None:
-        """The best tree found in time; None where even the best misses the target, which exact search then serves."""
+        """The best tree found in time; None if even the best misses the target, so that exact search must serve."""
         first = first_tree(len(self._items), self._settings)
         best = self._try(first)
         for variants in (_other_code, _other_threshold, _other_leaves, self._other_storage, _other_soar):
@@ -98,7 +98,7 @@ class Climb:
         return best if best.meets else None
 
     def _faster(self, best: Built, tree: TreeSettings) -> Built:
-        """Of the two the faster one; the other is gone when this returns, so that no more than two are ever held."""
+        """The faster of the two; the other is freed when this returns, so that no more than two are ever held."""
         other = self._try(tree)
         return other if _better(other, best) else best
 
@@ -131,7 +131,7 @@ class Climb:
         """A tree with the fastest effort that meets the goal; ``seconds`` were spent on its build.
 
         The fewest leaves that meet it with the deepest reordering are found by bisection (recall rises with them).
-        From there on more leaves are tried, each with the least reordering that meets the goal, until they only cost.
+        From there on more leaves are tried, each with the least reordering that meets the goal, until they cost more.
         """
         steps = _steps_within(searcher.settings.leaves)
         first, closest = self._first_that_meets(searcher, steps, seconds)
@@ -168,7 +168,7 @@ class Climb:
         return low, closest
 
     def _least_reorder(self, searcher: Tree, leaves: int, seconds: float) -> Measured | None:
-        """Bisects the depths: recall rises with them. None where the deepest misses the goal."""
+        """Bisects the depths: recall rises with them. None if the deepest misses the goal."""
         low, high = 0, len(_REORDER_STEPS)
         best: Measured | None = None
         while low < high:
@@ -190,7 +190,7 @@ class Climb:
 
 
 def first_tree(items: int, settings: IndexSettings) -> TreeSettings:
-    """Where the climb begins: about √items leaves, for then searching the centers costs what searching a leaf costs."""
+    """Where the climb begins: with about √items leaves, searching the centers costs as much as searching a leaf."""
     leaves = max(2, round(items**0.5))
     return TreeSettings(
         leaves=leaves,
@@ -226,7 +226,7 @@ def _other_threshold(tree: TreeSettings) -> Iterator[TreeSettings]:
 
 
 def _other_code(tree: TreeSettings) -> Iterator[TreeSettings]:
-    """Twice the code: slower to read, and a fraction of the reordering is enough."""
+    """Twice the code: slower to read, but a fraction of the reordering is enough."""
     yield tree.model_copy(update={"dims_per_block": 1})
 
 
@@ -241,6 +241,6 @@ def _name(point: Measured) -> str:
     soar = f" SOAR {tree.soar_lambda:g}" if tree.soar_lambda is not None else ""
     threshold = "none" if tree.anisotropic_threshold is None else f"{tree.anisotropic_threshold:g}"
     return (
-        f"{tree.leaves} leaves{soar}, T {threshold}, {tree.dims_per_block} dims a code, {tree.reorder_type}, "
+        f"{tree.leaves} leaves{soar}, T {threshold}, {tree.dims_per_block} dims per code, {tree.reorder_type}, "
         f"{tree.leaves_to_search} searched, reorder {tree.reorder}"
     )

@@ -1,8 +1,8 @@
 """Finds the fastest searcher that meets the recall target, by building and measuring.
 
 Reads item vectors and the vectors of held-out users; writes nothing but shards. A small catalogue gets exact search;
-for others ``index.building.tree_search`` looks for the tree. With shards it looks on a sample of a shard's size,
-every shard is built with what it found, and the effort is that which all of them together need.
+for others ``index.building.tree_search`` finds the tree. With shards it searches on a sample of a shard's size; every
+shard is built with the tree found, and the effort is what all of them together need.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from index.search.searcher import SavableSearcher, Vectors
 from index.settings import IndexSettings, TreeSettings
 from pipelines.progress import SILENT, Progress
 
-# A tree takes more than this many vectors a leaf to be trained on; below, exact search is as fast anyway.
+# A tree is trained on more vectors than this; below, exact search is as fast anyway.
 _LEAST_ITEMS_FOR_A_TREE = 1000
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """The searcher that was chosen, and all that was measured."""
+    """The searcher that was chosen, and all measurements."""
 
     searcher: SavableSearcher
     spec: SearcherSpec
@@ -48,9 +48,9 @@ def tune(
         items: ``[items, dim] float32``, finite.
         queries: held-out users to choose by.
         check: other held-out users, on which the chosen one is measured at the end.
-        settings: target, margin, engine, time and what may be varied.
+        settings: target, margin, engine, time limit and what may be varied.
         progress: shows each tree as it is measured.
-        shards: builds the shards of ``items`` where they are to be sharded; None is one tree.
+        shards: builds the shards of ``items``; None means one tree.
 
     Raises:
         ConfigError: the engine asked for is not installed, or the tree or the shards asked for do not fit the
@@ -79,9 +79,9 @@ def tune(
 def _tree_of_a_shard(
     items: Vectors, queries: Queries, settings: IndexSettings, progress: Progress, started: float
 ) -> TreeSettings | None:
-    """What the climb finds on every n-th item of n shards; None where no tree meets the target there.
+    """The tree that the climb finds on every n-th item, for n shards; None if no tree meets the target there.
 
-    Only the settings are returned: the sample and its trees are gone before the shards are built.
+    Only the settings are returned: the sample and its trees are freed before the shards are built.
     """
     sample = np.ascontiguousarray(items[:: settings.shards])
     best = Climb(sample, Queries.of(queries.vectors, sample), settings, progress, started).climb()

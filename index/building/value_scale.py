@@ -22,22 +22,22 @@ from pipelines.contracts.arrays import Float64
 from pipelines.contracts.errors import ConfigError
 from pipelines.contracts.top_k import top_k
 
-# Weights a scale is measured at, and the scales that are tried.
+# The weights at which a scale is measured, and the scales that are tried.
 WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.5)
 SCALES = (0.1, 0.2, 0.3, 0.5)
-# What recall at weight 0 may lose against the same tree without the dimension.
+# How much recall at weight 0 may lose against the same tree without the dimension.
 PLAIN_LOSS = 0.005
 _K = 100
-# Users a scale is measured with: a standard error of the mean recall of about .002.
+# Users per measurement of a scale: the standard error of the mean recall is about .002.
 _MEASURED_QUERIES = 100
 
 
 def add_value(
     bundle: Path, tuned: Tuned, vectors: Vectors, column: pa.ChunkedArray, attribute: str, queries: Vectors
 ) -> SavableSearcher:
-    """Gives a bundle being built its value dimension, and returns the searcher to save.
+    """Adds the value dimension to a bundle being built, and returns the searcher to save.
 
-    With exact search nothing is built: the logarithms alone are written, and vectors of scale 1.
+    With exact search nothing is built: only the logarithms and vectors of scale 1 are written.
 
     Args:
         bundle: the directory being written.
@@ -45,7 +45,7 @@ def add_value(
         vectors: ``[items, dim] float32``.
         column: the attribute's values, in row order.
         attribute: its name.
-        queries: ``[queries, dim] float32`` held-out users' vectors; the first of them are measured with.
+        queries: ``[queries, dim] float32`` vectors of held-out users; the first of them are used for measuring.
 
     Raises:
         ConfigError: the column holds no numbers above 0, or the searcher is sharded.
@@ -83,7 +83,7 @@ def choose_scale(
     scales: Sequence[float] = SCALES,
     threads: int | None = None,
 ) -> ScaledTree:
-    """Builds a tree at each scale and returns the one with the best worst recall over ``WEIGHTS``.
+    """Builds a tree at each scale and returns the one whose worst recall over ``WEIGHTS`` is best.
 
     Only scales that lose at most ``PLAIN_LOSS`` at weight 0 against the plain tree are considered. If all lose more,
     the one that loses least is returned.
@@ -91,7 +91,7 @@ def choose_scale(
     Args:
         vectors: ``[items, dim] float32``.
         log_values: ``[items] float32``.
-        attribute: the value's column, for the record.
+        attribute: the value's column, recorded in the spec.
         tree: what to build.
         queries: ``[queries, dim] float32`` held-out users' vectors.
         scales: what to try.

@@ -1,4 +1,4 @@
-"""What is known of the ads: category, advertiser, price, age, events; in the rows of the features' catalogue.
+"""What is known about the ads: category, advertiser, price, age, events; in the rows of the features' catalogue.
 
 Reads the features' items table; writes nothing.
 """
@@ -24,10 +24,10 @@ Codes = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Columns of the items, None where the data set does not tell.
+    """Columns of the items, None if the data set does not have them.
 
-    category: ``[items]`` text. category_code: ``[items] int32`` place in ``categories``, the last one being "no
-    category". advertiser: ``[items] int32`` place in ``advertisers``, the last one being "no advertiser". price:
+    category: ``[items]`` text. category_code: ``[items] int32`` place in ``categories``, the last one is "no
+    category". advertiser: ``[items] int32`` place in ``advertisers``, the last one is "no advertiser". price:
     ``[items] float64``, NaN where missing. age_days: ``[items] float64`` at the moment of the request, NaN where
     missing. title: ``[items]`` text. train_events: ``[items] float64`` events in the train part.
     """
@@ -47,7 +47,7 @@ class Catalogue:
         """Reads the columns that the settings, or else the schema, name.
 
         Raises:
-            ConfigError: a column that the settings name does not exist or cannot be read as what it is for.
+            ConfigError: a column that the settings name does not exist or has an unsuitable type.
         """
         schema, items = data.schema, data.items
         roles = schema.tables.items
@@ -77,7 +77,7 @@ class _Coded:
 
 
 def _coded(column: pa.Array | None, items: int) -> _Coded:
-    """Places of the values in their order; what is missing gets a place of its own at the end."""
+    """Places of the values in their order; missing values get their own place at the end."""
     if column is None:
         return _Coded(np.zeros(items, np.int32), ("(missing)",))
     text = column.cast(pa.string())

@@ -1,8 +1,8 @@
 """Compares two versions on the same users: ``towerline compare A B``, the release notes of an index.
 
 Reads two bundles (or two versions of a registry) and the features with the held-out events; writes ``compare.json``
-and ``compare.html``. Each difference is paired: the second version's number less the first's, user by user. The
-verdicts are handed in: the gates', as a refresh would give them with the first version live.
+and ``compare.html``. Each difference is paired: the second version's number minus the first's, user by user. The
+verdicts are passed in: those that the gates would give with the first version live.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ COMPARE_HTML = "compare.html"
 _METRICS = ("recall", "ndcg", "mrr", "hit_rate", "value_recall", "debiased_recall")
 _CUTS = (20, 100)
 _MOVERS = 8
-# Single searches timed on each side, turn by turn, so that both see the same machine.
+# Single searches timed per version, alternating, so that both see the same load on the machine.
 _TIMED_SEARCHES = 300
 
 
 class Verdict(Protocol):
-    """What a gate says of a version."""
+    """A gate's verdict on a version."""
 
     @property
     def line(self) -> str:
@@ -94,7 +94,7 @@ def run(
         second: the version after.
         features: the features with the held-out events.
         settings: as for ``evaluate``.
-        judge: gives the verdicts on the second version, with the first one live.
+        judge: returns the verdicts on the second version, with the first one live.
         out: the folder of the report.
         registry: where the versions are; None takes ``first`` and ``second`` as directories.
         progress: shows the users ranked.
@@ -109,7 +109,7 @@ def run(
         check_same_catalogue(sides[0], sides[1])
         before, after = (_side(subject, settings, progress=progress) for subject in sides)
         compared = compare_sides(before, after, settings)
-        # The gates ask a version about the features it was built from; of another catalogue's they can say nothing.
+        # The gates query a version for the features it was built from; they cannot judge it on another catalogue's.
         ours = after.bundle.vocabulary.item_ids.equals(data.item_ids)
         verdicts = judge(after.bundle, before.bundle) if ours else ()
         lines = [verdict.line for verdict in verdicts] or [
@@ -137,7 +137,7 @@ def _side(subject: Subject, settings: EvaluationSettings, *, progress: Progress)
 
 
 def check_same_catalogue(first: Subject, second: Subject) -> None:
-    """Refuses two versions without a common item.
+    """Checks that two versions have an item in common.
 
     Raises:
         SchemaError: they are of different catalogues.
@@ -151,7 +151,7 @@ def check_same_catalogue(first: Subject, second: Subject) -> None:
 
 
 def compare_sides(before: RankedVersion, after: RankedVersion, settings: EvaluationSettings) -> Comparison:
-    """Measures all sections but the verdicts."""
+    """Measures all sections except the verdicts."""
     data = before.subject.data
     catalogue = Catalogue.of(data, settings)
     k = settings.waterfall_k
@@ -211,7 +211,7 @@ def _figures(difference: Difference) -> dict[str, Any]:
 def slice_differences(
     first: Int32, second: Int32, data: EvaluationData, catalogue: Catalogue, settings: EvaluationSettings
 ) -> list[SliceDifference]:
-    """Paired differences of recall by slice; a paired t-test each, corrected together; few users: never different."""
+    """Paired differences of recall by slice, with t-tests corrected together; small slices are never tested."""
     truth, k = data.held_out.truth, settings.waterfall_k
     found = [TruthHits.of(ranked, truth, k) for ranked in (first, second)]
     lines: list[dict[str, Any]] = []
@@ -238,7 +238,7 @@ def slice_differences(
 
 
 def churn(first: Int32, second: Int32, settings: EvaluationSettings) -> Mean:
-    """Share of each user's top k of the second version that the first did not have there."""
+    """Share of each user's top k in the second version that is not in that of the first."""
     changed = np.full(len(first), np.nan)
     for user, (old, new) in enumerate(zip(first, second, strict=True)):
         shown = new[new >= 0]
@@ -253,9 +253,9 @@ def movers(shown: list[Int32], group: Int32 | None, names: tuple[str, ...], k: i
 
     Args:
         shown: ``[users, depth] int32`` of both versions.
-        group: ``[items] int32`` place in ``names``; None where the data set does not tell.
+        group: ``[items] int32`` place in ``names``; None if the data set has no such column.
         names: of the groups.
-        k: how many places of a ranking are exposures.
+        k: number of places of a ranking that count as exposures.
     """
     if group is None:
         return []
@@ -279,7 +279,7 @@ def movers(shown: list[Int32], group: Int32 | None, names: tuple[str, ...], k: i
 
 
 def compared_version(subject: Subject) -> ComparedVersion:
-    """What a version is, and what it weighs."""
+    """A version's facts and size."""
     bundle = subject.bundle
     return ComparedVersion(
         dataset=subject.data.schema.dataset.name,
@@ -295,7 +295,7 @@ def compared_version(subject: Subject) -> ComparedVersion:
 
 
 def time_searches(before: RankedVersion, after: RankedVersion) -> dict[str, Latency]:
-    """Median and p99 of one search for the top 100, microseconds, both sides taking turns in one thread."""
+    """Median and p99 of one search for the top 100, microseconds, both versions alternating in one thread."""
     times: tuple[list[float], list[float]] = ([], [])
     queries = [side.subject.user_vectors[:_TIMED_SEARCHES] for side in (before, after)]
     for place in range(min(len(part) for part in queries)):

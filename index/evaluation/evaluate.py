@@ -53,7 +53,7 @@ def evaluate(
         features: the features with the held-out events.
         settings: cut-offs, baselines, slices.
         out: the folder of the report.
-        version: of a registry: another one than CURRENT.
+        version: a version of the registry to use instead of CURRENT.
         previous: the bundle of the version before, for trends.
         progress: shows the users ranked and the baselines measured.
 
@@ -125,7 +125,7 @@ def make_report(
 def current_report(
     bundle: Path | str, features: Path, settings: EvaluationSettings, out: Path, *, progress: Progress = SILENT
 ) -> EvaluationReport:
-    """The report of a bundle or a registry's live version: the one below ``out`` if it is still true, else a new one.
+    """The report of a bundle or a registry's live version: the one below ``out`` if it is still valid, else a new one.
 
     Raises:
         ArtifactError, SchemaError, ConfigError: as ``evaluate``.
@@ -143,14 +143,14 @@ def current_report(
 
 
 def bundle_version(bundle: Path | str) -> str:
-    """Name of a registry's live version; a bundle's own is its fingerprint."""
+    """Name of a registry's live version; for a bundle, its fingerprint."""
     if (Path(bundle) / MANIFEST_FILE).is_file():
         return open_artifact(Path(bundle), kind="bundle", verify=False).manifest.fingerprint
     return Registry(bundle).current()
 
 
 def version_before(bundle: Path | str, version: str) -> Bundle | None:
-    """The bundle published before a registry's version; None for a bundle, and where there is no earlier one."""
+    """The bundle published before a registry's version; None for a bundle, or if there is no earlier one."""
     if (Path(bundle) / MANIFEST_FILE).is_file():
         return None
     registry = Registry(bundle)
@@ -159,7 +159,7 @@ def version_before(bundle: Path | str, version: str) -> Bundle | None:
 
 
 def examples(subject: Subject, rankings: Rankings, users: int = 3, k: int = 10) -> list[Example]:
-    """The first answers as they are: what ``retrieve_by_id`` gives for the same user."""
+    """The first answers unchanged: what ``retrieve_by_id`` returns for the same user."""
     user_ids = subject.users["user_id"].slice(0, users).to_pylist()
     rows = (answer[answer >= 0][:k] for answer in rankings.served)
     return [
@@ -176,7 +176,7 @@ def measured(data: EvaluationData, rankings: Rankings, settings: EvaluationSetti
 def measure_baselines(
     data: EvaluationData, settings: EvaluationSettings, *, progress: Progress = SILENT
 ) -> dict[str, QualityPart]:
-    """Every baseline's measures by its name."""
+    """The measures of every baseline, by name."""
     measures: dict[str, QualityPart] = {}
     with progress.bar(len(settings.baselines), "baselines", "baselines") as bar:
         for name in settings.baselines:

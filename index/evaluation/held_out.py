@@ -14,11 +14,11 @@ TEST = SPLITS.index("test")
 
 
 def held_out(users: UserRecords, schema: DatasetSchema, max_users: int | None = None, seed: int = 17) -> HeldOut:
-    """What is held out in the test part, of the users with anything held out there.
+    """The held-out events of the test part, for the users who have any.
 
     Args:
         users: all users of the features.
-        schema: names the actions; those of weight 0 are no truth.
+        schema: names the actions; those of weight 0 do not count as truth.
         max_users: a stable sample of at most this many users.
         seed: of that sample.
 

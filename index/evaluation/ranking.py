@@ -1,7 +1,7 @@
 """Rankings of the held-out users by a bundle: what the retriever returns for them, in the catalogue of the features.
 
-Reads a bundle through ``Retriever``; writes nothing. The records are those of ``index.inference.user_records``, the
-ones that ``retrieve_by_id`` reads out of the bundle, so that the report ranks what ``towerline retrieve`` shows.
+Reads a bundle through ``Retriever``. The records are those of ``index.inference.user_records``, which
+``retrieve_by_id`` reads from the bundle, so that the report ranks what ``towerline retrieve`` shows.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from pipelines.progress import SILENT, Progress
 from pipelines.sequences.held_out import HeldOut
 from pipelines.sequences.item_sets import ItemSets
 
-# Users answered at once: bounds the memory of their records and of the searcher's scores.
+# Number of users answered at once: bounds the memory of their records and of the searcher's scores.
 _USERS_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
 class Rankings:
-    """Rows for each held-out user, best first, -1 where a ranking has ended.
+    """Rows for each held-out user, best first, -1 after the end of a ranking.
 
-    served: ``[users, k] int32``, the answer as it is. novel: the answer without what the user has met, as long.
+    served: ``[users, k] int32``, the answer as it is. novel: the answer without items the user interacted with, of the
+    same length.
     """
 
     served: Int32
@@ -39,8 +40,8 @@ class Rankings:
 def rank(subject: Subject, k: int, *, progress: Progress = SILENT) -> Rankings:
     """Ranks all held-out users.
 
-    The novel ranking is the same search looked at more deeply, with what the user met taken out: as deep as the
-    longest past in its block asks for.
+    The novel ranking is the same search to a larger depth, with the items the user interacted with removed; the depth
+    covers the longest past in a block.
 
     Args:
         subject: the version that answers, and the users.
@@ -50,7 +51,7 @@ def rank(subject: Subject, k: int, *, progress: Progress = SILENT) -> Rankings:
     held_out = subject.data.held_out
     served = np.full((held_out.num_users, k), -1, np.int32)
     novel = served.copy()
-    # Users with pasts of a length together: a block is searched as deeply as its longest past needs.
+    # Users with pasts of similar length go together: a block is searched as deeply as its longest past needs.
     order = np.argsort(held_out.seen.counts, kind="stable")
     with progress.bar(held_out.num_users, "rank", "users") as bar:
         for block in blocks(held_out.num_users):
@@ -65,10 +66,10 @@ def rank(subject: Subject, k: int, *, progress: Progress = SILENT) -> Rankings:
 
 
 def _deeper(subject: Subject, records: list[dict[str, Any]], answers: list[Candidates], k: int) -> Int32:
-    """``[records, k] int32``: the answers, gone on with to a larger k.
+    """``[records, k] int32``: the answers, extended to a larger k.
 
-    Exact search that is asked for thousands of rows takes the way that is made for many users; what it finds is the
-    same where all that the retriever mixes in is the user's own items, which are taken out of it again.
+    Exact search for thousands of rows uses the implementation for many users. Its results are the same if the retriever
+    only blends in the user's own items, because those are removed again.
     """
     mixed = any(answer.cold_start == "popularity" or NEW_ITEMS in answer.sources for answer in answers)
     if subject.bundle.spec.engine != "exact" or mixed:
@@ -79,16 +80,16 @@ def _deeper(subject: Subject, records: list[dict[str, Any]], answers: list[Candi
 
 
 def blocks(users: int) -> Iterator[Int64]:
-    """Places of users, block by block."""
+    """Places of users, in blocks."""
     for start in range(0, users, _USERS_AT_ONCE):
         yield np.arange(start, min(start + _USERS_AT_ONCE, users), dtype=np.int64)
 
 
 def novel_truth(held_out: HeldOut) -> ItemSets:
-    """The truth without what the user had met."""
+    """The truth without items the user had interacted with."""
     return held_out.truth.where(~held_out.truth.within(held_out.seen))
 
 
 def repeated_truth(held_out: HeldOut) -> ItemSets:
-    """The part of the truth that the user had met."""
+    """The truth among items the user had interacted with."""
     return held_out.truth.where(held_out.truth.within(held_out.seen))

@@ -1,4 +1,4 @@
-"""What an evaluation and a comparison report: ``report.json`` and ``compare.json`` as models."""
+"""The results of an evaluation and of a comparison: ``report.json`` and ``compare.json`` as models."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Counts(Part):
 
 
 class Example(Part):
-    """The first candidates of one user, as the retriever gives them."""
+    """The first candidates of one user, as the retriever returns them."""
 
     user_id: Any
     item_ids: list[Any]
@@ -39,7 +39,7 @@ class EvaluationReport(QualityPart):
     """``report.json``: one version, with the baselines ranked for the same users.
 
     features: fingerprint of the features. settings: those of ``[evaluation]``. baselines: by name. lorenz: points of
-    the curves by name. Sections that the version has nothing for are None.
+    the curves, by name. Sections that do not apply to the version are None.
     """
 
     dataset: str
@@ -84,9 +84,9 @@ class CommonItems(Part):
 
 
 class PairedDifference(Part):
-    """The second version's mean less the first's, user by user.
+    """The second version's mean minus the first's, user by user.
 
-    relative: to the first, None where that is 0. verdict: "better", "worse" or "same"; of a slice also "small" (too
+    relative: to the first, None if that is 0. verdict: "better", "worse" or "same"; of a slice also "small" (too
     few users) and "empty".
     """
 
@@ -100,7 +100,7 @@ class PairedDifference(Part):
 
 
 class MetricDifference(PairedDifference):
-    """Of one metric over a part of the truth (all, novel, repeat) at one cut-off."""
+    """The difference of one metric on a part of the truth (all, novel, repeat) at one cut-off."""
 
     metric: str
     part: str
@@ -108,7 +108,7 @@ class MetricDifference(PairedDifference):
 
 
 class SliceDifference(PairedDifference):
-    """Of recall in one slice. p_adjusted: corrected for all slices, None where the slice was not tested."""
+    """The difference of recall in one slice. p_adjusted: corrected for all slices, None if it was not tested."""
 
     side: str
     name: str
@@ -134,7 +134,7 @@ class Latency(Part):
 
 
 class Comparison(Part):
-    """``compare.json``: two versions on the same users. churn: share of a user's top k that the first did not have."""
+    """``compare.json``: two versions on the same users. churn: share of a user's top k that is not in the first's."""
 
     dataset: str
     first: ComparedVersion

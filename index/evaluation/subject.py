@@ -1,6 +1,6 @@
-"""What is evaluated: one version and the held-out users, opened together and checked to belong together.
+"""What is evaluated: one version and the held-out users, opened together and checked to match.
 
-Reads a bundle (or a registry's version) and a features artifact; writes nothing.
+Reads a bundle (or a registry's version) and a features artifact.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SCHEMA_FILE = "schema.json"
 
 @dataclass(frozen=True)
 class EvaluationData:
-    """What a version is evaluated on: the users of the features, what is held out of some of them, the catalogue.
+    """What a version is evaluated on: the users of the features, their held-out events, the catalogue.
 
     items: the features' items table; item_ids: its ids in row order. fingerprint: of the features.
     """
@@ -76,18 +76,18 @@ class EvaluationData:
 
     @property
     def users_without_truth(self) -> int:
-        """Number of users that nothing is held out of."""
+        """Number of users without held-out events."""
         return self.users.num_users - len(users_with_truth(self.users, self.schema))
 
     @functools.cached_property
     def truth_by_action(self) -> dict[str, ItemSets]:
-        """The truth of the held-out users by the name of the action."""
+        """The truth of the held-out users, by name of the action."""
         weights = self.schema.action_weights
         sets = truth_by_action(self.users.events, TEST, weights, self.held_out.users)
         return dict(zip(self.schema.action_names, sets, strict=True))
 
     def rows_of(self, item_ids: pa.Array) -> Int32:
-        """``[n] int32``: the row of each id in the features' catalogue, -1 where that has no such item."""
+        """``[n] int32``: the row of each id in the features' catalogue, -1 if it has no such item."""
         return self._places.places(item_ids)
 
     @functools.cached_property
@@ -96,7 +96,7 @@ class EvaluationData:
 
     @functools.cached_property
     def past(self) -> EventLists:
-        """Every event before the test part, of all users and not of the evaluated ones alone."""
+        """Every event before the test part, of all users, not only the evaluated ones."""
         return self.users.events.before(TEST)
 
     @functools.cached_property
@@ -107,7 +107,7 @@ class EvaluationData:
 
 @dataclass(frozen=True)
 class Searches:
-    """Those of some answers that came from a search. searched: ``[answers] bool``; vectors: ``[searched, dim]``."""
+    """The answers that came from a search. searched: ``[answers] bool``; vectors: ``[searched, dim]``."""
 
     searched: Bools
     vectors: Vectors
@@ -117,7 +117,7 @@ class Searches:
 class Subject:
     """A version to be evaluated on the held-out users.
 
-    to_feature_row: ``[items of the version] int32`` row of each in the features' catalogue, -1 where that has none.
+    to_feature_row: ``[items of the version] int32`` row of each in the features' catalogue, -1 if it has none.
     """
 
     data: EvaluationData
@@ -153,7 +153,7 @@ class Subject:
 
     @functools.cached_property
     def users(self) -> pa.Table:
-        """Held-out users as ``retrieve_by_id`` has them: features, history, moment of the request."""
+        """Held-out users as ``retrieve_by_id`` reads them: features, history, moment of the request."""
         return self.data.users.table(self.data.held_out.users, self.bundle.schema, self.data.item_ids)
 
     def records(self, places: Int64) -> list[dict[str, Any]]:
@@ -161,14 +161,14 @@ class Subject:
         return records_of(self.users.take(pa.array(places)))
 
     def answers(self, records: list[dict[str, Any]], k: int, **rules: Any) -> list[Candidates]:
-        """The retriever's answers, with rules as ``Retriever.retrieve`` takes them."""
+        """The retriever's answers; rules as in ``Retriever.retrieve``."""
         if not rules:
             return self.retriever.retrieve_batch(records, k)
         return [self.retriever.retrieve(record, k, **rules) for record in records]
 
     def rows_of_answers(self, answers: list[Candidates], k: int) -> Int32:
         """``[answers, k] int32`` rows in the features' catalogue; -1 for an item that the features do not have, and
-        where an answer has ended."""
+        after the end of an answer."""
         rows = np.full((len(answers), k), -1, np.int32)
         lengths = np.array([len(answer) for answer in answers], np.int64)
         ids = [answer.item_ids for answer in answers]
@@ -183,7 +183,7 @@ class Subject:
         return Searches(searched, stacked.astype(np.float32))
 
     def with_searched(self, answers: list[Candidates], searched: Bools, found: Neighbors) -> Int32:
-        """``[answers, k] int32``: the answers' rows, those that were searched replaced by ``found``."""
+        """``[answers, k] int32``: the answers' rows, with those that were searched replaced by ``found``."""
         k = answers[0].k
         rows = self.rows_of_answers(answers, k)
         padded = np.append(self.to_feature_row, np.int32(-1))[found.rows]

@@ -1,1 +1,1 @@
-"""Gates that decide, and the publication that moves CURRENT."""
+"""The gates, and the publication that moves CURRENT."""

@@ -1,7 +1,7 @@
-"""The gates: what a bundle must satisfy before it goes live, each with a threshold, a figure and a verdict.
+"""The gates: conditions that a bundle must meet to go live, each with a threshold, a figure and a verdict.
 
-Reads the new bundle, the live one and the features; writes nothing. A verdict names the stage at fault, so that
-whoever is paged knows where to look.
+Reads the new bundle, the live one and the features. A verdict names the stage at fault, so that the person on call
+knows where to look.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Outcome = Literal["passed", "failed", "skipped"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a gate found. ``stage``: the one at fault where it failed."""
+    """A gate's result. ``stage``: the stage at fault if it failed."""
 
     gate: str
     outcome: Outcome
@@ -63,7 +63,7 @@ def _formatted(figure: float) -> str:
 
 @dataclass(frozen=True)
 class _Case:
-    """All that the gates look at. ``live`` and its answers are None where nothing is live or it cannot be asked."""
+    """Everything the gates look at. ``live`` and its answers are None if nothing is live or it cannot be queried."""
 
     bundle: Bundle
     answers: Answers
@@ -75,11 +75,11 @@ class _Case:
 
 
 def judge(bundle: Bundle, live: Bundle | None, features: Path, settings: GatesSettings) -> tuple[Verdict, ...]:
-    """Asks every gate that is not switched off.
+    """Runs every gate that is not switched off.
 
     Args:
         bundle: the new one.
-        live: the live one, None where nothing is live.
+        live: the live one; None if nothing is live.
         features: those the new bundle was built from.
         settings: thresholds.
     """
@@ -207,7 +207,7 @@ def _norms(case: _Case) -> Verdict | None:
     if wrong:
         return Verdict("vector lengths", "failed", float(wrong), 0.0, "embed", f"{wrong} vectors with NaN or infinity")
     if case.live is None or case.live.space != case.bundle.space:
-        # Lengths of two spaces have no common measure; that they are finite is all that can be asked.
+        # Lengths in two spaces cannot be compared; only finiteness can be checked.
         detail = f"all finite, mean {norms.mean():.3g}, no live version of the same space"
         return Verdict("vector lengths", "passed", None, threshold, "embed", detail)
     before = float(np.linalg.norm(case.live.vectors, axis=1).mean())

@@ -1,4 +1,4 @@
-"""The panel: a fixed set of users with held-out events, asked of a new bundle and of the live one alike.
+"""The panel: a fixed set of users with held-out events, for whom a new bundle and the live one are both queried.
 
 Reads features and bundles; writes nothing. Answers are rows of the new bundle's catalogue, so that two
 versions can be compared.
@@ -20,7 +20,7 @@ from pipelines.contracts.arrays import Int64
 from pipelines.contracts.schema import SPLITS
 from pipelines.sequences.held_out import held_out_events
 
-# The panel's own seed: the same users night after night, others than the tuner's.
+# The panel's own seed: the same users every night, different from the tuner's.
 _SEED = 1789
 K = 100
 TEST = SPLITS.index("test")
@@ -41,12 +41,12 @@ class Panel:
 
     @classmethod
     def of(cls, users: UserRecords, bundle: Bundle, size: int) -> Panel:
-        """Chooses users by a stable hash: first of those with held-out events, then of the others.
+        """Chooses users by a stable hash: first those with held-out events, then others.
 
         Args:
             users: of the features the bundle was built from.
             bundle: names schema and catalogue.
-            size: number of users; fewer where there are fewer.
+            size: number of users; fewer if there are not enough.
         """
         truth = held_out_events(users.events, TEST, bundle.schema.action_weights)
         chosen = users.sample(size, _SEED, np.flatnonzero(truth.counts).astype(np.int64))
@@ -58,10 +58,10 @@ class Panel:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a bundle answers to the panel.
+    """A bundle's answers for the panel.
 
     vectors: ``[panel, dim] float32``. found, exact: ``[panel, k] int32`` rows of its own catalogue, by its searcher and
-    by exact search. latencies_us: ``[timed] float64``, one search for each user that was timed, the fastest of three.
+    by exact search. latencies_us: ``[timed] float64``, one search per user that was timed, the fastest of three.
     """
 
     vectors: Vectors
@@ -71,7 +71,7 @@ class Answers:
 
     @classmethod
     def of(cls, bundle: Bundle, panel: Panel) -> Answers:
-        """Asks the bundle.
+        """Queries the bundle.
 
         Raises:
             SchemaError: the bundle's tower cannot read the records.
@@ -100,6 +100,6 @@ def _search_us(bundle: Bundle, vector: Vectors, k: int) -> float:
 
 
 def in_catalogue_of(bundle: Bundle, rows: Rows, other: Bundle) -> Rows:
-    """``rows`` of ``other``'s catalogue as rows of ``bundle``'s; -1 where it does not have the item."""
+    """``rows`` of ``other``'s catalogue as rows of ``bundle``'s; -1 if it does not have the item."""
     places = bundle.vocabulary.item_rows(other.vocabulary.item_ids)
     return np.where(rows < 0, -1, places[rows]).astype(np.int32)

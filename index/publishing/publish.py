@@ -1,7 +1,7 @@
 """Publishes a bundle if the gates let it: ``towerline publish``.
 
 Reads a staged bundle, the features it was built from and the registry; writes a version and moves CURRENT, or changes
-nothing. The verdicts, and the reason where a failed gate was overruled, go into the published manifest.
+nothing. The verdicts, and the reason if a failed gate was overruled, go into the published manifest.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pipelines.progress import SILENT, Progress
 
 @dataclass(frozen=True)
 class Publication:
-    """What came of it. ``version`` is None after a dry run."""
+    """The outcome. ``version`` is None after a dry run."""
 
     version: str | None
     verdicts: tuple[Verdict, ...]
@@ -30,7 +30,7 @@ class Publication:
 
     @property
     def failed(self) -> tuple[Verdict, ...]:
-        """The verdicts against it."""
+        """The verdicts that failed."""
         return tuple(verdict for verdict in self.verdicts if verdict.outcome == "failed")
 
 
@@ -39,8 +39,8 @@ class Options:
     """How to publish.
 
     dry_run: let the gates decide, publish nothing. force_reason: publish against failed gates, and say why.
-    keep: versions that stay; None is all. since: ISO time; deltas of the live version from then on are brought over;
-    None is when the features were written.
+    keep: number of versions to keep; None keeps all. since: ISO time; the live version's deltas from then on are
+    copied; None means the time the features were written.
     """
 
     dry_run: bool = False
@@ -58,11 +58,11 @@ def run(
     *,
     progress: Progress = SILENT,
 ) -> Publication:
-    """Asks the gates and publishes.
+    """Runs the gates and publishes.
 
     Args:
         bundle: the staged bundle.
-        features: those it was built from: the panel's users and held-out events come from them.
+        features: those it was built from; the panel's users and held-out events come from them.
         registry: a folder or an fsspec URL.
         gates: thresholds.
         options: dry run, force, retention.
@@ -106,7 +106,7 @@ def _bring_over(registry: Registry, target: str, since: str | None) -> None:
 
 
 def rollback(registry: str | Path, version: str | None = None) -> str:
-    """Makes an older version live; pauses, and changes made to the version that is left, come along.
+    """Makes an older version live; pauses and later changes of the version that was live are copied to it.
 
     Args:
         registry: a folder or an fsspec URL.
@@ -135,5 +135,5 @@ def _refusal(failed: list[Verdict], registry: Registry) -> str:
     live = registry.current_or_none() or "nothing"
     return (
         f"{len(failed)} gate(s) failed, at fault: {stages}. {live} stays live.\n{lines}\n"
-        "Mend the stage, change the threshold in [gates], or publish with --force REASON."
+        "Fix the stage, change the threshold in [gates], or publish with --force REASON."
     )

@@ -1,6 +1,6 @@
-"""One call answered by one version: record or vector in, candidates out.
+"""Answers one call from one version: record or vector in, candidates out.
 
-Nothing here outlives the call: whoever holds the version may swap it meanwhile.
+Nothing here outlives the call: the holder of the version may swap it meanwhile.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def answer(
     cold: ColdStart | None = None,
     request: Request | None = None,
 ) -> Candidates:
-    """Answers a vector, or popularity where there is none, under rules."""
+    """Answers a vector, or by popularity if there is none, under rules."""
     read = read_rules(live, rules)
     own = _own(live, k, read, request) if query is not None and request is not None else _NO_ROWS
     new = _new(live, query, k, read)
@@ -91,7 +91,7 @@ def answer(
 
 
 def _own(live: ServingVersion, k: int, read: ReadRules, request: Request) -> Rows:
-    """The user's own items that the rules allow, as many as have places."""
+    """The user's own items that the rules allow, as many as the source has places."""
     places = places_of(k, live.settings.own_items_share)
     if places == 0 or len(request.all_rows) == 0:
         return _NO_ROWS
@@ -99,7 +99,7 @@ def _own(live: ServingVersion, k: int, read: ReadRules, request: Request) -> Row
 
 
 def _new(live: ServingVersion, query: Vectors | None, k: int, read: ReadRules) -> Selected:
-    """The new ads that are best for the user under the rules, as many as have places."""
+    """The best new ads for the user under the rules, as many as the source has places."""
     if query is None or read.new is None:
         return _NOTHING
     return select(
@@ -110,7 +110,7 @@ def _new(live: ServingVersion, query: Vectors | None, k: int, read: ReadRules) -
 def _blended(
     live: ServingVersion, k: int, read: ReadRules, own: Neighbors, new: Neighbors, tower: Neighbors
 ) -> tuple[Neighbors, npt.NDArray[np.str_]]:
-    """All sources' candidates in one order; the limits hold for them together."""
+    """The candidates of all sources in one order; limits apply to them together."""
     settings = live.settings
     shares = (settings.own_items_share, settings.new_items_share)
     parts = (own, new, tower)
@@ -136,7 +136,7 @@ def _scored(live: ServingVersion, query: Vectors, rows: Rows, utility: Utility |
 
 
 def cold_start(live: ServingVersion, request: Request, record: Mapping[str, Any]) -> ColdStart | None:
-    """Whether anything is known of the user: None where a history or a learned id is."""
+    """What kind of cold start this is; None if the user's history or learned id is known."""
     if len(request.rows):
         return None
     known = live.tower.knows(request, record)

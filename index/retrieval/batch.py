@@ -1,6 +1,6 @@
-"""Many records answered by one version: while one part is searched, the next is embedded.
+"""Answers many records from one version: while one part is searched, the next is embedded.
 
-Embedding holds the interpreter's lock and searching does not, so that two cores are busy.
+Embedding holds the interpreter's lock and searching does not, so this keeps two cores busy.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from index.retrieval.live.version import ServingVersion
 from index.search.searcher import Neighbors, Vectors
 from pipelines.contracts.errors import SchemaError
 
-# Records of a part: searched in about 10 ms by two cores; small against a batch, large against a thread's hand-over.
+# Records per part: two cores search them in about 10 ms; small next to a batch, large next to a thread switch.
 PART = 256
 
 

@@ -1,4 +1,4 @@
-"""What the retriever answers: the candidates, how they were found, and what is known of the answer."""
+"""What the retriever returns: the candidates, and how they were found."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _SOURCE_DTYPE = np.dtype("<U10")
 
 @dataclass(frozen=True, slots=True)
 class ItemExplanation:
-    """What became of one item in one call.
+    """What happened to one item in one call.
 
-    score: what it was ranked by. leaf: of the tree; None with exact search. rank: its place among all items by exact
-    search, 1 is the best; eligible_rank: among those that ``where`` and ``exclude`` leave, None where they remove it.
-    place: in the answer, 1 is the first; None where it did not come back. removed_by: the rule that removed it
-    ("where ...", "exclude", "max_per ..."), "rank" where k better ones came first, "diversity", "blending" where
-    the places went to other sources, or "search" where exact search would have returned it; None where it came back.
+    score: what it was ranked by. leaf: its leaf of the tree; None with exact search. rank: among all items by exact
+    search, 1 is the best; eligible_rank: its rank among those that ``where`` and ``exclude`` allow, None if they
+    remove it. place: its place in the answer, 1 is the first; None if it was not returned. removed_by: the rule
+    that removed it ("where ...", "exclude", "max_per ..."), "rank" if k better ones came first, "diversity", "blending"
+    if the places went to other sources, or "search" if exact search would have returned it; None if it was returned.
     """
 
     item_id: Any
@@ -41,10 +41,10 @@ class ItemExplanation:
 
 
 class Explanation(Protocol):
-    """Answers why an item was returned, or was not, in one call."""
+    """Explains why an item was returned or not, in one call."""
 
     def of(self, item_id: Any) -> ItemExplanation:
-        """What became of an item.
+        """Explains what happened to an item.
 
         Raises:
             SchemaError: the version has no such item.
@@ -57,10 +57,10 @@ class Candidates:
 
     item_ids: ``[n]`` int64, or text as objects. scores: ``[n] float32``; with ``value_weight`` the utility.
     rows: ``[n] int32``, the items' places in this version. sources: ``[n]`` text: "towers", "own items",
-    "new items" or "popularity". version: the bundle that answered; space: of its vectors. fill: n / k.
-    cold_start: None where the user's history or id was known; "profile" where only features were; "popularity" where
-    nothing was, and then scores are log1p of the items' train events. unknown_history: history ids that the catalogue
-    does not have. explanation: with ``explain=True``.
+    "new items" or "popularity". version: the version that answered; space: its vector space. fill: n / k.
+    cold_start: None if the user's history or id was known; "profile" if only features were known; "popularity" if
+    nothing was, and then scores are log1p of the items' train events. unknown_history: history ids that are not in the
+    catalogue. explanation: set with ``explain=True``.
     """
 
     item_ids: npt.NDArray[Any]
@@ -77,7 +77,7 @@ class Candidates:
 
     @property
     def fill(self) -> float:
-        """Candidates found, as a share of those asked for."""
+        """Candidates found, as a share of k."""
         return len(self.rows) / self.k
 
     def __len__(self) -> int:
@@ -85,7 +85,7 @@ class Candidates:
 
 
 class SourceLabels:
-    """Arrays of one repeated source, handed out without making a new one each time. Read-only."""
+    """Read-only arrays of one repeated source, cached so that none is made per call."""
 
     def __init__(self) -> None:
         self._labels: dict[str, npt.NDArray[np.str_]] = {}

@@ -1,6 +1,6 @@
 """Why an item was returned, or was not: its score, leaf, rank by exact search, and the rule that removed it.
 
-Made with ``explain=True``; the work is done when an item is asked about.
+Created with ``explain=True``; the work is done when an item is asked about.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pipelines.contracts.top_k import top_k
 
 @dataclass(frozen=True)
 class Explanation:
-    """One call, kept for questions. It keeps its version in memory as long as it lives."""
+    """One call, kept to be explained. It keeps its version in memory as long as it exists."""
 
     live: ServingVersion
     query: Vectors | None
@@ -48,7 +48,7 @@ class Explanation:
         return order[np.isin(order, self.read.excluded, invert=True)]
 
     def of(self, item_id: Any) -> ItemExplanation:
-        """What became of an item.
+        """Explains what happened to an item.
 
         Raises:
             SchemaError: the version has no such item.

@@ -1,6 +1,6 @@
 """The retriever's metrics, for Prometheus: latency by plan, fill, errors, version, age, swaps.
 
-A retriever has one of its own unless it is given one, so that two in a process do not collide.
+Each retriever has its own Prometheus registry unless it is given one, so that two in one process do not collide.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from index.retrieval.candidates import Candidates
 
-# Seconds: from an unfiltered search of a small catalogue to a swap that went wrong.
+# Seconds: from an unfiltered search of a small catalogue to a call during a failed swap.
 _LATENCY_BUCKETS = (5e-5, 1e-4, 1.5e-4, 2e-4, 3e-4, 4e-4, 6e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.5)
 _METHODS = ("search", "fetch", "leaves", "exact", "popularity", "empty")
 
@@ -64,7 +64,7 @@ class RetrieverMetrics:
         self._errors.inc()
 
     def went_live(self, version: str, now: float, *, swapped: bool) -> None:
-        """Notes the live version. ``now``: seconds since the epoch."""
+        """Records the live version. ``now``: seconds since the epoch."""
         self._version.clear()
         self._version.labels(version).set(1)
         self._opened.set(now)

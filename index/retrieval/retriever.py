@@ -1,6 +1,6 @@
-"""The retriever: a raw user record to the ads that may be shown, in a fraction of a millisecond.
+"""The retriever: finds the ads to show for a raw user record, in a fraction of a millisecond.
 
-Reads a registry or a bundle; writes nothing. Imports neither TensorFlow nor Beam. One object serves many threads.
+Reads a registry or a bundle. Imports neither TensorFlow nor Beam. One object serves many threads.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Retriever:
     """Answers from one version at a time. Safe to call from many threads."""
 
     def __init__(self, source: Source, live: ServingVersion, metrics: RetrieverMetrics) -> None:
-        """Takes an opened version; ``open`` is how one is made."""
+        """Takes an opened version; use ``open`` to make a retriever."""
         self._source = source
         self._live = live
         self._follower = self._followed(live)
@@ -64,11 +64,11 @@ class Retriever:
 
         Args:
             path: a registry (a folder or an fsspec URL) or a bundle's directory.
-            version: of a registry: another one than CURRENT.
+            version: a version of the registry to use instead of CURRENT.
             verify: compare all checksums before anything is used.
-            settings: None is what the bundle was built with, or the defaults.
-            metrics: the Prometheus registry to count in; None makes one (``retriever.metrics.registry``).
-            clock: seconds since the epoch, for records that do not tell their time.
+            settings: None takes those the bundle was built with, or the defaults.
+            metrics: the Prometheus registry to use; None creates one (``retriever.metrics.registry``).
+            clock: seconds since the epoch, for records without a time.
 
         Raises:
             ArtifactError: there is no such registry, version or bundle, or it is damaged.
@@ -83,7 +83,7 @@ class Retriever:
 
     @property
     def space(self) -> str:
-        """Names the vector space of the version that answers now."""
+        """Name of the vector space of the version that answers now."""
         return self._live.space
 
     @property
@@ -103,7 +103,7 @@ class Retriever:
 
     @property
     def last_error(self) -> Exception | None:
-        """Why the watcher's latest attempt to move failed; None where it did not."""
+        """Why the watcher's latest attempt to move failed; None if it did not."""
         return None if self._watcher is None else self._watcher.last_error
 
     def embed(self, record: Mapping[str, Any]) -> Vectors:
@@ -132,12 +132,12 @@ class Retriever:
         Args:
             record: ``history`` (item ids, oldest first), ``history_time``, ``history_action``, ``time``, ``user_id``,
                 and the schema's user features by column.
-            k: how many; more than may be shown gives all that may.
+            k: how many; if fewer may be shown, all of those are returned.
             where: only items that pass; see ``index.rules.where``.
-            exclude: item ids that must not come back; unknown ones are ignored.
-            max_per: at most so many of each value of an attribute, ``{"advertiser_id": 2}``.
+            exclude: item ids that must not be returned; unknown ones are ignored.
+            max_per: maximum number of items per value of an attribute, ``{"advertiser_id": 2}``.
             value_weight: rank by score + value_weight · log value.
-            diversity: 0 ranks by score alone, 1 by difference from what stands before alone.
+            diversity: 0 ranks by score alone, 1 by difference from the items before alone.
             explain: keep what ``candidates.explanation.of(item_id)`` needs.
 
         Raises:
@@ -145,7 +145,7 @@ class Retriever:
         """
         started = time.perf_counter()
         try:
-            # The defaults themselves, not what equals them: an argument of any type may come here.
+            # Compared by identity, not equality: an argument may be of any type here.
             plain = where is None and max_per is None and value_weight is _ZERO and diversity is _ZERO
             if plain and exclude is _NO_EXCLUSION:
                 rules = NO_RULES
@@ -159,7 +159,7 @@ class Retriever:
         return candidates
 
     def retrieve_by_id(self, user_id: object, k: int = 100, **rules: Any) -> Candidates:
-        """Returns the k best candidates for a user of the bundle's own table; an unknown one starts cold.
+        """Returns the k best candidates for a user of the bundle's own table; unknown users get cold-start results.
 
         Args:
             user_id: as in the users table.
@@ -173,10 +173,10 @@ class Retriever:
         return self.retrieve(self._serving().user_record(user_id), k, **rules)
 
     def retrieve_batch(self, records: Sequence[Mapping[str, Any]], k: int = 100, **rules: Any) -> list[Candidates]:
-        """Returns the k best candidates for each record, as ``retrieve`` does; without rules at a higher rate.
+        """Returns the k best candidates for each record, as ``retrieve`` does; faster if there are no rules.
 
         Raises:
-            SchemaError: as ``retrieve``; the message says which record.
+            SchemaError: as ``retrieve``; the message names the record.
         """
         live = self._serving()
         k = _whole_number(k)
@@ -231,10 +231,10 @@ class Retriever:
         return candidates
 
     def describe(self, candidates: Candidates) -> pa.Table:
-        """Returns what the catalogue says of each candidate, in their order: title, advertiser, attributes.
+        """Returns the catalogue's columns for each candidate, in their order: title, advertiser, attributes.
 
         Raises:
-            ArtifactError: another version answered than the one that is live now.
+            ArtifactError: the candidates come from another version than the live one.
         """
         live = self._serving()
         if candidates.version != live.version:
@@ -245,10 +245,11 @@ class Retriever:
         return live.describe(candidates.rows)
 
     def watch(self, interval_seconds: float = 10.0) -> Watcher:
-        """Starts to follow CURRENT: a new version is opened, verified and warmed aside, then answers.
+        """Starts to follow CURRENT: a new version is opened, verified and warmed in the background, then answers.
 
-        Calls go on meanwhile and never wait. A version that cannot be opened is counted and logged, and the live one
-        stays. On an object store the live version's new deltas are taken in as often; on a disk every call sees them.
+        Calls continue meanwhile and never wait. A version that cannot be opened is counted and logged, and the live one
+        stays. On an object store the live version's new deltas are read at the same interval; on a disk every call sees
+        them.
         Returns the watcher; a second call returns the same.
 
         Raises:
@@ -267,7 +268,7 @@ class Retriever:
         return self._serving().delta_sequence
 
     def _serving(self) -> ServingVersion:
-        """The version to answer a call with, new deltas taken in."""
+        """The version to answer a call with, including new deltas."""
         return self._live if self._follower is None else self._follower.poll()
 
     def _look(self) -> None:
@@ -275,7 +276,7 @@ class Retriever:
             self._follower.look()
 
     def _followed(self, live: ServingVersion) -> DeltaFollower | None:
-        """What keeps a registry's version up to date with its deltas, those there are applied; None for a bundle."""
+        """The follower of a registry's version, with all present deltas applied; None for a bundle."""
         registry = self._source.registry
         if registry is None:
             return None
@@ -283,7 +284,7 @@ class Retriever:
         try:
             follower.catch_up()
         except (TowerlineError, OSError):
-            # Retention may remove a version's log while it is read; then another version is live, and has its own.
+            # Retention may remove a version's log while it is read; then another version with its own log is live.
             if registry.current() == live.version:
                 raise
         return follower
@@ -296,7 +297,7 @@ class Retriever:
         return old
 
     def close(self) -> None:
-        """Stops watching. The live version goes on answering."""
+        """Stops watching. The live version continues to answer."""
         if self._watcher is not None:
             self._watcher.stop()
             self._watcher = None
@@ -322,7 +323,7 @@ def _whole_number(k: object) -> int:
 
 def _numbers(vector: npt.ArrayLike) -> Vectors:
     try:
-        # What float32 cannot hold becomes infinite, and is refused as such.
+        # Numbers beyond float32 become infinite, and are refused as such.
         with np.errstate(over="ignore"):
             return np.asarray(vector, np.float32)
     except (TypeError, ValueError, OverflowError) as err:

@@ -1,6 +1,6 @@
-"""A call's rules, read and applied: from a user's vector to the candidates that may be shown.
+"""Reads and applies a call's rules: from a user's vector to the candidates that may be shown.
 
-The planner gives the nearest eligible rows; exclusion, crowding and diversity take from them; where too few are left,
+The planner returns the nearest eligible rows; exclusion, crowding and diversity select from them. If too few are left,
 the planner is asked for more, until k are found or no more exist.
 """
 
@@ -24,15 +24,15 @@ from index.search.searcher import Neighbors, Rows, Scores, Vectors
 from index.search.utility import Utility
 from pipelines.contracts.errors import SchemaError
 
-# Up to so many excluded rows are fetched in addition and dropped; for more, they leave the eligible rows.
+# Up to this many excluded rows are fetched in addition and dropped; more are removed from the eligible rows.
 _FEW_EXCLUDED = 1000
-# By how much the fetch grows where too few were left.
+# Growth factor of the fetch when too few were left.
 _GROWTH = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What a call asks for besides k, as it was given."""
+    """The rules of a call, as given."""
 
     where: str | None = None
     exclude: Sequence[Any] | AbstractSet[Any] = ()
@@ -43,10 +43,10 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class ReadRules:
-    """The rules in a version's own terms.
+    """The rules, looked up in a version.
 
-    eligible: None is every item. new: those of them without an event in train, where these have places of their own,
-    else None. excluded: ``[n] int32`` rows, rising, eligible ones or not. utility: None ranks by score alone.
+    eligible: None means every item. new: the eligible items without an event in train, if new items have a share of the
+    places, else None. excluded: ``[n] int32`` ascending rows, eligible or not. utility: None ranks by score alone.
     """
 
     eligible: Eligible | None
@@ -59,7 +59,7 @@ class ReadRules:
 
 @dataclass(frozen=True, slots=True)
 class Selected:
-    """Rows and scores in the order of the answer, and how they were found."""
+    """Rows and scores in answer order, and how they were found."""
 
     neighbors: Neighbors
     plan: Plan
@@ -69,7 +69,7 @@ def read_rules(live: ServingVersion, rules: Rules) -> ReadRules:
     """Checks the rules and looks them up in a version.
 
     Raises:
-        SchemaError: a rule is of a wrong type or range, or names what the version does not have.
+        SchemaError: a rule has the wrong type or range, or names something that the version does not have.
     """
     limits = limits_of(rules.max_per, live.attributes)
     weight = _number(rules.value_weight, "value_weight", 0.0, 1e6)
@@ -105,7 +105,7 @@ def _excluded(live: ServingVersion, exclude: object) -> Rows:
     if not isinstance(exclude, Sequence | np.ndarray | pa.Array):
         raise SchemaError(f"exclude: expected a list of item ids, got {exclude!r:.80}")
     rows = np.sort(live.items.rows(exclude, "exclude"))
-    return rows[np.diff(rows, prepend=np.int32(-1)) > 0]  # Each once, and no -1. A thousand take np.unique 70 us.
+    return rows[np.diff(rows, prepend=np.int32(-1)) > 0]  # Unique and not -1. np.unique takes 70 us per 1,000.
 
 
 def _without(live: ServingVersion, eligible: Eligible | None, excluded: Rows) -> Eligible:

@@ -1,4 +1,4 @@
-"""Bootstrap intervals over users: how far a mean would move had other users come.
+"""Bootstrap intervals over users: how far a mean would vary with other users.
 
 Percentile intervals (Efron 1979); all columns of one call share their resamples, so that differences between them are
 those of the same users.
@@ -13,13 +13,13 @@ import numpy.typing as npt
 
 from pipelines.contracts.arrays import Float64
 
-# Draws held at once: 32 MB of weights.
+# Weights held at once: 32 MB.
 _WEIGHTS_AT_ONCE = 1 << 23
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over users and its bootstrap interval. ``users``: how many had a value. NaN where nobody had."""
+    """A mean over users and its bootstrap interval. ``users``: number of users with a value. NaN if there are none."""
 
     mean: float
     low: float
@@ -29,9 +29,9 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much larger the second of two paired means is, with its interval, absolute and relative to the first.
+    """The second of two paired means minus the first, with its interval, absolute and relative to the first.
 
-    relative: ``difference / first``, NaN where the first is 0. ``users``: those with a value on both sides.
+    relative: ``difference / first``, NaN if the first is 0. ``users``: number of users with both values.
     """
 
     first: float
@@ -46,16 +46,16 @@ class Difference:
 
     @property
     def is_certain(self) -> bool:
-        """Whether the interval leaves out zero."""
+        """Whether the interval excludes zero."""
         return self.low > 0.0 or self.high < 0.0
 
 
 def resampled_means(values: Float64, resamples: int, seed: int) -> Float64:
-    """``[resamples, columns] float64``: means over users drawn with replacement, NaN values left out.
+    """``[resamples, columns] float64``: means over users drawn with replacement, ignoring NaN.
 
     Args:
         values: ``[users, columns] float64``, one user or more.
-        resamples: how many draws.
+        resamples: number of draws.
         seed: of the draws.
     """
     present = np.isfinite(values)

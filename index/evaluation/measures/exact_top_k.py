@@ -1,4 +1,4 @@
-"""Exact search for very many users: the blocks of ``ExactSearcher.search_batch`` in threads of our own."""
+"""Exact search for very many users: the blocks of ``ExactSearcher.search_batch``, in several threads."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from index.search.searcher import Neighbors, Vectors, check_k, check_queries
 
 
 def exact_top_k(queries: Vectors, vectors: Vectors, k: int, *, threads: int | None = None) -> Neighbors:
-    """Returns the ``min(k, items)`` best rows of each query, of equal scores the lower row first.
+    """Returns the ``min(k, items)`` best rows of each query; with equal scores, the lower row first.
 
     Args:
         queries: ``[users, dim] float32``, finite.
         vectors: ``[items, dim] float32``, finite; a memory map is read block by block.
         k: 1 or more.
-        threads: None is all cores. Apart from the answer, a thread takes about 30 MB at k = 500.
+        threads: None uses all cores. Apart from the answer, a thread takes about 30 MB at k = 500.
 
     Raises:
         SchemaError: the queries have another length or hold NaN or infinity, or k is below 1.
@@ -37,7 +37,7 @@ def exact_top_k(queries: Vectors, vectors: Vectors, k: int, *, threads: int | No
         found = searcher.search_batch(checked[part], width)
         rows[part], scores[part] = found.rows, found.scores
 
-    # One thread of BLAS for each of ours: they would otherwise wait for one another at every block.
+    # One BLAS thread per thread of ours: otherwise they would wait for each other at every block.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
         list(pool.map(work, range(0, len(checked), QUERIES_AT_ONCE)))
     return Neighbors(rows, scores)

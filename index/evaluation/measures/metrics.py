@@ -1,8 +1,8 @@
-"""Retrieval metrics, one number a user: recall, NDCG, reciprocal rank, hit rate, weighted recall.
+"""Retrieval metrics, one number per user: recall, NDCG, reciprocal rank, hit rate, weighted recall.
 
 docs/metrics.md has the definitions with their sources. The corpus is never sampled. A ranking is
-``[users, k] int32`` rows, best first, -1 where it has ended. A row that occurs twice counts at its first place only.
-A user whose truth is empty has no value: NaN, left out of every mean and counted by the caller.
+``[users, k] int32`` rows, best first, -1 after its end. A row that occurs twice counts only at its first place.
+A user whose truth is empty has no value: NaN, ignored in every mean and counted by the caller.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pipelines.contracts.arrays import Bools, Float64, Int32
 from pipelines.contracts.errors import ConfigError
 from pipelines.sequences.item_sets import ItemSets
 
-# Users whose hits are looked up at once: bounds memory to some 100 MB at k = 500.
+# Number of users whose hits are looked up at once: bounds memory to some 100 MB at k = 500.
 _USERS_AT_ONCE = 1 << 14
 
 
 @dataclass(frozen=True)
 class UserMetrics:
-    """``[users, cut-offs] float64`` each, NaN for a user without truth. ``k``: the cut-offs."""
+    """``[users, cut-offs] float64`` each, NaN for users without truth. ``k``: the cut-offs."""
 
     k: tuple[int, ...]
     recall: Float64
@@ -50,7 +50,7 @@ def hits_of(ranked: Int32, truth: ItemSets) -> Bools:
         part = np.arange(start, min(start + _USERS_AT_ONCE, len(ranked)))
         found = truth.of_users(part).find(ranked[part])
         users, places = np.nonzero(found >= 0)
-        # Nonzero runs along each user's ranking, so that unique's first index is the best place.
+        # nonzero goes along each user's ranking, so that unique's first index is the best place.
         _, first = np.unique(found[users, places], return_index=True)
         hits[start + users[first], places[first]] = True
     return hits
@@ -60,10 +60,10 @@ def user_metrics(ranked: Int32, truth: ItemSets, k: tuple[int, ...]) -> UserMetr
     """Computes all metrics at all cut-offs.
 
     recall: ``|top-k ∩ truth| / min(k, |truth|)``. ndcg: binary gains, ``log2`` discount, divided by the best order's.
-    mrr: 1 / place of the first hit, 0 where there is none in the top k. hit_rate: 1 where there is a hit.
+    mrr: 1 / place of the first hit, 0 if there is none in the top k. hit_rate: 1 if there is a hit.
 
     Args:
-        ranked: ``[users, depth] int32``; a k above the depth reads what there is.
+        ranked: ``[users, depth] int32``; a k above the depth uses all there is.
         truth: the same users.
         k: cut-offs of 1 or more.
 
@@ -93,14 +93,14 @@ def user_metrics(ranked: Int32, truth: ItemSets, k: tuple[int, ...]) -> UserMetr
 
 
 def weighted_recall(ranked: Int32, truth: ItemSets, weights: Float64, k: int) -> Float64:
-    """``[users] float64``: weight of the truth in the top k, as a share of the most that k items could hold.
+    """``[users] float64``: weight of the truth in the top k, as a share of the maximum for k items.
 
-    With weights of 1 it is recall. NaN where the truth weighs nothing.
+    With weights of 1 it equals recall. NaN if the truth has no weight.
 
     Args:
         ranked: ``[users, depth] int32``.
         truth: the same users.
-        weights: ``[pairs] float64``, 0 or more, one for each pair of the truth.
+        weights: ``[pairs] float64``, 0 or more, one per pair of the truth.
         k: 1 or more.
 
     Raises:
@@ -119,12 +119,12 @@ def weighted_recall(ranked: Int32, truth: ItemSets, weights: Float64, k: int) ->
 
 
 def without(ranked: Int32, removed: ItemSets, k: int) -> Int32:
-    """``[users, k] int32``: the ranking with some rows of each user taken out and what follows moved up.
+    """``[users, k] int32``: the ranking with some rows of each user removed and the others moved up.
 
     Args:
         ranked: ``[users, depth] int32``.
-        removed: the same users' rows to take out.
-        k: how many rows to keep; -1 where the ranking ends before.
+        removed: the same users' rows to remove.
+        k: number of rows to keep; padded with -1.
     """
     kept = (ranked >= 0) & ~removed.contains(ranked)
     place = np.cumsum(kept, axis=1) - 1
@@ -135,7 +135,7 @@ def without(ranked: Int32, removed: ItemSets, k: int) -> Int32:
 
 
 def check_cutoffs(k: tuple[int, ...]) -> None:
-    """Refuses cut-offs below 1.
+    """Checks that cut-offs are 1 or more.
 
     Raises:
         ConfigError: a cut-off is below 1, or there is none.
@@ -145,13 +145,13 @@ def check_cutoffs(k: tuple[int, ...]) -> None:
 
 
 def check_users(ranked: Int32, truth: ItemSets) -> None:
-    """Refuses a ranking of other users than the truth's.
+    """Checks that a ranking and a truth have the same number of users.
 
     Raises:
         ConfigError: the numbers of users differ.
     """
     if ranked.ndim != 2 or len(ranked) != truth.num_users:
         raise ConfigError(
-            f"ranking: expected shape ({truth.num_users}, k), one line a user of the truth, got {ranked.shape}. "
+            f"ranking: expected shape ({truth.num_users}, k), one line per user of the truth, got {ranked.shape}. "
             "Rank the same users."
         )

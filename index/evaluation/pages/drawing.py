@@ -1,4 +1,4 @@
-"""What all pictures of a report share: size, grid, colours, PNG. No global state of matplotlib is touched."""
+"""What all plots of a report share: size, grid, colours, PNG. Matplotlib's global state is not changed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def new_axes(figure: Figure, place: int = 111) -> Axes:
-    """Axes with a light grid, at a place of the figure as matplotlib counts them."""
+    """Axes with a light grid, at a place of the figure in matplotlib's numbering."""
     axes = figure.add_subplot(place)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#e6eaee", linewidth=0.8)
@@ -33,7 +33,7 @@ def new_axes(figure: Figure, place: int = 111) -> Axes:
 
 
 def as_picture(figure: Figure, title: str, caption: str) -> Picture:
-    """The figure as PNG with its words."""
+    """The figure as PNG with title and caption."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI)
     return Picture(title, buffer.getvalue(), caption)

@@ -11,7 +11,7 @@ from index.evaluation.reports import EvaluationReport
 
 
 def embedding_map(report: EvaluationReport) -> Picture:
-    """Ads in the two main directions of the embedding space, coloured by category, content gaps marked."""
+    """Ads along the two principal axes of the embedding space, coloured by category, with content gaps marked."""
     figure = new_figure(9.5, 5.6)
     axes = new_axes(figure)
     points = np.array(report.map.points)
@@ -31,7 +31,7 @@ def embedding_map(report: EvaluationReport) -> Picture:
             )
     _gap_marks(axes, np.array(report.map.gaps).reshape(-1, 2), points)
     if report.map.explained is None:
-        axes.set_xlabel("first UMAP coordinate (no unit: near means alike)")
+        axes.set_xlabel("first UMAP coordinate (no unit: near means similar)")
         axes.set_ylabel("second UMAP coordinate")
     else:
         first, second = report.map.explained

@@ -1,4 +1,4 @@
-"""The pictures of a report; no global state of matplotlib is touched."""
+"""The plots of a report; matplotlib's global state is not changed."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ def waterfall(report: EvaluationReport) -> Picture:
     return as_picture(
         figure,
         "Where recall is lost",
-        f"Each stage's part with its bootstrap interval; the parts sum to 1 - recall. Besides the model, most is lost "
-        f"by: {report.waterfall.culprit}.",
+        f"Each stage's part with its bootstrap interval; the parts sum to 1 - recall. Apart from the model, most is "
+        f"lost by: {report.waterfall.culprit}.",
     )
 
 
@@ -115,7 +115,7 @@ def slices(report: EvaluationReport) -> Picture:
         axes.axvline(overall, color=OWN, linewidth=1, linestyle="--")
     axes.set_yticks(ticks, labels, fontsize=7.5)
     axes.set_ylim(place, -1.0)
-    # A little room left of 0, or a dot there would be cut in half.
+    # A little room left of 0, so that a dot there is not cut in half.
     axes.set_xlim(left=-0.01 * max(_bounds(one.interval)[1] for one, _ in shown))
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(f"recall@{report.waterfall.k} in the slice, with its interval; (users in the slice)")
@@ -128,7 +128,7 @@ def slices(report: EvaluationReport) -> Picture:
         figure,
         "Who is served worse",
         "Users against all other users, ads against the other ads of the same users; p-values corrected for their "
-        "number (Benjamini–Hochberg). Hollow: too few users to say. Dashed: recall over everything.",
+        "number (Benjamini–Hochberg). Hollow: too few users to test. Dashed: recall over everything.",
     )
 
 
@@ -163,7 +163,7 @@ def latency_frontier(frontier: Frontier) -> Picture:
 
 
 def value_frontier(frontier: ValueFrontier, k: int) -> Picture:
-    """What weighing value costs in recall."""
+    """What weighting value costs in recall."""
     points = frontier.points
     figure = new_figure(6.4, 4.2)
     axes = new_axes(figure)
@@ -180,7 +180,7 @@ def value_frontier(frontier: ValueFrontier, k: int) -> Picture:
             capsize=3,
             markersize=4,
         )
-        # Above and below in turn: small weights lie close together.
+        # Alternately above and below: small weights are close together.
         below = number % 2 == 1
         axes.annotate(
             f"λ {one.weight:g}",
@@ -200,10 +200,10 @@ def value_frontier(frontier: ValueFrontier, k: int) -> Picture:
 
 
 def lorenz(report: EvaluationReport) -> Picture:
-    """How exposures fall on ads and advertisers."""
+    """How exposures are spread over ads and advertisers."""
     figure = new_figure(5.4, 4.8)
     axes = new_axes(figure)
-    axes.plot([0, 1], [0, 1], color="#b8bec5", linewidth=1, linestyle="--", label="all alike")
+    axes.plot([0, 1], [0, 1], color="#b8bec5", linewidth=1, linestyle="--", label="all equal")
     styles = {
         "ads": (OWN, "-"),
         "past_ads": (OWN, ":"),
@@ -262,12 +262,12 @@ def training(curves: TrainingCurves) -> Picture:
 
 
 def _numbers(values: list[float | None]) -> list[float]:
-    """What was not measured leaves a gap in the line."""
+    """Values with NaN for those not measured, which leaves a gap in the line."""
     return [np.nan if value is None else value for value in values]
 
 
 def _bounds(interval: Bounds) -> tuple[float, float]:
-    """The same with NaN for what has no value."""
+    """The same with NaN for missing bounds."""
     low, high = _numbers(list(interval))
     return low, high
 
@@ -294,7 +294,7 @@ def comparison(compared: Comparison) -> Picture:
     return as_picture(figure, "Quality, second version against the first", "Paired bootstrap over the same users.")
 
 
-# Pictures of what not every version has: a tuned tree, a value, curves of its training.
+# Plots that not every version has: of a tuned tree, a value, training curves.
 OPTIONAL = ("Recall and latency of the index", "Recall and value", "Training")
 
 

@@ -15,7 +15,7 @@ def headline(comparison: Comparison) -> str:
     """The comparison in a sentence: recall over everything at the largest cut-off measured."""
     main = [one for one in comparison.metrics if (one.metric, one.part) == ("recall", "all")]
     if not main or main[-1].difference is None:
-        return "No user has held-out events of both versions: nothing can be said of recall."
+        return "No user has held-out events of both versions: recall cannot be compared."
     one = main[-1]
     relative = "" if one.relative is None else f", {100 * one.relative:+.1f} %"
     return (
@@ -76,7 +76,7 @@ def metrics_table(comparison: Comparison) -> Table:
         lines=tuple(
             (f"{one.metric.replace('_', ' ')}, {one.part} @{one.k}", *_change(one)) for one in comparison.metrics
         ),
-        note="Paired bootstrap over the same users; better or worse where the interval leaves out zero.",
+        note="Paired bootstrap over the same users; better or worse if the interval excludes zero.",
     )
 
 

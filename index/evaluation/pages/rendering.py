@@ -30,7 +30,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a header. own: the place of the line that is set off."""
+    """A table with a header. own: the place of the highlighted line."""
 
     title: str
     header: tuple[str, ...]

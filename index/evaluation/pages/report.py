@@ -74,7 +74,7 @@ def further_metrics(report: EvaluationReport) -> Table:
         header=("metric", *(f"@{k}" for k in cuts)),
         lines=tuple(lines),
         note="Debiased recall weighs a pair by 1 / propensity, clipped; "
-        f"{report.effective_sample:,.0f} pairs of equal weight would say as much.",
+        f"{report.effective_sample:,.0f} pairs of equal weight carry as much information.",
     )
 
 
@@ -140,10 +140,10 @@ def gaps_table(gaps: GapsPart) -> Table:
 
 
 def whole(value: float | None) -> str:
-    """No digit after the point; a dash where there is no value."""
+    """No decimals; a dash if there is no value."""
     return "–" if value is None else f"{value:,.0f}"
 
 
 def share(value: float | None) -> str:
-    """Three digits after the point; a dash where no user had a value."""
+    """Three decimals; a dash if no user had a value."""
     return "–" if value is None else f"{value:.3f}"

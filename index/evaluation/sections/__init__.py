@@ -1,1 +1,1 @@
-"""One module for each section of the evaluation report."""
+"""One module per section of the evaluation report."""

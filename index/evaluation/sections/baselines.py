@@ -1,7 +1,7 @@
-"""Baselines fitted on the same past and asked about the same users: popularity, own frequency, item-kNN, ALS.
+"""Baselines fitted on the same past and ranked for the same users: popularity, own frequency, item-kNN, ALS.
 
-Reads ``sequences/`` through ``EventLists``; writes nothing. Item-kNN and ALS are those of the library ``implicit``
-(extra ``[demo]``). All are fitted on every event before the test part, each user's own among them.
+Reads ``sequences/`` through ``EventLists``. Item-kNN and ALS are those of the library ``implicit`` (extra ``[demo]``).
+All are fitted on every event before the test part, including each user's own.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def rank_baseline(
 
 
 def popularity_order(rows: Int32, items: int) -> Int32:
-    """``[items] int32`` rows, the most frequent first, equal ones by row."""
+    """``[items] int32`` rows, the most frequent first; ties by row."""
     order: Int32 = np.argsort(-np.bincount(rows, minlength=items), kind="stable").astype(np.int32)
     return order
 
@@ -95,7 +95,7 @@ def _unseen_of_order(order: Int32, seen: ItemSets, k: int) -> Int32:
 
 
 def _own_frequency(task: _Task) -> Rankings:
-    """What the user met most often, equal ones by popularity; then what is popular."""
+    """The user's most frequent items, ties by popularity; then the popular items."""
     seen, k = task.held_out.seen, task.k
     order = popularity_order(task.past.rows, task.items)
     rank = np.empty(len(order), np.int64)
@@ -138,7 +138,7 @@ def _implicit(task: _Task, make: Callable[[], Any]) -> Rankings:
     counts = csr_matrix(
         (np.ones(len(past.rows), np.float32), (past.owners, past.rows)), shape=(past.num_users, task.items)
     )
-    # Its own threads and those of BLAS would compete; it warns where they may.
+    # Its own threads and those of BLAS would compete; it warns if they may.
     with threadpool_limits(1, "blas"), warnings.catch_warnings():
         # The library converts a matrix it made itself, and warns of that.
         warnings.filterwarnings("ignore", message="Method expects CSR input")
@@ -150,7 +150,7 @@ def _implicit(task: _Task, make: Callable[[], Any]) -> Rankings:
             for novel in (False, True)
         ]
     served, novel = (_as_ranking(rows, task.k) for rows in asked)
-    # Where few items are left, implicit fills up with what it should have left out.
+    # If few items are left, implicit fills up with items it should have left out.
     return Rankings(served, without(novel, task.held_out.seen, task.k))
 
 
@@ -161,7 +161,7 @@ def _as_ranking(rows: npt.NDArray[Any], k: int) -> Int32:
 
 
 def check_implicit() -> None:
-    """Refuses to go on without the library ``implicit``.
+    """Checks that the library ``implicit`` is installed.
 
     Raises:
         ConfigError: it is not installed.

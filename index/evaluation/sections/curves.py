@@ -1,6 +1,6 @@
 """The report's smaller sections: frontiers, Lorenz curves, training curves.
 
-Reads ``training.json`` of a model; writes nothing."""
+Reads ``training.json`` of a model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from index.registry.searcher_spec import Measured
 from index.search.value_tree import load_value
 
 TRAINING_FILE = "training.json"
-# Users asked once a weight.
+# Users that are queried once per weight.
 _VALUE_USERS = 300
 
 
@@ -34,7 +34,7 @@ class FrontierPoint(Part):
 
 
 class Frontier(Part):
-    """What the tuner measured, what it chose, and the recall it was asked for."""
+    """What the tuner measured, what it chose, and its recall target."""
 
     measured: list[FrontierPoint]
     chosen: FrontierPoint | None
@@ -52,7 +52,7 @@ class ValuePoint(Part):
 
 
 class ValueFrontier(Part):
-    """What weighing value costs in recall. users: how many were asked."""
+    """What weighting value costs in recall. users: number of users queried."""
 
     attribute: str
     users: int
@@ -68,7 +68,7 @@ class TrainingCurves(Part):
 
 
 def frontier(bundle: Bundle) -> Frontier | None:
-    """What the tuner measured; None where nothing was tuned."""
+    """What the tuner measured; None if nothing was tuned."""
     spec = bundle.spec
     if not spec.frontier:
         return None
@@ -90,9 +90,9 @@ def _point(measured: Measured) -> FrontierPoint:
 
 
 def value_frontier(subject: Subject, settings: EvaluationSettings) -> ValueFrontier | None:
-    """Recall and mean value of the top ``waterfall_k`` at each weight; None where the version has no value.
+    """Recall and mean value of the top ``waterfall_k`` at each weight; None if the version has no value.
 
-    The first users are the sample: they are in the order of their ids, which says nothing about their taste.
+    The sample is the first users: they are ordered by id, which is unrelated to their taste.
     """
     value = load_value(subject.bundle.dir)
     if value is None:
@@ -121,14 +121,14 @@ def value_frontier(subject: Subject, settings: EvaluationSettings) -> ValueFront
 
 
 def lorenz_curves(exposures: Exposures) -> dict[str, list[tuple[float, float]]]:
-    """Points of the curves: ads and advertisers, shown and met before."""
+    """Points of the curves: ads and advertisers, shown and chosen before."""
     return {
         name: np.round(lorenz(counts), 5).tolist() for name, counts in vars(exposures).items() if counts is not None
     }
 
 
 def training_curves(model: Path) -> TrainingCurves | None:
-    """Loss and validation recall by epoch, of the search for the best epoch; None where there is no such file."""
+    """Loss and validation recall by epoch, of the search for the best epoch; None if there is no such file."""
     file = model / TRAINING_FILE
     if not file.is_file():
         return None
@@ -139,7 +139,7 @@ def training_curves(model: Path) -> TrainingCurves | None:
         return None
     return TrainingCurves(
         epoch=[epoch["epoch"] for epoch in epochs],
-        # Epoch 0 is the start, which nothing was trained for yet.
+        # Epoch 0 is the state before training.
         loss=[epoch["loss"] if epoch["epoch"] else None for epoch in epochs],
         recall={name: [(epoch.get("recall") or {}).get(name) for epoch in epochs] for name in names},
     )

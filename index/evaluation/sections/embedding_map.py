@@ -1,8 +1,8 @@
-"""The map of the embedding space: ads, and the middles of content gaps, on a plane.
+"""The map of the embedding space: ads, and the centers of content gaps, on a plane.
 
-What is drawn are directions: lengths (in a dot product, mostly how popular an ad is) are taken out, or a few ads far
-out would leave nothing to see of the others. PCA is the default; UMAP (McInnes et al. 2018, library ``umap-learn``, an
-extra) keeps neighbors together where PCA overlays them.
+It shows directions: vector lengths (with a dot product, mostly an ad's popularity) are normalised, because otherwise a
+few outliers would squeeze all other ads together. PCA is the default; UMAP (McInnes et al. 2018, library
+``umap-learn``, an extra) keeps neighbors together where PCA overlays them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Plane = npt.NDArray[np.float64]
 
 
 def check_umap() -> None:
-    """Refuses to go on without the library ``umap-learn``.
+    """Checks that the library ``umap-learn`` is installed.
 
     Raises:
         ConfigError: it is not installed.
@@ -39,9 +39,9 @@ def check_umap() -> None:
 
 
 class EmbeddingMap(Part):
-    """A sample of the ads, and the middles of the gaps, on a plane.
+    """A sample of the ads, and the centers of the gaps, on a plane.
 
-    points: ``[ads, 2]``; category: ``[ads]`` place of each ad's among ``categories``. gaps: ``[gaps, 2]``. explained:
+    points: ``[ads, 2]``; category: ``[ads]`` each ad's place in ``categories``. gaps: ``[gaps, 2]``. explained:
     the share of the variance along each axis; None for UMAP, whose axes mean nothing.
     """
 
@@ -54,7 +54,7 @@ class EmbeddingMap(Part):
 
 
 def embedding_map(subject: Subject, catalogue: Catalogue, gaps: Gaps, settings: EvaluationSettings) -> EmbeddingMap:
-    """Places a sample of the ads, and the middles of the gaps, on a plane.
+    """Places a sample of the ads, and the centers of the gaps, on a plane.
 
     Raises:
         ConfigError: UMAP is asked for and not installed.
@@ -84,14 +84,14 @@ def embedding_map(subject: Subject, catalogue: Catalogue, gaps: Gaps, settings: 
 
 
 def directions(vectors: npt.NDArray[np.float32]) -> Plane:
-    """``[n, dim] float64`` of length 1; a row of zeros stays one."""
+    """``[n, dim] float64`` of length 1; rows of zeros stay zero."""
     wide = vectors.astype(np.float64)
     scaled: Plane = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-30)
     return scaled
 
 
 def by_pca(ads: Plane, others: Plane) -> tuple[Plane, Plane, tuple[float, float]]:
-    """Both on the two main directions of the first, ``[n, 2]``, and the shares of the variance along them."""
+    """Both projected on the two principal axes of the first, ``[n, 2]``, and the explained shares of the variance."""
     middle = ads.mean(axis=0)
     _, strengths, axes = np.linalg.svd(ads - middle, full_matrices=False)
     plane = axes[:2].T
@@ -107,7 +107,7 @@ def by_umap(points: Plane, seed: int) -> Plane:
     """
     check_umap()
     with warnings.catch_warnings():
-        # Numba's and UMAP's remarks on threads and deprecations say nothing about the map.
+        # Numba's and UMAP's warnings about threads and deprecations do not concern the map.
         warnings.simplefilter("ignore")
         from umap import UMAP
 

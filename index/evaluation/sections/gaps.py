@@ -1,10 +1,10 @@
-"""Content gaps: regions of the embedding space where users are many and good ads that may be shown are few.
+"""Content gaps: regions of the embedding space with many users but few good ads that may be shown.
 
-The regions are the leaves of the version's own tree; a version that
-searches exactly has none, and gets k-means regions of directions, of about 200 ads (lengths are mostly popularity, and
-would make a region of each best-seller). A user counts in the three regions whose middles score best, with a third in
-each. A region's good ads are its eligible ads that are in the top k of any evaluated user. A gap's size is users per
-good ad, relative to the whole marketplace.
+The regions are the leaves of the version's own tree. A version with exact search has no tree and gets k-means regions
+of about 200 ads, clustered by direction (vector lengths are mostly popularity, and would make each best-seller a
+region).
+A user counts by a third in each of the three regions whose centers score best. A region's good ads are its eligible ads
+that are in the top k of any evaluated user. A gap's size is users per good ad, relative to the whole marketplace.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pipelines.contracts.arrays import Bools, Float64, Int32
 
 _REGIONS_OF_USER = 3
 _ADS_OF_REGION = 200
-# A k-means region of fewer ads is dissolved into its neighbors: an ad alone is no region.
+# A k-means region with fewer ads is merged into its neighbors: a single ad is not a region.
 _LEAST_ADS = 20
 _KMEANS_SAMPLE = 8000
 _KMEANS_REGIONS = 250
@@ -57,7 +57,7 @@ class Regions:
 
     @classmethod
     def of(cls, bundle: Bundle, seed: int) -> Regions:
-        """The leaves of the bundle's tree, or k-means regions where it has none."""
+        """The leaves of the bundle's tree, or k-means regions if it has none."""
         leaves = Leaves.of(bundle.searcher, bundle.vectors)
         if leaves is not None:
             return cls(leaves.leaf_of_row, leaves.centroids, of_tree=True)
@@ -74,7 +74,7 @@ class Regions:
         )
         start = sample[rng.choice(len(sample), wanted, replace=False)].astype(np.float64)
         with warnings.catch_warnings():
-            # An empty region keeps its middle, and is dissolved with the small ones.
+            # An empty region keeps its center and is merged like the small ones.
             warnings.filterwarnings("ignore", message="One of the clusters is empty")
             middles = kmeans2(sample.astype(np.float64), start, iter=6, minit="matrix")[0]
         middles = _directions(middles.astype(np.float32))
@@ -88,14 +88,14 @@ class Regions:
 
 
 def _directions(vectors: Vectors) -> Vectors:
-    """Rows of length 1; a row of zeros stays one."""
+    """Rows scaled to length 1; rows of zeros stay zero."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     scaled: Vectors = (vectors / np.maximum(lengths, 1e-30)).astype(np.float32)
     return scaled
 
 
 def nearest_middle(vectors: Vectors, middles: Vectors) -> npt.NDArray[np.int32]:
-    """``[items] int32``: the middle at the least Euclidean distance from each vector."""
+    """``[items] int32``: the center nearest to each vector by Euclidean distance."""
     half = (middles**2).sum(axis=1) / 2.0
     nearest = np.empty(len(vectors), np.int32)
     for start in range(0, len(vectors), 1 << 14):
@@ -106,9 +106,9 @@ def nearest_middle(vectors: Vectors, middles: Vectors) -> npt.NDArray[np.int32]:
 class Gap(Part):
     """One region.
 
-    demand: users, by thirds. ads: all in the region; supply: the eligible ones; good: those in any user's top k.
-    pressure: users per good ad (one more being supposed), relative to the marketplace's. supply_before: ads of the
-    previous version in the region, None where it is not known.
+    demand: users, in thirds. ads: all in the region; supply: the eligible ones; good: those in any user's top k.
+    pressure: users per (good ads + 1), relative to the whole marketplace. supply_before: ads of the previous version in
+    the region, None if unknown.
     """
 
     region: int
@@ -153,13 +153,13 @@ def find_gaps(
     settings: EvaluationSettings,
     previous: Bundle | None = None,
 ) -> Gaps:
-    """Finds where users are many and good eligible ads few.
+    """Finds regions with many users and few good eligible ads.
 
     Args:
         served: ``[users, depth] int32`` rows of the features' catalogue.
         subject: the version and its users.
         catalogue: what is known of the ads.
-        settings: the rule of eligibility, k, how many gaps.
+        settings: the rule of eligibility, k, number of gaps.
         previous: the version before, for the trend of the supply.
 
     Raises:
@@ -176,7 +176,7 @@ def find_gaps(
     good = np.bincount(regions.region_of_row[good_rows], minlength=regions.number).astype(np.float64)
     overall = demand.sum() / max(good.sum(), 1.0)
     pressure = demand / (good + 1.0) / max(overall, 1e-12)
-    # A region without a tenth of the mean demand is not missed by anyone.
+    # A region with less than a tenth of the mean demand is ignored.
     order = np.lexsort((np.arange(len(demand)), -np.where(demand >= 0.1 * demand.mean(), pressure, 0.0)))
     before = _supply_before(previous, subject, regions)
     describe = _Describer(subject, catalogue, regions)
@@ -197,7 +197,7 @@ def find_gaps(
 
 
 def user_demand(users: Vectors, regions: Regions) -> Float64:
-    """``[regions] float64``: users, each shared out over the regions whose middles score best."""
+    """``[regions] float64``: users, each divided over the regions whose centers score best."""
     shares = min(_REGIONS_OF_USER, regions.number)
     if len(users) == 0:
         return np.zeros(regions.number)
@@ -207,13 +207,13 @@ def user_demand(users: Vectors, regions: Regions) -> Float64:
 
 
 def good_ads(top: Int32, to_feature_row: Int32) -> Bools:
-    """``[items of the version] bool``: the ad is in somebody's top k."""
+    """``[items of the version] bool``: the ad is in some user's top k."""
     shown = np.unique(top[top >= 0])
     return np.isin(to_feature_row, shown)
 
 
 def _supply_before(previous: Bundle | None, subject: Subject, regions: Regions) -> npt.NDArray[np.int64] | None:
-    """Ads of the previous version by region: by its vectors where the space is the same, else by the shared ads."""
+    """Ads of the previous version by region: by its vectors if the space is the same, else by the ads in common."""
     if previous is None:
         return None
     if previous.space == subject.bundle.space:
@@ -225,7 +225,7 @@ def _supply_before(previous: Bundle | None, subject: Subject, regions: Regions) 
 
 
 class _Describer:
-    """Says what a region is about: categories, words that are frequent in it and rare elsewhere, the nearest ads."""
+    """Describes a region: categories, words that are frequent in it and rare elsewhere, nearest ads."""
 
     def __init__(self, subject: Subject, catalogue: Catalogue, regions: Regions) -> None:
         self._subject, self._catalogue, self._regions = subject, catalogue, regions
@@ -242,7 +242,7 @@ class _Describer:
         counted = Counter(catalogue.categories[code] for code in catalogue.category_code[rows].tolist())
         frequent = Counter(word for row in rows.tolist() for word in self._words[row])
         total = len(self._titles)
-        # How much more often here than everywhere, weighed by how often here.
+        # How much more frequent here than everywhere, weighted by the frequency here.
         share = total / max(len(rows), 1)
         words = sorted(
             frequent,

@@ -1,4 +1,4 @@
-"""Health of the marketplace: who is shown, how evenly, how new, how like what users chose before.
+"""Health of the marketplace: who is shown, how evenly, how new, and how similar to what users chose before.
 
 An exposure is one place in the top k of one user. Every figure about exposures is shown next to the same figure of
 the users' past: the marketplace as it was without the towers.
@@ -21,15 +21,15 @@ from pipelines.sequences.item_sets import ItemSets
 
 # Steck 2018 (Calibrated recommendations), eq. 4: keeps the divergence finite where a category is never shown.
 _SMOOTHING = 0.01
-# Users whose lists are compared at once.
+# Number of users whose lists are compared at once.
 _USERS_AT_ONCE = 1024
 
 
 class Spread(Part):
-    """How evenly exposures fall on things (ads, advertisers).
+    """How evenly exposures are spread over entities (ads or advertisers).
 
-    coverage: share of things shown at all. gini: 0 all alike, 1 one has everything. effective_number: exp of the
-    Shannon entropy, the number of equally shown things that would spread as much (Hill 1973, order 1).
+    coverage: share of entities shown at all. gini: 0 if all are equal, 1 if one has everything. effective_number: exp
+    of the Shannon entropy, the number of equally shown entities with the same spread (Hill 1973, order 1).
     """
 
     things: int
@@ -39,7 +39,7 @@ class Spread(Part):
 
     @classmethod
     def of(cls, exposures: Float64) -> Spread:
-        """From ``[things] float64`` exposures; nothing shown at all gives a coverage of 0 and no other figure."""
+        """From ``[things] float64`` exposures; if nothing was shown, only the coverage (0) has a value."""
         total = exposures.sum()
         if total <= 0:
             return cls(things=len(exposures), coverage=0.0, gini=None, effective_number=None)
@@ -61,7 +61,7 @@ def gini(values: Float64) -> float:
 
 
 def lorenz(exposures: Float64, points: int = 200) -> npt.NDArray[np.float64]:
-    """``[points + 1, 2]``: share of things (least shown first) and the share of exposures that falls on them."""
+    """``[points + 1, 2]``: share of entities (least shown first) and their share of the exposures."""
     ordered = np.concatenate([[0.0], np.cumsum(np.sort(exposures))])
     at = np.linspace(0, len(exposures), points + 1)
     shares = np.interp(at, np.arange(len(ordered)), ordered / max(ordered[-1], 1e-300))
@@ -69,11 +69,11 @@ def lorenz(exposures: Float64, points: int = 200) -> npt.NDArray[np.float64]:
 
 
 class Health(Part):
-    """What is served, and what the past was, side by side.
+    """Figures of what is served and of the past, side by side.
 
     category_calibration: Kullback–Leibler divergence of the categories shown to a user from those of the user's past,
-    in nats, 0 where they are alike. intra_list_diversity: mean of 1 - cosine over the pairs of a list. novelty_bits:
-    mean of -log2 of the share of users that met an ad.
+    in nats, 0 if they are the same. intra_list_diversity: mean of 1 - cosine over the pairs of a list. novelty_bits:
+    mean of -log2 of the share of users that interacted with an ad.
     """
 
     k: int
@@ -92,9 +92,9 @@ class Health(Part):
 
 @dataclass(frozen=True)
 class Exposures:
-    """How often each thing was shown, and met before: ``[ads]`` and ``[advertisers] float64``.
+    """How often each entity was shown, and chosen before: ``[ads]`` and ``[advertisers] float64``.
 
-    Those of advertisers are None where the data set does not name them.
+    Those of advertisers are None if the data set does not name them.
     """
 
     ads: Float64
@@ -169,18 +169,18 @@ def _share(exposures: Float64, chosen: Bools | None) -> float | None:
 
 
 def _users_of_items(subject: Subject) -> Float64:
-    """``[items] float64``: how many users of the features met each item before the test part."""
+    """``[items] float64``: number of users of the features that interacted with each item before the test part."""
     met = ItemSets.of_events(subject.data.past)
     return np.bincount(met.rows, minlength=subject.data.num_items).astype(np.float64)
 
 
 def item_bits(users: int, users_of_items: Float64) -> Float64:
-    """``[items] float64``: -log2 of the share of users that met an item, one user more being supposed everywhere."""
+    """``[items] float64``: -log2 of the share of users that interacted with an item, plus one user for every item."""
     return -np.log2((users_of_items + 1.0) / (users + 1.0))
 
 
 def vectors_of_features(subject: Subject) -> npt.NDArray[np.float32]:
-    """``[items of the features, dim] float32`` unit vectors, zeros for an item that the version does not have."""
+    """``[items of the features, dim] float32`` unit vectors, zeros for items that the version does not have."""
     vectors = np.zeros((len(subject.data.item_ids), subject.bundle.dim), np.float32)
     known = subject.to_feature_row >= 0
     vectors[subject.to_feature_row[known]] = subject.bundle.vectors[known]
@@ -190,8 +190,8 @@ def vectors_of_features(subject: Subject) -> npt.NDArray[np.float32]:
 
 
 def calibration(top: Int32, past: ItemSets, category: npt.NDArray[np.int32], categories: int) -> Float64:
-    """``[users] float64``: divergence of the shown categories from the past's (Steck 2018, eq. 2 to 4); NaN for a user
-    without past or without anything shown."""
+    """``[users] float64``: divergence of the shown categories from the past's (Steck 2018, eq. 2 to 4); NaN for users
+    without a past or without anything shown."""
     users = len(top)
     chosen = np.zeros((users, categories))
     np.add.at(chosen, (past.owners, category[past.rows]), past.events)
@@ -211,7 +211,7 @@ def calibration(top: Int32, past: ItemSets, category: npt.NDArray[np.int32], cat
 def diversity(top: Int32, unit_vectors: npt.NDArray[np.float32]) -> Float64:
     """``[users] float64``: mean of 1 - cosine over the pairs of a list; NaN for lists of fewer than two ads.
 
-    The pairs' cosines sum to (length of the sum of the vectors, squared, less their number) / 2.
+    The pairs' cosines sum to (squared length of the sum of the vectors - their number) / 2.
     """
     result = np.full(len(top), np.nan)
     for start in range(0, len(top), _USERS_AT_ONCE):

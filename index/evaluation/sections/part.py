@@ -1,4 +1,4 @@
-"""Base of the models that the report's sections give: frozen, plain JSON, without NaN."""
+"""Base of the models of the report's sections: frozen, plain JSON, without NaN."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ def _none_for_nan(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-# A figure, or None where nothing had a value: JSON has no NaN.
+# A figure, or None if nothing had a value: JSON has no NaN.
 Figure = Annotated[float | None, BeforeValidator(_none_for_nan)]
 # Lower and upper bound of an interval.
 Bounds = tuple[Figure, Figure]
 
 
 class Part(BaseModel):
-    """A part of a report. Keys that a newer version wrote are passed over."""
+    """A part of a report. Keys that a newer version wrote are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     def as_json(self) -> dict[str, Any]:
-        """As plain JSON; what was not measured at all has no key."""
+        """As plain JSON; figures that were not measured have no key."""
         return self.model_dump(mode="json", exclude_unset=True)
 
 
 class Mean(Part):
-    """A mean over users with its bootstrap interval, and how many users had a value."""
+    """A mean over users with its bootstrap interval, and the number of users with a value."""
 
     mean: Figure
     interval: Bounds

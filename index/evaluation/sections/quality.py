@@ -18,9 +18,9 @@ from pipelines.contracts.arrays import Float64, Int32
 from pipelines.sequences.held_out import HeldOut
 from pipelines.sequences.item_sets import ItemSets
 
-# Parts of the truth: everything, what the user had met before, what not.
+# Parts of the truth: everything, items new to the user, items the user interacted with before.
 ALL, NOVEL, REPEAT = "all", "novel", "repeat"
-# The middle of the powers that Yang et al. 2018 report for implicit feedback, and the smallest propensity.
+# The midpoint of the powers that Yang et al. 2018 report for implicit feedback, and the smallest propensity.
 _PROPENSITY_POWER, _PROPENSITY_CLIP = 0.5, 0.01
 # By part, then by k as text.
 Means = dict[str, dict[str, Figure]]
@@ -29,8 +29,8 @@ Means = dict[str, dict[str, Figure]]
 class QualityPart(Part):
     """The measures of a report: metric, then part of the truth, then k as text. ``report.recall["all"]["20"]``.
 
-    intervals: by the metric's name, else alike. by_action: recall and its like for the held-out events of each action.
-    effective_sample: how many pairs of equal weight would say as much as the debiased ones.
+    intervals: by the metric's name, otherwise the same keys. by_action: the same metrics for the held-out events of
+    each action. effective_sample: number of pairs of equal weight that carry as much information as the debiased ones.
     """
 
     recall: Means
@@ -46,7 +46,7 @@ class QualityPart(Part):
 
 @dataclass(frozen=True)
 class Measure:
-    """One number of a report. values: ``[users] float64``, NaN for a user without one."""
+    """One number of a report. values: ``[users] float64``, NaN for users without a value."""
 
     metric: str
     part: str
@@ -97,7 +97,7 @@ class Quality:
 
 
 def propensities(item_events: Float64) -> Float64:
-    """``[items] float64``: ``(n / max n) ** power``, clipped from below: how likely an item was to be met at all.
+    """``[items] float64``: ``(n / max n) ** power``, clipped from below: the probability that an item was ever seen.
 
     Yang et al. 2018 (Unbiased offline recommender evaluation), eq. 8, with the clip as the only deviation.
     """
@@ -118,7 +118,7 @@ def measure_quality(
         rankings: the same users.
         held_out: truth, and what was seen before.
         item_events: ``[items] float64`` events of each item before the test part.
-        truth_by_action: the same users' truth by the name of the action.
+        truth_by_action: the same users' truth, by name of the action.
         settings: cut-offs and the bootstrap.
     """
     if settings.remove_seen:
@@ -157,7 +157,7 @@ def _measures(part: str, ranked: Int32, truth: ItemSets, settings: EvaluationSet
 def _with_intervals(
     names: list[str], part: str, k: tuple[int, ...], columns: Float64, settings: EvaluationSettings
 ) -> list[Measure]:
-    # Users without a truth in this part have no value in any column: resampling goes over the others.
+    # Users without a truth in this part have no value in any column: only the others are resampled.
     present = np.isfinite(columns).any(axis=1)
     intervals = bootstrap(columns[present], resamples=settings.resamples, confidence=settings.confidence)
     return [

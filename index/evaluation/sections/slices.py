@@ -1,8 +1,8 @@
-"""Slices: recall for some users, or some ads, compared with the rest: who is served worse, and how certain that is.
+"""Slices: recall for some users or ads, compared with the rest: who is served worse, and how certain that is.
 
 A slice of users is compared with all other users (Welch's t-test), a
-slice of ads with the other ads of the same users (paired t-test). All tests of a report are corrected together for
-their number (Benjamini and Hochberg 1995). A slice with fewer users than ``min_slice_users`` is shown and never tested.
+slice of ads with the other ads of the same users (paired t-test). The p-values of a report are corrected together for
+multiple testing (Benjamini and Hochberg 1995). Slices with fewer than ``min_slice_users`` users are never tested.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pipelines.sequences.item_sets import ItemSets
 
 Population = Literal["users", "ads"]
 SliceVerdict = Literal["worse", "better", "same", "small", "empty"]
-# Values of a column that get a slice of their own; all others share one.
+# Number of values of a column that get their own slice; all others share one.
 _LARGEST_VALUES = 8
 OTHERS = "(others)"
 MISSING = "(missing)"
@@ -39,8 +39,8 @@ class Slice(Part):
     """Recall of one slice.
 
     side: whether it holds users or ads. name, value: what it is. users: those with a held-out pair in it. pairs:
-    held-out pairs in it. recall, interval: over its users. difference: its mean less that of the rest. p_value: of the
-    difference, None where it was not tested; p_adjusted: corrected for all tests. verdict: "worse", "better", "same",
+    held-out pairs in it. recall, interval: over its users. difference: its mean minus that of the rest. p_value: of the
+    difference, None if it was not tested; p_adjusted: corrected for all tests. verdict: "worse", "better", "same",
     "small" (too few users) or "empty".
     """
 
@@ -69,7 +69,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class TruthHits:
-    """Which held-out pairs a ranking found. truth: the pairs; hit: ``[pairs] bool``; k: how deep it was looked at."""
+    """Which held-out pairs a ranking found. truth: the pairs; hit: ``[pairs] bool``; k: the cut-off."""
 
     truth: ItemSets
     hit: Bools
@@ -84,7 +84,7 @@ class TruthHits:
         return cls(truth, hit, k)
 
     def recall(self, pairs: Bools) -> Float64:
-        """``[users] float64``: recall of some of the pairs alone, NaN for a user without any."""
+        """``[users] float64``: recall of some of the pairs only, NaN for users without any."""
         sizes = np.bincount(self.truth.owners[pairs], minlength=self.truth.num_users)
         hits = np.bincount(self.truth.owners[pairs & self.hit], minlength=self.truth.num_users)
         return np.where(sizes > 0, hits / np.maximum(np.minimum(sizes, self.k), 1), np.nan)
@@ -152,7 +152,7 @@ def ad_cuts(data: EvaluationData, catalogue: Catalogue, settings: EvaluationSett
 
 
 def bands(values: Float64, bounds: tuple[int, ...], unit: str, first: int = 0) -> Iterator[tuple[str, Bools]]:
-    """Half-open bands between the bounds, beginning with ``first``, and those without a value where there are any."""
+    """Half-open bands between the bounds, beginning with ``first``, then a band for missing values if there are any."""
     edges = [first, *bounds]
     for low, high in zip(edges, [*edges[1:], None], strict=True):
         inside = (values >= low) if high is None else (values >= low) & (values < high)
@@ -188,7 +188,7 @@ def _popularity_deciles(item_events: Float64) -> Iterator[Cut]:
 
 
 def _columns(side: Population, name: str, column: pa.ChunkedArray) -> Iterator[Cut]:
-    """The most frequent values of a column, the others together, those without a value."""
+    """The most frequent values of a column, the others together, and missing values."""
     text = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if pa.types.is_nested(text.type):
         return
@@ -235,7 +235,7 @@ def _measure(cut: Cut, found: TruthHits, overall: Float64, settings: EvaluationS
         difference = float(own.mean() - rest.mean()) if len(own) and len(rest) else None
         return _Untested(cut, int(inside.sum()), interval, difference, None)
     with warnings.catch_warnings():
-        # Where all users have the same recall, the test has no value: that is no difference, or a certain one.
+        # If all users have the same recall, the test has no value: there is no difference, or a certain one.
         warnings.simplefilter("ignore", RuntimeWarning)
         test = stats.ttest_rel(own, rest) if cut.side == "ads" else stats.ttest_ind(own, rest, equal_var=False)
     difference = float(own.mean() - rest.mean())
@@ -244,7 +244,7 @@ def _measure(cut: Cut, found: TruthHits, overall: Float64, settings: EvaluationS
 
 
 def corrected(untested: list[_Untested], settings: EvaluationSettings) -> tuple[Slice, ...]:
-    """Corrects all p-values together and gives the verdicts."""
+    """Corrects all p-values together and returns the verdicts."""
     tested = [number_of for number_of, one in enumerate(untested) if one.p_value is not None]
     adjusted: dict[int, float] = {}
     if tested:

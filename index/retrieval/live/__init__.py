@@ -1,1 +1,1 @@
-"""The version that answers: opened, followed by its changes, replaced by the next one."""
+"""The version that answers: how it is opened, kept up to date, and replaced by the next one."""

@@ -1,8 +1,8 @@
-"""Deltas on a version that is serving: fresh ads join it, dead ones leave it, and no call waits for more than a mask.
+"""Applies deltas to a version that is serving: fresh ads join, dead ones leave, and a call waits at most for a mask.
 
-Reads the log of a registry. A call looks at the log's stamp (one stat). Where it changed, the new entries' pauses and
-removals hold in that very call; their fresh ads are laid out by a thread of its own and join within its time. An object
-store keeps no stamps: there a watcher looks at the log itself, from time to time.
+Reads the log of a registry. Every call checks the log's stamp (one stat). If it changed, the new pauses and removals
+apply to that same call; fresh ads are laid out by a separate thread and join when it is done. An object store has no
+stamps: there a watcher reads the log itself at intervals.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _LOG = logging.getLogger("towerline.retriever")
 
 
 class FreshItemIds(ItemIds):
-    """Ids of a catalogue with fresh rows behind it; an id that has several rows means its last one."""
+    """Ids of a catalogue followed by fresh rows; an id with several rows means its last one."""
 
     def __init__(self, base: ItemIds, fresh: pa.Array) -> None:
         self._base = base
@@ -56,13 +56,13 @@ class FreshItemIds(ItemIds):
 def with_state(
     base: ServingVersion, before: ServingVersion, state: DeltaState, growing: GrowingVectors
 ) -> ServingVersion:
-    """The version with a state of its deltas.
+    """The version with its deltas applied.
 
     Args:
-        base: the version as its bundle is.
-        before: the version as it serves now; what the state did not change is taken from it.
+        base: the version without deltas.
+        before: the version as it serves now; parts that the state did not change are taken from it.
         state: the deltas applied.
-        growing: the base's vectors, which the fresh ones join.
+        growing: the base's vectors, to which the fresh ones are appended.
     """
     if state.num_fresh == before.num_items - base.num_items:
         return _masked(before, state)
@@ -85,7 +85,7 @@ def with_state(
 
 
 def _masked(version: ServingVersion, state: DeltaState) -> ServingVersion:
-    """Dead rows leave: the searcher does not return them, no rule finds them."""
+    """Removes dead rows: the searcher does not return them, and no rule finds them."""
     planner = dataclasses.replace(version.planner, searcher=DeltaSearcher(version.bundle.searcher, state))
     alive = Eligible.of(~state.dead, planner.leaves, version.vectors, planner.log_values, gather_bytes=0)
     return dataclasses.replace(
@@ -99,7 +99,7 @@ def _masked(version: ServingVersion, state: DeltaState) -> ServingVersion:
 
 
 def _grown(planner: Planner, vectors: Vectors, fresh: Vectors) -> Planner:
-    """Fresh rows join the leaf whose middle is nearest; their value is the catalogue's mean, until the next build."""
+    """Adds fresh rows to the leaf with the nearest centroid; their value is the catalogue's mean until a new build."""
     values: Scores | None = planner.log_values
     if values is not None:
         mean = np.full(len(fresh), values.mean(), np.float32)
@@ -108,7 +108,7 @@ def _grown(planner: Planner, vectors: Vectors, fresh: Vectors) -> Planner:
     if leaves is not None:
         nearest = np.argmax(fresh @ leaves.centroids.T, axis=1).astype(np.int32)
         by_leaf = np.argsort(nearest, kind="stable")
-        # Each goes to the end of its leaf: fresh rows are the largest, so that rows still rise within one.
+        # Each goes to the end of its leaf: fresh rows have the largest numbers, so rows stay ascending within a leaf.
         ends = leaves.offsets[nearest[by_leaf] + 1]
         rows = np.insert(leaves.rows, ends, (len(vectors) - len(fresh) + by_leaf).astype(np.int32))
         joined = np.cumsum(np.bincount(nearest, minlength=leaves.number))
@@ -121,7 +121,7 @@ class DeltaFollower:
     """Keeps one version up to date with its log. Safe to use from many threads."""
 
     def __init__(self, base: ServingVersion, log: DeltaLog) -> None:
-        """Takes the version as its bundle is, and its log. Nothing is applied before ``catch_up`` or ``poll``."""
+        """Takes the version without deltas, and its log. Nothing is applied before ``catch_up`` or ``poll``."""
         self._base = base
         self._log = log
         self._live = base
@@ -133,20 +133,20 @@ class DeltaFollower:
         self._thread: threading.Thread | None = None
 
     def poll(self) -> ServingVersion:
-        """Returns the version to answer a call with, in which everything the log holds now is paused and removed.
+        """Returns the version to answer a call with, with all pauses and removals in the log applied.
 
-        A log that cannot be read is logged, and the version goes on as it is.
+        If the log cannot be read, the error is logged and the version continues as it is.
         """
         stamp = self._log.stamp()
         if stamp != self._stamp:
             with self._lock:
                 if stamp != self._stamp:
                     self._read(stamp)
-        # Read after the comparison: whoever changed the stamp has swapped the version before.
+        # Read after the comparison: the thread that changed the stamp has swapped the version before.
         return self._live
 
     def look(self) -> None:
-        """Takes in what the log holds now, whatever its stamp says. Not for a call: an object store is slow."""
+        """Reads the log, whatever its stamp says. Not to be used in a call: an object store is slow."""
         with self._lock:
             self._read(self._stamp)
 
@@ -155,7 +155,7 @@ class DeltaFollower:
             self._take_in()
             self._stamp = stamp
         except (TowerlineError, OSError):
-            _LOG.exception("the deltas of version %s cannot be read; it goes on without", self._base.version)
+            _LOG.exception("the deltas of version %s cannot be read; it continues without them", self._base.version)
 
     def catch_up(self) -> None:
         """Applies everything before it returns: for opening a version."""
@@ -180,13 +180,13 @@ class DeltaFollower:
         self._thread.start()
 
     def wait(self) -> None:
-        """Returns when what was taken in so far has joined."""
+        """Returns when everything read so far has been applied."""
         thread = self._thread
         if thread is not None:
             thread.join()
 
     def _fold(self) -> None:
-        """Applies what waits, outside the lock, and swaps once nothing more came meanwhile."""
+        """Applies waiting entries outside the lock, and swaps once no more have come meanwhile."""
         while True:
             with self._lock:
                 state, entries = self._state, tuple(self._waiting)
@@ -202,7 +202,7 @@ class DeltaFollower:
 
 
 def _killed(live: ServingVersion, entries: Sequence[Delta]) -> Rows:
-    """Rows that the entries remove or pause and do not bring back: an upsert ends a removal, a resume ends a pause."""
+    """Rows that the entries remove or pause and do not restore: an upsert ends a removal, a resume ends a pause."""
     removed: set[Any] = set()
     paused: set[Any] = set()
     for entry in entries:
@@ -216,7 +216,7 @@ def _killed(live: ServingVersion, entries: Sequence[Delta]) -> Rows:
 
 
 def _without(live: ServingVersion, rows: Rows) -> ServingVersion:
-    """The version without some more rows, at the cost of a mask: what holds until the whole state is laid out."""
+    """The version without some more rows, at the cost of a mask; used until the whole state is laid out."""
     mask = np.ones(live.num_items, np.bool_) if live.alive is None else live.alive.mask.copy()
     mask[rows] = False
     alive = Eligible.of(mask, live.planner.leaves, live.vectors, live.planner.log_values, gather_bytes=0)

@@ -1,7 +1,7 @@
-"""One opened version: everything of a bundle that answers requests, held together and never changed.
+"""One opened version: everything of a bundle that answers requests, in one immutable object.
 
-Reads a bundle; writes nothing. A retriever holds one of these and swaps it whole: whoever answers a call takes the
-version once and keeps it to the end of the call.
+Reads a bundle. A retriever holds one of these and swaps it as a whole: each call takes the version once and keeps it to
+its end.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ MIB = 1 << 20
 class ServingVersion:
     """A bundle opened for serving. Safe to use from many threads.
 
-    version: its name. vectors: ``[items, dim] float32`` in memory, in row order. alive: rows that deltas leave, None is
-    all; catalogue: the items table with fresh ads, None is the bundle's; delta_sequence: of the last delta applied.
+    version: its name. vectors: ``[items, dim] float32`` in memory, in row order. alive: rows that deltas leave, None
+    means all; catalogue: the items table with fresh ads, None means the bundle's; delta_sequence: the last one applied.
     """
 
     version: str
@@ -59,13 +59,13 @@ class ServingVersion:
     def open(
         cls, bundle: Bundle, version: str, clock: Clock, settings: RetrieverSettings | None = None
     ) -> ServingVersion:
-        """Loads and warms a bundle that was opened.
+        """Loads and warms an open bundle.
 
         Args:
             bundle: the bundle.
             version: its name.
-            clock: for records that do not tell their time.
-            settings: None is what the bundle was built with, or the defaults.
+            clock: for records without a time.
+            settings: None takes those the bundle was built with, or the defaults.
 
         Raises:
             ArtifactError: the bundle's parts cannot be read or do not fit each other.
@@ -96,7 +96,7 @@ class ServingVersion:
 
     @property
     def space(self) -> str:
-        """Names the vector space."""
+        """Name of the vector space."""
         return self.bundle.space
 
     @property
@@ -105,7 +105,7 @@ class ServingVersion:
         return len(self.items)
 
     def eligible(self, where: str) -> Eligible:
-        """What a rule leaves; kept for the next call with the same text.
+        """The rows that a rule leaves; kept for the next call with the same text.
 
         Raises:
             SchemaError: the rule cannot be read or does not fit the attributes.
@@ -115,7 +115,7 @@ class ServingVersion:
         return self.eligibles.get(where, lambda: self.lay_out(mask_of(where, self.attributes)))
 
     def new_items(self, where: str | None) -> Eligible:
-        """Of what a rule leaves, the ads without an event in train; kept as what the rule leaves is."""
+        """The rows that a rule leaves and that have no event in train; kept like those of ``eligible``."""
 
         def lay_out() -> Eligible:
             mask = self._frequency == 0
@@ -124,7 +124,7 @@ class ServingVersion:
         return self.eligibles.get(("new items", where), lay_out)
 
     def lay_out(self, mask: Mask, *, gather: bool = True) -> Eligible:
-        """Lays out the rows where ``mask [items] bool`` is true and that deltas leave."""
+        """Lays out the rows that ``mask [items] bool`` and the deltas leave."""
         mask = mask if self.alive is None else mask & self.alive.mask
         room = int(self.settings.rule_vectors_mib * MIB) if gather else 0
         return Eligible.of(mask, self.planner.leaves, self.vectors, self.planner.log_values, gather_bytes=room)
@@ -159,7 +159,7 @@ class ServingVersion:
 
     @functools.cached_property
     def popularity_order(self) -> Rows:
-        """``[items] int32`` rows, the most frequent first, equal ones by row."""
+        """``[items] int32`` rows, the most frequent first; ties by row."""
         return np.argsort(-self._frequency, kind="stable").astype(np.int32)
 
     @functools.cached_property
@@ -168,7 +168,7 @@ class ServingVersion:
         return None if users is None else ValueTable(users["user_id"].combine_chunks())
 
     def user_record(self, user_id: object) -> dict[str, Any]:
-        """The raw record of a user in the bundle's own table; an empty one where it has no such user.
+        """The raw record of a user in the bundle's own table; empty if it has no such user.
 
         Raises:
             ArtifactError: the bundle was built without users.
@@ -189,15 +189,15 @@ class ServingVersion:
         return {key: value for key, value in record.items() if value is not None}
 
     def describe(self, rows: Rows) -> pa.Table:
-        """The item table's lines for ``[n] int32`` rows, in their order."""
+        """The item table's entries for ``[n] int32`` rows, in their order."""
         return (self.bundle.items if self.catalogue is None else self.catalogue).take(pa.array(rows))
 
     def release(self) -> None:
-        """Frees the tree, the largest part; the version must not be asked any more."""
+        """Frees the tree, the largest part; the version must not be used afterwards."""
         self.searcher.release()
 
     def warm(self) -> None:
-        """Touches what the first requests would otherwise wait for, or not find once retention removed the version."""
+        """Loads what the first requests would otherwise wait for, or not find after retention removed the version."""
         self.space  # noqa: B018
         request = self.reader.read({})
         vector = self.tower.embed(request, {})
@@ -210,7 +210,7 @@ class ServingVersion:
 
 
 def settings_of(bundle: Bundle) -> RetrieverSettings:
-    """The bundle's own ``retriever.json``, or the defaults where it has none.
+    """The bundle's own ``retriever.json``, or the defaults if it has none.
 
     Raises:
         ArtifactError: the file cannot be read.

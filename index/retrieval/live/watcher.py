@@ -1,7 +1,7 @@
-"""Moving to a new version while requests go on: open aside, verify, warm, then swap one reference.
+"""Moves to a new version while requests continue: open in the background, verify, warm, swap one reference.
 
-Reads a registry; writes nothing. Calls never wait for a swap: whoever runs keeps the version it began with. The old
-version is let go by the watcher's thread once no call uses it, so that no request pays for freeing it.
+Reads a registry. Calls never wait for a swap: a running call keeps the version it began with. The watcher's thread
+frees the old version once no call uses it, so that no request pays for that.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from pipelines.contracts.errors import ArtifactError, TowerlineError
 from pipelines.contracts.manifest import MANIFEST_FILE
 
 _LOG = logging.getLogger("towerline.retriever")
-# How often opening starts anew when the version being read is removed under its hands.
+# How often opening is retried when the version being read is removed meanwhile.
 _OPEN_ATTEMPTS = 5
-# How long an old version may still be in use before the watcher lets go of it all the same.
+# How long an old version may still be in use before the watcher drops its reference anyway.
 _RETIRE_SECONDS = 5.0
-# References to a version nobody uses: the two functions that let go of it, and the question itself.
+# References to a version that no call uses: the two functions that free it, and the count itself.
 _OWN_REFERENCES = 3
 
 
@@ -56,7 +56,7 @@ class Source:
             try:
                 return ServingVersion.open(opened.bundle, opened.version, self._clock, self._settings)
             except (ArtifactError, OSError):
-                # Retention may remove a version while it is read; then there is a newer one.
+                # Retention may remove a version while it is being read; then there is a newer one.
                 moved = version is None and self.registry.current() != opened.version
                 if not moved or attempt == _OPEN_ATTEMPTS - 1:
                     raise
@@ -83,7 +83,7 @@ class Watcher:
         metrics: RetrieverMetrics,
         interval_seconds: float,
     ) -> None:
-        """``move`` puts a version live and returns the one that was; ``look`` takes in the live one's new deltas."""
+        """``move`` makes a version live and returns the previous one; ``look`` reads the live one's new deltas."""
         if source.registry is None:
             raise ArtifactError("watch: opened on a bundle, which has no CURRENT. Open the registry instead.")
         self._registry = source.registry
@@ -112,9 +112,9 @@ class Watcher:
             self.check()
 
     def check(self) -> bool:
-        """Moves to CURRENT if it is another version than the live one; whether it moved. Else looks for deltas.
+        """Moves to CURRENT if that is not the live version, else looks for deltas. Returns whether it moved.
 
-        A version that failed is not tried again until CURRENT names another one.
+        A version that failed is not retried until CURRENT names another one.
         """
         try:
             current = self._registry.current()
@@ -144,8 +144,8 @@ class Watcher:
     def _retire(self, old: ServingVersion) -> None:
         """Waits until no call uses the old version, then frees it here.
 
-        Once it is not live, nobody can begin to use it: references only go away. Where some stay (an explanation that
-        was kept), it is freed with the last of them.
+        Once it is not live, no call can begin to use it: references only disappear. If some stay (for example a kept
+        explanation), it is freed with the last of them.
         """
         until = time.monotonic() + _RETIRE_SECONDS
         while sys.getrefcount(old) > _OWN_REFERENCES and time.monotonic() < until:

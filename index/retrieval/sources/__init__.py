@@ -1,1 +1,1 @@
-"""Where candidates come from besides the search, and how several sources become one answer."""
+"""Sources of candidates other than the search, and how several sources are blended into one answer."""

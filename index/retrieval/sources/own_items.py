@@ -1,4 +1,4 @@
-"""The user's own earlier items, the strongest first: people come back to them."""
+"""The items the user interacted with before, strongest first: people return to them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from index.search.searcher import Rows
 
 
 def own_items(request: Request, action_weights: npt.NDArray[np.float64], half_life_days: float) -> Rows:
-    """Returns the history's distinct rows, the strongest first, ties to the later event.
+    """Returns the history's distinct rows, strongest first; ties go to the later event.
 
     The strength of an item is its recency-weighted frequency: ``sum of action weight * 2^(-age / half-life)``.
 
     Args:
         request: the record's whole known history.
         action_weights: ``[actions] float64`` by action code.
-        half_life_days: days after which an event counts half. Without times all events count alike.
+        half_life_days: days after which an event counts half. Without times all events count the same.
     """
     rows = request.all_rows
     if len(rows) == 0:
