@@ -23,23 +23,23 @@ from towers.network.model import TwoTowers
 from towers.runtime import tf
 from towers.settings import TowersSettings
 
-# Largest difference between LiteRT's and Keras's vector that rounding explains at float32, for entries up to 1; larger
-# ones, which items of free length have, round in proportion.
+# Largest difference between LiteRT's and Keras's vectors that float32 rounding explains, for entries up to 1; for
+# larger entries, which items of free length have, it grows in proportion.
 TOLERANCE = 1e-5
-# Rows to compare by: of the item tower in one batch, and of the user towers one at a time.
+# Rows to compare: of the item tower in one batch, and of the user towers one at a time.
 _ITEMS, _USERS = 64, 8
 
 
 def write_towers(
     model: TwoTowers, schema: DatasetSchema, settings: TowersSettings, directory: Path, seed: int
 ) -> dict[str, Any]:
-    """Writes both towers below ``directory`` and compares what was written with the model.
+    """Writes both towers below ``directory`` and compares the written towers with the model.
 
     Returns:
-        What ``towers.json`` says: settings, dim, history, space, the towers' input names.
+        The content of ``towers.json``: settings, dim, history, space, the towers' input names.
 
     Raises:
-        ArtifactError: a reloaded tower gives another vector than the model does.
+        ArtifactError: a reloaded tower returns other vectors than the model.
     """
     item_inputs = {feature.name: _spec(feature, None) for feature in schema.side("item")}
     possible = _user_specs(schema, settings, None)
@@ -113,7 +113,7 @@ def _save(tower: Any, specs: dict[str, Any], output: str, directory: Path) -> No
 
 
 def _convert(tower: Any, specs: dict[str, Any]) -> bytes:
-    """The query tower for one user, float32, LiteRT's builtin operations alone."""
+    """The query tower for one user, in float32, with LiteRT's builtin operations only."""
     served = _Served(tower, specs, "vector")
     converter = tf.lite.TFLiteConverter.from_concrete_functions([served.serve], served)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
@@ -130,7 +130,7 @@ def _weights_hash(model: TwoTowers) -> str:
 
 
 def _codes(body: FeatureSum | None) -> dict[str, int]:
-    """How many codes each coded feature of a side has."""
+    """Number of codes of each coded feature of a side."""
     return {} if body is None else {name: int(table.shape[0]) for name, table in body.tables.items()}
 
 
@@ -159,7 +159,7 @@ def _random_inputs(
 def _compare(
     model: TwoTowers, item_inputs: dict[str, Any], single: dict[str, Any], directory: Path, seed: int
 ) -> dict[str, float]:
-    """``{file: largest difference}`` between the model's vectors and those of what was written, on random inputs."""
+    """``{file: largest difference}`` between the vectors of the model and of the written towers, on random inputs."""
     generator = np.random.default_rng(seed)
     items = _random_inputs(item_inputs, _ITEMS, _codes(model.item_tower.body), generator)
     reloaded = tf.saved_model.load(str(directory / "item_tower")).signatures["serving_default"]

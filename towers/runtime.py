@@ -1,6 +1,6 @@
 """TensorFlow as this package needs it: legacy Keras chosen before TensorFlow is first imported.
 
-Reads the environment; writes ``TF_USE_LEGACY_KERAS`` where nobody set it. TensorFlow Recommenders is built on
+Reads the environment; sets ``TF_USE_LEGACY_KERAS`` if it is not set. TensorFlow Recommenders is built on
 Keras 2 (``tf_keras``); TensorFlow decides at its first import which Keras ``tf.keras`` is, and never again.
 """
 
@@ -40,8 +40,8 @@ import tensorflow as tf  # noqa: E402
 import tensorflow_recommenders as tfrs  # noqa: E402
 import tf_keras  # noqa: E402
 
-# A GPU's usual float32 keeps ten bits of a factor: vectors would differ from those that the exported towers make on a
-# CPU. ``towers.mixed_precision`` is the way to ask for speed.
+# By default a GPU multiplies float32 with a mantissa of ten bits: vectors would differ from those of the exported
+# towers on a CPU. ``towers.mixed_precision`` is the option for speed.
 tf.config.experimental.enable_tensor_float_32_execution(False)
 
 __all__ = ["require_legacy_keras", "tf", "tf_keras", "tfrs"]

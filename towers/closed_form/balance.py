@@ -1,7 +1,7 @@
-"""How what the towers know adds up: the weights of history, tastes and demand, by logistic regression.
+"""The weights of history, tastes and demand in a score, by logistic regression.
 
-Vectorised NumPy over the events; writes nothing. Each window's vectors are made of the events before it alone, so that
-a weight tells how well such vectors foresee, not how well they remember.
+Vectorised NumPy over the events. Each window's vectors are made only of the events before it, so that a weight measures
+how well such vectors predict, not how well they remember.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from towers.network.item_tower import hinges
 Float = npt.NDArray[Any]
 
 _WINDOWS = 2
-_USERS = 512  # a window, at even distances
-_POOL = 3000  # best items of a user, among which the weights shall tell what comes next
+_USERS = 512  # per window, evenly spaced
+_POOL = 3000  # a user's best items, among which the weights should identify the next ones
 _NEGATIVES = 200  # drawn of these
-_PENALTY = 1e-4  # of a standardised column's squared weight, a pair
+_PENALTY = 1e-4  # of a standardised column's squared weight, per pair
 _BLOCK = 1 << 24  # scores at once
-# Where there is no window to learn from: what Complete Journey's windows gave.
+# Used if there is no window to learn from: the weights found on Complete Journey's windows.
 _USUAL = (1.7, 0.5)
 
 
 @dataclass(frozen=True)
 class VectorBlocks:
-    """Two blocks of columns: what goes by the items of a history, ``own``, and what by their ``content``.
+    """Two blocks of columns: those of the history's items, ``own``, and those of their ``content``.
 
     ``items_own [items, own]``, ``items_content [items, content]``, likewise of users.
     """
@@ -88,13 +88,13 @@ class _Sample:
 def find_balance(
     vectors_at: Callable[[EventLists, int], VectorBlocks], data: TrainingData, events: EventLists, window_days: float
 ) -> Balance:
-    """The weights that best tell the last windows' new items from the others among a user's likeliest.
+    """The weights that best separate the last windows' new items from the others among a user's likeliest.
 
     Two rounds: the second draws its negatives among the likeliest by the weights of the first, so that they
-    include items that the first round never had to rule out. What a user had before counts for nothing.
+    include items that the first round never had to rule out. Items a user had before are ignored.
 
     Args:
-        vectors_at: makes the vectors of the events before a moment, and of the users then.
+        vectors_at: returns vectors made of the events before a moment, for the users at that moment.
     """
     counts = Counts(data, events, "item")
     rows = np.arange(data.num_items, dtype=np.int32)
@@ -196,7 +196,7 @@ def _pairs(events: EventLists, items: int) -> scipy.sparse.csr_matrix:
 
 
 def _novel(events: EventLists, seen: scipy.sparse.csr_matrix) -> scipy.sparse.csr_matrix:
-    """The pairs of the events that were none before."""
+    """The pairs of the events that did not occur before."""
     within = _pairs(events, seen.shape[1])
     novel = within - within.multiply(seen)
     novel.eliminate_zeros()

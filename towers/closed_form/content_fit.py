@@ -1,7 +1,8 @@
-"""After training: what content says of the known ads is put where new ads find it.
+"""After training: fits the content weights to the known ads, so that new ads benefit from them.
 
-A known ad's vector is its content's and a row of its own together, and only the sum is trained: the row can say it all,
-and what the content's tables have learned is then no forecast of the sum. Here they become one, and the rows the rest.
+A known ad's vector is the sum of its content and a row of its own, and only the sum is trained: the row can learn
+everything, and then the content's tables do not predict the sum. Here they are refitted to predict it, and the rows
+keep the remainder.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from towers.runtime import tf
 
 Float = npt.NDArray[np.float32]
 
-# A content value's row is a mean over its ads, shrunk as if it had one more of which it says nothing.
+# A content value's row is a mean over its ads, shrunk as if there were one more ad with a zero vector.
 _SHRINKAGE = 1.0
-# Of numbers and outside vectors: the ridge regression's penalty, in mean squares of a column.
+# For numbers and outside vectors: the ridge regression's penalty, in mean squares of a column.
 _RIDGE = 0.01
 _ITEMS, _COLUMNS = 8192, 64  # at a time
 
@@ -31,14 +32,14 @@ _ITEMS, _COLUMNS = 8192, 64  # at a time
 def settle(model: TwoTowers, data: TrainingData) -> None:
     """Fits the item tower's content to the directions of the known ads' vectors.
 
-    Known ads keep their vectors: their own rows take the difference. An ad without an id of its own gets what its
-    content says: the nearer to 0 the less that is, and the known ads' mean bias, with what their counts add. All known
-    ads weigh alike, however often they were sold; else a new ad would be like its kind's best seller. Columns that
-    content fills alone (``content_share``) stay as they are; in the others, gates of outside vectors then let one half
-    of all through.
+    Known ads keep their vectors: their own rows absorb the difference. An ad without an id of its own gets the vector
+    of its content, nearer to 0 the less content there is, and the known ads' mean bias plus the effect of its counts.
+    All known ads weigh the same, however often they were sold; otherwise a new ad would resemble its category's
+    best-seller. Columns that only content fills (``content_share``) stay as they are; in the others, the gates of
+    outside vectors are then half open for all.
 
-    Does nothing without content, and where known ads have no rows of their own: without an id, with several or a hashed
-    one, and with one that several ads share.
+    Does nothing without content, or if known ads have no rows of their own: without an id, with several, a hashed one,
+    or one that several ads share.
     """
     body, dim = model.item_tower.body, model.settings.vector_dim
     item_id, content = _own_id(body, data), [feature.name for feature in body.features if feature.kind != "id"]
@@ -48,10 +49,10 @@ def settle(model: TwoTowers, data: TrainingData) -> None:
     known: npt.NDArray[np.bool_] = codes >= RESERVED_CODES
     vectors = _outputs(body, data)
     lengths = np.linalg.norm(vectors[:, : body.own_dim], axis=1)
-    # Root mean square: new ads' scores shall spread like the known ads', of which few are long and most are short.
+    # Root mean square: new ads' scores should spread like those of the known ads, of which few are long.
     usual = float(np.sqrt(np.mean(np.square(lengths[known]))))
     to_usual = (usual / np.maximum(lengths, 1e-12))[:, None]
-    # The columns in which the id has a part: the others stay.
+    # The columns that include the id: the others stay.
     columns = np.r_[0 : body.own_dim, dim : body.width]
     inputs = [_input(body, name, data.items[name], known) for name in content]
     for each in inputs:
@@ -120,8 +121,8 @@ def _fit(inputs: list[_Input], wanted: Float, part: slice, known: npt.NDArray[np
 
 
 def content_of(body: FeatureSum, data: TrainingData) -> list[Any]:
-    """What ``content_rate`` is about: all weights of the items' content, where rows of their own can do all the
-    learning and content is fitted in the end.
+    """The weights that ``content_rate`` applies to: all weights of the items' content, if items have their own rows and
+    content is fitted at the end.
     """
     if _own_id(body, data) is None:
         return []
@@ -132,7 +133,7 @@ def content_of(body: FeatureSum, data: TrainingData) -> list[Any]:
 
 
 def _lift(model: TwoTowers, data: TrainingData) -> Float:
-    """``[items, 1]`` what the items' counts add to their bias."""
+    """``[items, 1]`` the effect of the items' counts on their bias."""
     tower = model.item_tower
     if tower.demand is None:
         return np.zeros((data.num_items, 1), np.float32)
@@ -141,7 +142,7 @@ def _lift(model: TwoTowers, data: TrainingData) -> Float:
 
 
 def _own_id(body: FeatureSum, data: TrainingData) -> str | None:
-    """The feature that gives each known ad a row of its own, where any is known and no two share one."""
+    """The feature that gives each known ad its own row, if any is known and no two share one."""
     ids = [feature for feature in body.features if feature.kind == "id"]
     if len(ids) != 1 or ids[0].hash_buckets is not None:
         return None

@@ -31,16 +31,16 @@ from towers.settings import WindowsSettings
 
 Float = npt.NDArray[Any]
 
-# Found on Complete Journey's validation weeks. Alternating least squares: what a pair counts more than none, and the
-# penalty, of the pairs a user has. Pooled histories to its users: the ridge regression's penalty, and the share of the
-# identity where new items alone choose the weights, and else (none and .1 did alike there, .3 a percent worse).
+# Chosen on Complete Journey's validation weeks. Alternating least squares: the extra weight of a pair, and the penalty
+# per pair of a user. Pooled histories to its users: the ridge regression's penalty, and the share of the identity, if
+# only new items choose the weights and otherwise (none and .1 were equal there, .3 a percent worse).
 _ALPHA, _ITERATIONS, _PENALTY = 2.0, 12, 0.1
 _RIDGE = 0.3
 _IDENTITY_OF_NOVEL, _IDENTITY = 0.1, 0.3
 
 
 def start_from_svd(model: TwoTowers, data: TrainingData, events: EventLists) -> None:
-    """Gives the towers their starting weights; without an id feature on the item side they stay as they are.
+    """Sets the towers' initial weights; without an id feature on the item side they stay as they are.
 
     Users with an id and no history: factors of the degree-normalised matrix. Else the right singular vectors of the
     users' square-root counts: a history pooled over them is its projection on the directions in which users
@@ -73,14 +73,14 @@ def _start_windows(
 ) -> None:
     pool, body = model.user_tower.pool, model.item_tower.body
     shown = np.array([name in settings.negative_actions for name in data.schema.action_names])
-    # A plain mean is one head, whatever the settings say of others.
+    # A plain mean is one head, whatever the settings say about others.
     settings = settings.model_copy(update={"decay_days": pool.decay_days})
     coded = [f.name for f in data.features("item") if isinstance(f, Coded) and f.kind != "id"]
     coded = coded if settings.content_dim else []
     codes = [body.code_weights(name, data.items[name]) for name in coded]
 
     def read(known: EventLists) -> EventLists:
-        """What was shown and not taken is as good as nothing in a history (``TwoTowers``)."""
+        """Drops events that were shown and not taken: they weigh almost nothing in a history (``TwoTowers``)."""
         return known.where(~shown[known.actions]) if shown.any() else known
 
     def made_of(known: EventLists, now: int) -> _WindowsStart:
@@ -173,7 +173,7 @@ def _made(
         owner = events.owners
         history = _head(events, owner, events.times < now, now, settings.decay_days[0], items)
         tastes = fit_tastes(history, len(events.rows), scipy.sparse.hstack(codes).tocsr(), content, settings.tastes)
-    # Of one size whatever the catalogue's: items of length 1, users too, on the root mean square.
+    # The same scale for every catalogue: root-mean-square length 1 for items and users.
     users = np.linalg.norm(_WindowsStart(factors, mix, None).vectors(events, now, settings).users_own, axis=1)
     usual = max(float(np.sqrt(np.mean(np.square(users)))), 1e-12)
     return _WindowsStart(factors, (mix / usual).astype(np.float32), tastes)
@@ -194,7 +194,7 @@ def _svd(matrix: scipy.sparse.csr_matrix, dim: int) -> _Svd:
 def _ridge_mix(events: EventLists, now: int, factors: Float, users: Float, settings: WindowsSettings) -> Float:
     """``[heads * dim, dim]``: histories pooled over ``factors [items, dim]`` to the ``users``, by ridge regression.
 
-    The head of the middle decay also keeps a share of the identity, for what people buy again.
+    The head of the middle decay also keeps a share of the identity, for items that people buy again.
     """
     owner, dim, heads = events.owners, factors.shape[1], len(settings.decay_days)
     known = events.times < now
@@ -226,7 +226,7 @@ def _implicit_factors(counts: scipy.sparse.csr_matrix, dim: int) -> _Factors:
     pairs = counts.copy()
     pairs.data[:] = 1.0
     penalty = _PENALTY * pairs.nnz / max(pairs.shape[0], 1)
-    # Its own threads and those of BLAS would compete; it warns where they may.
+    # Its own threads and those of BLAS would compete; it warns if they may.
     with threadpool_limits(1, "blas"):
         model = AlternatingLeastSquares(
             factors=dim, alpha=_ALPHA, regularization=penalty, iterations=_ITERATIONS, random_state=dim

@@ -1,7 +1,7 @@
-"""What a user's history says of kinds of items, in closed form: the content columns and the hidden layer behind them.
+"""A user's preference for categories, in closed form: the content columns and the hidden layer behind them.
 
-How much likelier than others a user is to take an item of a kind goes with the log of how often the history has that
-kind. A vector has no room for thousands of kinds; this is the best room for them that singular vectors find.
+A user's preference for a category (any content value) grows with the log of how often the history has it. A vector
+cannot hold thousands of categories; singular vectors give the best approximation.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from sklearn.utils.extmath import randomized_svd
 
 Float = npt.NDArray[Any]
 
-# Settled on Complete Journey's validation weeks, where 10 to 200 events of prior and even weights did alike: what a
-# history has of a kind counts against what this many events of anybody's would have of it.
+# Chosen on Complete Journey's validation weeks, where priors of 10 to 200 events and even weights did equally well: a
+# category's count in a history is compared with its count in this many average events.
 _PRIOR_EVENTS = 60.0
 _WEIGHT = 0.2  # of each log, in logits
-_SHARE_FLOOR = 1e-5  # a kind rarer than that is no better known than one of this share
+_SHARE_FLOOR = 1e-5  # rarer categories are treated as having this share
 _RIDGE = 1e-3
 _USERS = 8192  # at most, at even distances
 
@@ -45,11 +45,11 @@ class Tastes:
 def fit_tastes(
     history: scipy.sparse.csr_matrix, events: int, codes: scipy.sparse.csr_matrix, dim: int, units: int
 ) -> Tastes:
-    """Fits all of it to the users' histories.
+    """Fits the tastes to the users' histories.
 
     Args:
-        history: ``[users, items]`` the weights of a user's events of an item, added up.
-        events: how many events these are.
+        history: ``[users, items]`` the summed weights of a user's events with an item.
+        events: number of these events.
         codes: ``[items, values]`` the weight of each content value in an item.
         dim: content columns of a vector.
         units: hidden units; the most frequent values get one each.

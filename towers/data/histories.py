@@ -29,7 +29,7 @@ def histories(events: EventLists, starts: Int64, stops: Int64, now: Int64 | None
     """The ``length`` newest of the events ``starts[i]`` to ``stops[i]`` of each user.
 
     Args:
-        now: ``[users]`` the moment ages are counted to; None where times are no times: ages are 0.
+        now: ``[users]`` the moment ages are counted to; None if events have no real times: ages are 0.
     """
     starts = np.maximum(starts, stops - length)
     counts = stops - starts
@@ -52,7 +52,7 @@ def histories(events: EventLists, starts: Int64, stops: Int64, now: Int64 | None
 def request_histories(
     events: EventLists, users: Int32, split: int, now: int | None, length: int, *, timed: bool
 ) -> Histories:
-    """What is known of ``users`` when ``split`` begins: their events of the splits before it."""
+    """The histories of ``users`` when ``split`` begins: their events of the splits before it."""
     known = events.before(split)
     starts, stops = known.offsets[users], known.offsets[users + 1]
     moments = None

@@ -1,7 +1,7 @@
 """What is known at a moment: places in the events by owner and time, and the features that change with it.
 
-Every training example has a moment of its own; what counts as recent there is counted from the events before
-it. Vectorised NumPy, no TensorFlow.
+Every training example has a moment of its own; counts of recent events at that moment use only the
+events before it. Vectorised NumPy, no TensorFlow.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def moving_features(features: Iterable[Feature]) -> tuple[Feature, ...]:
 
 
 def side_by_side(columns: Features, rows: int) -> Float32:
-    """``[rows, widths together] float32``; no columns where there are none."""
+    """``[rows, sum of widths] float32``: the columns concatenated; no columns if there are none."""
     return np.concatenate([np.zeros((rows, 0), np.float32), *columns.values()], axis=1, dtype=np.float32)
 
 
@@ -76,9 +76,9 @@ def last_windows(events: EventLists, days: float, number: int = 5) -> list[tuple
 
 
 class Counts:
-    """A side's count features as of any moment, as the features job gives them at its own.
+    """A side's count features as of any moment, as the features job computes them for its own.
 
-    ``clock``: that of all the side's events.
+    ``clock``: of all events of the side.
     """
 
     def __init__(self, data: TrainingData, events: EventLists, side: Side) -> None:
@@ -107,9 +107,9 @@ class Counts:
 
 
 class Moving:
-    """All of a side's features that change with the moment, as the features job gives them at its own.
+    """All of a side's features that change with the moment, as the features job computes them for its own.
 
-    A time since is reckoned back from the column that the job encoded: what lay in its future stays at 0 days.
+    A time since is computed from the column that the job encoded; times in the future stay at 0 days.
     """
 
     def __init__(self, data: TrainingData, events: EventLists, side: Side) -> None:
@@ -125,7 +125,7 @@ class Moving:
                 self._present[feature.name] = present > 0
 
     def at(self, owners: npt.NDArray[np.integer], moment: int) -> Float32:
-        """``[owners, widths together] float32``: the columns side by side, in the order of ``moving_features``."""
+        """``[owners, sum of widths] float32``: the columns concatenated, in the order of ``moving_features``."""
         return side_by_side(self.columns(owners, moment), len(owners))
 
     def columns(self, owners: npt.NDArray[np.integer], moment: int) -> Features:
@@ -147,20 +147,20 @@ class MomentSampler:
     ) -> None:
         self._of_items, self._of_users = Moving(data, events, "item"), Moving(data, events, "user")
         self.users = self._of_users.counts.clock
-        # Positives come from what was taken, not from what was only seen.
+        # Positives are items that were taken, not those that were only seen.
         chosen = events.where(taken)
         owners, order = chosen.owners, np.argsort(chosen.times, kind="stable")
         self._times, self._rows = chosen.times[order], chosen.rows[order]
-        # When the event's user had this item last before, and when the first event of all was.
+        # When the event's user last had this item before, and when the user's first event was.
         self._last, self._first = _last_before(chosen, owners)[order], _firsts(events)[owners][order]
         self._items = data.num_items
         self.window_us = int(settings.window_days * DAY_US)
         self._min_history_us = int(settings.min_history_days * DAY_US)
 
     def draw(self, generator: np.random.Generator) -> int:
-        """A moment up to a window before some event, such that all of the window after it lies in the data.
+        """A moment at most a window before some event, such that the whole window after it is in the data.
 
-        Where the data are that long, at least ``min_history_days`` of them lie before it.
+        If the data are long enough, at least ``min_history_days`` of them are before it.
         """
         first, last = int(self._times[0]) + 1_000_000, int(self._times[-1]) - self.window_us
         first = min(first + self._min_history_us, max(last, first))
@@ -169,8 +169,8 @@ class MomentSampler:
         return int(np.clip(moment, first, max(last, first)))
 
     def shares(self, rows: Int32, moment: int) -> npt.NDArray[np.float64]:
-        """``[rows] float64`` each item's part of the positives of the window: of the pairs of a user who was there
-        before the moment and an item, once however often the user took it.
+        """``[rows] float64`` each item's share of the positives of the window: of the pairs of an item and a user who
+        was there before the moment, each pair counted once.
         """
         start, stop = np.searchsorted(self._times, [moment, moment + self.window_us])
         window = slice(int(start), int(stop))
@@ -185,7 +185,7 @@ class MomentSampler:
 
 
 def _last_before(events: EventLists, owners: Int32) -> Int64:
-    """``[events]`` the time of the event before it of the same user and item; long ago where there is none."""
+    """``[events]`` the time of the previous event of the same user and item; long ago if there is none."""
     # A user's events are in the order of time, which a stable sort keeps.
     width = int(events.rows.max(initial=0)) + 1
     order = np.argsort(owners.astype(np.int64) * width + events.rows, kind="stable")
@@ -197,6 +197,6 @@ def _last_before(events: EventLists, owners: Int32) -> Int64:
 
 
 def _firsts(events: EventLists) -> Int64:
-    """``[users]`` the time of the first event; of users without one, anything."""
+    """``[users]`` the time of the first event; undefined for users without one."""
     padded = np.append(events.times, np.int64(0))
     return padded[events.offsets[:-1]]

@@ -27,11 +27,11 @@ Number = TypeVar("Number", np.int32, np.int64)
 
 @dataclass(frozen=True)
 class _Asked:
-    """What the queries of a batch are to find, before anything is drawn.
+    """The targets of a batch's queries, before candidates are drawn.
 
     ``targets [n]`` are places of events, each sought by the query ``queries [n]``, for which it counts ``credits [n]``.
-    ``others`` are (query, row), as ``_taken`` has them, that are no negatives, the positives among them; None: there
-    are none but the positives. A query is a user, or, with ``users`` and ``positions [queries]``, one at a position.
+    ``others`` are (query, row), as ``_taken`` has them, that are not negatives, including the positives; None: only
+    the positives. A query is a user, or, with ``users`` and ``positions [queries]``, one at a position.
     """
 
     queries: Int32
@@ -49,8 +49,8 @@ class _Asked:
 
 @dataclass(frozen=True)
 class _Baskets:
-    """The events of one user and moment, none of which predicts another: ``of_event [events] int64`` the number of
-    each event's basket, ascending; ``starts [baskets + 1]`` their first events.
+    """Events of one user at one moment, none of which is used to predict another: ``of_event [events] int64`` the
+    number of each event's basket, ascending; ``starts [baskets + 1]`` their first events.
     """
 
     of_event: Int64
@@ -73,8 +73,8 @@ class Sampler:
 
     Args:
         data: the catalogue and its features.
-        events: what may be learned from, and nothing else. A positive weighs what ``[actions]`` says of its event's
-            action, that of the strongest where a query has it several times; 0: context only, never a positive.
+        events: the events to learn from, and no others. A positive has the weight of its event's action in
+            ``[actions]``, the largest if a query has it several times; 0: context only, never a positive.
         settings: resolved.
 
     Raises:
@@ -116,11 +116,11 @@ class Sampler:
         self._moments = MomentSampler(data, events, taken, settings) if settings.protocol == "windows" else None
 
     def _drawn_from(self, owners: Int32, taken: npt.NDArray[np.bool_]) -> tuple[Int32, Float64 | None]:
-        """The rows that an epoch's batches may have as positives, and how often each comes up; None: always.
+        """The rows that an epoch's batches may have as positives, and how often each occurs; None: always.
 
-        Of a sequence, the events that have earlier ones in what is read of it; else a user's different items, where
-        histories hide some (``_hidden``) each as likely as it is hidden. (For windows, where it goes by the moment, all
-        that was taken.)
+        For sequences, the events that have earlier ones in the part that is read; else a user's distinct items, and if
+        histories hide some (``_hidden``), each with the probability of being hidden. (For windows, where it depends on
+        the moment, everything that was taken.)
         """
         rows = self.events.rows
         if self.settings.protocol == "windows":
@@ -143,7 +143,7 @@ class Sampler:
         return batches if self.settings.protocol == "sets" else max(batches, self.settings.min_steps)
 
     def epoch(self, generator: np.random.Generator) -> Iterator[Batch]:
-        """The batches of one pass over the users, in random order, or of several where ``min_steps`` asks for them."""
+        """The batches of one pass over the users, in random order, or several passes if ``min_steps`` asks for them."""
         done = 0
         while done < self.steps:
             order = self._order(generator)
@@ -157,7 +157,7 @@ class Sampler:
                     yield batch
 
     def _order(self, generator: np.random.Generator) -> Int32:
-        """Users in random order; where a batch is as wide as its longest history, similar lengths are put together."""
+        """Users in random order; if a batch is as wide as its longest history, similar lengths are put together."""
         order = generator.permutation(self.users)
         if self.settings.protocol != "positions":
             return order
@@ -178,7 +178,7 @@ class Sampler:
         return self._sets(users, generator)
 
     def _windows(self, users: Int32, generator: np.random.Generator) -> Batch | None:
-        """All users at one moment, so that an item has one vector in the batch, and one probability to be in it."""
+        """All users at one moment, so that an item has one vector in the batch and one probability to be in it."""
         assert self._moments is not None
         moment = self._moments.draw(generator)
         starts = self.events.offsets[users]
@@ -210,7 +210,7 @@ class Sampler:
         distances = self._baskets.of_event[targets] - basket[owners] - 1
         credits = np.power(np.float64(self._lookahead), distances, dtype=np.float64)
         credits /= np.bincount(owners, credits)[owners]
-        # What the user took at another place of the sequence is sure to be in the batch, and no negative.
+        # Items the user took elsewhere in the sequence are certain to be in the batch, and are not negatives.
         first, last = starts[query_users], stops[query_users]
         others = self._taken(np.repeat(queries, last - first), ranges(first, last))
         asked = _Asked(owners, targets, credits, others, query_users, query_positions)
@@ -235,9 +235,9 @@ class Sampler:
         return self._assemble(users, known, asked, generator)
 
     def _hidden(self, keys: Int64, generator: np.random.Generator) -> npt.NDArray[np.bool_]:
-        """``[events]`` whether each is of the items to find, which must not be in the history they are found by.
+        """``[events]`` whether each is one of the items to predict, which must not be in the history used for it.
 
-        An item of each user's, drawn evenly, and every other with a chance of a half: of n, each with (n + 1) / 2n.
+        One item of each user, drawn evenly, and every other with probability 1/2: of n, each with (n + 1) / 2n.
         """
         different, places = np.unique(keys, return_inverse=True)
         counts = np.bincount(self._parts(different)[0])
@@ -248,7 +248,7 @@ class Sampler:
     def _assemble(
         self, users: Int32, known: Histories, asked: _Asked, generator: np.random.Generator, moment: int | None = None
     ) -> Batch | None:
-        """Joins positives and uniform negatives into candidates, finds everything's place; None without positives."""
+        """Joins positives and uniform negatives into candidates and finds all places; None without positives."""
         keys = self._keys(asked.queries, asked.targets)
         strengths = self._strengths[asked.targets] * asked.credits
         pairs, strengths = _strongest(keys[strengths > 0], strengths[strengths > 0])
@@ -301,14 +301,14 @@ class Sampler:
         drawn = generator.choice(self.items, self._uniform, replace=False, shuffle=False).astype(np.int32)
         shared, limit = positive_rows, self.settings.in_batch_negatives
         if asked.positions is not None:
-            # An event is in the batch once, whichever queries it is a positive of.
+            # An event is in the batch once, however many queries it is a positive of.
             shared = self.events.rows[_different(asked.targets[self._strengths[asked.targets] > 0])]
         if limit is not None and limit < len(shared):
             shared = shared[generator.integers(len(shared), size=limit)]
         return *self._candidate_places.of(shared, drawn), len(shared)
 
     def _balanced(self, queries: Int32, strengths: Float64) -> Float64:
-        """Weights such that a user's positives together weigh their strength to the power ``activity_power``."""
+        """Weights such that a user's positives sum to their total strength to the power ``activity_power``."""
         whole = np.maximum(np.bincount(queries, strengths)[queries], 1e-9)
         balanced: Float64 = strengths / whole ** (1.0 - self._activity_power)
         return balanced
@@ -323,12 +323,12 @@ class Sampler:
         return queries.astype(np.int64) * self.items + self.events.rows[places]
 
     def _taken(self, queries: Int32, places: Int64) -> Int64:
-        """The same, of the events that count as positives; what was only seen may be a negative."""
+        """The same for events that count as positives; items that were only seen may be negatives."""
         counts = self._strengths[places] > 0
         return self._keys(queries[counts], places[counts])
 
     def _certain(self, asking: Int32, keys: Int64, asked: _Asked, positives: Int64) -> tuple[Int64, Float64]:
-        """The keys of the queries' certain negatives, none of the ``positives`` among them, and their weights.
+        """The keys of the queries' certain negatives, without the ``positives``, and their weights.
 
         Args:
             asking: ``[queries]`` the user of each query.
@@ -351,20 +351,20 @@ class Sampler:
 
 
 def _untaken(mined: Int32, owners: Int32, rows: Int32, items: int) -> Int32:
-    """``mined [users, n]`` with -1 for what a user took at any time: that is no negative, whatever an index says."""
+    """``mined [users, n]`` with -1 for items a user took at any time: those are never negatives."""
     keys = np.arange(len(mined), dtype=np.int64)[:, None] * items + mined
     return np.where(np.isin(keys, owners.astype(np.int64) * items + rows), -1, mined).astype(np.int32)
 
 
 def _reach(lookahead: float, length: int) -> int:
-    """How many following baskets are positives: those that count a hundredth of the first or more, up to ``length``."""
+    """How many following baskets are positives: those that count a hundredth of the first or more."""
     if lookahead in (0.0, 1.0):
         return length if lookahead else 1
     return min(1 + int(np.log(0.01) / np.log(lookahead)), length)
 
 
 def _strongest(keys: Int64, strengths: Float64) -> tuple[Int64, Float64]:
-    """The different ones of ``keys``, ascending, and the greatest strength of each."""
+    """The distinct ``keys``, ascending, and the greatest strength of each."""
     order = np.argsort(keys)
     ordered = keys[order]
     first = np.ones(len(ordered), np.bool_)
@@ -375,8 +375,8 @@ def _strongest(keys: Int64, strengths: Float64) -> tuple[Int64, Float64]:
 
 
 class _Places:
-    """The places of rows among the different ones of some: a table over the catalogue, not searches, since hundreds of
-    thousands are looked up a step; made once, since a new one of a large catalogue takes as long as all lookups.
+    """The places of rows among some distinct ones: a table over the catalogue instead of searches, because hundreds of
+    thousands are looked up per step; made once, because a new one for a large catalogue takes as long as all lookups.
     """
 
     def __init__(self, items: int) -> None:
@@ -384,7 +384,7 @@ class _Places:
         self._rows = np.zeros(0, np.int32)
 
     def of(self, *rows: Int32) -> tuple[Int32, Int32]:
-        """The different rows among these, ascending, and ``[items + 1]`` the place of each there; -1: not among them.
+        """The distinct rows among these, ascending, and ``[items + 1]`` the place of each; -1: not among them.
 
         The table is the same one at each call.
         """
@@ -403,7 +403,7 @@ def _different(values: npt.NDArray[Number]) -> npt.NDArray[Number]:
 def _novel(
     known: Histories, candidate_place: Int32, pairs: Int64, width: np.int64
 ) -> tuple[Int32, npt.NDArray[np.bool_]]:
-    """Places of the candidates a query's history has, and which of the positives it has not."""
+    """Places of the candidates in a query's history, and which of the positives are not in it."""
     owner, slot = np.nonzero(known.rows >= 0)
     seen_keys = _different(owner.astype(np.int64) * width + known.rows[owner, slot])
     owners, rows = seen_keys // width, seen_keys % width

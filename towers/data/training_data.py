@@ -1,6 +1,6 @@
-"""What training reads: the features artifact as memory-resident arrays.
+"""What training reads: the features artifact as arrays in memory.
 
-Reads ``features/``; writes nothing. No TensorFlow.
+Reads ``features/``. No TensorFlow.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DAY_US = 86_400_000_000
 
 @dataclass(frozen=True)
 class Mined:
-    """What the live ``version`` of the index gives each user: ``rows [users, n] int32``, -1 for none."""
+    """Items that the live ``version`` of the index returns for each user: ``rows [users, n] int32``, -1 for none."""
 
     version: str
     rows: Int32
@@ -38,9 +38,9 @@ class TrainingData:
     """A data set as the towers see it.
 
     ``items`` and ``users`` map a feature's name to its encoded column; the rows of ``users`` are the users of
-    ``events``. ``item_frequency [items] int64`` counts each item's train events. ``numbers`` has what each feature of
-    numbers was fitted to. ``as_of_us``: the moment, in microseconds, that the columns' times since are counted to.
-    ``mined [users, n] int32``: items that the live index gives each user, -1 for none.
+    ``events``. ``item_frequency [items] int64`` counts each item's train events. ``numbers`` has the
+    fitted values of each numeric feature. ``as_of_us``: the moment, in microseconds, to which the columns' times since
+    are counted. ``mined [users, n] int32``: items that the live index returns for each user, -1 for none.
     """
 
     schema: DatasetSchema
@@ -55,12 +55,12 @@ class TrainingData:
     mined: Int32 | None = None
 
     def weighs(self, events: EventLists) -> npt.NDArray[np.bool_]:
-        """``[events]`` whether each is of an action that counts: what has weight 0 in ``[actions]`` is context only."""
+        """``[events]`` whether its action counts; actions of weight 0 in ``[actions]`` are context only."""
         found: npt.NDArray[np.bool_] = np.array(self.schema.action_weights)[events.actions] > 0
         return found
 
     def held_out(self, split: int) -> HeldOut:
-        """What is held out in a split, of actions that count, and what its users had before."""
+        """The held-out events of a split, of actions that count, and what its users had before."""
         return HeldOut.of(self.events, split, self.schema.action_weights)
 
     @property
@@ -85,7 +85,7 @@ def load(features: Path) -> TrainingData:
     artifact = open_artifact(features, kind="features")
     schema = DatasetSchema.model_validate_json((artifact.dir / "schema.json").read_text())
     vocabulary = Vocabulary.load(artifact.dir / "vocabulary")
-    # Nothing here reads what events are worth.
+    # The events' values are not needed here.
     events = replace(Sequences.open(artifact.dir).events, values=None)
     data = TrainingData(
         schema=schema,
@@ -105,7 +105,7 @@ def load(features: Path) -> TrainingData:
 
 
 def _counted(data: TrainingData) -> TrainingData:
-    """The same, an item's events being those that count where others are context: an item id's bias starts there."""
+    """The same, with item frequencies of events that count only: an item id's bias starts there."""
     train = data.events.where(data.events.splits == 0)
     weighs = data.weighs(train)
     if weighs.all():
@@ -129,7 +129,7 @@ def _numbers(vocabulary: Vocabulary, side: Side) -> dict[str, FittedNumbers]:
 
 
 def check(data: TrainingData, where: str) -> None:
-    """Refuses what nothing can be learned from.
+    """Checks that there is something to learn from.
 
     Raises:
         SchemaError: there are no items, or no event is in the train split, or a feature holds NaN or infinity.
@@ -145,5 +145,5 @@ def check(data: TrainingData, where: str) -> None:
             if np.issubdtype(column.dtype, np.floating) and not np.isfinite(column).all():
                 bad = int(np.flatnonzero(~np.isfinite(column).reshape(len(column), -1).all(axis=1))[0])
                 raise SchemaError(
-                    f"{where}: {side} feature {name!r} has a NaN or infinity at row {bad}. Mend the table's column."
+                    f"{where}: {side} feature {name!r} has a NaN or infinity at row {bad}. Fix the table's column."
                 )

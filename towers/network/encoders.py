@@ -1,4 +1,4 @@
-"""From encoded features to vectors: what both towers are made of.
+"""From encoded features to vectors: the parts that both towers share.
 
 A missing value (code 0, present 0, an embedding of zeros) adds nothing.
 """
@@ -28,7 +28,7 @@ def unit(vectors: Any) -> Any:
 class RowNorm(tf_keras.initializers.Initializer):
     """Rows of about the norm ``scale`` in the first ``dim`` columns, ``rest`` (``[rows]``, or 0) in the others.
 
-    The first ``empty`` rows start at 0: an unknown id says nothing until it has learned to.
+    The first ``empty`` rows start at 0: unknown ids add nothing until they are trained.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class RowNorm(tf_keras.initializers.Initializer):
 
 
 class RandomStream:
-    """Random numbers that can be set back: the same seed gives the same dropout, also after a resumed run."""
+    """Resettable random numbers: the same seed gives the same dropout, also in a resumed run."""
 
     def __init__(self) -> None:
         self.generator = tf.random.Generator.from_seed(0)
@@ -63,7 +63,7 @@ class RandomStream:
         return self.generator.uniform(shape) < share
 
     def drop(self, values: Any, share: float, training: bool) -> Any:
-        """Dropout: in training a share of the values is 0, the others grow by as much."""
+        """Dropout: in training a share of the values is set to 0, and the others are scaled up accordingly."""
         if not training or share == 0:
             return values
         kept = ~self.below(tf.shape(values), share)
@@ -75,7 +75,7 @@ class RandomStream:
 
 
 def drop_by(seed: Any, values: Any, share: float) -> Any:
-    """Dropout that can be made again: the same ``seed [2] int32`` drops the same."""
+    """Reproducible dropout: the same ``seed [2] int32`` drops the same values."""
     kept = tf.random.stateless_uniform(tf.shape(values), seed) >= share
     return tf.where(kept, values / (1.0 - share), tf.zeros_like(values))
 
@@ -83,10 +83,10 @@ def drop_by(seed: Any, values: Any, share: float) -> Any:
 class FeatureSum(tf_keras.layers.Layer):
     """``{name: encoded feature}`` to ``[batch, width]``: each feature's learned contribution, added up.
 
-    Coded features have a table row for each code (lists and texts the weighted mean of their rows, by rarity or, with
-    ``text_pool = "attention"``, by a weight each token learns as well); numbers have a linear map, outside vectors
+    Coded features have a table row per code (lists and texts the weighted mean of their rows, by rarity or, with
+    ``text_pool = "attention"``, by a weight that each token learns as well); numbers have a linear map, outside vectors
     one behind a gate of their own (a zero vector: missing). ``id_dropout`` replaces that share of the ids by the
-    out-of-vocabulary row in training, so that the other features learn to stand alone.
+    out-of-vocabulary row in training, so that the other features learn to work without it.
 
     Args:
         features: the schema's features of one side, each with an input of its name.
@@ -94,8 +94,8 @@ class FeatureSum(tf_keras.layers.Layer):
         frequencies: train counts of each coded feature's values. Rarer tokens of a text weigh more (IDF); an id's
             bias starts at the log of its count. May be empty.
         width: columns in all; those after ``vector_dim`` are the bias.
-        content_dim: the last of the ``vector_dim`` columns that the id has no part in.
-        complete: features of which training never sees a missing value.
+        content_dim: number of columns at the end of ``vector_dim`` that exclude the id.
+        complete: features without missing values in training.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class FeatureSum(tf_keras.layers.Layer):
         self.width = width
 
     def call(self, inputs: dict[str, Any], training: bool = False) -> Any:
-        """The sum of all contributions, ``[batch, width]``; zeros where there are none: an item of counts alone."""
+        """The sum of all contributions, ``[batch, width]``; zeros if there are none: an item with counts alone."""
         parts = [self._contribution(feature, inputs[feature.name], training) for feature in self.features]
         return tf.add_n(parts) if parts else tf.zeros([tf.shape(next(iter(inputs.values())))[0], self.width])
 
@@ -199,9 +199,9 @@ class FeatureSum(tf_keras.layers.Layer):
 
 
 def _bag_of_present(table: Any, codes: Any, weights: Any) -> Any:
-    """``sum_t weights[r, t] table[codes[r, t]]`` as ``[rows, dim]``, at the cost of the codes that are there.
+    """``sum_t weights[r, t] table[codes[r, t]]`` as ``[rows, dim]``, at the cost of the codes that are present.
 
-    Most places of a padded list are empty; gathered and with gradients, they would be most of a step.
+    Most places of a padded list are empty; gathering them, with gradients, would take most of a step.
     """
     places = tf.where(weights > 0)
     used, where = tf.unique(tf.gather_nd(codes, places), out_idx=tf.int64)
@@ -212,9 +212,9 @@ def _bag_of_present(table: Any, codes: Any, weights: Any) -> Any:
 
 
 def log_counts(size: int, frequencies: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """``[size] float32`` where an id's bias starts, in logits: log(1 + count), centred; the reserved codes as count 0.
+    """``[size] float32`` initial bias of an id, in logits: log(1 + count), centred; reserved codes count 0.
 
-    A softmax over the catalogue learns the log of an item's share first; starting there leaves it the rest to learn.
+    A softmax over the catalogue first learns the log of an item's share; starting there leaves only the rest to learn.
     """
     logs = np.zeros(size, np.float32)
     logs[2 : 2 + len(frequencies)] = np.log1p(frequencies)

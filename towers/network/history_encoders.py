@@ -1,7 +1,7 @@
 """A user's history to one vector: weighted means, attention pools, a causal transformer.
 
-Each reads item vectors ``[batch, history, dim]`` with ``mask [batch, history]``, 1 where an event stands. Memory grows
-with the length of a history, not with its square (``attend_in_blocks``).
+Each reads item vectors ``[batch, history, dim]`` with ``mask [batch, history]``, 1 where there is an event. Memory
+grows with the length of a history, not with its square (``attend_in_blocks``).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from towers.network.encoders import RandomStream, RowNorm, drop_by, unit
 from towers.runtime import tf, tf_keras
 from towers.settings import TowersSettings
 
-# Queries that attend at a time where a history can be longer; up to here its square is small beside what else it needs.
+# Number of queries that attend at a time in longer histories; up to this length, the square of it needs little memory.
 BLOCK = 128
 
 
@@ -27,9 +27,9 @@ class PooledHistory(tf_keras.layers.Layer):
     mean of the first ``dim - content_dim`` columns is made a unit vector, then goes through its own matrix, which
     starts at the identity (an even share of it): at the start a user is the recency-weighted mean of the history.
 
-    What content alone says is added up instead, by the first head's weights, and goes through a hidden layer of
-    ``tastes`` units ``log(1 + max(0, .))``: each can stand for a value of a content feature and tell how often a user
-    had it. The log lets what was had once count beside what was had a hundred times.
+    The content columns are summed instead, with the first head's weights, and go through a hidden layer of ``tastes``
+    units ``log(1 + max(0, .))``: each can represent a value of a content feature and count how often a user had it.
+    With the log, a value chosen once still counts next to one chosen a hundred times.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class PooledHistory(tf_keras.layers.Layer):
         self.decay_days = tuple(decay_days)
         self.heads = len(decay_days)
         rates = np.array([0.0 if days == 0 else 1.0 / days for days in decay_days], np.float32)
-        # softplus keeps a rate positive; 1e-6 a day stands for none.
+        # softplus keeps a rate positive; 1e-6 per day means none.
         raw = np.log(np.expm1(np.maximum(rates, 1e-6).astype(np.float64))).astype(np.float32)
         self.raw_rates = self.add_weight("raw_rates", (self.heads,), initializer=tf.constant_initializer(raw))
         self.action_weights = self.add_weight("action_weights", (actions, self.heads), initializer="zeros")
@@ -95,13 +95,13 @@ class AttentionPool(tf_keras.layers.Layer):
 
 @dataclass(frozen=True)
 class Dropout:
-    """What is dropped of attention weights: a ``share``, drawn from ``seed [2] int32``; None for nothing."""
+    """Dropout of attention weights: a ``share``, drawn from ``seed [2] int32``; None for no dropout."""
 
     share: float
     seed: Any = None
 
     def of(self, weights: Any, block: Any) -> Any:
-        """``[batch, heads, block, keys]`` weights of the ``block``-th queries, after dropout of always the same."""
+        """``[batch, heads, block, keys]`` weights of the ``block``-th queries after dropout, always the same."""
         if self.seed is None:
             return weights
         return drop_by(self.seed + tf.stack([0, block]), weights, self.share)
@@ -111,18 +111,18 @@ def attend_in_blocks(queries: Any, keys: Any, values: Any, mask: Any, dropout: D
     """Causal attention that holds the weights of ``block`` queries at a time, forward and backward.
 
     Rabe & Staats 2021, "Self-attention does not need O(n^2) memory": exact, over chunks of queries, whose weights the
-    backward pass makes again. Unlike there, keys are not in chunks: a chunk reads all keys up to its last query, so
-    that no softmax has to be put together from parts. There is no second derivative.
+    backward pass recomputes. Unlike there, keys are not chunked: a chunk reads all keys up to its last query, so that
+    no softmax has to be combined from parts. There is no second derivative.
 
     Args:
         queries, keys, values: ``[batch, heads, history, size] float32``.
-        mask: ``[batch, history] float32``, 1 where a key stands.
+        mask: ``[batch, history] float32``, 1 where there is a key.
         dropout: of the weights.
         block: queries at a time, 1 or more; the history may have any length.
 
     Returns:
-        ``[batch, heads, history, size] float32``: each query's mean of the values that it sees. That of a query which
-        sees no event is finite and means nothing.
+        ``[batch, heads, history, size] float32``: each query's weighted mean of the values it sees. The result
+        of a query that sees no event is finite but meaningless.
     """
     length = mask.shape[1] if mask.shape[1] is not None else tf.shape(mask)[1]
     blocks = (length + block - 1) // block
@@ -165,7 +165,7 @@ def attend_in_blocks(queries: Any, keys: Any, values: Any, mask: Any, dropout: D
 
 
 class _Blocks:
-    """``[batch, heads, history, size]`` in ``blocks`` of so many places each, the last one filled up with zeros."""
+    """``[batch, heads, history, size]`` in ``blocks`` of equal length, the last one padded with zeros."""
 
     def __init__(self, whole: Any, blocks: Any, block: int) -> None:
         self.blocks, self.block = blocks, block
@@ -184,7 +184,7 @@ class _Blocks:
         return tf.TensorArray(self.padded.dtype, self.blocks, element_shape=self.shape)
 
     def joined(self, array: Any) -> Any:
-        """The blocks of an ``array`` side by side, without what they were filled up with."""
+        """The blocks of an ``array`` concatenated, without the padding."""
         stacked = tf.transpose(array.stack(), [1, 2, 0, 3, 4])
         whole = tf.reshape(stacked, [-1, self.shape[1], self.blocks * self.block, self.shape[3]])
         return whole[:, :, : self.length]
@@ -205,7 +205,7 @@ class Block(tf_keras.layers.Layer):
     def call(self, states: Any, mask: Any, allowed: Any = None, training: bool = False) -> Any:
         """``[batch, history, dim]`` to the same; ``allowed [batch, 1, history, history]`` is 1 where a may see b.
 
-        Without ``allowed`` the attention is made in blocks, from ``mask`` alone.
+        Without ``allowed``, attention is computed in blocks, from ``mask`` alone.
         """
         attended = self.merge(self._attend(self.norms[0](states), mask, allowed, training))
         states += self.chance.drop(attended, self.dropout, training)
@@ -226,10 +226,10 @@ class Block(tf_keras.layers.Layer):
 
 
 class CausalTransformer(tf_keras.layers.Layer):
-    """``[batch, history, dim]`` item vectors to ``[batch, history, dim]`` states: each sees itself and what is before.
+    """``[batch, history, dim]`` item vectors to ``[batch, history, dim]`` states: each sees itself and those before.
 
-    After SASRec (Kang & McAuley 2018), pre-norm. Positions are learned and counted from the oldest event. Where the
-    longest ``history`` has more events than ``BLOCK``, the attention is made in blocks.
+    After SASRec (Kang & McAuley 2018), pre-norm. Positions are learned and counted from the oldest event. If the
+    longest ``history`` has more events than ``BLOCK``, attention is computed in blocks.
     """
 
     def __init__(
@@ -249,7 +249,7 @@ class CausalTransformer(tf_keras.layers.Layer):
         self.scale = float(dim) ** 0.5
 
     def call(self, vectors: Any, mask: Any, training: bool = False) -> Any:
-        """The states; those at padding mean nothing."""
+        """The states; those at padding are meaningless."""
         length = vectors.shape[1] if vectors.shape[1] is not None else tf.shape(vectors)[1]
         placed = vectors + self.positions[None, :length]
         states = self.chance.drop(placed * self.scale, self.dropout, training)

@@ -1,7 +1,7 @@
 """The item tower: encoded features to ``[vector, bias]``.
 
-The last dimension, where the settings ask for it, is the item's learned bias; the user's is 1, so that a score stays
-one dot product.
+If the settings ask for it, the last dimension is the item's learned bias; the user's is 1, so that a score stays one
+dot product.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from towers.network.encoders import EPSILON, FeatureSum
 from towers.runtime import tf, tf_keras
 from towers.settings import TowersSettings
 
-# What counts add to an item's bias is at most so many logits: more is no forecast.
+# Maximum that counts add to an item's bias, in logits: more is not a plausible forecast.
 MAX_LIFT = 10.0
-# Where the effect of a count may change its slope, in log1p: about 2, 11 and 54 events.
+# Knots at which the slope of a count's effect may change, in log1p: about 2, 11 and 54 events.
 KNOTS = (1.0, 2.5, 4.0)
 
 
@@ -42,20 +42,20 @@ class ItemTower(tf_keras.Model):
         self.body = body
         self.counts = tuple(feature.name for feature in counts)
         windows = sum(len(feature.window_days) for feature in counts)
-        # How much an item was asked for lately changes its rank for everyone.
+        # Recent demand for an item changes its rank for everyone.
         shape = (windows * (1 + len(KNOTS)), 1)
         demand = bool(counts) and settings.item_bias
         self.demand: Any = self.add_weight("demand", shape, initializer="zeros") if demand else None
         ids = [feature.name for feature in body.features if feature.kind == "id"]
         self.free = settings.item_norm == "free"
-        # The usual length of a vector's columns that the id has a part in, measured after training; 0: not known.
+        # The usual length of the columns that include the id, measured after training; 0: not known.
         self.item_id = ids[0] if ids and self.free else None
         self.usual_length: Any = None
         if self.item_id is not None:
             self.usual_length = self.add_weight("usual_length", (), initializer="zeros", trainable=False)
         self.temperature = temperature
         self.item_bias = settings.item_bias
-        # Which columns an id has a part in, which content alone, which is the bias: each group has one scale a row.
+        # Columns that include the id, columns of content alone, and the bias: each group has one scale per row.
         content = settings.vector_dim - body.own_dim
         groups = np.repeat(range(3), [body.own_dim, content, settings.embedding_dim - settings.vector_dim])
         self.groups = np.eye(3, dtype=np.float32)[:, groups]
@@ -63,7 +63,7 @@ class ItemTower(tf_keras.Model):
     def call(self, inputs: dict[str, Any], training: bool = False) -> Any:
         """The vectors."""
         raw = self.body(inputs, training=training)
-        # Scaled whole: to take vector and bias apart and together again costs as much as the rest of the tower.
+        # Scaled as a whole: splitting vector and bias and joining them again costs as much as the rest of the tower.
         vectors = raw * tf.matmul(self._scales(raw, inputs), self.groups)
         if self.demand is not None:
             counts = tf.concat([inputs[name] for name in self.counts], 1)
@@ -71,7 +71,7 @@ class ItemTower(tf_keras.Model):
         return vectors
 
     def _scales(self, raw: Any, inputs: dict[str, Any]) -> Any:
-        """``[batch, 3]``: what multiplies the columns that the id has a part in, those of content alone, the bias."""
+        """``[batch, 3]``: factors for the columns that include the id, those of content alone, and the bias."""
         ones = tf.ones([tf.shape(raw)[0], 1])
         own, content = ones, ones
         if not self.free:
@@ -81,10 +81,10 @@ class ItemTower(tf_keras.Model):
         return tf.concat([own, content, ones * self.temperature], 1)
 
     def _evened(self, squared_length: Any) -> Any:
-        """``[batch, 1]``: what makes each length the geometric mean of its own and the usual one.
+        """``[batch, 1]``: the factor that makes each length the geometric mean of its own and the usual one.
 
-        For ads without an id of their own. How long a known ad's vector is says how often it is wanted; how long the
-        one made of content alone is says which of its columns happen to be filled.
+        For ads without an id of their own. The length of a known ad's vector reflects its demand; the length of a
+        vector made of content alone reflects which of its columns happen to be filled.
         """
         return tf.where(self.usual_length > 0, tf.sqrt(self.usual_length / tf.sqrt(squared_length)), 1.0)
 

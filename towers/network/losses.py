@@ -1,4 +1,4 @@
-"""Losses over a batch's queries and candidates. One function a published quantity.
+"""Losses over a batch's queries and candidates. One function per published quantity.
 
 A batch has ``queries`` user vectors and ``candidates`` item vectors, the union of the batch's positives and of items
 drawn uniformly. A candidate is a negative for every query it is not a positive of.
@@ -11,7 +11,7 @@ from typing import Any
 
 from towers.runtime import tf
 
-# Stands for minus infinity where exp() must give 0 and gradients must stay finite.
+# Used as minus infinity where exp() must give 0 and gradients must stay finite.
 MASKED = -1e9
 
 
@@ -26,8 +26,8 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Certain:
-    """Negatives that are sure to be in the batch: ``queries [pairs] int32``, ``scores [pairs]``, ``weights [pairs]``
-    above 0: as how many items each counts.
+    """Negatives that are certain to be in the batch: ``queries [pairs] int32``, ``scores [pairs]``, ``weights [pairs]``
+    above 0: the number of items that each counts as.
     """
 
     queries: Any
@@ -42,19 +42,19 @@ def sampled_softmax(
 
     ``-log(exp(s_p) / (exp(s_p) + sum_j exp(s_j) / pi_j))`` with j over the candidates that are not excluded and pi_j
     the probability that j is among them (Horvitz-Thompson; Bengio & Senécal 2008; Yi et al. 2019 for in-batch
-    candidates, Yang et al. 2020 for their mixture with uniform ones). Deviation from Yi et al.: the correction stands
-    on the negatives alone: the positive is in the denominator for certain.
+    candidates, Yang et al. 2020 for their mixture with uniform ones). Deviation from Yi et al.: only the
+    negatives are corrected, because the positive is certain to be in the denominator.
 
     Args:
         logits: ``[queries, candidates]`` scores divided by the temperature.
         log_inclusion: ``[candidates]``.
         positives: the pairs to be explained, their scores divided by the temperature as well.
-        excluded: ``[places, 2] int32`` (query, candidate) that are no negatives: all of a query's positives among the
+        excluded: ``[places, 2] int32`` (query, candidate) that are not negatives: all of a query's positives among the
             candidates, accidental hits, certain negatives.
         certain: a stratum of its own in the denominator, with pi = 1: mined negatives, impressions without action.
 
     Returns:
-        The weighted sum of the pairs' losses (a mean where the weights add up to 1).
+        The weighted sum of the pairs' losses (a mean if the weights add up to 1).
     """
     negatives = tf.tensor_scatter_nd_update(
         logits - log_inclusion[None, :], excluded, tf.fill([tf.shape(excluded)[0]], tf.cast(MASKED, logits.dtype))

@@ -1,6 +1,6 @@
 """The two towers and their loss as one TensorFlow Recommenders model.
 
-Reads a batch's places (``sampling.Batch``); the encoded features lie in memory and are gathered in the graph.
+Reads a batch's places (``towers.data.batches.Batch``); the encoded features are in memory and gathered in the graph.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from towers.network.user_tower import UserTower
 from towers.runtime import tf, tfrs
 from towers.settings import TowersSettings
 
-# Log of what a shown item counts in a history at the start, beside one that was taken.
-_HUSHED = -5.0
+# Log of the initial weight of an item in a history that was only shown, relative to one that was taken.
+_SHOWN_LOG_WEIGHT = -5.0
 
 
 class Columns:
@@ -40,7 +40,7 @@ class Columns:
         return {name: tf.gather(tensor, rows) for name, tensor in self.tensors.items()}
 
     def at_moment(self, rows: Any, moving: Any) -> dict[str, Any]:
-        """The same, what changes with the moment from ``moving [rows, widths]``, which has all side by side or none."""
+        """The same, with the features that change with the moment from ``moving [rows, widths]`` (or no columns)."""
         columns = self(rows)
         names = [name for name in self.moving if moving.shape[1]]
         widths = [self.tensors[name].shape[1] for name in names]
@@ -50,7 +50,7 @@ class Columns:
 class TwoTowers(tfrs.Model):
     """User tower, item tower, and the loss of a batch.
 
-    ``compute_loss`` makes each needed item's vector once, whether it is in a history, a positive or a negative.
+    ``compute_loss`` computes each needed item's vector once, whether it is in a history, a positive or a negative.
     """
 
     def __init__(self, data: TrainingData, settings: TowersSettings, seed: int) -> None:
@@ -73,7 +73,7 @@ class TwoTowers(tfrs.Model):
             actions=len(data.schema.action_names),
         )
         if settings.negative_actions and isinstance(self.user_tower.pool, PooledHistory):
-            self._hush(data)
+            self._damp_shown(data)
         self._columns = {
             "item": Columns(data.items, data.features("item")),
             "user": Columns(data.users, data.features("user")),
@@ -96,26 +96,26 @@ class TwoTowers(tfrs.Model):
             name=f"{side}_features",
         )
 
-    def _hush(self, data: TrainingData) -> None:
-        """What was shown and not taken begins as next to nothing in a pooled history."""
+    def _damp_shown(self, data: TrainingData) -> None:
+        """Gives events that were shown and not taken almost no initial weight in a pooled history."""
         weights = self.user_tower.pool.action_weights.numpy()
-        weights[[name in self.settings.negative_actions for name in data.schema.action_names]] = _HUSHED
+        weights[[name in self.settings.negative_actions for name in data.schema.action_names]] = _SHOWN_LOG_WEIGHT
         self.user_tower.pool.action_weights.assign(weights)
 
     def own_rows(self) -> list[Any]:
-        """The tables in which each item or user has a row of its own."""
+        """The tables in which each item or user has its own row."""
         bodies = [body for body in (self.item_tower.body, self.user_tower.profile) if body is not None]
         return [body.tables[f.name] for body in bodies for f in body.features if f.kind == "id"]
 
     def item_vectors(self, rows: Any, moving: Any, training: bool = False) -> Any:
-        """``[rows] int32`` and what they have that moves ``[rows, widths or 0] float32`` to ``[rows, embedding_dim]``.
+        """``[rows] int32`` and their moving features ``[rows, widths or 0] float32`` to ``[rows, embedding_dim]``.
 
-        ``moving`` is as of a moment (``towers.data.moments.Moving``); without columns the encoded ones stand.
+        ``moving`` is as of a moment (``towers.data.moments.Moving``); without columns the encoded ones are used.
         """
         return self.item_tower(self._columns["item"].at_moment(rows, moving), training=training)
 
     def user_inputs(self, vectors: Any, batch: dict[str, Any]) -> dict[str, Any]:
-        """The user tower's inputs; ``vectors [unique, dim]`` are those the histories point into."""
+        """The user tower's inputs; the histories point into ``vectors [unique, dim]``."""
         inputs: dict[str, Any] = self._columns["user"].at_moment(batch["users"], batch["user_moving"])
         if self.settings.history_encoder == "none":
             return inputs
@@ -170,15 +170,15 @@ def scores_and_candidates(
 ) -> tuple[Any, Any]:
     """The pairs' dot products ``[pairs]`` and the candidates' vectors ``[candidates, dim]``.
 
-    What gathering and multiplying gives; but a query's and a vector's gradients stand together when they are added up,
-    which takes a third of the time of adding in any order, and the candidates' go into the same sums.
+    Equals gathering and multiplying, but the gradients of a query or vector are adjacent when they are added up, which
+    takes a third of the time of adding in any order. The candidates' gradients go into the same sums.
 
     Args:
         queries: ``[queries, dim]``.
         vectors: ``[rows, dim]``.
         owners: ``[pairs] int32`` the query of each pair, ascending.
-        rows: ``[pairs] int32`` its vector.
-        by_row: ``[pairs] int32`` an order of the pairs in which ``rows`` ascend.
+        rows: ``[pairs] int32`` the vector of each pair.
+        by_row: ``[pairs] int32`` an order of the pairs in which ``rows`` are ascending.
         candidates: ``[candidates] int32`` rows.
     """
 
@@ -200,7 +200,7 @@ def scores_and_candidates(
 
 
 def _added_up(values: Any, owners: Any, count: Any) -> Any:
-    """``[count, dim]``: the sums of each owner's values; ``owners`` ascend."""
+    """``[count, dim]``: the sums of each owner's values; ``owners`` are ascending."""
     sums = tf.math.segment_sum(values, owners)
     return tf.pad(sums, [[0, count - tf.shape(sums)[0]], [0, 0]])
 
@@ -210,8 +210,8 @@ def _positive(value: Any) -> Any:
 
 
 def tensors_of(batch: Batch) -> dict[str, Any]:
-    """The batch as ``compute_loss`` wants it; ``by_row [pairs]``: the positives' order by row."""
-    # A row above the place it stands at, as one number: sorted ten times as fast as by a stable argsort.
+    """The batch as ``compute_loss`` needs it; ``by_row [pairs]``: the positives' order by row."""
+    # Row and place combined into one number: sorted ten times as fast as by a stable argsort.
     rows = batch.positives[:, 1].astype(np.int64)
     by_row = np.sort(rows << 32 | np.arange(len(rows))).astype(np.int32)
     fields = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}

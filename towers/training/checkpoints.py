@@ -1,6 +1,6 @@
-"""Where a training run stands, on disk: a killed run goes on with the same loss curve.
+"""The state of a training run on disk: a killed run continues with the same loss curve.
 
-Reads and writes a directory beside the model artifact: weights and optimizer moments (``.npz``, no pickle), the best
+Reads and writes a directory next to the model artifact: weights and optimizer moments (``.npz``, no pickle), the best
 weights so far, the curves. A checkpoint of other features, settings, workers or another seed is not used.
 """
 
@@ -23,7 +23,7 @@ Weights = list[npt.NDArray[Any]]
 
 @dataclass(frozen=True)
 class Best:
-    """The best validation so far, its epoch (0: none) and the model's weights then."""
+    """The best validation recall so far, its epoch (0: none) and the model's weights at that epoch."""
 
     epoch: int = 0
     valid: float = -1.0
@@ -32,8 +32,8 @@ class Best:
 
 @dataclass(frozen=True)
 class State:
-    """What is needed, besides the weights, to go on after ``epoch``: the ``best`` so far (in the refit, the epoch that
-    the search found), and the ``curves`` of all phases.
+    """What is needed apart from the weights to continue after ``epoch``: the ``best`` so far (in the refit, the epoch
+    that the search found), and the ``curves`` of all phases.
     """
 
     epoch: int
@@ -45,9 +45,9 @@ class CheckpointDirectory:
     """The directory of one run's checkpoints.
 
     Args:
-        directory: made when the first checkpoint is due.
-        fingerprint: of all that the run depends on.
-        minutes: least time between two checkpoints.
+        directory: created with the first checkpoint.
+        fingerprint: of everything that the run depends on.
+        minutes: minimum time between two checkpoints.
         resume: whether an existing checkpoint may be used.
     """
 
@@ -75,7 +75,7 @@ class CheckpointDirectory:
         self._last = time.monotonic()
 
     def restore(self, phase: str, model: Any, optimizer: Any) -> State | None:
-        """Puts a checkpoint of this run and phase into model and optimizer; None where there is none."""
+        """Loads a checkpoint of this run and phase into model and optimizer; None if there is none."""
         record = self._record()
         if record is None or record["phase"] != phase:
             return None
@@ -88,7 +88,7 @@ class CheckpointDirectory:
         return State(record["epoch"], best, record["curves"])
 
     def reached(self) -> tuple[str, int, int]:
-        """The phase and the epoch of this run's checkpoint and the best epoch by then; no phase where there is none."""
+        """Phase and epoch of this run's checkpoint, and the best epoch by then; ("", 0, 0) without a checkpoint."""
         record = self._record()
         return ("", 0, 0) if record is None else (record["phase"], record["epoch"], record["best_epoch"])
 
@@ -100,7 +100,7 @@ class CheckpointDirectory:
         return record if record["fingerprint"] == self.fingerprint else None
 
     def remove(self) -> None:
-        """Removes the checkpoint: the run has ended well."""
+        """Removes the checkpoint after a successful run."""
         shutil.rmtree(self.directory, ignore_errors=True)
 
 

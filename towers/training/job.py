@@ -44,14 +44,14 @@ _LOG = logging.getLogger(__name__)
 
 
 class TrainingError(TowerlineError):
-    """Training cannot go on: a loss or a gradient that is no number."""
+    """Training cannot continue: the loss or a gradient is NaN or infinite."""
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one pass over the users gave. ``valid`` is the number early stopping goes by, None where not measured.
+    """Results of one pass over the users. ``valid`` is the number that early stopping uses, None if not measured.
 
-    Epoch 0 is the start itself, measured where it is a closed-form one: it may be the best.
+    Epoch 0 is the state before training, measured if it is a closed-form start: it may be the best.
     """
 
     phase: str
@@ -65,7 +65,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Trained:
-    """A model and how it came to be; ``best_epoch`` is the one whose weights it has."""
+    """A model and its training curves; ``best_epoch`` is the epoch whose weights it has."""
 
     model: TwoTowers
     curves: tuple[Epoch, ...]
@@ -85,21 +85,20 @@ def run(
 ) -> Path:
     """Trains the towers on the artifact at ``features`` and writes the model artifact to ``out``.
 
-    A killed run goes on from its last checkpoint, kept beside ``out``, where features, settings, seed, the version that
-    was mined, the earlier model and the number of workers are the same.
-    Curves for TensorBoard stand in ``tensorboard/`` beside ``out``. With several workers (``TF_CONFIG``) each calls
-    this with the same arguments and features, and the first of them writes. ``mined``: hard negatives. ``warm``: go on
-    from an earlier model instead of training in full. ``progress``: shows the steps of each phase; of several workers,
-    the first one's.
+    A killed run continues from its last checkpoint, kept next to ``out``, if features, settings, seed, the mined
+    version, the earlier model and the number of workers are the same. TensorBoard curves are written to
+    ``tensorboard/`` next to ``out``. With several workers (``TF_CONFIG``) each calls this with the same arguments and
+    features, and the first of them writes. ``mined``: hard negatives. ``warm``: continue from an earlier model instead
+    of training in full. ``progress``: shows the steps of each phase; with several workers, those of the first.
 
     Raises:
-        ArtifactError: the features or the earlier model are missing or damaged, the latter has other towers, or an
-            exported tower differs from the trained one.
+        ArtifactError: the features or the earlier model are missing or damaged, the earlier model has other towers, or
+            an exported tower differs from the trained one.
         SchemaError: there is nothing to learn from, or the settings do not fit the data.
         ConfigError: TensorFlow was imported with another Keras.
         TrainingError: the loss or a gradient became NaN or infinite.
     """
-    # Before TensorFlow does anything else: workers of TF_CONFIG meet here.
+    # Before any other use of TensorFlow: workers of TF_CONFIG connect here.
     team = workers()
     shown = progress if team.writes else SILENT
     artifact = open_artifact(features, kind="features", verify=False)
@@ -114,11 +113,11 @@ def run(
     mined_from = None if mined is None else mined.version
     fingerprint = fingerprint_of([inputs, config, begun_from, mined_from, team.count])
     own = f".{out.name}.checkpoint" + (f".{team.index}" if team.index else "")
-    # Workers go on together or not at all: each has a checkpoint of each epoch.
+    # Workers resume together or not at all: each has a checkpoint of every epoch.
     minutes = settings.checkpoint_minutes if team.count == 1 else 0.0
     place = checkpoints.CheckpointDirectory(out.parent / own, fingerprint, minutes, resume)
     if not team.agree(place.reached()):
-        _LOG.warning("the workers' checkpoints are of different epochs: training begins anew")
+        _LOG.warning("the workers' checkpoints are of different epochs: training starts over")
         place.resume = False
     report = _to_tensorboard(out.parent / "tensorboard" / fingerprint[:12]) if team.writes else None
     if warm is None:
@@ -159,13 +158,13 @@ def train(
     Args:
         settings: resolved.
         progress: shows the steps of each phase, and that the start is being computed.
-        report: called after each epoch, and with the measured start; what it raises ends the training (tuning prunes
-            so).
+        report: called after each epoch, and with the measured start; an exception that it raises ends the training
+            (tuning prunes this way).
     """
     can_validate = can_evaluate(data, _VALID)
     phase, _, best_epoch = ("", 0, 0) if place is None else place.reached()
     curves: tuple[Epoch, ...] = ()
-    # A checkpoint of the refit has the search's curves, and the epoch that it found.
+    # A checkpoint of the refit contains the search's curves and best epoch.
     if phase != "refit":
         found = _Phase(data, settings, seed, "search", settings.epochs, can_validate, place, report, progress).fit()
         if not (settings.refit and can_validate):
@@ -185,7 +184,7 @@ def _go_on(
     place: checkpoints.CheckpointDirectory,
     report: Callable[[Epoch], None] | None,
 ) -> Trained:
-    """One phase on train and valid. The earlier model has seen most of valid: it can choose no epoch."""
+    """One phase on train and valid. The earlier model has seen most of valid, so valid cannot choose an epoch."""
     settings = settings.model_copy(update={"epochs": warm.epochs, "initializer": "random"})
     phase = _Phase(data, settings, seed, "warm", warm.epochs, False, place, report, progress)
     warm.fill(phase.model, features)
@@ -193,11 +192,11 @@ def _go_on(
 
 
 def optimizer_of(model: TwoTowers, data: TrainingData, settings: TowersSettings, steps: int) -> LazyAdam:
-    """The settings' optimizer of a built model, for epochs of so many ``steps``."""
+    """The settings' optimizer of a built model, for epochs of ``steps`` steps."""
     steps_in_all = max(steps * settings.epochs, 1)
     rate = tf_keras.optimizers.schedules.CosineDecay(settings.learning_rate, steps_in_all, alpha=0.02)
     names = [variable.name for variable in model.trainable_variables]
-    assert len(set(names)) == len(names), "two weights of one name would learn at one rate"
+    assert len(set(names)) == len(names), "two weights of one name would share one rate"
     own = {table.name for table in model.own_rows()}
     shared = {name: settings.shared_rate for name in names if name not in own}
     content = content_of(model.item_tower.body, data)
@@ -214,8 +213,8 @@ def optimizer_of(model: TwoTowers, data: TrainingData, settings: TowersSettings,
 
 
 def step_function(model: TwoTowers, optimizer: LazyAdam, batches: dict[str, Any]) -> Any:
-    """One step of learning: ``tensors_of`` a batch (``batches``: their signature) to its loss, NaN where nothing was
-    learned because the loss or a gradient is no number.
+    """One training step: ``tensors_of`` a batch (``batches``: their signature) to its loss; NaN if nothing was learned
+    because the loss or a gradient is not finite.
     """
     team = workers()
 
@@ -227,7 +226,7 @@ def step_function(model: TwoTowers, optimizer: LazyAdam, batches: dict[str, Any]
         def update() -> Any:
             return optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
 
-        # What is no number must not reach the weights: they are what the report is made from. (Workers cannot meet
+        # NaN must not reach the weights, because the error report is made from them. (Workers cannot synchronise
         # within a condition.)
         length = tf.linalg.global_norm([gradient for gradient in gradients if gradient is not None])
         finite = tf.math.is_finite(loss) & tf.math.is_finite(length)
@@ -237,7 +236,7 @@ def step_function(model: TwoTowers, optimizer: LazyAdam, batches: dict[str, Any]
             update()
         return tf.where(finite, loss, loss + np.nan)
 
-    # Without autograph: to rewrite the source of all that is called takes longer than the rest, for nothing.
+    # Without autograph: rewriting the source of everything called takes longer than the rest and is not needed.
     @tf.function(input_signature=[batches], autograph=False)
     def step(batch: dict[str, Any]) -> Any:
         return team.strategy.reduce("SUM", team.strategy.run(learn, args=(batch,)), axis=None)
@@ -246,7 +245,7 @@ def step_function(model: TwoTowers, optimizer: LazyAdam, batches: dict[str, Any]
 
 
 class _Phase:
-    """One training from the start: ``epochs`` of the settings' schedule, with or without validation."""
+    """One training run from the start: ``epochs`` of the settings' schedule, with or without validation."""
 
     def __init__(
         self,
@@ -281,7 +280,7 @@ class _Phase:
         self.step = step_function(self.model, self.optimizer, self.signature)
 
     def _built(self) -> dict[str, Any]:
-        """Makes all weights, some of which Keras makes at the first call; returns the batches' signature."""
+        """Creates all weights, some of which Keras creates at the first call; returns the batches' signature."""
         batch = next(self.sampler.epoch(np.random.default_rng(self.seed)), None)
         if batch is None:
             raise SchemaError(
@@ -296,7 +295,7 @@ class _Phase:
         return signature(batch)
 
     def fit(self) -> Trained:
-        """Trains to the end, or until the validation recall no longer grows."""
+        """Trains to the end, or until the validation recall no longer improves."""
         first, steps = self._restore(), self.sampler.steps
         with self.progress.bar(self.epochs * steps, self.name, "steps", done=(first - 1) * steps) as bar:
             self._fit(first, bar)
@@ -340,7 +339,7 @@ class _Phase:
         return self._validated(epoch) if self.validates else epoch
 
     def _batches(self, generator: np.random.Generator) -> Iterator[tuple[dict[str, Any], int]]:
-        """An epoch's batches, of each this worker's part, and the pairs of the whole."""
+        """An epoch's batches: this worker's part of each, and the number of pairs of the whole batch."""
         for batch in self.sampler.epoch(generator):
             yield tensors_of(part_of(batch, self.workers.index, self.workers.count)), len(batch.positives)
 
@@ -370,7 +369,7 @@ class _Phase:
             self.place.save(self.name, checkpoints.State(number, best, curves), self.model, self.optimizer)
 
     def _blame(self, number: int, step: int, loss: float) -> str:
-        """The message for a loss that is no number, with the feature that adds most to a vector."""
+        """The message for a loss that is not finite, with the feature that adds most to a vector."""
         parts: dict[str, float] = {}
         for side, body in (("item", self.model.item_tower.body), ("user", self.model.user_tower.profile)):
             columns = self.data.items if side == "item" else self.data.users
@@ -381,13 +380,13 @@ class _Phase:
                 parts[f"{side} feature {name!r}"] = float(values.astype(np.float64) @ largest.astype(np.float64))
         worst = max(parts, key=lambda name: parts[name] if np.isfinite(parts[name]) else np.inf)
         return (
-            f"{self.name}, epoch {number}, step {step}: expected a finite loss and gradient, got {loss}. Most is added "
-            f"by {worst} (up to {parts[worst]:.3g}). Lower towers.learning_rate, set clip_norm, or mend the column."
+            f"{self.name}, epoch {number}, step {step}: expected a finite loss and gradient, got {loss}. The largest "
+            f"part is {worst} (up to {parts[worst]:.3g}). Lower towers.learning_rate, set clip_norm, or fix the column."
         )
 
 
 def _to_tensorboard(folder: Path) -> Callable[[Epoch], None]:
-    """Writes an epoch's loss, speed and recalls, a run a phase."""
+    """Writes an epoch's loss, speed and recalls, one TensorBoard run per phase."""
     writers: dict[str, Any] = {}
 
     def report(epoch: Epoch) -> None:

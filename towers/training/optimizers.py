@@ -1,7 +1,7 @@
-"""Adam that touches only the rows a step has gradients for.
+"""Adam that updates only the rows for which a step has gradients.
 
-A plain Keras optimizer passes over every embedding table at each step; with large tables that is most of the
-training time. Dense variables are updated as Adam does.
+A plain Keras optimizer passes over every embedding table at each step; with large tables that is most of the training
+time. Dense variables are updated as in Adam.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ class LazyAdam(tf_keras.optimizers.Optimizer):
     """Adam (Kingma & Ba 2015, algorithm 1) with row-wise updates for sparse gradients.
 
     ``name_to_scale`` multiplies the learning rate of the variables it names. ``rowwise`` names the tables that keep one
-    number a row instead of two moments a weight: no first moment, and as second moment that of the row's mean square
-    gradient (as in the row-wise AdaGrad of Mudigere et al. 2022, with Adam's forgetting). A step on a row then reads
-    and writes a third as much, and keeps its direction.
+    number per row instead of two moments per weight: no first moment, and as second moment that of the row's mean
+    square gradient (as in the row-wise AdaGrad of Mudigere et al. 2022, with Adam's forgetting). A step on a row then
+    reads and writes a third as much, and keeps its direction.
 
     Deviations: the moments of a row change only in the steps that have a gradient for it, and the bias correction
     counts all steps, not the row's own (as in TensorFlow Addons' LazyAdam).
@@ -35,7 +35,7 @@ class LazyAdam(tf_keras.optimizers.Optimizer):
         name: str = "LazyAdam",
         **kwargs: Any,
     ) -> None:
-        # Keras' own default is a decay of 0, for which it reads and writes every table whole at each step.
+        # Keras' default is a decay of 0, with which it reads and writes every whole table at each step.
         super().__init__(name=name, weight_decay=None, jit_compile=False, **kwargs)
         self._learning_rate = self._build_learning_rate(learning_rate)
         self.beta_1 = beta_1
@@ -45,13 +45,13 @@ class LazyAdam(tf_keras.optimizers.Optimizer):
         self.rowwise = sorted(rowwise)
 
     def build(self, var_list: Any) -> None:
-        """Makes the moments of each variable."""
+        """Creates the moments of each variable."""
         super().build(var_list)
         if getattr(self, "_built", False):
             return
         self._momentums, self._velocities = [], []
         for variable in var_list:
-            # A first moment that nobody reads has no rows.
+            # An unused first moment has no rows.
             by_row = variable.name in self.rowwise
             m, v = ([0, 1], [variable.shape[0], 1]) if by_row else (None, None)
             self._momentums.append(self.add_variable_from_reference(variable, "m", shape=m))
@@ -59,11 +59,11 @@ class LazyAdam(tf_keras.optimizers.Optimizer):
         self._built = True
 
     def _deduplicate_sparse_grad(self, grads: Any) -> Any:
-        """A row's gradients added up, as Keras does; nothing is moved where each row has one, as in most steps."""
+        """Adds up a row's gradients, as Keras does; copies nothing if each row has one, as in most steps."""
         return [_summed(grad) if isinstance(grad, tf.IndexedSlices) else grad for grad in grads]
 
     def _clip_gradients(self, grads: Any) -> Any:
-        """Keras clips before it adds up a row's gradients, which then have another norm."""
+        """Clips after adding up a row's gradients; Keras would clip before, when the norm is different."""
         clips = self.clipnorm is not None and self.clipnorm > 0
         return super()._clip_gradients(self._deduplicate_sparse_grad(grads) if clips else grads)
 
@@ -115,21 +115,21 @@ class LazyAdam(tf_keras.optimizers.Optimizer):
 
 
 def _lower(variable: Any, rows: Any, by: Any) -> None:
-    """Takes ``by [rows, dim]`` from the rows, which are unique.
+    """Subtracts ``by [rows, dim]`` from the rows, which are unique.
 
-    Read and written: subtracting in place takes a lock for each row, and half as long again.
+    Reads and writes: subtracting in place takes a lock per row and is 1.5 times as slow.
     """
     variable.scatter_update(tf.IndexedSlices(tf.gather(variable, rows) - by, rows))
 
 
 def _summed(gradient: Any) -> Any:
-    """The same gradient, its rows unique."""
+    """The same gradient with unique rows."""
     rows, values = gradient.indices, gradient.values
 
     def summed() -> Any:
         different, place = tf.unique(rows)
         count = tf.size(different)
-        # In order of first appearance: where all differ, that is the order they stand in.
+        # In order of first appearance: if all differ, that is their own order.
         alone = tf.equal(count, tf.size(place))
         return different, tf.cond(alone, lambda: values, lambda: tf.math.unsorted_segment_sum(values, place, count))
 

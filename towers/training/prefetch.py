@@ -1,4 +1,4 @@
-"""The next batches are made while the current one is learned from."""
+"""Prepares the next batches during the current training step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def prefetched(source: Iterator[T], ahead: int = 2) -> Iterator[T]:
-    """Gives what ``source`` gives, from a thread that is at most ``ahead`` batches in front.
+    """Yields the items of ``source``, produced in a thread that is at most ``ahead`` batches ahead.
 
     An error of the source is raised here. A consumer that stops early ends the thread.
     """

@@ -1,6 +1,6 @@
-"""Exact recall over the whole corpus, in blocks of users: what training is steered by.
+"""Exact recall over the whole corpus, in blocks of users; early stopping uses it.
 
-Pure NumPy, outside the graph; nothing is sampled.
+Pure NumPy, outside the TensorFlow graph; nothing is sampled.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ def recall_at(
 
     Args:
         users: ``[n, dim]`` vectors, in the order of ``held_out.users``.
-        items: ``[items, dim]`` vectors; of equal scores the lower row comes first.
-        held_out: the truth, and what to leave out.
-        ks: lengths of the list.
+        items: ``[items, dim]`` vectors; with equal scores, the lower row comes first.
+        held_out: the truth, and the items to leave out.
+        ks: cut-offs.
         remove_seen: rank without the items a user had before.
-        block: users scored at once.
+        block: number of users scored at once.
     """
     return recall_of(lambda part: users[part] @ items.T, held_out, ks, remove_seen=remove_seen, block=block)
 
@@ -48,7 +48,7 @@ def recall_at(
 def recall_of(
     score: Callable[[slice], Float32], held_out: HeldOut, ks: tuple[int, ...], *, remove_seen: bool, block: int = 256
 ) -> Figures:
-    """The same of any scores: ``score`` gives ``[users of the slice, items] float32``, which may be written to."""
+    """The same for any scores: ``score`` returns ``[users of the slice, items] float32``, which may be overwritten."""
     truth, removed = held_out.truth, held_out.seen
     sizes = truth.counts
     hits = np.zeros((len(sizes), max(ks)), bool)

@@ -1,8 +1,8 @@
-"""Search over the ranges of ``[towers.tune]``, by validation recall alone.
+"""Searches the ranges of ``[towers.tune]`` by validation recall alone.
 
-Reads ``features/``; writes a TOML with the best values, and beside it the journal of the trials: a search that was
-stopped goes on where it stood. A journal of other features, settings, ranges or another seed is refused, and stays as
-it is. Needs the extra ``tune``.
+Reads ``features/``; writes a TOML with the best values, and next to it the journal of the trials, from which a search
+that was stopped continues. A journal of other features, settings, ranges or another seed is refused and left unchanged.
+Needs the extra ``tune``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from towers.settings import CLASSES, TowersSettings, chosen_by, deciding_keys, r
 if TYPE_CHECKING:
     from towers.training.job import Epoch
 
-# What the journal keeps: of the study, what all its trials share; of a trial, why its values failed.
+# Attributes in the journal: of the study, what all its trials share; of a trial, why its values failed.
 _MADE_WITH, _FAILED = "made_with", "failed"
 _METRIC = ("select", "select_k", "max_valid_users")
 _IDLE = ("refit", "checkpoint_minutes")
@@ -45,16 +45,16 @@ def run(
     progress: Progress = SILENT,
     mine: Callable[[int], Mined | None] = lambda _: None,
 ) -> Path:
-    """Tries ``trials`` settings in all (those of an earlier, stopped search counted in) and writes the best to ``out``.
+    """Tries ``trials`` settings in all (including those of an earlier, stopped search); writes the best to ``out``.
 
-    The test part is never looked at. A trial is worth the best validation recall of its epochs, the start before the
-    first one counted in where it is measured: what training itself chooses by. Trials that fall behind the others half
-    way are ended early; one whose values fit nothing is reported to ``progress`` as one line, and the search goes on.
-    ``mine`` gives so many hard negatives a user, None where nothing is live; asked once, for the most a trial may want.
+    The test part is never used. A trial's score is the best validation recall of its epochs, including the start if it
+    is measured: the number that training itself uses. Trials that fall behind the others half way are ended early; a
+    trial with invalid values is reported to ``progress`` in one line, and the search continues. ``mine`` returns that
+    many hard negatives per user, None if nothing is live; it is called once, with the most that a trial may need.
 
     Raises:
-        ConfigError: ``[towers.tune]`` names no range or one that cannot be, the extra is not installed, the journal is
-            of another search, or no trial came to its end.
+        ConfigError: ``[towers.tune]`` names no range or an invalid one, the extra is not installed, the journal is of
+            another search, or no trial was completed.
         ArtifactError: the features are missing or damaged.
         SchemaError: there is nothing to learn from, or no valid split to choose by.
     """
@@ -70,7 +70,7 @@ def run(
     done = len(_tried(study))
     with progress.bar(max(trials, done), "tune", "trials", done=done) as bar:
         for _ in range(trials - done):
-            # Seeded by what was drawn before: a search that was stopped goes on with the draws it would have made.
+            # Seeded by the number of earlier draws: a search that was stopped continues with the same draws.
             drawn = np.random.SeedSequence([seed, len(study.get_trials(deepcopy=False))])
             study.sampler = optuna.samplers.TPESampler(seed=int(drawn.generate_state(1)[0]))
             search.attempt(optuna, study, progress)
@@ -89,7 +89,7 @@ def _optuna() -> Any:
 
 
 def _check(settings: TowersSettings, trials: int) -> None:
-    """Refuses ranges that no trial could be drawn from, or whose trials could not be compared."""
+    """Checks that trials can be drawn from the ranges and compared."""
     if not settings.tune:
         raise ConfigError(
             "[towers.tune]: expected at least one key with its range, got none. "
@@ -99,13 +99,13 @@ def _check(settings: TowersSettings, trials: int) -> None:
         raise ConfigError(f"--trials: expected 1 or more, got {trials}.")
     for key, span in settings.tune.items():
         if key in _METRIC:
-            _refuse(key, "it says which recall is measured, or of whom: trials could not be compared")
+            _refuse(key, "it determines which recall is measured, or for which users: trials could not be compared")
         if key in _IDLE:
             _refuse(key, "it has no effect on a trial, which ends with the validation recall and keeps no weights")
         if not span.choices:
             _check_bounds(key, span)
     if "protocol" in settings.tune and not set(_METRIC) <= settings.model_fields_set:
-        _refuse("protocol", f"each protocol measures another recall unless [towers] says {', '.join(_METRIC)}")
+        _refuse("protocol", f"each protocol measures another recall unless [towers] sets {', '.join(_METRIC)}")
 
 
 def _refuse(key: str, why: str) -> None:
@@ -119,7 +119,7 @@ def _check_bounds(key: str, span: TuningRange) -> None:
     assert span.low is not None
     assert span.high is not None
     if not {int, float} & _types(key):
-        raise ConfigError(f"towers.tune.{key}: expected choices, as its values are no numbers, got {bounds}.")
+        raise ConfigError(f"towers.tune.{key}: expected choices, as its values are not numbers, got {bounds}.")
     if not (math.isfinite(span.low) and math.isfinite(span.high)):
         raise ConfigError(f"towers.tune.{key}: expected finite bounds, got {bounds}.")
     if int in _types(key) and math.ceil(span.low) > math.floor(span.high):
@@ -127,14 +127,14 @@ def _check_bounds(key: str, span: TuningRange) -> None:
 
 
 def _types(key: str) -> set[Any]:
-    """The types a key's values may have: those of ``int | None`` are two."""
+    """The types a key's values may have; ``int | None`` has two."""
     annotations = [section.model_fields[key].annotation for section in CLASSES.values() if key in section.model_fields]
     unions = [get_args(one) if get_origin(one) in (Union, types.UnionType) else (one,) for one in annotations]
     return set(itertools.chain.from_iterable(unions))
 
 
 def _mined(settings: TowersSettings, mine: Callable[[int], Mined | None]) -> Mined | None:
-    """Hard negatives enough for every trial."""
+    """Enough hard negatives for every trial."""
     span = settings.tune.get("hard_negatives")
     if span is None:
         return mine(settings.hard_negatives) if settings.hard_negatives else None
@@ -144,13 +144,13 @@ def _mined(settings: TowersSettings, mine: Callable[[int], Mined | None]) -> Min
     if most > 0 and mined is None:
         raise ConfigError(
             f"towers.tune.hard_negatives: expected a live version to mine up to {most} a user from, got none: all its "
-            "values would be alike. Publish a version first, or leave the key out."
+            "values would have the same effect. Publish a version first, or leave the key out."
         )
     return mined
 
 
 def _study(optuna: Any, journal: Path, made_with: dict[str, Any]) -> Any:
-    """The study in the journal, a new one where there is none.
+    """The study in the journal, or a new one if there is none.
 
     Raises:
         ConfigError: its trials are those of another search.
@@ -168,7 +168,7 @@ def _study(optuna: Any, journal: Path, made_with: dict[str, Any]) -> Any:
     elif known != made_with:
         raise ConfigError(
             f"{journal}: expected the trials of this search, got {count} of another: {_differences(known, made_with)}. "
-            "Put these back to go on with it, or move the journal away to begin anew; nothing was changed."
+            "Restore these to continue it, or move the journal away to start over; nothing was changed."
         )
     return study
 
@@ -185,7 +185,7 @@ def _differences(known: dict[str, Any] | None, made_with: dict[str, Any]) -> str
 
 
 def _tried(study: Any) -> list[Any]:
-    """The trials that have a result, be it that their values fit nothing; not those that were killed."""
+    """The trials with a result, including those with invalid values but not those that were killed."""
     trials = study.get_trials(deepcopy=False)
     return [one for one in trials if one.state.name in ("COMPLETE", "PRUNED") or _FAILED in one.user_attrs]
 
@@ -194,12 +194,12 @@ def _best(study: Any, journal: Path) -> Any:
     """The best trial.
 
     Raises:
-        ConfigError: no trial came to its end.
+        ConfigError: no trial was completed.
     """
     tried = _tried(study)
     if not any(trial.state.name == "COMPLETE" for trial in tried):
         raise ConfigError(
-            f"{journal}: expected a trial that comes to its end, got {len(tried)} that failed. Mend [towers.tune], and "
+            f"{journal}: expected a completed trial, got {len(tried)} that failed. Fix [towers.tune], and "
             f"remove the journal. The last one was {tried[-1].user_attrs[_FAILED]}"
         )
     return study.best_trial
@@ -207,7 +207,7 @@ def _best(study: Any, journal: Path) -> Any:
 
 @dataclass(frozen=True)
 class _Search:
-    """What all trials share; ``mined`` has enough for the one that asks for most."""
+    """What all trials share; ``mined`` has enough for the trial that needs most."""
 
     data: TrainingData
     settings: TowersSettings
@@ -215,7 +215,7 @@ class _Search:
     mined: Mined | None
 
     def check(self) -> None:
-        """Refuses data by which no trial is better than another, and ranges of what no trial reads.
+        """Refuses data that cannot rank trials, and ranges of keys that no trial reads.
 
         Raises:
             SchemaError: there is no valid split.
@@ -232,7 +232,7 @@ class _Search:
             _refuse(key, f"no trial reads it: only {read_by(key)} does")
 
     def _never_read(self) -> set[str]:
-        """Keys that are idle in every trial, whatever it draws of those that decide on it."""
+        """Keys without effect in every trial, whatever it draws for the keys that decide about them."""
         spans = {key: span for key, span in self.settings.tune.items() if key in deciding_keys()}
         never = set(self.settings.tune)
         for drawn in itertools.product(*(span.choices or (span.low, span.high) for span in spans.values())):
@@ -240,11 +240,11 @@ class _Search:
         return never
 
     def _unread(self, values: dict[str, Any]) -> set[str]:
-        """The tuned keys that nothing reads next to a trial's ``values``."""
+        """The tuned keys that nothing reads, given a trial's ``values``."""
         given = self._given() | values
         chosen = self._chosen(given) | given
         section = CLASSES.get(chosen["protocol"])
-        if section is None:  # What cannot be is for its trial to say.
+        if section is None:  # An invalid combination is reported by its trial.
             return set()
         # Not validated: only the keys that decide on others are looked at.
         settings = section.model_construct(**{key: value for key, value in chosen.items() if key in deciding_keys()})
@@ -252,7 +252,7 @@ class _Search:
         return self.settings.tune.keys() - read
 
     def _given(self, mode: Literal["json", "python"] = "python") -> dict[str, Any]:
-        """What ``[towers]`` itself says, without what the data decide."""
+        """The keys set in ``[towers]`` itself, without those that the data decide."""
         given = self.settings.model_dump(mode=mode, exclude_unset=True, exclude={"tune"})
         chosen = self._chosen(given)
         return {key: value for key, value in given.items() if chosen.get(key) != value}
@@ -262,7 +262,7 @@ class _Search:
         return chosen_by(given, schema.tables, schema.features, schema.split)
 
     def made_with(self, features: Path) -> dict[str, Any]:
-        """All that the worth of the same values depends on, and what they are drawn from."""
+        """Everything that the score of given values depends on, and the ranges they are drawn from."""
         settings = self.settings
         kept = {key: value for key, value in self._given("json").items() if key not in {*_IDLE, *settings.tune}}
         spans = {key: span.model_dump(mode="json", exclude_defaults=True) for key, span in settings.tune.items()}
@@ -282,8 +282,8 @@ class _Search:
         except optuna.TrialPruned:
             study.tell(trial, state=optuna.trial.TrialState.PRUNED)
         except TowerlineError as err:
-            # Kept with the trial: without it, one that was killed looks the same.
-            why = f"trial {trial.number} ({_told(trial.params)}): {err}".replace("\n", "; ")
+            # Stored with the trial: without it, a killed trial looks the same.
+            why = f"trial {trial.number} ({_assignments(trial.params)}): {err}".replace("\n", "; ")
             trial.set_user_attr(_FAILED, why)
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
             progress.line(f"tune: {why}")
@@ -296,7 +296,7 @@ class _Search:
         best = 0.0
 
         def report(epoch: Epoch) -> None:
-            """Tells what training would choose by, the best so far; ends a trial that has fallen behind."""
+            """Reports the best score so far; ends a trial that has fallen behind."""
             nonlocal best
             best = max(best, epoch.valid or 0.0)
             trial.report(best, epoch.epoch)
@@ -310,24 +310,24 @@ class _Search:
         """The settings with a trial's values.
 
         Raises:
-            ConfigError: a value, or several together, cannot be.
+            ConfigError: a value, or a combination, is invalid.
             SchemaError: they do not fit the data.
         """
         return settings_for(self.data.schema, **{**self._given(), **self.read(values), "refit": False})
 
     def read(self, values: dict[str, Any]) -> dict[str, Any]:
-        """A trial's values without those that nothing reads beside its others, as a history's decay beside a mean."""
+        """A trial's values without those that have no effect given the others, such as a mean's decay."""
         unread = self._unread(values)
         return {key: value for key, value in values.items() if key not in unread}
 
     def _data_of(self, settings: TowersSettings) -> TrainingData:
-        """The data with so many hard negatives as a trial asks for: the first of those mined."""
+        """The data with as many hard negatives as a trial needs: the first of those mined."""
         if self.mined is None or not settings.hard_negatives:
             return self.data
         return replace(self.data, mined=np.ascontiguousarray(self.mined.rows[:, : settings.hard_negatives]))
 
     def metric(self, values: dict[str, Any]) -> str:
-        """The name of what a trial is worth: the number early stopping goes by."""
+        """The name of a trial's score: the number that early stopping uses."""
         from towers.training.validation_recall import selecting
 
         settings = self.settings_of(values)
@@ -346,7 +346,7 @@ def _best_of(curves: tuple[Epoch, ...], settings: TowersSettings) -> float:
 
 
 def suggest(trial: Any, key: str, span: TuningRange) -> Any:
-    """A value for ``key``: whole where the settings' key is whole."""
+    """A value for ``key``: an integer if the settings' key is one."""
     if span.choices:
         return trial.suggest_categorical(key, list(span.choices))
     assert span.low is not None
@@ -356,12 +356,12 @@ def suggest(trial: Any, key: str, span: TuningRange) -> Any:
     return trial.suggest_float(key, span.low, span.high, log=span.log)
 
 
-def _told(values: dict[str, Any]) -> str:
+def _assignments(values: dict[str, Any]) -> str:
     return ", ".join(f"{key} = {json.dumps(value)}" for key, value in sorted(values.items()))
 
 
 def to_toml(best: Any, tried: list[Any], search: _Search) -> str:
-    """The best trial's values as a ``[towers]`` section; what they are and how they were found stands at its head."""
+    """The best trial's values as a ``[towers]`` section, with comments on how they were found."""
     states = [trial.state.name for trial in tried]
     ends = {"COMPLETE": "to the end", "PRUNED": "ended early", "FAIL": "failed"}
     counts = ", ".join(f"{states.count(state)} {end}" for state, end in ends.items() if state in states)

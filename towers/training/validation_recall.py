@@ -22,8 +22,8 @@ from towers.training.recall import Figures, recall_at
 
 
 def split_start_us(schema: DatasetSchema, events: EventLists, split: int) -> int | None:
-    """The moment ``split`` begins: what the schema says, or the first held-out event where all earlier splits' events
-    precede it. None where there is no such moment: then each user's own last event is used.
+    """The moment ``split`` begins: from the schema, or the first held-out event if all earlier splits' events precede
+    it. None if there is no such moment: then each user's own last event is used.
     """
     bound = {"valid": schema.split.valid_from, "test": schema.split.test_from}.get(SPLITS[split])
     if isinstance(bound, datetime.datetime):
@@ -53,7 +53,8 @@ def user_vectors(
     """``[users, embedding_dim]`` of users with these ``moving`` columns (``[users, widths or 0]``) and histories."""
     table = tf.constant(item_vectors)
     vectors = np.zeros((len(users), item_vectors.shape[1]), np.float32)
-    # Users with like many events together, and a block as wide as its longest history: padding costs as much as events.
+    # Users with similar numbers of events go together, and a block is as wide as its longest history: padding costs as
+    # much as events.
     lengths = (known.rows >= 0).sum(1)
     order = np.argsort(lengths, kind="stable")
     for start in range(0, len(users), block):
@@ -72,8 +73,8 @@ def user_vectors(
 
 @dataclass(frozen=True)
 class KnownAtSplit:
-    """What is known when a split begins: the users' ``histories``, and of all items and of the users the features that
-    change with the moment, ``{name: [rows, width] float32}``; none where the split has no such moment.
+    """What is known when a split begins: the users' ``histories``, and the features of all items and of the users that
+    change with the moment, ``{name: [rows, width] float32}``; empty if the split has no such moment.
     """
 
     histories: Histories
@@ -82,7 +83,7 @@ class KnownAtSplit:
 
 
 def known_at(data: TrainingData, users: Int32, split: int) -> KnownAtSplit:
-    """What is known of the catalogue and of ``users`` when ``split`` begins."""
+    """What is known about the catalogue and ``users`` when ``split`` begins."""
     timed = data.schema.tables.events.time is not None
     start = split_start_us(data.schema, data.events, split)
     histories = request_histories(data.events, users, split, start, data.schema.history.max_length, timed=timed)
@@ -95,7 +96,7 @@ def known_at(data: TrainingData, users: Int32, split: int) -> KnownAtSplit:
 
 
 def all_vectors(model: TwoTowers, data: TrainingData, users: Int32, split: int) -> TowerVectors:
-    """Vectors of the catalogue, and of ``users`` as they are known when ``split`` begins."""
+    """Vectors of the catalogue, and of ``users`` as known when ``split`` begins."""
     known = known_at(data, users, split)
     items = all_item_vectors(model, side_by_side(known.item_moving, data.num_items))
     moving = side_by_side(known.user_moving, len(users))
@@ -110,9 +111,9 @@ def evaluate(
     max_users: int | None = None,
     names: tuple[str, ...] = ("all", "novel"),
 ) -> dict[str, Figures]:
-    """Figures of ``split`` by name: ``all`` ranks everything; ``novel`` leaves out what the user had before, in the
-    ranking and in the truth. Only those of ``names``; where there are several actions, also ``all <action>`` each: of
-    what was held out, only that action's events.
+    """Figures of ``split`` by name: ``all`` ranks everything; ``novel`` leaves out items the user had before, in the
+    ranking and in the truth. Only those in ``names``; if there are several actions, also ``all <action>`` for each:
+    only that action's held-out events.
     """
     weights = data.schema.action_weights
     held_out = data.held_out(split)
@@ -140,7 +141,7 @@ def evaluate(
 
 
 def can_evaluate(data: TrainingData, split: int) -> bool:
-    """Whether anything of an action that counts is held out in ``split``."""
+    """Whether any event of an action that counts is held out in ``split``."""
     return held_out_events(data.events, split, data.schema.action_weights).num_events > 0
 
 
@@ -150,9 +151,9 @@ def selecting(settings: TowersSettings) -> tuple[str, ...]:
 
 
 def selection(figures: dict[str, Figures], settings: TowersSettings) -> float:
-    """The one number early stopping goes by: the geometric mean of the chosen capped recalls over ``select_k``.
+    """The number that early stopping uses: the geometric mean of the chosen capped recalls over ``select_k``.
 
-    Geometric, because recall of novel items is a fraction of that of all: a percent of either counts the same.
+    Geometric, because recall of novel items is a fraction of that of all: a relative change of either counts the same.
     """
     recalls = [figures[name].capped_recall[k] for name in selecting(settings) for k in settings.select_k]
     return float(np.exp(np.mean(np.log(np.maximum(recalls, 1e-9)))))

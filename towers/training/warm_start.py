@@ -1,6 +1,6 @@
-"""Going on from an earlier model: its weights, moved to where tonight's vocabulary has their values.
+"""Continues from an earlier model: moves its weights to the codes of the new vocabulary.
 
-Reads a model artifact; writes nothing.
+Reads a model artifact.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ NIGHTS = "warm_nights"
 
 @dataclass(frozen=True)
 class WarmStart:
-    """``epochs`` over all that may be learned from, beginning with the weights of the model artifact at ``model``."""
+    """``epochs`` over all training events, starting with the weights of the model artifact at ``model``."""
 
     model: Path
     epochs: int
 
     def nights(self) -> int:
-        """How many warm starts lie between the last full training and a model that begins so."""
+        """Number of warm starts since the last full training, including this one."""
         return nights_of(read_manifest(self.model)) + 1
 
     def fill(self, towers: TwoTowers, features: Path) -> None:
         """Gives ``towers`` the model's weights.
 
-        A value that the model knows keeps its row under its new code; one that it does not know gets the row of unknown
-        values, and so starts where the retriever had it until now.
+        A value that the model knows keeps its row under its new code; an unknown value gets the row of unknown values,
+        so it starts with the vector that the retriever used until now.
 
         Raises:
-            ArtifactError: the model's weights are not those of towers with these features and settings.
+            ArtifactError: the model's weights do not fit towers with these features and settings.
         """
         old, new = (Vocabulary.load(folder / "vocabulary") for folder in (self.model, features))
         sides: tuple[tuple[Side, Any, FeatureSum | None], ...] = (
@@ -66,14 +66,14 @@ class WarmStart:
 
 
 def nights_of(model: Manifest) -> int:
-    """Warm starts in a row that led to a model; 0: trained in full."""
+    """Number of consecutive warm starts behind a model; 0: trained in full."""
     return int(model.facts.get(NIGHTS) or 0)
 
 
 def _by_value(
     body: FeatureSum | None, old: dict[str, Any], new: dict[str, Any]
 ) -> dict[int, tuple[FittedCodes, FittedCodes]]:
-    """The weights that have a row a value (by ``id``), with the values they were and will be made for."""
+    """The weights with a row per value (by ``id``), with their old and new values."""
     if body is None:
         return {}
     weights = [*body.tables.items(), *body.token_logits.items()]

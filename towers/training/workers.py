@@ -1,9 +1,9 @@
-"""More than one machine: workers that each learn from their users of one common batch.
+"""More than one machine: each worker learns from its share of the users of a common batch.
 
-Every worker draws the same batch (same seed) and keeps its part of the users with their positives; the candidates are
-those of all. The parts' losses add up to the batch's, so the sum of the workers' gradients is that of one worker with
-the whole batch, negatives of all workers included. Which workers there are comes from ``TF_CONFIG``, as TensorFlow's
-own strategies read it.
+Every worker draws the same batch (same seed) and keeps its part of the users with their positives, but all candidates.
+The parts' losses add up to the batch's, so the sum of the workers' gradients equals that of one worker with the whole
+batch, including the negatives of all workers. The workers are listed in ``TF_CONFIG``, as TensorFlow's own strategies
+read it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from towers.runtime import tf
 
 @dataclass(frozen=True)
 class Workers:
-    """All workers of a run as one of them sees them: it is number ``index`` of ``count``."""
+    """The workers of a run, seen by one of them: it is number ``index`` of ``count``."""
 
     strategy: Any
     index: int
@@ -39,19 +39,19 @@ class Workers:
         """Whether all workers call this with the same value."""
         if self.count == 1:
             return True
-        told = tf.constant([zlib.crc32(repr(value).encode())], tf.int64)
-        found = self.strategy.gather(self.strategy.run(lambda: tf.identity(told)), axis=0).numpy()
+        checksum = tf.constant([zlib.crc32(repr(value).encode())], tf.int64)
+        found = self.strategy.gather(self.strategy.run(lambda: tf.identity(checksum)), axis=0).numpy()
         return bool((found == found[0]).all())
 
 
 @functools.cache
 def workers() -> Workers:
     """This process alone, or the workers of ``TF_CONFIG``. Must be called before anything else uses TensorFlow."""
-    told = json.loads(os.environ.get("TF_CONFIG", "{}"))
-    count = len(told.get("cluster", {}).get("worker", ()))
+    config = json.loads(os.environ.get("TF_CONFIG", "{}"))
+    count = len(config.get("cluster", {}).get("worker", ()))
     if count < 2:
         return Workers(tf.distribute.get_strategy(), 0, 1)
-    return Workers(tf.distribute.MultiWorkerMirroredStrategy(), int(told["task"]["index"]), count)
+    return Workers(tf.distribute.MultiWorkerMirroredStrategy(), int(config["task"]["index"]), count)
 
 
 def part_of(batch: Batch, index: int, count: int) -> Batch:

@@ -1,4 +1,4 @@
-"""Training and export: it learns, it repeats, it goes on after a kill, it stops at a loss that is no number."""
+"""Training and export: it learns, it repeats, it resumes after a kill, it stops at a loss of NaN."""
 
 from __future__ import annotations
 
