@@ -45,7 +45,7 @@ _NANOSECOND_TO_UTC = pa.timestamp("us", tz="UTC")
 
 
 @dataclass(frozen=True)
-class TableCounts:
+class JourneyCounts:
     """What was written and what was left out."""
 
     users: int
@@ -65,7 +65,7 @@ class TableCounts:
         )
 
 
-def write_tables(out: Path) -> TableCounts:
+def write_tables(out: Path) -> JourneyCounts:
     """Writes the three tables below ``out``, which is made.
 
     Raises:
@@ -88,7 +88,7 @@ def write_tables(out: Path) -> TableCounts:
         aside = out / f".{name}.parquet.part"
         pq.write_table(table, aside, row_group_size=1 << 18)
         aside.replace(out / f"{name}.parquet")
-    return TableCounts(
+    return JourneyCounts(
         users=len(users),
         items=len(items),
         purchases=len(bought),

@@ -58,7 +58,7 @@ class Key:
 
 
 @dataclass(frozen=True)
-class Part:
+class SectionReference:
     """A section with its keys, in the order of the model. header: as it is in the TOML."""
 
     header: str
@@ -86,7 +86,7 @@ def describe_key(path: str) -> str:
     return "\n".join([found.header, "", found.description, "", *(f"  {key.path}" for key in found.keys)])
 
 
-def find(path: str) -> Key | Part:
+def find(path: str) -> Key | SectionReference:
     """The key or the section that ``path`` names, as for ``describe_key``; a section with the keys of those inside it.
 
     Raises:
@@ -101,7 +101,11 @@ def find(path: str) -> Key | Part:
     if wanted and inside:
         keys = tuple(key for part in inside for key in part.keys)
         first = inside[0]
-        return Part(first.header, first.description, keys) if _fits(first.place, wanted) else Part(wanted, "", keys)
+        return (
+            SectionReference(first.header, first.description, keys)
+            if _fits(first.place, wanted)
+            else SectionReference(wanted, "", keys)
+        )
     known = [key.path for part in everything for key in part.keys]
     near = difflib.get_close_matches(wanted, known, n=1) or [one for one in known if one.split(".")[-1] == wanted][:1]
     hint = f"did you mean {near[0]}?" if near else "`towerline config` prints all of them."
@@ -120,12 +124,12 @@ def _begins(place: str, wanted: str) -> bool:
     return place.count(".") >= depth and _fits(".".join(place.split(".")[:depth]), wanted)
 
 
-def parts() -> tuple[Part, ...]:
+def parts() -> tuple[SectionReference, ...]:
     """All sections, in the order of the whole configuration."""
     return tuple(_parts((Config,), ""))
 
 
-def _parts(models: tuple[Model, ...], path: str, *, many: bool = False) -> Iterator[Part]:
+def _parts(models: tuple[Model, ...], path: str, *, many: bool = False) -> Iterator[SectionReference]:
     """A section and those inside it. models: the members of a union, which is one section."""
     inner: dict[str, Any] = {}
     keys = []
@@ -138,7 +142,7 @@ def _parts(models: tuple[Model, ...], path: str, *, many: bool = False) -> Itera
             keys.append(_key(name, fields, models, path))
     if keys:
         header = (f"[[{path}]]" if many else f"[{path}]") if path else "top level"
-        yield Part(header, _section_text(models), tuple(keys))
+        yield SectionReference(header, _section_text(models), tuple(keys))
     for name, annotation in inner.items():
         listed = _is(annotation, tuple)
         place = f"{path}.{name}".strip(".") + _names_of(annotation)

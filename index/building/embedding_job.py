@@ -137,7 +137,7 @@ class EmbedItems(beam.DoFn):
 
     def setup(self) -> None:
         """Loads the item tower, once per process."""
-        self._item_tower = self._shared.acquire(lambda: ItemTower(self._tower), tag=str(self._tower))
+        self._item_tower = self._shared.acquire(lambda: SavedItemTower(self._tower), tag=str(self._tower))
 
     def process(self, element: EncodedRows) -> None:
         """Writes ``parts/<start>.npy``, ``[rows, dim] float32``."""
@@ -154,7 +154,7 @@ def part_file(parts: Path, element: EncodedRows) -> Path:
     return parts / f"{element.start:012d}.npy"
 
 
-class ItemTower:
+class SavedItemTower:
     """The item tower's SavedModel. TensorFlow is imported when an object is created."""
 
     def __init__(self, directory: Path) -> None:

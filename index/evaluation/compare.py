@@ -51,7 +51,7 @@ _MOVERS = 8
 _TIMED_SEARCHES = 300
 
 
-class Verdict(Protocol):
+class GateVerdict(Protocol):
     """A gate's verdict on a version."""
 
     @property
@@ -81,7 +81,7 @@ def run(
     second: str | Path,
     features: Path,
     settings: EvaluationSettings,
-    judge: Callable[[Bundle, Bundle], Sequence[Verdict]],
+    judge: Callable[[Bundle, Bundle], Sequence[GateVerdict]],
     out: Path,
     *,
     registry: str | Path | None = None,

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from index.inference.records import Request
 from index.retrieval.candidates import NEW_ITEMS, OWN_ITEMS, POPULARITY, TOWERS, Candidates, ColdStart, SourceLabels
-from index.retrieval.explanation import Explanation
+from index.retrieval.explanation import CallExplanation
 from index.retrieval.live.version import ServingVersion
 from index.retrieval.selection import ReadRules, Rules, Selected, read_rules, select
 from index.retrieval.sources.blending import interleaved, places_of
@@ -74,7 +74,7 @@ def answer(
     if query is not None and (len(own) or len(new.neighbors.rows)):
         plan = dataclasses.replace(plan, scored=plan.scored + new.plan.scored)
         found, sources = _blended(live, k, read, _scored(live, query, own, read.utility), new.neighbors, found)
-    explanation = Explanation(live, query, rules, read, k, found.rows) if explain else None
+    explanation = CallExplanation(live, query, rules, read, k, found.rows) if explain else None
     return Candidates(
         live.items.of(found.rows),
         found.scores,

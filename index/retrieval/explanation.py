@@ -21,7 +21,7 @@ from pipelines.contracts.top_k import top_k
 
 
 @dataclass(frozen=True)
-class Explanation:
+class CallExplanation:
     """One call, kept to be explained. It keeps its version in memory as long as it exists."""
 
     live: ServingVersion

@@ -24,7 +24,7 @@ SplitName = Literal["train", "valid", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "valid", "test")
 
 
-class Table(Section):
+class TableSource(Section):
     """Where a table is."""
 
     path: str | tuple[str, ...] = Field(
@@ -40,7 +40,7 @@ class Table(Section):
         return (self.path,) if isinstance(self.path, str) else self.path
 
 
-class EventsTable(Table):
+class EventsTable(TableSource):
     """One row per event: a user did something with an item.
 
     Exactly one of ``time``, ``order`` and ``unordered`` is given. Events of a user with the same time (or order) form
@@ -72,7 +72,7 @@ class EventsTable(Table):
         return self.time if self.time is not None else self.order
 
 
-class ItemsTable(Table):
+class ItemsTable(TableSource):
     """One row per item, that is, per shopping ad."""
 
     item_id: str = Field(description="Column of the item's id.")
@@ -82,7 +82,7 @@ class ItemsTable(Table):
     title: str | None = Field(default=None, description="Column of the title shown to people.")
 
 
-class UsersTable(Table):
+class UsersTable(TableSource):
     """One row per user: what is known about a user besides the events."""
 
     user_id: str = Field(description="Column of the user's id.")

@@ -25,7 +25,7 @@ from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.manifest import FileEntry, open_artifact
 from pipelines.contracts.schema import DatasetSchema
 from pipelines.contracts.vocabulary import Vocabulary
-from pipelines.tables.event_checks import Catalogue
+from pipelines.tables.event_checks import ItemLookup
 from pipelines.tables.readers import SourceFile
 from pipelines.tables.rejects import REJECTS
 
@@ -143,7 +143,7 @@ def unfit(previous: Previous, item_ids: pa.Array, user_type: str, partitions: in
     """
     if item_ids.type != previous.vocabulary.item_ids.type:
         return "the item ids have another type"
-    if len(previous.vocabulary.item_ids) and (Catalogue(item_ids).rows(previous.vocabulary.item_ids) < 0).any():
+    if len(previous.vocabulary.item_ids) and (ItemLookup(item_ids).rows(previous.vocabulary.item_ids) < 0).any():
         return "items were taken out of the catalogue"
     if len(item_ids) > len(previous.vocabulary.item_ids) and _unknown_items(previous.facts):
         return "events rejected for an unknown item may have become acceptable"
@@ -169,7 +169,7 @@ def remap(previous: pa.Array, item_ids: pa.Array) -> pa.Array | None:
     """``[previous items] int32``: each old row's new row; None where the catalogue is the same."""
     if previous.equals(item_ids):
         return None
-    return pa.array(Catalogue(item_ids).rows(previous), pa.int32())
+    return pa.array(ItemLookup(item_ids).rows(previous), pa.int32())
 
 
 def kept_rejects(directory: Path, forgotten: pa.Array | None, user_column: str) -> pa.Table:

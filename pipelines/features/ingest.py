@@ -22,7 +22,7 @@ from pipelines.contracts.hashing import partition_of
 from pipelines.features.task import Job
 from pipelines.tables.entity_checks import EntityChecker
 from pipelines.tables.event_checks import EventChecker, columns_of
-from pipelines.tables.readers import Batch, Shard, read_shard
+from pipelines.tables.readers import Shard, TableBatch, read_shard
 from pipelines.tables.rejects import REJECTS, malformed_rejects
 
 
@@ -96,7 +96,7 @@ class _ShardFacts:
         self._last: int | None = None
         self.dropped = 0
 
-    def add(self, batch: Batch, rejects: pa.Table) -> None:
+    def add(self, batch: TableBatch, rejects: pa.Table) -> None:
         self._rows += len(batch.table) + len(batch.malformed)
         self._nulls.update({name: batch.table[name].null_count for name in batch.table.column_names})
         if len(rejects):

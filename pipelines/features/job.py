@@ -26,7 +26,7 @@ from pipelines.contracts.vocabulary import Vocabulary
 from pipelines.features import drift, transforms
 from pipelines.features.duplicates import DUPLICATE
 from pipelines.features.fitting import fit, summarise
-from pipelines.features.planning import KEPT_REJECTS, Inputs, Plan, Planner
+from pipelines.features.planning import KEPT_REJECTS, FeaturesPlan, FeaturesPlanner, Inputs
 from pipelines.features.totals import (
     Ingested,
     PartitionFacts,
@@ -90,7 +90,7 @@ def run(
         work = draft.dir / _WORK
         work.mkdir()
         before = drift.Before.read(previous)
-        plan = Planner(schema, inputs, draft.dir, work, forget).plan(previous, partitions)
+        plan = FeaturesPlanner(schema, inputs, draft.dir, work, forget).plan(previous, partitions)
         facts = _Assembler(plan, draft, options, progress).write(before)
         draft.facts.update(facts)
     return out
@@ -100,7 +100,7 @@ def run(
 class _Assembler:
     """Runs the job and puts the artifact together."""
 
-    plan: Plan
+    plan: FeaturesPlan
     draft: Draft
     options: Any
     progress: Progress

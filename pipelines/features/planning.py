@@ -183,7 +183,7 @@ def as_of_us(schema: DatasetSchema, survey: Survey, previous: Previous | None) -
 
 
 @dataclass(frozen=True)
-class Plan:
+class FeaturesPlan:
     """What is to be done: the job, its shards, the catalogue, and the previous run it appends to, if any."""
 
     job: Job
@@ -201,7 +201,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Planner:
+class FeaturesPlanner:
     """Looks at the tables and at the previous run, and lays out below ``work`` what workers need.
 
     ``out`` is the artifact being written; ``forget`` has the ids of users to erase.
@@ -213,7 +213,7 @@ class Planner:
     work: Path
     forget: Sequence[int | str]
 
-    def plan(self, directory: Path | None, partitions: int | None) -> Plan:
+    def plan(self, directory: Path | None, partitions: int | None) -> FeaturesPlan:
         """Plans a run.
 
         Args:
@@ -253,7 +253,7 @@ class Planner:
         if rows is not None:
             write_remap(rows, self.work)
         shards = [*survey.new_events(previous), *survey.users]
-        return Plan(job, shards, items, self.inputs, decision, forgotten, rows)
+        return FeaturesPlan(job, shards, items, self.inputs, decision, forgotten, rows)
 
     def _forgotten(self, user_type: pa.DataType) -> pa.Array | None:
         if not self.forget:

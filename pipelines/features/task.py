@@ -17,7 +17,7 @@ from pipelines.contracts.files import read_arrow, write_arrow, write_aside
 from pipelines.contracts.schema import DatasetSchema
 from pipelines.sequences.segments import Partition
 from pipelines.tables.entity_checks import EntityChecker
-from pipelines.tables.event_checks import Catalogue
+from pipelines.tables.event_checks import ItemLookup
 
 _CATALOGUE_FILE = "catalogue.arrow"
 _USERS_SCHEMA_FILE = "users_schema.arrow"
@@ -76,7 +76,7 @@ class Job:
         return pa.int64() if self.user_type == "int64" else pa.string()
 
     @functools.cached_property
-    def catalogue(self) -> Catalogue:
+    def catalogue(self) -> ItemLookup:
         """The item ids in row order."""
         return _catalogue(str(Path(self.work) / _CATALOGUE_FILE))
 
@@ -139,5 +139,5 @@ def _schema(text: str) -> DatasetSchema:
 
 
 @functools.lru_cache(maxsize=2)
-def _catalogue(path: str) -> Catalogue:
-    return Catalogue(read_arrow(Path(path))["item_id"].combine_chunks())
+def _catalogue(path: str) -> ItemLookup:
+    return ItemLookup(read_arrow(Path(path))["item_id"].combine_chunks())

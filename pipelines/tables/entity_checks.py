@@ -17,7 +17,7 @@ from pipelines.contracts.conversion import as_ids, one_array, plain_type
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.kinds import Feature
 from pipelines.contracts.schema import DatasetSchema, Side
-from pipelines.tables.readers import Batch
+from pipelines.tables.readers import TableBatch
 from pipelines.tables.rejects import MAX_ID_LENGTH, Checks, check_columns
 
 
@@ -94,7 +94,7 @@ class EntityChecker:
             return feature.stored_type(arrow_type)
         return pa.string() if pa.types.is_null(arrow_type) else arrow_type
 
-    def check(self, batch: Batch) -> Accepted:
+    def check(self, batch: TableBatch) -> Accepted:
         """Checks one batch; the accepted rows keep the batch's order."""
         raw, name = batch.table, self._schema.id_column(self._side)
         checks = Checks(len(raw))

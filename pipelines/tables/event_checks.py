@@ -18,7 +18,7 @@ from pipelines.contracts.conversion import EARLIEST_US, LATEST_US, Converted, as
 from pipelines.contracts.hashing import fractions_of
 from pipelines.contracts.schema import SPLITS, DatasetSchema
 from pipelines.contracts.vocabulary import ValueTable
-from pipelines.tables.readers import Batch
+from pipelines.tables.readers import TableBatch
 from pipelines.tables.rejects import MAX_ID_LENGTH, Checks, check_columns
 
 # The split of an event that only its user's whole sequence can tell (leave_last_out).
@@ -48,7 +48,7 @@ def moment(bound: datetime.datetime | int) -> int:
 
 
 @dataclass(frozen=True)
-class Catalogue:
+class ItemLookup:
     """Item ids (sorted, unique) to rows; a dense table where the ids are integers without large gaps."""
 
     item_ids: pa.Array
@@ -105,7 +105,7 @@ class EventChecker:
         self,
         schema: DatasetSchema,
         user_type: pa.DataType,
-        catalogue: Catalogue,
+        catalogue: ItemLookup,
         late_before_us: int | None = None,
         forgotten: pa.Array | None = None,
     ) -> None:
@@ -116,7 +116,7 @@ class EventChecker:
         self._late_before_us = late_before_us
         self._forgotten = forgotten
 
-    def check(self, batch: Batch) -> Checked:
+    def check(self, batch: TableBatch) -> Checked:
         """Checks one batch; the accepted events stand in the batch's order."""
         raw = batch.table
         checks = Checks(len(raw))

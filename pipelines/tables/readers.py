@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from pipelines.contracts.errors import SchemaError
-from pipelines.contracts.schema import Table
+from pipelines.contracts.schema import TableSource
 
 ROWS_PER_SHARD = 1_000_000
 _EDGE_BYTES = 1 << 16
@@ -50,7 +50,7 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Batch:
+class TableBatch:
     """Rows of a shard; ``first_row`` is the place of the first in the file; ``malformed`` are lines without a row."""
 
     table: pa.Table
@@ -59,7 +59,7 @@ class Batch:
     malformed: tuple[str, ...] = ()
 
 
-def find_files(table: Table, name: str) -> tuple[SourceFile, ...]:
+def find_files(table: TableSource, name: str) -> tuple[SourceFile, ...]:
     """Lists a table's files, by name.
 
     Raises:
@@ -204,7 +204,7 @@ def _parquet_shards(file: SourceFile, name: str, rows_per_shard: int) -> Iterato
 
 def read_shard(
     shard: Shard, columns: Sequence[str], types: Mapping[str, pa.DataType], rows_per_batch: int = ROWS_PER_SHARD
-) -> Iterator[Batch]:
+) -> Iterator[TableBatch]:
     """Reads a shard in batches of at most so many rows.
 
     Args:
@@ -228,23 +228,23 @@ def read_shard(
             yield batch
 
 
-def _parquet_batches(handle: Any, shard: Shard, columns: Sequence[str], rows_per_batch: int) -> Iterator[Batch]:
+def _parquet_batches(handle: Any, shard: Shard, columns: Sequence[str], rows_per_batch: int) -> Iterator[TableBatch]:
     reader = pq.ParquetFile(handle)
     require_columns(reader.schema_arrow, columns, shard.file, shard.table)
     row = shard.first_row
     groups = list(shard.row_groups or ())
     if shard.rows is not None and shard.rows <= rows_per_batch:
         whole = reader.read_row_groups(groups, columns=list(columns)) if groups else reader.schema_arrow.empty_table()
-        yield Batch(whole.select(list(columns)), shard.file.url, row)
+        yield TableBatch(whole.select(list(columns)), shard.file.url, row)
         return
     for batch in reader.iter_batches(rows_per_batch, row_groups=groups, columns=list(columns)):
-        yield Batch(pa.Table.from_batches([batch]).select(list(columns)), shard.file.url, row)
+        yield TableBatch(pa.Table.from_batches([batch]).select(list(columns)), shard.file.url, row)
         row += batch.num_rows
 
 
 def _csv_batches(
     handle: Any, shard: Shard, columns: Sequence[str], types: Mapping[str, pa.DataType]
-) -> Iterator[Batch]:
+) -> Iterator[TableBatch]:
     malformed: list[str] = []
 
     def note(row: pacsv.InvalidRow) -> str:
@@ -261,19 +261,19 @@ def _csv_batches(
     row = 0
     for batch in reader:
         table = pa.Table.from_batches([batch]).select(list(columns))
-        yield Batch(table, shard.file.url, row, tuple(malformed))
+        yield TableBatch(table, shard.file.url, row, tuple(malformed))
         row += batch.num_rows + len(malformed)
         malformed.clear()
     if malformed:
-        yield Batch(reader.schema.empty_table().select(list(columns)), shard.file.url, row, tuple(malformed))
+        yield TableBatch(reader.schema.empty_table().select(list(columns)), shard.file.url, row, tuple(malformed))
 
 
-def _jsonl_batches(handle: Any, shard: Shard, columns: Sequence[str]) -> Iterator[Batch]:
+def _jsonl_batches(handle: Any, shard: Shard, columns: Sequence[str]) -> Iterator[TableBatch]:
     reader = pajson.open_json(
         handle, pajson.ReadOptions(block_size=_CSV_BLOCK_BYTES), pajson.ParseOptions(newlines_in_values=False)
     )
     require_columns(reader.schema, columns, shard.file, shard.table)
     row = 0
     for batch in reader:
-        yield Batch(pa.Table.from_batches([batch]).select(list(columns)), shard.file.url, row)
+        yield TableBatch(pa.Table.from_batches([batch]).select(list(columns)), shard.file.url, row)
         row += batch.num_rows

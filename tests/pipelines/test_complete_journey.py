@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines import complete_journey
-from pipelines.complete_journey import TableCounts, write_tables
+from pipelines.complete_journey import JourneyCounts, write_tables
 from pipelines.contracts.errors import SchemaError
 
 pytestmark = pytest.mark.skipif(
@@ -24,13 +24,13 @@ TEST_FROM = datetime.datetime(2017, 12, 4, tzinfo=datetime.UTC)
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TableCounts]:
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, JourneyCounts]:
     out = tmp_path_factory.mktemp("complete_journey")
     return out, write_tables(out)
 
 
 @pytest.fixture(scope="module")
-def tables(written: tuple[Path, TableCounts]) -> dict[str, pa.Table]:
+def tables(written: tuple[Path, JourneyCounts]) -> dict[str, pa.Table]:
     return {name: pq.read_table(written[0] / f"{name}.parquet") for name in ("users", "items", "events")}
 
 

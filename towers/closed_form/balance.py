@@ -16,7 +16,7 @@ import scipy.sparse
 from sklearn.linear_model import LogisticRegression
 
 from pipelines.sequences.event_lists import EventLists
-from towers.data.moments import Counts, last_windows
+from towers.data.moments import MovingCounts, last_windows
 from towers.data.training_data import TrainingData
 from towers.network.item_tower import hinges
 
@@ -96,7 +96,7 @@ def find_balance(
     Args:
         vectors_at: returns vectors made of the events before a moment, for the users at that moment.
     """
-    counts = Counts(data, events, "item")
+    counts = MovingCounts(data, events, "item")
     rows = np.arange(data.num_items, dtype=np.int32)
     windows = []
     for start, stop in last_windows(events, window_days, _WINDOWS):

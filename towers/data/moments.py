@@ -75,7 +75,7 @@ def last_windows(events: EventLists, days: float, number: int = 5) -> list[tuple
     return [(last - back * width, last - (back - 1) * width) for back in range(1, number + 1)]
 
 
-class Counts:
+class MovingCounts:
     """A side's count features as of any moment, as the features job computes them for its own.
 
     ``clock``: of all events of the side.
@@ -113,7 +113,7 @@ class Moving:
     """
 
     def __init__(self, data: TrainingData, events: EventLists, side: Side) -> None:
-        self.counts = Counts(data, events, side)
+        self.counts = MovingCounts(data, events, side)
         self._as_of_us, self._numbers = data.as_of_us, data.numbers[side]
         columns = data.items if side == "item" else data.users
         self._days: dict[str, npt.NDArray[np.float64]] = {}

@@ -18,7 +18,7 @@ from pipelines.contracts.errors import SchemaError
 from pipelines.features import job as features
 from pipelines.features.planning import checked_columns
 from pipelines.tables.catalogue import id_type
-from pipelines.tables.event_checks import Catalogue, EventChecker, columns_of
+from pipelines.tables.event_checks import EventChecker, ItemLookup, columns_of
 from pipelines.tables.readers import find_files, plan_shards, read_shard
 from tests.pipelines.conftest import EVENTS, ITEMS, USERS, raw_schema, schema_of, write_rows
 
@@ -113,7 +113,7 @@ def check_all(folder: Path, form: str) -> None:
     files = find_files(schema.tables.events, "events")
     kinds = [checked_columns(file, columns_of(schema), schema) for file in files]
     user_type = id_type([kind.field("user").type for kind in kinds], "user")
-    checker = EventChecker(schema, user_type, Catalogue(pa.array([10, 20, 30, 40])))
+    checker = EventChecker(schema, user_type, ItemLookup(pa.array([10, 20, 30, 40])))
     names = columns_of(schema)
     for shard in plan_shards(files, "events"):
         for batch in read_shard(shard, names, {name: pa.string() for name in names}):

@@ -16,7 +16,7 @@ from pipelines.sequences.event_lists import EventLists
 from tests import oracles
 from tests.towers.tiny import ITEMS, USERS, tiny_data
 from towers.closed_form.start import start_from_svd
-from towers.data.moments import Clock, Counts, MomentSampler, Moving
+from towers.data.moments import Clock, MomentSampler, Moving, MovingCounts
 from towers.data.sampler import Sampler
 from towers.data.training_data import DAY_US
 from towers.network.model import TwoTowers, tensors_of
@@ -112,7 +112,7 @@ def test_later_events_never_change_counts() -> None:
     moment = 30 * DAY_US
     early = data.events.where(data.events.times < moment)
     everyone = np.arange(ITEMS, dtype=np.int32)
-    known, all_of_it = (Counts(data, events, "item").at(everyone, moment) for events in (early, data.events))
+    known, all_of_it = (MovingCounts(data, events, "item").at(everyone, moment) for events in (early, data.events))
     np.testing.assert_array_equal(known, all_of_it)
     assert known.sum() > 0
 
@@ -131,7 +131,9 @@ def test_demand_lifts_what_sells_more_of_late() -> None:
     settings = settings_for(data.schema, embedding_dim=32, content_share=0.15, window_days=14.0)
     model = TwoTowers(data, settings, 1)
     start_from_svd(model, data, events)
-    lift = model.item_tower.lift(Counts(data, events, "item").at(np.arange(ITEMS), int(times.max()))).numpy()[:, 0]
+    lift = model.item_tower.lift(MovingCounts(data, events, "item").at(np.arange(ITEMS), int(times.max()))).numpy()[
+        :, 0
+    ]
     assert lift[ITEMS // 2 :].mean() > lift[: ITEMS // 2].mean() + 0.3
 
 
