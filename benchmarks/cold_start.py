@@ -1,11 +1,11 @@
-"""New ads: recall of items whose every train event is hidden, by what their content says alone.
+"""New ads: recall of items with all train events hidden, from their content alone.
 
 A fifth of the items, chosen by a hash of their ids, lose their events of the train and valid splits. The product's
-features job and its towers learn from the rest; asked is for the hidden items' test events, among the hidden items and
-in the whole catalogue. Beside them: a random order (its expectation), and a nearest neighbour over the same content
-columns (cosine of TF-IDF vectors, the user being the mean of the history). The towers are trained a second time without
-``id_dropout``, to see what learning for new items costs the others. The whole catalogue is ranked once more with a
-tenth of the places for ads without an event in train, as ``[retriever] new_items_share`` has it.
+features job and towers learn from the rest; measured is recall of the hidden items' test events, among the hidden items
+and in the whole catalogue. For comparison: a random order (its expectation), and a nearest neighbour over the same
+content columns (cosine of TF-IDF vectors; a user is the mean of the history). The towers are trained a second time
+without ``id_dropout``, to see what learning for new items costs the others. The whole catalogue is ranked once more
+with a tenth of the places for ads without an event in train, as with ``[retriever] new_items_share``.
 
     python -m benchmarks.cold_start --data ../shared/data --only amazon_beauty
     python -m benchmarks.cold_start --config configs/complete_journey.toml
@@ -51,7 +51,7 @@ from towers.training.recall import recall_of
 
 RESULTS = Path(__file__).parent / "results" / "cold_start.json"
 K = 100
-SHARE = 5  # one item in so many is hidden
+SHARE = 5  # one item in this many is hidden
 NEW_ITEMS_SHARE = 0.1
 Scores = Any  # rows of users to [users, items]
 
@@ -128,7 +128,7 @@ def neighbours(features: Path, data: TrainingData) -> Scores:
 
 
 def with_places(score: Scores, new: npt.NDArray[np.bool_]) -> Scores:
-    """The order of the first places where ``new [items]`` have their share of them, as scores; -inf behind."""
+    """The order of the first places if ``new [items]`` have their share of them, as scores; -inf after them."""
     rows, shares = np.flatnonzero(new).astype(np.int32), (NEW_ITEMS_SHARE, 1.0 - NEW_ITEMS_SHARE)
 
     def scores(users: npt.NDArray[np.int64]) -> Float32:
@@ -150,7 +150,7 @@ def run_one(schema: DatasetSchema, settings: TowersSettings, work: Path, seed: i
     features_job.run(hide(schema, work / "events.parquet"), features, progress=Progress(sys.stderr))
     data = load(features)
     held_out = HeldOut.of(data.events, TEST)
-    # No event of the train split: what the id was never seen with.
+    # Items without an event in the train split, whose id was never seen.
     item_ids = Vocabulary.load(features / "vocabulary").item_ids
     cold = np.array([is_hidden(item) for item in item_ids.to_pylist()])
     assert not data.item_frequency[cold].any()
@@ -191,11 +191,11 @@ def run_one(schema: DatasetSchema, settings: TowersSettings, work: Path, seed: i
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures and writes, an entry a data set and seed."""
+    """Measures and writes one entry per data set and seed."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--data", type=Path, help="folder with one folder a data set")
+    parser.add_argument("--data", type=Path, help="folder with one folder per data set")
     parser.add_argument("--only", nargs="+", default=["amazon_beauty"], help="names of the folders to run")
-    parser.add_argument("--config", type=Path, action="append", default=[], help="a TOML with tables of one's own")
+    parser.add_argument("--config", type=Path, action="append", default=[], help="a TOML with your own tables")
     parser.add_argument("--seed", type=int, default=17)
     parser.add_argument("--work", type=Path, default=Path("runs/cold_start"))
     parser.add_argument("--results", type=Path, default=RESULTS)

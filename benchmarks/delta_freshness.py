@@ -1,10 +1,10 @@
-"""How soon a delta shows at one million items. Writes results/delta_freshness.json.
+"""How soon a delta takes effect at one million items. Writes results/delta_freshness.json.
 
     python -m benchmarks.delta_freshness
 
-One process applies deltas (a new ad, a pause), a retriever beside it is asked all the while, as an ad server would.
-Measured from the call of ``apply``: until the new ad comes back; and from its return: whether the very next call still
-shows what was paused, and how long that call took.
+One process applies deltas (a new ad, a pause) while a retriever is queried continuously, as by an ad server. Measured
+from the call of ``apply``: the time until the new ad is returned; and from its return: whether the very next call still
+shows the paused ad, and how long that call took.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ REPEATS = 10
 
 
 def with_item_tower(source: Path, out: Path) -> Path:
-    """The bundle with an item tower that gives every new ad (code 1) a vector of length 3 towards the record's user: it
-    leads the answer."""
+    """The bundle with an item tower that gives every new ad (code 1) a vector of length 3 in the direction of the
+    record's user, so that it comes first in the answer."""
     import tensorflow as tf
 
     user = Retriever.open(source).embed(RECORD)
@@ -59,12 +59,12 @@ def with_item_tower(source: Path, out: Path) -> Path:
 
 
 def seconds_until_shown(retriever: Retriever, registry: Registry, item_id: int, k: int) -> float:
-    """From the call of ``apply`` until an answer holds the new ad."""
+    """Seconds from the call of ``apply`` until an answer contains the new ad."""
     started = time.perf_counter()
     delta_writer.apply(registry.url, pa.table({"item_id": [item_id]}))
     while item_id not in retriever.retrieve(RECORD, k).item_ids:
         if time.perf_counter() - started > 60:
-            raise SystemExit("the new ad did not come back within a minute")
+            raise SystemExit("the new ad was not returned within a minute")
     return time.perf_counter() - started
 
 

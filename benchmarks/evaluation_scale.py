@@ -1,9 +1,9 @@
-"""Evaluates 100,000 users against 1,000,000 items at k = 500, exactly, and says how long it took and how much it held.
+"""Evaluates 100,000 users against 1,000,000 items at k = 500, exactly, and measures time and memory.
 
 Writes ``benchmarks/results/evaluation_scale.json``. Vectors and truths are made up: 64 dimensions around centers, each
-user's truth drawn near the user. What is timed is what ``towerline evaluate`` does once the users' vectors are there:
-exact search of every user over the whole corpus, and every metric at every cut-off with bootstrap intervals, for all,
-novel and repeated items.
+user's truth drawn near the user. It times the work of ``towerline evaluate`` after the users' vectors are made: exact
+search of every user over the whole corpus, and every metric at every cut-off with bootstrap intervals, for all, novel
+and repeated items.
 
     python benchmarks/evaluation_scale.py [--users N] [--items N] [--k K]
 """
@@ -63,7 +63,7 @@ def held_out(ranked: np.ndarray, items: int, rng: np.random.Generator) -> HeldOu
 
 
 def cpu_seconds() -> float:
-    """Of all threads of this process; other work on the machine hardly changes it, as it does the wall clock."""
+    """CPU time of all threads of this process; unlike the wall clock, other work on the machine hardly changes it."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
 
@@ -89,7 +89,7 @@ def main() -> None:
     quality = measure_quality(rankings, data, item_events, {"event": data.truth}, settings)
     ended = time.perf_counter()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    told = {
+    result = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end",
         "commit": git_commit(),
         "users": options.users,
@@ -106,8 +106,8 @@ def main() -> None:
         "measures": len(quality.measures),
         "recall": quality.part().recall,
     }
-    RESULT.write_text(json.dumps(told, indent=2) + "\n")
-    print(json.dumps(told, indent=2))
+    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
 """Throughput of the features job against a row-at-a-time Beam pipeline and single-process Polars.
 
-Makes synthetic events (20 a user, Zipf-like items, 60 days, uniform times), then runs each contender as a process of
-its own and notes its seconds and peak memory. All do the same: read Parquet, check every column, look items up in
+Makes synthetic events (20 per user, Zipf-like items, 60 days, uniform times), then runs each contender in its own
+process and records its seconds and peak memory. All do the same: read Parquet, check every column, look items up in
 the catalogue, group by user in canonical order, write sequences. The features job also counts frequencies, fits the
-vocabulary, encodes and seals its artifact; that is in its time. Side by side in one run, contenders alternating;
+vocabulary, encodes and seals its artifact; that is included in its time. Contenders alternate in one run; reported are
 medians with all runs.
 
-The nightly run: 61 days of events, a file each, in full and upon a run over the first 60; its share of the full
-run's time. ``one_day_share`` is that of a plain new day; beside it the fifteenth night in a row, a day with one item
-in a hundred new (every row of the catalogue moves) and one on which the split's bounds have moved (all events are
+The nightly run: 61 days of events, one file per day, in full and on top of a run over the first 60; its share of the
+full run's time. ``one_day_share`` is that of a plain new day; others are the fifteenth night in a row, a day with one
+item in a hundred new (every row of the catalogue moves) and one on which the split's bounds have moved (all events are
 counted again).
 
     python benchmarks/feature_throughput.py --work DIR [--events 20_000_000] [--scaling 5_000_000 80_000_000]
@@ -44,15 +44,15 @@ NIGHTS = 14
 EARLY_BOUNDS = ("2025-02-02", "2025-02-09")
 START_SECONDS = 1_735_689_600  # 2025-01-01
 ROWS_PER_GROUP = 1_000_000
-# A row-at-a-time pipeline is measured on so many events: its rate does not depend on their number.
+# A row-at-a-time pipeline is measured on this many events: its rate does not depend on their number.
 ROWWISE_EVENTS = 500_000
-# Of a run that is to be counted other processes may take so much of the machine.
+# A run only counts if other processes take at most this much of the machine.
 QUIET_CORES = 0.25
 RESULT = Path(__file__).parent / "results" / "feature_throughput.json"
 
 
 def write_tables(folder: Path, events: int, *, by_day: bool = False) -> None:
-    """Writes events.parquet (or one file a day below events/) and items.parquet, unless they are there."""
+    """Writes events.parquet (or one file per day below events/) and items.parquet, unless they are there."""
     if (folder / "items.parquet").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -100,7 +100,7 @@ def schema_for(
     items: str = "items.parquet",
     bounds: tuple[str, str] = ("2025-02-16", "2025-02-23"),
 ) -> Any:
-    """The schema of the synthetic tables, with a rule on a column besides the checks every column gets."""
+    """The schema of the synthetic tables, with a rule on a column in addition to the checks that every column gets."""
     from pipelines.contracts.schema import parse_schema
 
     events: str | list[str] = str(folder / "events.parquet")
@@ -143,14 +143,14 @@ def contend_one_core(folder: Path, out: Path) -> None:
 
 
 def contend_sixty_days(folder: Path, out: Path) -> None:
-    """All days but the last: what a nightly run builds upon."""
+    """All days except the last: the base of a nightly run."""
     from pipelines.features import job as features
 
     features.run(schema_for(folder, days="day-0[0-5]*.parquet"), out / "features")
 
 
 def contend_sixty_days_in_nights(folder: Path, out: Path) -> None:
-    """The same, the last days a night each: what a nightly run builds upon after weeks of them."""
+    """The same with one run per night for the last days: the base of a nightly run after weeks."""
     from pipelines.features import job as features
 
     made, previous = out / "features", None
@@ -161,22 +161,22 @@ def contend_sixty_days_in_nights(folder: Path, out: Path) -> None:
 
 
 def contend_one_day(folder: Path, out: Path, *, upon: str = "sixty_days", **changes: Any) -> None:
-    """The last day upon the others."""
+    """The last day on top of the others."""
     from pipelines.contracts.manifest import read_manifest
     from pipelines.features import job as features
 
     made = features.run(schema_for(folder, **changes), out / "features", previous=out.parent / upon / "features")
     if not read_manifest(made).facts["increment"]["used"]:
-        raise SystemExit("the previous run was not built upon")
+        raise SystemExit("the previous run was not used")
 
 
 def contend_one_day_after_nights(folder: Path, out: Path) -> None:
-    """The same upon a run that has appended for two weeks; a partition in sixteen is written anew."""
+    """The same on top of a run that has appended for two weeks; one partition in sixteen is rewritten."""
     contend_one_day(folder, out, upon="sixty_days_in_nights", bounds=EARLY_BOUNDS)
 
 
 def contend_one_day_new_items(folder: Path, out: Path) -> None:
-    """The same with a catalogue that has grown by a hundredth."""
+    """The same with a catalogue that has grown by one percent."""
     contend_one_day(folder, out, items="items-grown.parquet")
 
 
@@ -218,7 +218,7 @@ def contend_polars(folder: Path, out: Path) -> None:
 
 
 def contend_rowwise(folder: Path, out: Path) -> None:
-    """The same on Beam with one element an event, as the transforms of Beam's own guide do it."""
+    """The same on Beam with one element per event, as in the examples of Beam's own guide."""
     import datetime
 
     import apache_beam as beam
@@ -276,9 +276,9 @@ NIGHTLY = ("towerline", "one_day", "one_day_after_nights", "one_day_new_items", 
 
 @dataclass(frozen=True)
 class Measured:
-    """One run of one contender: wall and CPU seconds within the process, start-up left out, and its peak memory.
+    """One run of one contender: wall and CPU seconds within the process, without start-up, and its peak memory.
 
-    ``others`` is what other processes took of the machine meanwhile, in cores.
+    ``others``: cores used by other processes meanwhile.
     """
 
     seconds: float
@@ -288,7 +288,7 @@ class Measured:
 
 
 def measure(contender: str, folder: Path, out: Path, tries: int = 1) -> Measured:
-    """Runs a contender in a process of its own; again, up to ``tries`` times, where others used the machine."""
+    """Runs a contender in its own process; repeats up to ``tries`` times if others used the machine."""
     for left in reversed(range(tries)):
         measured = _measure(contender, folder, out)
         if measured.others <= QUIET_CORES or left == 0:
@@ -299,7 +299,7 @@ def measure(contender: str, folder: Path, out: Path, tries: int = 1) -> Measured
 
 def _measure(contender: str, folder: Path, out: Path) -> Measured:
     out.mkdir(parents=True, exist_ok=True)
-    os.sync()  # What the run before has left to be written is not on this one's account.
+    os.sync()  # Pending writes of the previous run are not charged to this one.
     command = [sys.executable, __file__, "--contend", contender, "--work", str(folder), "--out", str(out)]
     busy, started = _busy_seconds(), time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
@@ -316,7 +316,7 @@ def _measure(contender: str, folder: Path, out: Path) -> Measured:
 
 
 def _busy_seconds() -> float:
-    """CPU seconds that the whole machine has spent since it started (Linux): all but idle and waiting for disks."""
+    """CPU seconds that the whole machine has spent since boot (Linux), without idle time and disk waits."""
     fields = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
     return (sum(fields[:3]) + sum(fields[5:7])) / os.sysconf("SC_CLK_TCK")
 
@@ -360,7 +360,7 @@ def compare(work: Path, events: int, runs: int) -> dict[str, Any]:
 
 
 def nightly(work: Path, events: int, runs: int, tries: int) -> dict[str, Any]:
-    """One new day upon 60, beside the 61 days in full, alternating."""
+    """One new day on top of 60, alternating with the 61 days in full."""
     folder = work / f"days-{events}"
     write_tables(folder, events, by_day=True)
     for name in ("sixty_days", "sixty_days_in_nights"):
@@ -422,8 +422,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--events", type=int, default=20_000_000)
     parser.add_argument("--scaling", type=int, nargs="*", default=[5_000_000, 20_000_000, 80_000_000])
-    parser.add_argument("--runs", type=int, default=3, help="0: leave the comparison out")
-    parser.add_argument("--nights", type=int, default=5, help="runs of the nightly measurement, 0: leave it out")
+    parser.add_argument("--runs", type=int, default=3, help="number of runs per contender; 0 skips the comparison")
+    parser.add_argument("--nights", type=int, default=5, help="runs of the nightly measurement; 0 skips it")
     parser.add_argument("--tries", type=int, default=4, help="how often a nightly run is repeated on a busy machine")
     parser.add_argument("--contend", choices=sorted(CONTENDERS))
     parser.add_argument("--out", type=Path)

@@ -1,17 +1,16 @@
-"""The tuned index beside ScaNN's autopilot: recall, latency, build time, memory. Writes results/index_frontier.json.
+"""The tuned index against ScaNN's autopilot: recall, latency, build time, memory. Writes results/index_frontier.json.
 
     python -m benchmarks.index_frontier                                   # 1 M × 64
     python -m benchmarks.index_frontier --evenness 100 --key even_interests
     python -m benchmarks.index_frontier --items 10000000 --reorder int8 --queries 500 --key ten_million
 
 Items are unit vectors in 3,000 clusters of very different sizes, the clusters in 60 departments. Queries are
-user-like: the recency-weighted mean of a history of 20 items out of three clusters, moved a little and normalised;
-none is an item. How unevenly a user's events
-fall on the three is ``--evenness`` (Dirichlet): at .5 most users have one interest that leads, at 100 three equal ones,
-between which a single vector hangs far from every item: the hardest case. One half of the users tunes, the other is
-measured.
-Both engines are asked through the same class, one query at a time in one thread, in alternating rounds; a figure is
-the median over rounds, a ratio that of the two medians of one run.
+user-like: the recency-weighted mean of a history of 20 items from three clusters, with a little noise and normalised;
+none is an item. ``--evenness`` (Dirichlet) sets how evenly a user's events are spread over the three: at .5 most users
+have one main interest; at 100 they have three equal ones, and a single vector between them is far from every item,
+which is the hardest case. One half of the users is used for tuning, the other for measuring. Both engines are queried
+through the same class, one query at a time in one thread, in alternating rounds; a figure is the median over rounds, a
+ratio that of the two medians of one run.
 """
 
 from __future__ import annotations
@@ -41,10 +40,10 @@ from pipelines.contracts.manifest import git_commit
 from pipelines.progress import SILENT
 
 RESULTS = Path(__file__).parent / "results" / "index_frontier.json"
-# How far above autopilot's recall a tree is aimed that is to be compared at the same recall.
+# How far above autopilot's recall the target of a tree is that is compared at the same recall.
 _AIM_ABOVE = 0.0005
 ROUNDS = 5
-# Runs that stand under a key of their own in the file.
+# Runs that have their own key in the file.
 _OTHER_RUNS = ("ten_million", "even_interests")
 _CHUNK = 1 << 18
 
@@ -59,7 +58,7 @@ class Data:
 
 def make_data(arguments: argparse.Namespace) -> Data:
     """Cluster sizes by a power law, centers at a spread of .8 around their department's, items at .6 around a center;
-    users as said above. Items lie in a file, so that ten million of them fit beside a build."""
+    users as described above. Items are in a file, so that ten million of them fit in memory next to a build."""
     items, dim = arguments.items, arguments.dim
     rng = np.random.default_rng(arguments.seed)
     departments = _unit(rng.normal(size=(60, dim)))
@@ -90,7 +89,7 @@ def _unit(vectors: np.ndarray) -> Vectors:
 
 
 def autopilot(items: Vectors, threads: int) -> tuple[Searcher, float]:
-    """ScaNN's own choice from the size alone, behind the same class; and the seconds of its build."""
+    """ScaNN's own choice by size alone, behind the same class, and the seconds of its build."""
     config = builder().ScannBuilder(items, 100, "dot_product").autopilot().create_config()
     config = compiled().ScannNumpy.suggest_autopilot(config, *items.shape)
     start = time.perf_counter()
@@ -100,7 +99,7 @@ def autopilot(items: Vectors, threads: int) -> tuple[Searcher, float]:
 
 
 class _AsChosen(ScannSearcher):
-    """A searcher that is asked with the settings of its own configuration."""
+    """A searcher that is queried with the settings of its own configuration."""
 
     def __init__(self, searcher: Any, items: Vectors) -> None:
         # -1 is ScaNN's word for "as configured".
@@ -157,13 +156,13 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     if tuned.spec.tree is None:
         raise SystemExit("the tuner chose exact search: nothing to compare")
     chosen_tree = cast(ScannSearcher, tuned.searcher)
-    # The process's whole peak: vectors read from the file, trees, and the making of the data.
+    # The peak of the whole process: vectors read from the file, trees, and creating the data.
     peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
     searchers: dict[str, Searcher] = {"chosen": chosen_tree}
     result: dict[str, Any] = {}
     if arguments.autopilot:
         searchers["autopilot"], seconds = autopilot(data.items, os.cpu_count() or 1)
-        # Aimed with the users it is tuned by, a little higher, so that it is not below on the others.
+        # The target for the users it is tuned with is a little higher, so that it is not missed on the others.
         recall = measure(searchers["autopilot"], tuning, None, 0.0).ann_recall_at_100
         equal = fastest_effort(chosen_tree, tuning, min(1.0, recall + _AIM_ABOVE))
         searchers["at_autopilots_recall"] = equal
@@ -201,7 +200,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """Where and from what the figures come."""
+    """The machine and the commit."""
     model = [
         line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
     ]
@@ -218,14 +217,14 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--target", type=float, default=0.99)
-    parser.add_argument("--queries", type=int, default=1000, help="users that tune, and as many that are measured")
+    parser.add_argument("--queries", type=int, default=1000, help="users to tune with, and as many others to measure")
     parser.add_argument("--reorder", nargs="+", default=["float32", "int8", "bf16"])
     parser.add_argument("--tuning-seconds", type=float, default=130.0)
     parser.add_argument("--autopilot", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--evenness", type=float, default=0.5, help="how evenly a user's events fall on interests")
+    parser.add_argument("--evenness", type=float, default=0.5, help="how even a user's interests are")
     parser.add_argument("--seed", type=int, default=17)
     parser.add_argument("--folder", type=Path, default=Path("/tmp/towerline-index-frontier"), help="for the vectors")
-    parser.add_argument("--key", default=None, help="where in the file the result goes; default: the top level")
+    parser.add_argument("--key", default=None, help="key in the file for the result; default: the top level")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     result = run(arguments)

@@ -1,8 +1,8 @@
-"""Recall on public data sets, through the product's own functions: features, train, exact evaluation.
+"""Recall on public data sets with the product's own functions: features, train, exact evaluation.
 
-Reads folders of ``interactions.parquet`` (user_id, item_id, split; perhaps timestamp or pos) and ``items.parquet``;
-writes ``benchmarks/results/published_tables.json``, one entry a data set and seed as soon as it is known. Runs that
-the file already has are not made again. The protocol comes from the columns; nothing depends on a folder's name.
+Reads folders of ``interactions.parquet`` (user_id, item_id, split, and optionally timestamp or pos) and
+``items.parquet``; writes ``benchmarks/results/published_tables.json``, one entry per data set and seed as soon as it
+is known. Runs that are already in the file are skipped. The columns decide the protocol, never a folder's name.
 
     python -m benchmarks.published_tables --data ../shared/data --only amazon_beauty --seeds 1 2 3
 """
@@ -41,17 +41,17 @@ from towers.training.recall import Figures, recall_at, recall_of
 RESULTS = Path(__file__).parent / "results" / "published_tables.json"
 # Share of a random split's train events that choose the epoch.
 VALID_FRACTION = 0.1
-# Tried for data without order, where the best differs most from set to set; the validation slice chooses, once a data
-# set, with the first seed.
+# Tried for data without order, where the best differs most between data sets; the validation slice chooses, once per
+# data set, with the first seed.
 TEMPERATURES = (0.1, 0.14, 0.2)
 TEST = 2
 
 
 def events_of(folder: Path, work: Path) -> Path:
-    """The interactions of a benchmark folder; where they are held out user by user, with all that this asks for.
+    """The interactions of a benchmark folder; if they are held out user by user, with all columns this needs.
 
-    That is an order of all events, in which held-out ones without a time come last, and a validation part
-    (``_validation``). Where something is missing, a copy that has it is written below ``work``.
+    These are an order of all events, in which held-out ones without a time come last, and a validation part
+    (``_validation``). If something is missing, a copy that has it is written below ``work``.
     """
     source = folder / "interactions.parquet"
     table = pq.read_table(source)
@@ -63,7 +63,7 @@ def events_of(folder: Path, work: Path) -> Path:
     order = pc.fill_null(moments, pc.max(moments).as_py() + 1).to_numpy()
     if pa.types.is_timestamp(table[name].type):
         if complete and order[split != "train"].min() >= order[split == "train"].max():
-            return source  # one moment parts them all
+            return source  # one moment splits them all
     elif complete and "valid" in split:
         return source
     if "valid" not in split:
@@ -77,8 +77,8 @@ def events_of(folder: Path, work: Path) -> Path:
 
 
 def _validation(table: pa.Table, split: npt.NDArray[Any], order: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Each user's last train event of the kinds that the test part has; where no test pair stands in train, all of the
-    user's events with that item.
+    """Each user's last train event of the kinds that the test part has; if no test pair is in train, all of the user's
+    events with that item.
     """
     known, held = split == "train", split == "test"
     users, items = (
@@ -126,7 +126,7 @@ def schema_of(folder: Path, interactions: Path) -> DatasetSchema:
         raw["features"]["item"] += _content(pq.read_table(folder / "items.parquet"))
     if table.get("unordered"):
         raw["features"]["user"] = [{"name": "user_id", "kind": "id"}]
-    # As many events as the models of the tables see; a pooled history takes more.
+    # As many events as the models of the published tables see; a pooled history takes more.
     raw["history"] = {"max_length": 200 if "time" in table else 50}
     raw["validation"] = {"max_reject_rate": 0.05}
     return parse_schema(raw, str(folder))
@@ -135,7 +135,7 @@ def schema_of(folder: Path, interactions: Path) -> DatasetSchema:
 def _content(items: pa.Table) -> list[dict[str, Any]]:
     """A feature for each column that describes an item: words, lists, real numbers.
 
-    Left out: whole numbers (other ids and counts over the whole period), times, and texts of one word a row.
+    Left out: whole numbers (other ids and counts over the whole period), times, and texts of one word per row.
     """
     features: list[dict[str, Any]] = []
     for field in items.schema:
@@ -201,7 +201,7 @@ def baselines(features: Path, ks: tuple[int, ...]) -> dict[str, dict[str, Any]]:
 
 
 def _baseline(score: Callable[[Int32], Float32], held_out: HeldOut, ks: tuple[int, ...]) -> dict[str, Any]:
-    """``score`` gives ``[users, items]`` for rows of users."""
+    """``score`` returns ``[users, items]`` for rows of users."""
     novel = held_out.without_seen()
     return {
         "all": plain(recall_of(lambda part: score(held_out.users[part]), held_out, ks, remove_seen=False)),
@@ -221,7 +221,7 @@ def plain(figures: Figures) -> dict[str, Any]:
 
 
 def tuned(features: Path, given: dict[str, Any], seed: int) -> dict[str, Any]:
-    """The given settings with the temperature that validation prefers, where the protocol leaves it open."""
+    """The given settings with the temperature that validation prefers, if the protocol leaves it open."""
     data = load(features)
     if settings_for(data.schema, **given).protocol != "sets" or "temperature" in given:
         return given
@@ -238,7 +238,7 @@ def tuned(features: Path, given: dict[str, Any], seed: int) -> dict[str, Any]:
 def run_one(
     schema: DatasetSchema, work: Path, given: dict[str, Any], seed: int, temperature: float | None
 ) -> dict[str, Any]:
-    """Features, train, evaluate; returns the run's entry. ``temperature``: what another seed's tuning chose."""
+    """Features, train, evaluate; returns the run's entry. ``temperature``: the choice of another seed's tuning."""
     started = time.monotonic()
     name = schema.dataset.name
     features = work / name / "features"
@@ -291,14 +291,12 @@ def summary(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Runs what is not in the results yet."""
+    """Runs everything that is not in the results yet."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--data", type=Path, required=True, help="folder with one folder a data set")
-    parser.add_argument(
-        "--only", nargs="*", help="names of the folders to run; all that have interactions.parquet else"
-    )
+    parser.add_argument("--data", type=Path, required=True, help="folder with one folder per data set")
+    parser.add_argument("--only", nargs="*", help="names of the folders to run; default: all with interactions.parquet")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--dim", type=int, help="exported dimension, the item bias counted in")
+    parser.add_argument("--dim", type=int, help="exported dimension, including the item bias")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=JSON", help="settings of [towers]")
     parser.add_argument("--work", type=Path, default=Path("runs/published_tables"))
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -320,17 +318,17 @@ def _run_and_store(folder: Path, given: dict[str, Any], seed: int, arguments: ar
         stored = json.loads(arguments.results.read_text())
     schema = schema_of(folder, events_of(folder, arguments.work))
     wanted = settings_for(schema, **given).model_dump(mode="json")
-    # A stored run may name keys that are gone.
+    # A stored run may name keys that no longer exist.
     same = [
         run
         for run in stored["runs"]
         if run["dataset"] == folder.name and all(run["given"].get(key) == value for key, value in wanted.items())
     ]
     if any(run["seed"] == seed for run in same):
-        print(f"{folder.name} seed {seed}: stands in {arguments.results}")
+        print(f"{folder.name} seed {seed}: already in {arguments.results}")
         return
     entry = run_one(schema, arguments.work, given, seed, same[0]["config"]["temperature"] if same else None)
-    # One run stands for a data set, dimension and seed: what has other settings is of an earlier recipe.
+    # One run per data set, dimension and seed is kept: others are of an earlier recipe.
     place = [entry[key] for key in ("dataset", "dim", "seed")]
     stored["runs"] = [run for run in stored["runs"] if [run[key] for key in ("dataset", "dim", "seed")] != place]
     stored["runs"].append(entry)

@@ -1,9 +1,9 @@
-"""The whole call, measured: raw record to candidates, beside the peers' searches over the same vectors, in one run.
+"""Measures the whole call, raw record to candidates, and other engines' searches over the same vectors in one run.
 
     python -m benchmarks.retrieval_latency [--items 1000000] [--out benchmarks/results/retrieval_latency.json]
 
-Writes one JSON file; needs the extra ``bench``. About twenty minutes and 8 GB at a million items, most of it the two
-HNSW graphs: five minutes without them (``--peers tfrs_scann_layer,faiss_ivfpq_fastscan``).
+Writes one JSON file; needs the extra ``bench``. Takes about twenty minutes and 8 GB at a million items, mostly for the
+two HNSW graphs: five minutes without them (``--peers tfrs_scann_layer,faiss_ivfpq_fastscan``).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from index.retrieval.retriever import Retriever
 from index.settings import TreeSettings
 from pipelines.contracts.manifest import git_commit
 
-# One thread a query, for every engine; read when NumPy, TensorFlow and FAISS are loaded.
+# One thread per query, for every engine; read when NumPy, TensorFlow and FAISS are loaded.
 ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
@@ -42,10 +42,10 @@ ENVIRONMENT = {
 PEERS = ("tfrs_scann_layer", "faiss_ivfpq_fastscan", "faiss_hnsw", "hnswlib")
 LAMBDAS = (0.0, 0.05, 0.1, 0.2, 0.5)
 VALUE_SCALE = 0.3
-# Users whose answers are compared with exact search, and others by whom efforts are chosen.
+# Users whose answers are compared with exact search, and other users with whom efforts are chosen.
 JUDGED = 200
 CHOOSING = 500
-# Added to the recall asked for: users differ from those that an effort is chosen by.
+# Added to the recall target: users differ from those with whom an effort is chosen.
 MARGIN = 0.004
 # What ``index.building.tuning`` chose for this world, given 200 seconds (2026-11-21).
 ITEMS_PER_LEAF = 1000
@@ -68,7 +68,7 @@ def quantiles(call: Callable[[int], Any], calls: int, warm: int = 200) -> dict[s
 
 
 def rounds(calls: dict[str, Callable[[int], Any]], number: int, turns: int) -> dict[str, dict[str, Any]]:
-    """Each contestant in turn, several times over: the median of the turns' quantiles, and all of them."""
+    """Each contestant in turn, several times: the median of the turns' quantiles, and all of them."""
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in calls}
     for _ in range(turns):
         for name, call in calls.items():
@@ -92,7 +92,7 @@ def best(scores: np.ndarray, k: int = K) -> np.ndarray:
 def filters(
     retriever: Retriever, world: world_of.World, records: list[Any], scores: np.ndarray
 ) -> list[dict[str, Any]]:
-    """Recall, latency, fill and plans at each selectivity, for rules at random and along the vectors."""
+    """Recall, latency, fill and plans at each selectivity, for random rules and rules along the vectors."""
     measured = []
     for kind, column in (("random", "chance"), ("correlated", "direction")):
         for selectivity in world_of.SELECTIVITIES:
@@ -124,7 +124,7 @@ def filters(
 
 
 def crowding(retriever: Retriever, world: world_of.World, records: list[Any], scores: np.ndarray) -> dict[str, Any]:
-    """``max_per = 2`` over skewed advertisers, against greedy taking down the exact ranking."""
+    """``max_per = 2`` over skewed advertisers, against greedy selection from the exact ranking."""
     groups = world.attributes["advertiser_id"]
     truth = []
     for line in scores:
@@ -249,7 +249,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--users", type=int, default=3000)
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--peers", default=",".join(PEERS), help="which, with commas between; empty for none")
+    parser.add_argument("--peers", default=",".join(PEERS), help="engines, separated by commas; empty for none")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "retrieval_latency.json")
     arguments = parser.parse_args()
     if not ENVIRONMENT.items() <= os.environ.items():

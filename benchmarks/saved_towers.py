@@ -1,6 +1,6 @@
-"""The towers as they were written: vectors from a model artifact, without the training code's model.
+"""The exported towers: vectors from a model artifact, without the training code's model.
 
-Reads ``model/``; writes nothing. What the batch jobs and benchmarks use; single requests go through LiteRT.
+Reads ``model/``. Used by tests and benchmarks; single requests go through LiteRT.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class SavedTowers:
         self._item, self._user = (loaded.signatures["serving_default"] for loaded in self._loaded)
 
     def vectors(self, data: TrainingData, users: Int32, split: int, block: int = 2048) -> TowerVectors:
-        """Vectors of the catalogue, and of ``users [n] int32`` as they are known when ``split`` begins."""
+        """Vectors of the catalogue, and of ``users [n] int32`` as known when ``split`` begins."""
         known = known_at(data, users, split)
         features = data.items | known.item_moving
         profiles = {name: column[users] for name, column in data.users.items()} | known.user_moving

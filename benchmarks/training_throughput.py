@@ -1,11 +1,11 @@
-"""Train pairs a second: the two towers beside stock TFRS, and the wall time to the same validation recall.
+"""Train pairs per second of the two towers and of stock TFRS, and the wall time to the same validation recall.
 
 Reads ``gowalla_m1/interactions.parquet`` below ``--data``; writes ``benchmarks/results/training_throughput.json``. All
-are timed in one run on the same machine, in turns, several rounds, since a shared machine's speed drifts by a third
-within minutes; medians are reported with all rounds, and the median of the rounds' ratios.
+are timed in one run on the same machine, alternating over several rounds, because a shared machine's speed drifts by a
+third within minutes; reported are medians with all rounds, and the median of the rounds' ratios.
 
 Stock TFRS is its own ``Retrieval`` task with ``remove_accidental_hits`` and the log-q correction, Adagrad, in-batch
-negatives, at batch 1024 and 4096, whichever is faster for it. A train pair is a (user, item) event that was learned
+negatives, at batch size 1024 or 4096, whichever is faster for it. A train pair is a (user, item) event that was learned
 from. The towers run with the recipe for data without order (256 users, all of the batch's items and 2,048 others as
 candidates), which is made for recall; with wide batches of few candidates (``WIDE``), made for speed; and, to a recall,
 also with a few epochs of batches between the two (``SHORT``).
@@ -48,7 +48,7 @@ from towers.training.validation_recall import evaluate
 RESULTS = Path(__file__).parent / "results" / "training_throughput.json"
 DIM = 64
 WARM_STEPS = 3
-# Chosen by the validation recall of gowalla_m1 that they reach, and how soon.
+# Chosen by the validation recall they reach on gowalla_m1, and how soon.
 WIDE = {
     "batch_users": 2048,
     "in_batch_negatives": 256,
@@ -64,7 +64,7 @@ SHORT = {
     "epochs": 3,
 }
 RACERS: dict[str, dict[str, float]] = {"towerline": SHORT, "towerline wide": WIDE, "towerline recipe": {}}
-RACES = 3  # of which the one with the median ratio is told
+RACES = 3  # the one with the median ratio is reported
 
 
 def data_of(users: npt.NDArray[Any], items: npt.NDArray[Any], splits: npt.NDArray[Any]) -> TrainingData:
@@ -106,7 +106,7 @@ def gowalla(data: Path) -> TrainingData:
 
 
 def synthetic(users: int, items: int, pairs: int) -> TrainingData:
-    """Zipf-like items, users with about equally many."""
+    """Zipf-like items, and users with about equally many events."""
     rng = np.random.default_rng(1)
     who = np.concatenate([np.arange(users), rng.integers(0, users, pairs - users)])
     what = (items * rng.random(pairs) ** 3).astype(np.int64)
@@ -115,9 +115,9 @@ def synthetic(users: int, items: int, pairs: int) -> TrainingData:
 
 
 class Ours:
-    """The product's model and batches, with its recipe for data without order and what is ``changed`` of it.
+    """The product's model and batches, with its recipe for data without order and the keys ``changed``.
 
-    ``starts``: begin with the recipe's closed-form start, which takes ``start_seconds``; a speed does not depend on it.
+    ``starts``: begin with the recipe's closed-form start, which takes ``start_seconds``; speeds do not depend on it.
     """
 
     def __init__(self, data: TrainingData, changed: dict[str, float], *, starts: bool) -> None:
@@ -138,7 +138,7 @@ class Ours:
         self.step = step_function(self.model, optimizer, signature(batch))
 
     def steps(self, generator: np.random.Generator) -> Iterator[int]:
-        """Learns from the batches of one epoch; gives the pairs of each."""
+        """Learns from the batches of one epoch; yields the number of pairs of each."""
         batches = ((tensors_of(batch), len(batch.positives)) for batch in self.sampler.epoch(generator))
         for batch, pairs in prefetched(batches):
             float(self.step(batch))
@@ -184,7 +184,7 @@ class Stock:
         self.step = tf.function(self.model.train_step, reduce_retracing=True)
 
     def steps(self, generator: np.random.Generator) -> Iterator[int]:
-        """One epoch; gives the pairs of each batch (the last, smaller one is left out)."""
+        """One epoch; yields the number of pairs of each batch (the last, smaller one is left out)."""
         order = generator.permutation(len(self.items))
         for start in range(0, len(order) - self.batch + 1, self.batch):
             chosen = order[start : start + self.batch]
@@ -251,7 +251,7 @@ def race(data: TrainingData, batch: int, limit: float) -> dict[str, Any]:
 
 
 def implicit_speeds(data: TrainingData) -> dict[str, float]:
-    """Pairs a second of ``implicit``'s BPR and ALS, epochs over the same pairs."""
+    """Pairs per second of ``implicit``'s BPR and ALS, for epochs over the same pairs."""
     import scipy.sparse
     from implicit.als import AlternatingLeastSquares
     from implicit.bpr import BayesianPersonalizedRanking

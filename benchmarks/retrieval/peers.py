@@ -1,4 +1,4 @@
-"""The engines that the retriever is measured beside: their searches over the same vectors, at about equal recall."""
+"""The engines that the retriever is compared with: their searches over the same vectors, at about equal recall."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from index.search.scann_tree import ScannSearcher
 from index.settings import TreeSettings
 
 K = 100
-# Recall that all contestants are asked for.
+# Recall target of all contestants.
 TARGET = 0.99
-# Of the two HNSW graphs: with 16 links and 100 they stay below .97 here up to an effort of 1,000.
+# Settings of the two HNSW graphs: with 16 and 100 they stay below .97 here up to an effort of 1,000.
 LINKS, BUILD_EFFORT = 32, 200
 
 
@@ -31,8 +31,8 @@ def recall_of(found: Callable[[int], np.ndarray], truth: list[np.ndarray]) -> fl
 def peers(
     names: list[str], vectors: np.ndarray, vector_of: Callable[[int], np.ndarray], truth: list[np.ndarray]
 ) -> dict[str, Any]:
-    """Bare searches of other engines at the least effort that reaches ``TARGET``, or the most that is tried; search
-    call and recall each."""
+    """Bare searches of other engines at the least effort that reaches ``TARGET``, or the largest tried; the search call
+    and recall of each."""
     import faiss
     import hnswlib
 
@@ -93,7 +93,7 @@ def peers(
 
 
 def aimed(vectors: np.ndarray, tree: TreeSettings, queries: Queries, goal: float) -> TreeSettings:
-    """The tree with the fastest effort that reaches the goal for users who choose."""
+    """The tree with the fastest effort that reaches the goal for the queries."""
     return fastest_effort(ScannSearcher.build(vectors, tree), queries, goal).settings
 
 

@@ -1,7 +1,7 @@
-"""Calls across swaps of the version: errors, the longest call, answers by version, memory before and after.
+"""Calls during swaps of the version: errors, the longest call, answers by version, memory before and after.
 
-Reads two bundles; writes a registry. In a process of its own, so that its memory is that of one version; beside the
-longest call with swaps stands the longest of as many calls without, which is what the machine itself adds.
+Reads two bundles; writes a registry. Runs in a process of its own, so that its memory is that of one version. The
+longest call with swaps is reported next to the longest of as many calls without, which is what the machine itself adds.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def in_own_process(bundles: list[Path], folder: Path, records: list[Any]) -> dic
 
 
 def reload(bundles: list[Path], folder: Path, records: list[Any]) -> dict[str, Any]:
-    """Publishes two bundles, and moves between them while a thread asks."""
+    """Publishes two bundles, and moves between them while a thread sends requests."""
     registry = Registry(folder / "registry")
     names = [registry.publish(bundle) for bundle in bundles]
     retriever = Retriever.open(folder / "registry", names[0], verify=True)
@@ -41,7 +41,7 @@ def reload(bundles: list[Path], folder: Path, records: list[Any]) -> dict[str, A
         registry.store.write_text("CURRENT", name + "\n")
         return watcher.check()
 
-    # Both once before memory is looked at: what is loaded at the first use stays for good.
+    # Both once before memory is measured: what is loaded at first use stays in memory.
     for name in (names[1], names[0]):
         move(name)
     _Asking(retriever, records).ask(500)
@@ -77,7 +77,7 @@ def reload(bundles: list[Path], folder: Path, records: list[Any]) -> dict[str, A
 
 
 class _Asking:
-    """Asks one record after the other and keeps how long each took, in seconds."""
+    """Sends one record after the other and records how long each took, in seconds."""
 
     def __init__(self, retriever: Retriever, records: list[Any]) -> None:
         self._retriever = retriever

@@ -1,7 +1,7 @@
-"""Calls a second: in one thread, in two, in two processes over one memory-mapped bundle, and users a second in batches.
+"""Calls per second in one thread, two threads, and two processes with one memory-mapped bundle; batches too.
 
-Reads a bundle; writes nothing. ScaNN and LiteRT let go of the interpreter's lock while they work; what is left of a
-call holds it, and two threads cannot do that part at the same time. Two processes can.
+Reads a bundle. ScaNN and LiteRT release the interpreter's lock while they work; the rest of a call holds it, and two
+threads cannot run that part at the same time. Two processes can.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _TURNS = 5
 
 
 def throughput(retriever: Retriever, bundle: Path, records: list[Any]) -> dict[str, Any]:
-    """All of it, each the median of several turns."""
+    """All figures, each the median of several turns."""
     return {
         **_threads(retriever, records),
         "lock_held_share": _lock_held_share(retriever, records),
@@ -77,7 +77,7 @@ def _lock_held_share(retriever: Retriever, records: list[Any]) -> float:
 
 
 def _processes(bundle: Path, records: list[Any]) -> dict[str, Any]:
-    """Two processes at once, each with the bundle opened for itself: calls a second over those of one, and users a
+    """Two processes at once, each with its own open bundle: calls per second relative to one process, and users per
     second in batches, as the workers of a batch job answer them.
     """
     context = multiprocessing.get_context("spawn")
@@ -108,7 +108,7 @@ def _open(bundle: Path, records: list[Any], barrier: Any) -> None:
 
 
 def _rate(what: str, together: bool) -> float:
-    """Users a second of this process; ``together``: begun at the moment the other one begins."""
+    """Users per second of this process; ``together``: started at the same moment as the other one."""
     ask = _IN_PROCESS[what]
     ask(500)
     if together:

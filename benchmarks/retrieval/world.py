@@ -68,7 +68,7 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def make_records(world: World, users: int, seed: int = 1) -> list[dict[str, Any]]:
-    """Raw records: 50 history ids out of three clusters each, six categories, four numbers."""
+    """Raw records: 50 history ids from three clusters each, six categories, four numbers."""
     rng = np.random.default_rng(seed)
     order = np.argsort(world.cluster, kind="stable")
     sizes = np.bincount(world.cluster)
@@ -99,7 +99,7 @@ def tower_inputs(records: list[dict[str, Any]], vectors: np.ndarray) -> dict[str
 
 
 def item_ids(rows: np.ndarray) -> np.ndarray:
-    """Ids of rows: rising, with gaps."""
+    """Ids of rows: ascending, with gaps."""
     return rows.astype(np.int64) * 37 + 1_000_003
 
 
@@ -170,7 +170,7 @@ def lite_tower(tower: Any) -> bytes:
 
 
 def vocabulary_of(items: int) -> Vocabulary:
-    """The vocabulary of the world: 100 values a category."""
+    """The vocabulary of the world: 100 values per category."""
     user: dict[str, Any] = {name: FittedCodes(pa.array(VALUES), np.arange(len(VALUES), 0, -1)) for name in CATEGORICAL}
     user |= {name: FittedNumbers("standard", 0.0, 1.0) for name in NUMERIC}
     ids = pa.array(item_ids(np.arange(items)))

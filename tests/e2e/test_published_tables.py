@@ -107,4 +107,4 @@ def test_the_command_writes_an_entry_and_baselines_and_makes_no_run_twice(
     assert set(stored["baselines"]["shop"]) == {"popularity", "als", "item_knn"}
     published_tables.main()
     assert json.loads(results.read_text()) == stored
-    assert "stands in" in capsys.readouterr().out
+    assert "already in" in capsys.readouterr().out

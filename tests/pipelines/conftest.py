@@ -22,7 +22,7 @@ START = datetime.datetime(2025, 1, 1, tzinfo=datetime.UTC)
 
 
 def at(day: float) -> datetime.datetime:
-    """A moment so many days after the first day of the small marketplace."""
+    """A moment this many days after the first day of the small marketplace."""
     return START + datetime.timedelta(days=day)
 
 

@@ -1,4 +1,4 @@
-"""The whole TOML: overrides, paths, and what a mistake is told."""
+"""The whole TOML: overrides, paths, and the errors for mistakes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_work_folder_of_the_command_goes_before_the_file_s(config_path: Path
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("towers.epochs", "expected key=value"),
         ("towers.epochs.more=3", "'epochs' is a value, not a section"),
@@ -49,13 +49,13 @@ def test_the_work_folder_of_the_command_goes_before_the_file_s(config_path: Path
         ("gates.chrun=0.5", "did you mean gates.churn?"),
     ],
 )
-def test_a_mistake_in_an_override_is_told(config_path: Path, override: str, told: str) -> None:
+def test_a_mistake_in_an_override_is_reported(config_path: Path, override: str, message: str) -> None:
     with pytest.raises(ConfigError) as error:
         load_config(config_path, ["towers.epochs=2", override])
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expected a TOML file, found none"):
         load_config(tmp_path / "nowhere.toml")
 

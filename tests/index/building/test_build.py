@@ -138,16 +138,16 @@ def test_shards_equal_one_tree_at_full_effort(stages: Stages, embeddings: Path, 
     a, b = one.search_batch(queries, 30, one.full_effort), three.search_batch(queries, 30, three.full_effort)
     np.testing.assert_array_equal(a.rows, b.rows)
     np.testing.assert_allclose(a.scores, b.scores, rtol=1e-5)
-    # Built anew without an item, they are still three, and none of the others is lost.
+    # Rebuilt without an item, they are still three, and none of the others is lost.
     sharded = Bundle.open(paths[3])
     state = DeltaState.of(sharded)
     gone = np.zeros(ITEMS, bool)
     gone[7] = True
-    anew = compaction.write_bundle(sharded, replace(state, gone=gone), "v", tmp_path / "anew")
-    c = Bundle.open(anew).searcher.search_batch(queries, 30, three.full_effort)
+    rebuilt = compaction.write_bundle(sharded, replace(state, gone=gone), "v", tmp_path / "rebuilt")
+    c = Bundle.open(rebuilt).searcher.search_batch(queries, 30, three.full_effort)
     without = ExactSearcher(np.delete(np.asarray(sharded.vectors), 7, axis=0)).search_batch(queries, 30)
     np.testing.assert_array_equal(c.rows, without.rows)
-    assert Bundle.open(anew).spec.shards == 3
+    assert Bundle.open(rebuilt).spec.shards == 3
 
 
 def test_an_unknown_attribute_is_refused(stages: Stages, embeddings: Path, tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_a_damaged_input_is_refused_by_name(stages: Stages, embeddings: Path, tm
         build.run(damaged, stages.model, stages.features, IndexSettings(), tmp_path / "bundle")
 
 
-def test_items_stand_in_row_order(stages: Stages, bundle: Path) -> None:
+def test_items_are_in_row_order(stages: Stages, bundle: Path) -> None:
     ids = pq.read_table(bundle / "items.parquet")["item_id"].to_pylist()
     assert ids == [1000 + 3 * item for item in range(ITEMS)]
     assert json.loads((bundle / "towers.json").read_text())["space"] == Bundle.open(bundle).space

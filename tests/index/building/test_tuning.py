@@ -134,7 +134,7 @@ def test_the_forecast_counts_what_is_held() -> None:
     assert one.disk_bytes - int8.disk_bytes == 192e6
     # The climb holds the best tree while it builds the next.
     assert predicted.memory_bytes - one.memory_bytes == 256e6 + 32e6 + 8e6
-    # With four shards the climb holds a quarter; in the end the trees of all shards stand beside the vectors.
+    # With four shards the climb holds a quarter; in the end the trees of all shards are held next to the vectors.
     four = forecast(1_000_000, 64, IndexSettings(reorder_types=("float32",), shards=4), TWO_TREES)
     assert four.memory_bytes == (150 << 20) + 256e6 + (256e6 + 32e6 + 8e6)
 

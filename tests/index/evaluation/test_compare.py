@@ -42,46 +42,46 @@ def broken(written, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def told(written, broken, tmp_path_factory) -> dict:
+def result(written, broken, tmp_path_factory) -> dict:
     out = tmp_path_factory.mktemp("compared")
-    told = compare(written, written.bundle, broken, out)
-    told["page"] = (out / "compare.html").read_text()
-    return told
+    result = compare(written, written.bundle, broken, out)
+    result["page"] = (out / "compare.html").read_text()
+    return result
 
 
 def test_a_version_is_the_same_as_itself(written, tmp_path):
-    told = compare(written, written.bundle, written.bundle, tmp_path)
-    assert {one["verdict"] for one in told["metrics"]} == {"same"}
-    assert {one["verdict"] for one in told["slices"]} <= {"same", "small", "empty"}
-    assert told["churn"]["mean"] == 0.0
-    assert told["advertisers"] == told["categories"] == []
+    result = compare(written, written.bundle, written.bundle, tmp_path)
+    assert {one["verdict"] for one in result["metrics"]} == {"same"}
+    assert {one["verdict"] for one in result["slices"]} <= {"same", "small", "empty"}
+    assert result["churn"]["mean"] == 0.0
+    assert result["advertisers"] == result["categories"] == []
     assert "no certain difference" in (tmp_path / "compare.html").read_text()
 
 
-def test_a_crippled_version_is_worse_for_certain(told):
-    recall = next(one for one in told["metrics"] if (one["metric"], one["part"], one["k"]) == ("recall", "all", 100))
+def test_a_crippled_version_is_worse_for_certain(result):
+    recall = next(one for one in result["metrics"] if (one["metric"], one["part"], one["k"]) == ("recall", "all", 100))
     assert recall["verdict"] == "worse"
     assert recall["interval"][1] < 0
     assert recall["difference"] == pytest.approx(recall["second"] - recall["first"])
-    assert any(one["verdict"] == "worse" for one in told["slices"])
-    assert told["churn"]["mean"] > 0
-    assert told["items"] == {"in_both": 2000, "only_first": 0, "only_second": 0}
-    assert told["latency"]["first"]["searches"] > 0
+    assert any(one["verdict"] == "worse" for one in result["slices"])
+    assert result["churn"]["mean"] > 0
+    assert result["items"] == {"in_both": 2000, "only_first": 0, "only_second": 0}
+    assert result["latency"]["first"]["searches"] > 0
 
 
-def test_the_verdicts_are_the_gates(written, broken, told):
+def test_the_verdicts_are_the_gates(written, broken, result):
     expected = judge(Bundle.open(broken), Bundle.open(written.bundle), written.features, GATES)
     gates = {verdict.gate: verdict.outcome for verdict in expected}
-    assert {one["gate"]: one["outcome"] for one in told["verdicts"]} == gates
+    assert {one["gate"]: one["outcome"] for one in result["verdicts"]} == gates
     lines = {verdict.gate: verdict.line for verdict in expected}
-    for one, line in zip(told["verdicts"], told["verdict_lines"], strict=True):
+    for one, line in zip(result["verdicts"], result["verdict_lines"], strict=True):
         if "latency" not in one["gate"]:
             assert line == lines[one["gate"]]
-    assert "FAIL" in "".join(told["verdict_lines"])
+    assert "FAIL" in "".join(result["verdict_lines"])
 
 
-def test_the_page_is_whole_and_stands_alone(told):
-    page = told["page"]
+def test_the_page_is_complete_and_self_contained(result):
+    page = result["page"]
     assert "hold it back" in page
     assert "data:image/png;base64," in page
     assert "http" not in page.split("</style>")[1].split("data:image")[0]
@@ -91,11 +91,11 @@ def test_the_page_is_whole_and_stands_alone(told):
 
 def test_items_that_went_are_counted_and_the_gates_are_not_asked(written, tmp_path):
     smaller = write_bundle(tmp_path / "smaller", written.world, items=1900)
-    told = compare(written, written.bundle, smaller, tmp_path / "out")
-    assert told["items"] == {"in_both": 1900, "only_first": 100, "only_second": 0}
-    assert told["second"]["counts"]["truth_outside_catalogue"] > 0
-    assert told["verdicts"] == []
-    assert "skip all gates" in told["verdict_lines"][0]
+    result = compare(written, written.bundle, smaller, tmp_path / "out")
+    assert result["items"] == {"in_both": 1900, "only_first": 100, "only_second": 0}
+    assert result["second"]["counts"]["truth_outside_catalogue"] > 0
+    assert result["verdicts"] == []
+    assert "skip all gates" in result["verdict_lines"][0]
 
 
 def test_a_version_that_does_not_exist(written, tmp_path):

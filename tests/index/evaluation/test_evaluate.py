@@ -45,12 +45,12 @@ def report(out: Path) -> dict[str, Any]:
     return json.loads((out / "report.json").read_text())
 
 
-def test_keys_stand_where_the_contract_says(report):
-    for told in (report, *report["baselines"].values()):
+def test_keys_are_where_the_contract_says(report):
+    for figures in (report, *report["baselines"].values()):
         for part in ("all", "novel", "repeat"):
-            assert list(told["recall"][part]) == ["1", "5", "10", "20", "50", "100", "500"]
-        low, high = told["intervals"]["recall"]["all"]["20"]
-        assert low <= told["recall"]["all"]["20"] <= high
+            assert list(figures["recall"][part]) == ["1", "5", "10", "20", "50", "100", "500"]
+        low, high = figures["intervals"]["recall"]["all"]["20"]
+        assert low <= figures["recall"]["all"]["20"] <= high
     assert list(report["baselines"]) == ["popularity", "recent_popularity", "own_frequency", "item_knn", "als"]
     assert set(report["by_action"]) == {"click", "purchase"}
     assert {"ndcg", "mrr", "hit_rate", "value_recall", "debiased_recall"} <= set(report)
@@ -94,11 +94,11 @@ def test_exclusions_are_counted_and_named(written, report):
 
 
 def test_the_waterfall_in_the_report_sums(report):
-    told = report["waterfall"]
-    assert sum(stage["lost"] for stage in told["stages"].values()) == pytest.approx(1 - told["recall"], abs=1e-9)
+    figures = report["waterfall"]
+    assert sum(stage["lost"] for stage in figures["stages"].values()) == pytest.approx(1 - figures["recall"], abs=1e-9)
 
 
-def test_the_page_stands_alone(out, report):
+def test_the_page_is_self_contained(out, report):
     page = (out / "report.html").read_text()
     drawn = pictures(EvaluationReport.model_validate(report))
     assert page.count("data:image/png;base64,") == len(drawn) >= 5
@@ -141,17 +141,17 @@ def test_a_stale_index_counts_its_misses(written, tmp_path):
     stale = write_bundle(tmp_path / "stale", written.world, items=1000)
     settings = SETTINGS.model_copy(update={"baselines": ()})
     path = evaluate(stale, written.features, settings, tmp_path / "out")
-    told = json.loads(path.read_text())
+    figures = json.loads(path.read_text())
     truth = EvaluationData.open(written.features, settings).held_out.truth
-    assert told["counts"]["truth_outside_catalogue"] == int((truth.rows >= 1000).sum()) > 0
+    assert figures["counts"]["truth_outside_catalogue"] == int((truth.rows >= 1000).sum()) > 0
     assert "name items this version does not have" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_without_repeats(written, tmp_path):
     settings = SETTINGS.model_copy(update={"baselines": ("popularity",), "remove_seen": True})
     path = evaluate(written.bundle, written.features, settings, tmp_path)
-    told = json.loads(path.read_text())
-    assert list(told["recall"]) == ["all"]
+    figures = json.loads(path.read_text())
+    assert list(figures["recall"]) == ["all"]
 
 
 def test_a_sample_of_users_is_stable(written):
@@ -163,11 +163,11 @@ def test_a_sample_of_users_is_stable(written):
     assert set(first.users.tolist()) <= set(everyone.users.tolist())
 
 
-@pytest.mark.parametrize(("k", "told"), [((0, 5), "got [0, 5]"), ((5, 5), "got [5, 5]"), ((), "got []")])
-def test_bad_cut_offs_are_refused(k, told):
+@pytest.mark.parametrize(("k", "message"), [((0, 5), "got [0, 5]"), ((5, 5), "got [5, 5]"), ((), "got []")])
+def test_bad_cut_offs_are_refused(k, message):
     with pytest.raises(ValueError) as caught:
         EvaluationSettings(k=k)
-    assert f"expected rising cut-offs of 1 or more, {told}" in str(caught.value)
+    assert f"expected rising cut-offs of 1 or more, {message}" in str(caught.value)
 
 
 def test_the_waterfall_cannot_be_deeper_than_the_ranking():

@@ -97,7 +97,7 @@ DEMO = NOTEBOOKS.parent / "runs" / "demo"
 @pytest.mark.skipif(not (DEMO / "registry" / "CURRENT").is_file(), reason="needs the demo's registry: run `make demo`")
 @pytest.mark.parametrize("name", NAMES)
 def test_notebooks_run_on_the_demo(name, tmp_path):
-    """In a copy of the demo's folder: a notebook writes its reports beside the registry it reads."""
+    """In a copy of the demo's folder: a notebook writes its reports next to the registry it reads."""
     for part in ("registry", "features", "model"):
         (tmp_path / part).symlink_to(DEMO / part)
     check(execute(name, NOTEBOOKS.parent / "configs" / "complete_journey.toml", tmp_path))

@@ -152,7 +152,7 @@ def main(registry: Path, scenario: str, kills: int, seed: int, bundles: list[Pat
     reader = forked(lambda: read_until(stop, log, registry, expected))
     slowest, hit, wrong = 0.02, 0, []
     while hit < kills and not wrong:
-        chance.random()  # the children start from where the parent's chance stands: move on
+        chance.random()  # children start from the parent's random state: move on
         if chance.random() < 0.1 or slowest == 0.02:
             started = time.perf_counter()
             _, status = os.waitpid(forked(work), 0)
@@ -165,11 +165,11 @@ def main(registry: Path, scenario: str, kills: int, seed: int, bundles: list[Pat
         (registry.parent / "kills").write_text(str(hit))  # how far a run has come, for who waits
     stop.touch()
     os.waitpid(reader, 0)
-    told = json.loads(log.read_text())
-    return {"kills": hit, "reads": told["reads"], "wrong": wrong + told["wrong"]}
+    result = json.loads(log.read_text())
+    return {"kills": hit, "reads": result["reads"], "wrong": wrong + result["wrong"]}
 
 
 if __name__ == "__main__":
     place, name, number, start, *paths = sys.argv[1:]
-    told = main(Path(place), name, int(number), int(start), [Path(path) for path in paths])
-    sys.stdout.write(json.dumps(told) + "\n")
+    result = main(Path(place), name, int(number), int(start), [Path(path) for path in paths])
+    sys.stdout.write(json.dumps(result) + "\n")

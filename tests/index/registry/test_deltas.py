@@ -260,7 +260,7 @@ def test_a_rebuild_folds_the_deltas_in(registry: Registry, tmp_path: Path) -> No
 
 
 def test_a_compacted_bundle_by_hand(tmp_path: Path) -> None:
-    """Four items: 1003 is removed, 1006 gets a new vector, 77 is new; what is written is told without a search."""
+    """Four items: 1003 is removed, 1006 gets a new vector, 77 is new; what is written is known without a search."""
     old = Bundle.open(write_bundle(tmp_path / "bundle", items=4, dim=4))
     frequency = old.vocabulary.item_frequency.tolist()
     assert min(frequency) > 0
@@ -309,7 +309,7 @@ def test_a_rollback_takes_pauses_and_changes_along(registry: Registry, bundle: P
 def test_publishing_embeds_what_came_since_with_the_new_towers(
     registry: Registry, stages: Stages, tmp_path: Path
 ) -> None:
-    """A model of another space: the ad's vector is the new tower's, the pause stands, older upserts stay behind."""
+    """A model of another space: the ad's vector is the new tower's, the pause is kept, older upserts are left out."""
     delta_writer.apply(registry.url, ads([1021], change=["pause"]))
     delta_writer.apply(registry.url, ads([77], category=["toys"]))
     write_model(tmp_path / "model", stages.features, dim=DIM, seed=5)

@@ -1,6 +1,6 @@
 """The golden bundle of format version 1 opens with today's code and answers as on the day it was written.
 
-``python -m tests.index.registry.test_golden`` wrote it once; a later format gets a golden bundle of its own beside it.
+``python -m tests.index.registry.test_golden`` wrote it once; a later format gets its own golden bundle next to it.
 """
 
 from __future__ import annotations

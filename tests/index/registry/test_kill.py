@@ -37,30 +37,30 @@ def run(scenario: str, kills: int, bundles: list[str], tmp_path: Path, minutes: 
         [*command, *bundles], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60 * minutes
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return told
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
 def test_kills_at_random_moments_leave_the_registry_whole(bundles: list[str], tmp_path: Path) -> None:
-    told = run("mixed", 15, bundles, tmp_path)
-    assert told["wrong"] == [], "\n".join(told["wrong"])
-    assert told["kills"] >= 15
-    assert told["reads"] > 0
+    result = run("mixed", 15, bundles, tmp_path)
+    assert result["wrong"] == [], "\n".join(result["wrong"])
+    assert result["kills"] >= 15
+    assert result["reads"] > 0
 
 
 @pytest.mark.slow
 def test_two_hundred_kills_of_the_nightly_job_leave_the_registry_whole(tmp_path: Path) -> None:
     write_nights(tmp_path / "nights", NIGHTS)
-    told = run("refresh", 200, [str(tmp_path / "nights")], tmp_path, minutes=60.0)
-    assert told["wrong"] == [], "\n".join(told["wrong"])
-    assert told["kills"] >= 200
-    assert told["reads"] > 20
+    result = run("refresh", 200, [str(tmp_path / "nights")], tmp_path, minutes=60.0)
+    assert result["wrong"] == [], "\n".join(result["wrong"])
+    assert result["kills"] >= 200
+    assert result["reads"] > 20
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scenario", ["publish", "rollback", "delta", "mixed"])
 def test_two_hundred_kills_leave_the_registry_whole(scenario: str, bundles: list[str], tmp_path: Path) -> None:
-    told = run(scenario, 200, bundles, tmp_path)
-    assert told["wrong"] == [], "\n".join(told["wrong"])
-    assert told["kills"] >= 200
-    assert told["reads"] > 20
+    result = run(scenario, 200, bundles, tmp_path)
+    assert result["wrong"] == [], "\n".join(result["wrong"])
+    assert result["kills"] >= 200
+    assert result["reads"] > 20

@@ -78,7 +78,7 @@ def test_a_delta_lies_in_the_bucket(registry: Registry, bundles: list[Path]) -> 
     assert replay(registry.open().bundle, log).paused_ids == {1003}
 
 
-def test_a_watching_retriever_sees_deltas_without_opening_anew(registry: Registry, bundles: list[Path]) -> None:
+def test_a_watching_retriever_sees_deltas_without_reopening(registry: Registry, bundles: list[Path]) -> None:
     registry.publish(bundles[0])
     with Retriever.open(registry.url) as retriever:
         watcher = retriever.watch(interval_seconds=3600.0)

@@ -104,7 +104,7 @@ def test_unknown_history_items_take_no_place_of_known_ones(retriever: Retriever)
     np.testing.assert_array_equal(retriever.embed({"history": [*known, 1, 2, 4]}), expected)
 
 
-def test_a_cold_user_is_answered_by_popularity_and_told(retriever: Retriever, bundle: Path) -> None:
+def test_a_cold_user_is_answered_by_popularity_and_marked_as_cold(retriever: Retriever, bundle: Path) -> None:
     frequency = np.random.default_rng(2).zipf(1.5, ITEMS).clip(max=5000)
     found = retriever.retrieve({}, 50)
     assert found.cold_start == "popularity"

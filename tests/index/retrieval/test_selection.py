@@ -1,4 +1,4 @@
-"""Rules in a call: every plan's answer against a slow reference over all items, and what bad rules are told."""
+"""Rules in a call: every plan's answer against a slow reference over all items, and the errors for bad rules."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ def test_explanations(retriever: Retriever, items: dict[str, Any]) -> None:
     assert retriever.retrieve(RECORD, 10).explanation is None
 
 
-def test_own_items_take_their_share_and_are_told(tmp_path: Path) -> None:
+def test_own_items_take_their_share_and_are_labelled(tmp_path: Path) -> None:
     settings = RetrieverSettings(own_items_share=0.3)
     retriever = Retriever.open(serving_bundles.write_bundle(tmp_path / "bundle", retriever=settings))
     history = [1000, 1003, 1003, 1003, 1006, 1006, 4000]

@@ -411,7 +411,7 @@ def test_more_effort_finds_no_less(vectors: Vectors, queries: Vectors) -> None:
 def test_blocks_of_a_batch_are_merged(monkeypatch: pytest.MonkeyPatch, vectors: Vectors, queries: Vectors) -> None:
     """With blocks of 7 rows and a batch cut into parts, the answer is the same, ties across blocks included.
 
-    The vectors are whole numbers, whose products every BLAS kernel adds up alike. Otherwise equal rows would differ in
+    The vectors are whole numbers, whose products every BLAS kernel sums exactly. Otherwise equal rows would differ in
     their last digit, depending on their place in a block.
     """
     repeated, queries = np.round(4 * np.tile(vectors[:50], (4, 1))), np.round(4 * queries)

@@ -139,7 +139,7 @@ def test_embeddings_keep_their_numbers_and_refuse_wrong_ones() -> None:
         encode_one(spec, None, pa.array([[1.0, 2.0], None, [1.0, float("nan")]]))
 
 
-def test_a_column_of_the_wrong_type_is_told_with_feature_and_column() -> None:
+def test_a_column_of_the_wrong_type_is_reported_with_feature_and_column() -> None:
     with pytest.raises(
         SchemaError, match=r"feature 'n' of kind 'numeric' cannot be read from column 'p' of type string"
     ):

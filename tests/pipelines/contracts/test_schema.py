@@ -1,4 +1,4 @@
-"""The schema: what a TOML may say, and what it is told when it says something else."""
+"""The schema: what a TOML may say, and the errors when it says something else."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_an_item_side_without_features_is_the_item_id() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"dataset": {"name": "m", "nmae": "x"}}, "m.toml: dataset.nmae: unknown key"),
         (
@@ -69,14 +69,14 @@ def test_an_item_side_without_features_is_the_item_id() -> None:
         ({"split": {"column": "s", "valid_fraction": 1.5}}, "split.valid_fraction"),
     ],
 )
-def test_a_mistake_is_told_with_its_place(changes: dict[str, Any], told: str) -> None:
+def test_a_mistake_is_reported_with_its_place(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as error:
         parse_schema(marketplace(**changes), "m.toml")
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert error.value.exit_code == 2
 
 
-def test_all_mistakes_are_told_at_once() -> None:
+def test_all_mistakes_are_reported_at_once() -> None:
     with pytest.raises(ConfigError) as error:
         parse_schema(marketplace(dataset={"name": "m", "x": 1}, seed="seven"), "m.toml")
     assert "dataset.x" in str(error.value)

@@ -57,9 +57,9 @@ LIMITS = DriftLimits(null_rate=0.05, new_value_share=0.2, mean=0.5, daily_volume
         ({"colors": ("red", "gold", "grey")}, [Drift("new_value_share", "item.color", 0.0, 0.5, 0.2)]),
         # The mean moves by 0.9 of 2; the median of (0, .., 4.9) is 2.45, among quantiles (0, 1, 2, 3, 4) at 0.225.
         ({"price": 4.9}, []),
-        # By 1.2 of 2; the median 2.6 stands at 0.3.
+        # By 1.2 of 2; the median 2.6 is at 0.3.
         ({"price": 5.2}, [Drift("mean", "item.price", 4.0, 5.2, 0.5)]),
-        # The median 3.2 stands at 0.6.
+        # The median 3.2 is at 0.6.
         ({"price": 6.4}, [Drift("mean", "item.price", 4.0, 6.4, 0.5), Drift("mean", "item.weight", 2.0, 3.2, 0.5)]),
         # The mean of 10 and 30 is 20; only new days are looked at.
         ({"days": {101: 500, 102: 10, 103: 31}}, [Drift("daily_volume", "1970-04-14", 20.0, 31, 0.5)]),

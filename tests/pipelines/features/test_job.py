@@ -237,7 +237,7 @@ def test_events_of_an_unknown_item_are_rejected_with_table_file_row_and_reason(s
     }
 
 
-def test_a_reject_far_outside_the_calendar_is_told_as_the_number_it_is(small: Small, tmp_path: Path) -> None:
+def test_a_reject_far_outside_the_calendar_is_reported_as_the_number_it_is(small: Small, tmp_path: Path) -> None:
     def change(raw: dict[str, Any]) -> None:
         raw["validation"] = {"max_reject_rate": 1.0}
 

@@ -1,4 +1,4 @@
-"""Night after night upon the previous run: what is read equals a full run, whatever was appended or written anew."""
+"""Night after night upon the previous run: what is read equals a full run, whatever was appended or rewritten."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def two_nights(folder: Path) -> tuple[Path, Path]:
     return first, features.run(schema, folder / "second", previous=first)
 
 
-def test_a_new_day_is_a_segment_beside_files_shared_with_the_previous_run(tmp_path: Path) -> None:
+def test_a_new_day_is_a_segment_next_to_files_shared_with_the_previous_run(tmp_path: Path) -> None:
     first, second = two_nights(tmp_path)
     names = sorted(path.name for path in (second / "sequences").iterdir())
     assert names == ["layout.json", "part-00000-of-00001.0001.parquet", "part-00000-of-00001.parquet"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from towerline.commands.terminal import table_lines
 
 
-def test_numbers_stand_right_and_text_left() -> None:
+def test_numbers_are_aligned_right_and_text_left() -> None:
     lines = list(table_lines(("name", "items"), [("shoes", "1,200"), ("tea", "7")], width=80))
     assert lines == ["name   items", "shoes  1,200", "tea        7"]
 

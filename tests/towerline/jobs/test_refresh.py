@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[3]
 
 @dataclass
 class Tables:
-    """Stands for the first two stages: ``night`` is what the tables hold. ``ran`` counts the calls of each stage."""
+    """Replaces the first two stages: ``night`` is what the tables hold. ``ran`` counts the calls of each stage."""
 
     night: int = 0
     ran: list[str] = field(default_factory=list)

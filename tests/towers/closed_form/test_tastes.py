@@ -133,7 +133,7 @@ def test_other_towers_for_windows_start_as_well(given: dict[str, object]) -> Non
     assert figures.capped_recall[10] > base.capped_recall[10]
 
 
-def test_without_a_window_the_usual_balance_stands() -> None:
+def test_without_a_window_the_usual_balance_is_used() -> None:
     data = tiny_data("time")
     events = data.events.where(data.events.times < 0)
     one = EventLists(

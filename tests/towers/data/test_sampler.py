@@ -356,7 +356,7 @@ def test_what_a_user_took_at_any_time_is_no_hard_negative() -> None:
 
 
 def test_of_one_basket_no_item_foretells_another() -> None:
-    """Baskets of four: a place's positives begin with all of the next basket, each counting alike."""
+    """Baskets of four: a place's positives begin with all of the next basket, all of equal weight."""
     data = tiny_data("order")
     events = dataclasses.replace(data.events, times=data.events.times // 4).before(1)
     chosen = settings_for(data.schema, batch_users=32, uniform_negatives=20, lookahead=0.5)

@@ -91,7 +91,7 @@ def test_an_outside_vector_goes_through_its_gate_and_a_missing_one_adds_nothing(
 
 
 def quantile_place(value: float) -> float:
-    """Among the quantiles 0, 2, 2, 10, which stand at -1, -1/3, 1/3 and 1; the two 2s meet in the middle."""
+    """Among the quantiles 0, 2, 2, 10, which map to -1, -1/3, 1/3 and 1; the two 2s meet in the middle."""
     if value <= 0 or value >= 10:
         return -1.0 if value <= 0 else 1.0
     if value == 2:
@@ -155,7 +155,7 @@ def test_a_missing_id_adds_nothing_while_training_either(missing: list[int]) -> 
 
 
 def test_a_hashed_id_has_its_buckets_row() -> None:
-    """Row 2 + XXH3 of the text, modulo the buckets: ids of one bucket are alike, and a missing one adds nothing."""
+    """Row 2 + XXH3 of the text, modulo the buckets: ids of one bucket are equal, and a missing one adds nothing."""
     feature = IdFeature(name="item", kind="id", hash_buckets=3)
     fitted = feature.fit([])
     assert fitted.size == 5

@@ -38,7 +38,7 @@ def softmax(logits: Array) -> Array:
 
 
 def transformer(length: int, dropout: float = 0.0, layers: int = 1) -> CausalTransformer:
-    """Of width 8 with two heads, all weights drawn anew: at the start two of its matrices are zeros."""
+    """Of width 8 with two heads, all weights redrawn: at the start two of its matrices are zeros."""
     settings = PositionsSettings(embedding_dim=8, item_bias=False, heads=2, layers=layers, dropout=dropout)
     layer = CausalTransformer(8, length, settings, RandomStream())
     layer(tf.zeros([1, length, 8]), tf.ones([1, length]))

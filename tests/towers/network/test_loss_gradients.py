@@ -21,12 +21,12 @@ from towers.network.losses import Certain, Pairs, sampled_softmax
 from towers.runtime import tf
 
 # Shares of the draws, their number, and the uniform draw's part of the catalogue -> ``[kinds]`` logs that correct.
-Told = Callable[[np.ndarray, int, float], np.ndarray]
+Probability = Callable[[np.ndarray, int, float], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Items of some kinds, those of a kind alike: ``sizes [kinds]`` how many there are, ``events [kinds]`` what each
+    """Items of some kinds, equal within a kind: ``sizes [kinds]`` how many there are, ``events [kinds]`` what each
     is drawn by, ``scores [kinds]`` of the one query. Kind 0 is the query's positive alone.
     """
 
@@ -153,19 +153,21 @@ def bias(catalogue: Catalogue, found: Expected) -> float:
     return float(np.abs(found.gradient - catalogue.full_gradient()).sum())
 
 
-def of_batch(catalogue: Catalogue, draws: int, uniform: int, told: Told, certain: tuple[int, ...] = ()) -> Expected:
-    log_pi = told(catalogue.shares, draws, uniform / sum(catalogue.sizes))
+def of_batch(
+    catalogue: Catalogue, draws: int, uniform: int, probability: Probability, certain: tuple[int, ...] = ()
+) -> Expected:
+    log_pi = probability(catalogue.shares, draws, uniform / sum(catalogue.sizes))
     return expected(catalogue, drawn(catalogue, draws, uniform), log_pi, certain)
 
 
-def check_the_partition(catalogue: Catalogue, told: Told, certain: tuple[int, ...] = ()) -> None:
+def check_the_partition(catalogue: Catalogue, probability: Probability, certain: tuple[int, ...] = ()) -> None:
     """Horvitz and Thompson: divided by their probabilities to be there, those that are there add up to all."""
     for draws, uniform in BATCHES:
-        found = of_batch(catalogue, draws, uniform, told, certain)
+        found = of_batch(catalogue, draws, uniform, probability, certain)
         assert found.partition == pytest.approx(catalogue.masses[1:].sum(), rel=1e-6)
 
 
-def check_the_rate(catalogue: Catalogue, told: Told) -> None:
+def check_the_rate(catalogue: Catalogue, probability: Probability) -> None:
     """Over 4 to 32 draws and as many uniform items, the bias falls as 1 / negatives: a slope of -1 in logarithms.
 
     What is divided by an estimate Z' of the partition Z is biased by the estimate's variance,
@@ -174,19 +176,19 @@ def check_the_rate(catalogue: Catalogue, told: Told) -> None:
     whose own size is not felt. (In a small one pi_j ends at 1, and the bias at 0.)
     """
     sizes = np.array([4, 8, 16, 32])
-    found = [bias(catalogue, of_batch(catalogue, int(n), int(n), told)) for n in sizes]
+    found = [bias(catalogue, of_batch(catalogue, int(n), int(n), probability)) for n in sizes]
     slope = np.polyfit(np.log(sizes), np.log(found), 1)[0]
     assert slope == pytest.approx(-1, abs=0.05)
     assert np.log2(found[-2] / found[-1]) == pytest.approx(1, abs=0.05)
 
 
-def check_the_softmax_has_no_bias(catalogue: Catalogue, told: np.ndarray) -> None:
+def check_the_softmax_has_no_bias(catalogue: Catalogue, probability: np.ndarray) -> None:
     """Blanc & Rendle 2018, theorem 2.1: drawn with replacement by the softmax itself, the gradient has no bias, however
     few the draws; exp(s_j) / q_j is then the same for all j, and every estimate of the partition exact.
     """
     q = catalogue.masses[1:] / catalogue.masses[1:].sum()
     for draws in (1, 2, 5):
-        log_pi = np.log(draws * np.append(1.0, told))
+        log_pi = np.log(draws * np.append(1.0, probability))
         found = expected(catalogue, drawn_with_replacement(q, draws), log_pi)
         np.testing.assert_allclose(found.gradient, catalogue.full_gradient(), atol=1e-9)
 
@@ -220,19 +222,19 @@ def test_the_sets_are_those_of_every_draw_there_is() -> None:
     sets = drawn(Catalogue((1,) * 4, events, (0.0,) * 4), 3, 2)
     found = dict(zip(map(tuple, sets.counts.tolist()), sets.chances.tolist(), strict=True))
     assert found == pytest.approx({chosen: count / (6**3 * 6) for chosen, count in ways.items() if count})
-    # Alike items are one kind: of these two with one event each, as many as of the two as kinds of their own.
+    # Equal items are one kind: of these two with one event each, as many as of the two as kinds of their own.
     alike = drawn(Catalogue((1, 2), (1, 1), (0.0,) * 2), 2, 1)
     apart = drawn(Catalogue((1,) * 3, (1,) * 3, (0.0,) * 3), 2, 1)
     np.testing.assert_allclose(alike.chances, np.bincount(apart.counts.sum(1), apart.chances)[alike.counts[:, 1]])
 
 
 @pytest.mark.parametrize("catalogue", [SMALL, LARGE])
-def test_the_probability_told_is_that_of_being_drawn(catalogue: Catalogue) -> None:
+def test_the_computed_probability_is_that_of_being_drawn(catalogue: Catalogue) -> None:
     for draws, uniform in BATCHES:
         sets = drawn(catalogue, draws, uniform)
         realised = (sets.chances @ sets.counts)[1:] / catalogue.sizes[1:]
-        told = np.exp(log_inclusion(catalogue.shares, draws, uniform / sum(catalogue.sizes)))[1:]
-        np.testing.assert_allclose(told, realised, rtol=3e-6)
+        probability = np.exp(log_inclusion(catalogue.shares, draws, uniform / sum(catalogue.sizes)))[1:]
+        np.testing.assert_allclose(probability, realised, rtol=3e-6)
 
 
 @pytest.mark.parametrize("catalogue", [SMALL, LARGE])
@@ -244,18 +246,18 @@ def test_the_bias_falls_as_one_over_the_negatives() -> None:
     check_the_rate(LARGE, log_inclusion)
 
 
-@pytest.mark.parametrize("told", [squared, left_out, floored, uniform_alone])
-def test_a_wrong_q_is_found(told: Told) -> None:
+@pytest.mark.parametrize("probability", [squared, left_out, floored, uniform_alone])
+def test_a_wrong_q_is_found(probability: Probability) -> None:
     with pytest.raises(AssertionError):
-        check_the_partition(LARGE, told)
+        check_the_partition(LARGE, probability)
     with pytest.raises(AssertionError):
-        check_the_rate(LARGE, told)
+        check_the_rate(LARGE, probability)
 
 
-@pytest.mark.parametrize("told", [squared, left_out, uniform_alone])
-def test_a_wrong_q_is_found_beside_certain_negatives(told: Told) -> None:
+@pytest.mark.parametrize("probability", [squared, left_out, uniform_alone])
+def test_a_wrong_q_is_found_with_certain_negatives(probability: Probability) -> None:
     with pytest.raises(AssertionError):
-        check_the_partition(SMALL, told, BEST)
+        check_the_partition(SMALL, probability, BEST)
 
 
 def test_drawn_by_the_softmax_itself_it_has_no_bias() -> None:

@@ -1,4 +1,4 @@
-"""Training whose scores are bfloat16 beside the same training in float32."""
+"""Training with bfloat16 scores compared with the same training in float32."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def test_the_same_seed_gives_the_same_weights() -> None:
 
 
 class KilledError(Exception):
-    """Stands for the end of the process."""
+    """Simulates the end of the process."""
 
 
 @pytest.mark.parametrize("kind", ["time", "order"])
@@ -217,7 +217,7 @@ def test_held_out_events_that_weigh_nothing_choose_no_epoch() -> None:
 
 @pytest.mark.parametrize("kind", ["time", "order", "set"])
 def test_the_start_is_made_of_what_was_taken_alone(kind: str) -> None:
-    """Impressions of other items beside the same clicks: the items' own rows start as without."""
+    """Impressions of other items next to the same clicks: the items' own rows start as without."""
     data = tiny_data(kind)
     schema = data.schema.model_copy(update={"actions": {"click": 1.0, "impression": 0.0}})
     data = dataclasses.replace(data, schema=schema)

@@ -1,4 +1,4 @@
-"""The search: it finds the better value, goes on where it stood, and survives values with which nothing is learned."""
+"""The search: finds the better value, continues where it stopped, and survives values that cannot be trained."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def trials(out: Path) -> list[Any]:
 
 @dataclass
 class Trainings:
-    """In the place of training: remembers what it was asked for, and gives the recalls it was told to."""
+    """In the place of training: remembers what it was asked for, and returns the given recalls."""
 
     recalls: Callable[[TowersSettings], list[float]] = lambda chosen: [chosen.learning_rate]
     asked: list[TowersSettings] = field(default_factory=list)
@@ -122,7 +122,7 @@ def test_a_search_that_was_stopped_goes_on_with_the_draws_it_would_have_made(
     assert len(trainings.asked) == 24
 
 
-def test_a_killed_trial_is_tried_anew_with_other_values(features: Path, trainings: Trainings, tmp_path: Path) -> None:
+def test_a_killed_trial_is_tried_again_with_other_values(features: Path, trainings: Trainings, tmp_path: Path) -> None:
     """Perhaps it was its values that killed it."""
     out = tmp_path / "best.toml"
 
@@ -198,7 +198,7 @@ def test_a_journal_of_another_search_is_refused_and_stays(features: Path, traini
     other = written(tmp_path / "other", "two")
     wider = {"learning_rate": RATES["learning_rate"] | {"high": 0.5}}
     more = RATES | {"temperature": {"low": 0.05, "high": 0.5}}
-    for wanted, told in (
+    for wanted, difference in (
         ((other, settings(RATES), 17), "features was "),
         ((features, settings(RATES, epochs=4), 17), "towers.epochs was 3, is 4"),
         ((features, settings(RATES, clip_norm=1.0), 17), "towers.clip_norm was not given, is 1.0"),
@@ -208,7 +208,7 @@ def test_a_journal_of_another_search_is_refused_and_stays(features: Path, traini
         ((features, settings(more), 17), r"towers.tune.temperature was not given, is .*0\.05"),
     ):
         path, asked, seed = wanted
-        with pytest.raises(ConfigError, match=f"best.journal: expected the trials of this search, got 3.*{told}"):
+        with pytest.raises(ConfigError, match=f"best.journal: expected the trials of this search, got 3.*{difference}"):
             tuning.run(path, asked, out, trials=5, seed=seed)
         assert (out.read_bytes(), out.with_suffix(".journal").read_bytes()) == before
     assert len(trainings.asked) == 3
@@ -365,11 +365,11 @@ def test_the_verb_mines_for_the_trial_that_asks_for_most(tmp_path: Path, monkeyp
         '[tables.items]\npath = "i"\nitem_id = "i"\n[[features.item]]\nname = "i"\nkind = "id"\n'
         "[towers]\nhard_negatives = 1\n[towers.tune]\nhard_negatives = { low = 0, high = 6 }\n"
     )
-    told: list[Any] = []
+    calls: list[Any] = []
 
     def mine(config: Any, features: Path, progress: Progress, *, stage: str) -> Mined:
         assert stage == "tune"
-        told.append((config.towers.hard_negatives, features))
+        calls.append((config.towers.hard_negatives, features))
         return MINED
 
     def search(features: Path, asked: TowersSettings, out: Path, *, trials: int, mine: Any, **rest: Any) -> Path:
@@ -382,15 +382,15 @@ def test_the_verb_mines_for_the_trial_that_asks_for_most(tmp_path: Path, monkeyp
     monkeypatch.setattr(mining, "mine", mine)
     monkeypatch.setattr(tuning, "run", search)
     assert towerline.open(config, work=tmp_path / "run").tune(trials=3) == tmp_path / "run" / "tuned.toml"
-    assert told == [(6, tmp_path / "run" / "features")]
+    assert calls == [(6, tmp_path / "run" / "features")]
 
 
 @pytest.mark.parametrize(
     ("tune", "message"),
     [
-        ({"select": {"choices": ["all", "novel"]}}, "got select: it says which recall is measured"),
-        ({"select_k": {"choices": [10, 20]}}, "got select_k: it says which recall is measured"),
-        ({"max_valid_users": {"low": 10, "high": 100}}, "got max_valid_users: .*of whom"),
+        ({"select": {"choices": ["all", "novel"]}}, "got select: it determines which recall is measured"),
+        ({"select_k": {"choices": [10, 20]}}, "got select_k: it determines which recall is measured"),
+        ({"max_valid_users": {"low": 10, "high": 100}}, "got max_valid_users: .*for which users"),
         ({"refit": {"choices": [True, False]}}, "got refit: it has no effect on a trial"),
         ({"checkpoint_minutes": {"low": 1.0, "high": 2.0}}, "got checkpoint_minutes: it has no effect"),
         ({"protocol": {"choices": ["sets", "windows"]}}, "got protocol: each protocol measures another recall"),

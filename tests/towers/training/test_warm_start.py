@@ -92,9 +92,9 @@ def test_training_begins_with_the_weights(nights: Path, tmp_path: Path, monkeypa
     still, start = settings(learning_rate=1e-9), WarmStart(nights / "model", 1)
     warm = training.run(nights / "old", still, tmp_path / "warm", warm=start)
     monkeypatch.setattr(WarmStart, "fill", lambda *_: None)
-    anew = training.run(nights / "old", still, tmp_path / "anew", warm=start)
+    repeated = training.run(nights / "old", still, tmp_path / "repeated", warm=start)
     data, user = load(nights / "old"), np.zeros(1, np.int32)
-    before, after, other = (SavedTowers(model).vectors(data, user, 2) for model in (nights / "model", warm, anew))
+    before, after, other = (SavedTowers(model).vectors(data, user, 2) for model in (nights / "model", warm, repeated))
     np.testing.assert_allclose(after.items, before.items, atol=1e-5)
     np.testing.assert_allclose(after.users, before.users, atol=1e-5)
     assert np.abs(other.items - before.items).max() > 1e-2

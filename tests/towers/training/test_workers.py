@@ -62,8 +62,8 @@ def test_two_processes_learn_what_one_learns(kind: str, tmp_path: Path) -> None:
     addresses = [f"127.0.0.1:{port}" for port in _ports(2)]
     running = []
     for index in range(2):
-        told = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-        environment = os.environ | {"TF_CONFIG": json.dumps(told)}
+        config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        environment = os.environ | {"TF_CONFIG": json.dumps(config)}
         running.append(subprocess.Popen([*command, str(tmp_path / f"{index}.npz")], env=environment))
     assert [process.wait(timeout=120) for process in running] == [0, 0]
     alone, *together = (np.load(tmp_path / f"{name}.npz") for name in ("alone", "0", "1"))

@@ -31,7 +31,7 @@ def test_recall_by_hand():
     everything = np.ones(4, np.bool_)
     assert found.recall(everything)[:2].tolist() == [1 / 2, 0.0]
     assert np.isnan(found.recall(everything)[2])
-    # Only items 1 and 2: the first user finds none of both (2 stands at place 3).
+    # Only items 1 and 2: the first user finds none of both (2 is at place 3).
     assert found.recall(truth.rows < 3)[:2].tolist() == [0.0, 0.0]
 
 

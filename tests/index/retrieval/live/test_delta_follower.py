@@ -163,7 +163,7 @@ def test_fresh_vectors_join_without_a_copy(tmp_path: Path, kind: str) -> None:
     assert (np.load(tmp_path / "vectors.npy") == made).all()
 
 
-def test_fresh_rows_stand_at_the_end_of_their_leaf() -> None:
+def test_fresh_rows_are_at_the_end_of_their_leaf() -> None:
     rng = np.random.default_rng(1)
     vectors = rng.normal(size=(50, 4)).astype(np.float32)
     leaf_of_row = rng.integers(0, 5, 50).astype(np.int32)
