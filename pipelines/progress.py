@@ -19,7 +19,7 @@ Figure = str | int | float
 
 # Seconds without a line after which one is due.
 _SILENCE = 5.0
-# A bar or a heartbeat younger than this has nothing to say yet: it may be over at once.
+# A bar or a heartbeat younger than this is not shown yet: it may be over at once.
 _YOUNGEST = 1.0
 # Seconds between two drawings on a terminal.
 _REDRAW = 0.5
@@ -77,8 +77,8 @@ class _View(Protocol):
 class Progress:
     """What a job is doing, for the person who waits for it.
 
-    Not for other processes: a copy that is pickled into one is silent there. A stream that nobody reads any more makes
-    it silent too; the job goes on.
+    Not for other processes: a pickled copy is silent there. It also becomes silent when its stream is closed; the job
+    continues.
     """
 
     def __init__(self, stream: TextIO | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -188,7 +188,7 @@ class Progress:
             try:
                 act(self._view)
             except (OSError, ValueError):
-                # The stream is broken or closed. Nobody reads it: no reason to end the job.
+                # The stream is broken or closed, which is no reason to end the job.
                 self._view = None
 
 
@@ -219,7 +219,7 @@ class _Lines:
             self.line(bar.text(now), now)
 
     def end(self, bar: Bar, now: float, *, whole: bool) -> None:
-        """Writes how a bar ended, where there are lines of it."""
+        """Writes how a bar ended, if it has been written before."""
         written = self._bar_to_written.pop(bar, None)
         if whole and written is not None and written != bar.done:
             self.line(bar.text(now), now)

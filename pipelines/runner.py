@@ -17,7 +17,7 @@ from pipelines.contracts.errors import ConfigError
 
 
 def _import_beam() -> Any:
-    """Beam warns as it is imported where the clients of BigQuery, unused here, are absent: not a word of that."""
+    """Imports Beam without its warning that the clients of BigQuery, unused here, are missing."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -58,7 +58,7 @@ def _runner_name(options: Any) -> str | None:
 
 
 def local_workers(options: Any) -> int | None:
-    """How many workers a local run has; None where the job runs elsewhere."""
+    """How many workers a local run has; None if the job runs elsewhere."""
     if _runner_name(options) not in _LOCAL:
         return None
     known = importlib.import_module("apache_beam.options.pipeline_options")
@@ -67,7 +67,7 @@ def local_workers(options: Any) -> int | None:
 
 
 def runner_of(options: Any) -> Any:
-    """The engine the options name; FnApiRunner where they name none.
+    """The engine the options name; FnApiRunner if they name none.
 
     Raises:
         ConfigError: there is no such runner.

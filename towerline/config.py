@@ -141,7 +141,7 @@ def with_override(raw: dict[str, Any], override: str) -> dict[str, Any]:
     """Returns ``raw`` with one ``key.of.section=value`` set.
 
     Raises:
-        ConfigError: there is no ``=``, or a part of the key stands for a value that is no section.
+        ConfigError: there is no ``=``, or a part of the key names a value that is not a section.
     """
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")

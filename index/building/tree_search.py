@@ -1,6 +1,6 @@
 """Hill climbing to the fastest tree that meets a recall target: varies one property at a time, keeps what is faster.
 
-Reads item vectors and held-out users; writes nothing. The number of leaves, SOAR, the threshold of anisotropic
+Reads item vectors and held-out users. The number of leaves, SOAR, the threshold of anisotropic
 quantisation, the dimensions per code and the storage of the vectors for reordering cost one build each; for each tree,
 the leaves searched and the depth of reordering cost one pass over the users. The properties are tried in order of their
 benefit; every measured point is recorded.

@@ -1,6 +1,6 @@
 """Finds the fastest searcher that meets the recall target, by building and measuring.
 
-Reads item vectors and the vectors of held-out users; writes nothing but shards. A small catalogue gets exact search;
+Reads item vectors and the vectors of held-out users; writes only shards. A small catalogue gets exact search;
 for others ``index.building.tree_search`` finds the tree. With shards it searches on a sample of a shard's size; every
 shard is built with the tree found, and the effort is what all of them together need.
 """

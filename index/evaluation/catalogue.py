@@ -1,6 +1,6 @@
 """What is known about the ads: category, advertiser, price, age, events; in the rows of the features' catalogue.
 
-Reads the features' items table; writes nothing.
+Reads the features' items table.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The panel: a fixed set of users with held-out events, for whom a new bundle and the live one are both queried.
 
-Reads features and bundles; writes nothing. Answers are rows of the new bundle's catalogue, so that two
+Reads features and bundles. Answers are rows of the new bundle's catalogue, so that two
 versions can be compared.
 """
 

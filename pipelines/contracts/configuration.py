@@ -1,7 +1,7 @@
-"""The configuration: what its sections have in common, and what is wrong in one: place, cause and remedy.
+"""The configuration: the base of its sections, and messages for mistakes with place, cause and remedy.
 
-A section may be a union of models that one of their keys tells apart (``kind`` of a feature, ``protocol`` of the
-towers): a key that only another of them has is refused by saying which.
+A section may be a union of models that one key distinguishes (``kind`` of a feature, ``protocol`` of the towers). A key
+that only another of them has is refused with that model's name.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Section(BaseModel):
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a mistake is. keys: what a person wrote; found: the models there; tag: of a union, its key and value."""
+class Location:
+    """Where a mistake is. keys: as written in the TOML; found: the models there; tag: key and value that select one."""
 
     keys: tuple[str, ...]
     found: tuple[Model, ...]
@@ -36,7 +36,7 @@ def describe(error: ValidationError, where: str, model: object) -> str:
     """One line per mistake: the file, the key, what is wrong, what was found.
 
     Args:
-        error: what pydantic says.
+        error: pydantic's error.
         where: the file or section it was read from.
         model: what was read: a model, or a union of models.
     """
@@ -64,8 +64,8 @@ def _line(mistake: Any, model: object) -> str:
     return f"{'.'.join(place.keys) or 'top level'}: {message}{found}"
 
 
-def _unknown(name: str, place: Place) -> str:
-    """Why there is no such key: another model of the union has it, or nobody does, and then what it looks like."""
+def _unknown(name: str, place: Location) -> str:
+    """Why the key is unknown: only another model of the union has it, or none does; then the most similar key."""
     if place.tag is not None:
         key, value = place.tag
         owners = [tags_of(model, key)[0] for model in place.others if name in model.model_fields]
@@ -79,21 +79,21 @@ def _unknown(name: str, place: Place) -> str:
     return f"unknown key: remove it or correct its name{guess}"
 
 
-def locate(model: object, parts: tuple[str | int, ...]) -> Place:
-    """The place in ``model`` that pydantic's location ``parts`` names."""
-    place = Place((), models_in(model))
+def locate(model: object, parts: tuple[str | int, ...]) -> Location:
+    """The location in ``model`` that pydantic's ``parts`` name."""
+    place = Location((), models_in(model))
     for part in parts:
         key = tag_key(place.found)
         chosen = [found for found in place.found if key is not None and part in tags_of(found, key)]
         if key is not None and chosen and place.tag is None:
             others = tuple(found for found in place.found if found is not chosen[0])
-            place = Place(place.keys, (chosen[0],), (key, str(part)), others)
+            place = Location(place.keys, (chosen[0],), (key, str(part)), others)
             continue
         inner = [field.annotation for found in place.found if (field := found.model_fields.get(str(part)))]
         # What is no field is a place in a list or a name in a table: there is what these hold.
         held = models_in(tuple(inner)) if inner else place.found
         tag, others = (None, ()) if held else (place.tag, place.others)
-        place = Place((*place.keys, str(part)), held, tag, others)
+        place = Location((*place.keys, str(part)), held, tag, others)
     return place
 
 
@@ -111,7 +111,7 @@ def _models(annotation: object) -> Iterator[Model]:
 
 
 def tag_key(models: tuple[Model, ...]) -> str | None:
-    """The key that tells the models of a union apart: a literal in each of them, and none alike; None for one model."""
+    """The key that distinguishes the models of a union, by a different literal in each; None for one model."""
     if len(models) < 2:
         return None
     for name in models[0].model_fields:

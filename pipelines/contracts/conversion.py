@@ -1,7 +1,7 @@
-"""Conversion: whatever a file holds to the few types the job works with, cell by cell.
+"""Conversion: the types of files to the few types the job works with, cell by cell.
 
 An id becomes int64 or string, a moment int64 microseconds UTC, a number float64. A cell that cannot be converted is
-marked instead of failing its whole column; a column of which no cell could be is a SchemaError in the caller.
+marked instead of failing its whole column; a column without a convertible cell is a SchemaError in the caller.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.vocabulary import canonical
 
 US_PER_DAY = 86_400_000_000
-# Beyond these a time is taken for a mistake of unit or a placeholder, whatever the schema's own window says.
+# Times outside are treated as a wrong unit or a placeholder, whatever the schema's own window says.
 EARLIEST_US = 0
 LATEST_US = 7_258_118_400_000_000  # 2200-01-01
 _UNIT_TO_US = {"s": 1_000_000, "ms": 1_000, "us": 1}

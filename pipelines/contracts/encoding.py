@@ -1,9 +1,9 @@
 """Encoding: a raw record, or a table of them, to the arrays a tower takes.
 
-The batch job encodes tables (``encode_table``), the retriever single records (``RecordEncoder``, a few microseconds a
-record); ``encode_record`` is the plain definition for one record, and property tests hold the three equal. What a kind
-of feature becomes is said by its class: see ``pipelines.contracts.kinds`` for the shapes. Reads and writes nothing.
-Imports neither Beam, TensorFlow nor ScaNN.
+The batch job encodes tables (``encode_table``), the retriever single records (``RecordEncoder``, a few microseconds
+per record); ``encode_record`` is the plain definition for one record, and property tests hold the three equal. The
+class of a kind of feature defines its array: see ``pipelines.contracts.kinds`` for the shapes. Imports neither Beam,
+TensorFlow nor ScaNN.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def encode_table(
     Args:
         features: what to encode.
         fitted: the vocabulary's entries, by feature name.
-        table: raw columns, those of each feature's ``raw_columns``; one that is absent counts as null throughout.
+        table: raw columns, those of each feature's ``raw_columns``; an absent one counts as all null.
         as_of_us: the moment, microseconds UTC since the epoch, from which ``time_since`` counts.
 
     Returns:
@@ -43,7 +43,7 @@ def encode_table(
 def encode_record(
     features: Sequence[Feature], fitted: Mapping[str, Fitted], record: Mapping[str, Any], *, as_of_us: int
 ) -> Encoded:
-    """Encodes one raw record: what ``encode_table`` gives for a table of that one row.
+    """Encodes one raw record: what ``encode_table`` returns for a table of that one row.
 
     Args:
         features: what to encode.

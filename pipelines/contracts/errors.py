@@ -1,4 +1,4 @@
-"""The error classes of the project: every failure a person can mend is one of these.
+"""The error classes of the project: every failure that the user can fix is one of these.
 
 A message says what was expected, what was found, where, and what to do. The command line prints the
 message alone (a traceback only with ``--debug``) and exits with the class's ``exit_code``.
@@ -14,13 +14,13 @@ class TowerlineError(Exception):
 
 
 class ConfigError(TowerlineError):
-    """The TOML or the command line asks for something that cannot be: a misuse, exit code 2."""
+    """The TOML or the command line asks for something impossible: a misuse, exit code 2."""
 
     exit_code = 2
 
 
 class SchemaError(TowerlineError):
-    """A table, a record or a vector does not fit what the schema says of it."""
+    """A table, a record or a vector does not fit the schema."""
 
 
 class ArtifactError(TowerlineError):

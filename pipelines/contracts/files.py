@@ -1,4 +1,4 @@
-"""Files: written aside and renamed, so that a reader never sees half of one.
+"""Files: written to a temporary name and renamed, so that a reader never sees half of one.
 
 Arrow files between the steps of a job, Parquet and JSON. A retried or doubled task writes the same file again.
 """
@@ -64,7 +64,7 @@ def write_json(value: object, path: Path) -> None:
 
 
 def link(source: Path, target: Path) -> None:
-    """A second name for a file that nobody changes any more; a durable copy where the file system has no links."""
+    """A hard link to a file that is no longer changed; a durable copy if the file system has no links."""
 
     def make(aside: Path) -> None:
         try:

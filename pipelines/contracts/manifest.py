@@ -1,7 +1,7 @@
-"""The manifest: what a stage writes beside its output, and the only way an output is written or read.
+"""The manifest: what a stage writes next to its output, and the only way to write or read an output.
 
 Writes an artifact (a directory) aside, with a checksum for each file, and puts it in place by one rename; reads
-it back only if every byte is what was written. Imports neither Beam, TensorFlow nor ScaNN.
+it back only if every byte is unchanged. Imports neither Beam, TensorFlow nor ScaNN.
 
 Checksums are XXH128: they find damage, not forgery.
 """
@@ -42,7 +42,7 @@ class FileEntry(Section):
 
 
 class Manifest(Section):
-    """What is known of an artifact.
+    """The facts about an artifact.
 
     ``inputs`` maps the name of each input to its fingerprint; ``config`` is the configuration the stage ran with;
     ``facts`` is what the stage found (counts, metrics, seconds). ``fingerprint`` names the content: kind, inputs,
@@ -65,7 +65,7 @@ class Manifest(Section):
 
 @dataclass(frozen=True)
 class Artifact:
-    """A directory that was read and found whole."""
+    """A directory that was read and found complete."""
 
     dir: Path
     manifest: Manifest
@@ -73,10 +73,10 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Draft:
-    """A directory being written, out of every reader's sight. What is hidden in it is removed at the end.
+    """A directory being written, invisible to readers. Hidden files in it are removed at the end.
 
     ``facts`` goes into the manifest. ``carried`` are entries of files taken over unchanged from another artifact,
-    durable as they are: their checksums are not made anew, so that damage done there is still found here.
+    already durable: their checksums are not recomputed, so that damage in the source is still detected here.
     """
 
     dir: Path
@@ -87,7 +87,7 @@ class Draft:
 def fingerprint_of(value: object) -> str:
     """Returns 16 hex digits that are equal for equal JSON-able values, on every machine.
 
-    Keys are sorted; what JSON cannot say (paths, dates) stands as its text.
+    Keys are sorted; values that JSON cannot express (paths, dates) are written as text.
     """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return xxhash.xxh3_64_hexdigest(text)
@@ -112,7 +112,7 @@ def towerline_version() -> str:
 
 @functools.cache
 def git_commit() -> str | None:
-    """The commit of the source tree the package runs from; None where it is installed from a wheel."""
+    """The commit of the source tree the package runs from; None if it is installed from a wheel."""
     if not (Path(__file__).parents[2] / ".git").exists():
         return None
     command = ["git", "-C", str(Path(__file__).parents[2]), "rev-parse", "--verify", "-q", "HEAD"]
@@ -131,9 +131,9 @@ def write_artifact(
     inputs: dict[str, str] | None = None,
     config: dict[str, Any] | None = None,
 ) -> Iterator[Draft]:
-    """Gives a directory to write into, and puts it at ``path`` when the block ends without an error.
+    """Yields a directory to write into, and moves it to ``path`` when the block ends without an error.
 
-    What stood at ``path`` stays readable until the last moment, and stays altogether when the block fails.
+    An existing artifact at ``path`` stays readable until the last moment, and is kept if the block fails.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(path)
@@ -153,7 +153,7 @@ def write_artifact(
 def _seal(draft: Draft, kind: str, format_version: int, inputs: dict[str, str], config: dict[str, Any]) -> Manifest:
     _sweep(draft.dir)
     written = sorted(_files_below(draft.dir) - set(draft.carried))
-    with ThreadPoolExecutor(_SYNC_THREADS) as pool:  # Side by side, a disk makes many files durable at once.
+    with ThreadPoolExecutor(_SYNC_THREADS) as pool:  # In parallel, because a disk makes many files durable at once.
         entries = pool.map(lambda name: _made_durable(draft.dir / name), written)
         files = dict(sorted({**draft.carried, **dict(zip(written, entries, strict=True))}.items()))
     content: dict[str, Any] = {
@@ -175,13 +175,13 @@ def _seal(draft: Draft, kind: str, format_version: int, inputs: dict[str, str], 
 
 
 def _files_below(folder: Path) -> set[str]:
-    """Names of an artifact's files. A hidden one is a draft, of a task that was killed or that a cluster runs twice."""
+    """Names of an artifact's files. A hidden file is a draft of a task that was killed or that a cluster runs twice."""
     names = (file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
     return {str(name) for name in names if not any(part.startswith(".") for part in name.parts)}
 
 
 def _sweep(folder: Path) -> None:
-    """Removes what is hidden. Another task may do so too, or rename it, meanwhile."""
+    """Removes hidden files. Another task may remove or rename them meanwhile."""
     for hidden in list(folder.rglob(".*")):
         if hidden.is_dir():
             shutil.rmtree(hidden, ignore_errors=True)
@@ -195,7 +195,7 @@ def _made_durable(path: Path) -> FileEntry:
 
 
 def _plain(value: dict[str, Any]) -> dict[str, Any]:
-    """What ``value`` is once written as JSON and read again."""
+    """``value`` after a round trip through JSON."""
     plain: dict[str, Any] = json.loads(json.dumps(value, default=str))
     return plain
 
@@ -209,7 +209,7 @@ def _sync(path: Path) -> None:
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Writes a small file whole or not at all: aside, synced, renamed, its directory synced."""
+    """Writes a small file completely or not at all: to a temporary name, synced, renamed, its directory synced."""
     aside = path.parent / f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.draft"
     try:
         with aside.open("wb") as file:
@@ -234,7 +234,7 @@ def replace_directory(source: Path, target: Path) -> None:
 
 
 def remove_abandoned(path: Path) -> None:
-    """Removes what killed writers of ``path`` left aside; after a kill between two renames, puts the old one back."""
+    """Removes leftovers of killed writers of ``path``; after a kill between two renames, restores the old one."""
     for old in sorted(path.parent.glob(f".{path.name}.*.old")):
         if _writer_lives(old):
             continue
@@ -335,7 +335,7 @@ def check_files(path: Path, manifest: Manifest, *, verify: bool) -> None:
 
 
 def is_current(path: Path, *, kind: str, format_version: int, inputs: dict[str, str], config: dict[str, Any]) -> bool:
-    """Whether the artifact at ``path`` is whole and was made from these inputs with this configuration."""
+    """Whether the artifact at ``path`` is complete and was made from these inputs with this configuration."""
     try:
         manifest = open_artifact(path, kind=kind, format_version=format_version, verify=False).manifest
     except ArtifactError:

@@ -1,6 +1,6 @@
-"""The schema: what a data set's TOML says of its tables, columns, features, actions and split.
+"""The schema: a data set's tables, columns, features, actions and split, from its TOML.
 
-Reads a TOML file; writes nothing. Imports neither Beam, TensorFlow nor ScaNN. The sections that belong
+Reads a TOML file. Imports neither Beam, TensorFlow nor ScaNN. The sections that belong
 to later stages (``[towers]``, ``[index]``, ...) are defined by those packages; ``towerline.config`` puts the
 whole file together.
 """
@@ -108,7 +108,7 @@ class Features(Section):
             names = [feature.name for feature in features]
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
-                raise ValueError(f"features.{side}: each name may stand once, twice: {', '.join(twice)}")
+                raise ValueError(f"features.{side}: each name may occur once, repeated: {', '.join(twice)}")
         return self
 
 
@@ -254,7 +254,7 @@ class Dataset(Section):
 
 
 class DatasetSchema(Section):
-    """All that ``pipelines`` needs to know of a data set."""
+    """Everything that ``pipelines`` needs to know about a data set."""
 
     dataset: Dataset
     tables: Tables
@@ -302,14 +302,14 @@ class DatasetSchema(Section):
         return tuple(feature for feature in self.side(side) if isinstance(feature, CountFeature))
 
     def id_column(self, side: Side) -> str:
-        """The id column of the side's own table, or of the events where it has none."""
+        """The id column of the side's own table, or of the events if it has none."""
         if side == "user":
             return self.tables.events.user_id if self.tables.users is None else self.tables.users.user_id
         return self.tables.events.item_id if self.tables.items is None else self.tables.items.item_id
 
     @property
     def action_names(self) -> tuple[str, ...]:
-        """Names of the actions, in the order of their codes; one unnamed action where there is no column."""
+        """Names of the actions, in the order of their codes; one unnamed action if there is no column."""
         return tuple(self.actions) if self.actions else ("event",)
 
     @property

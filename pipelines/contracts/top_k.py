@@ -1,7 +1,7 @@
-"""The best k of scores, by the one rule for ties: the higher score first, of equal scores the lower row.
+"""The k best scores, with one rule for ties: the higher score first, and with equal scores the lower row.
 
-``top_k`` ranks the scores of one query, ``top_k_batch`` those of many. Both are exact and give places in the scores,
-never padding: where fewer than k scores exist, all of them come back.
+``top_k`` ranks the scores of one query, ``top_k_batch`` those of many. Both are exact and return places in the
+scores without padding: if there are fewer than k scores, all are returned.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def top_k(scores: Float32, k: int, rows: Int32 | None = None) -> Int32:
         threshold = np.partition(scores, n - k)[n - k]
         places = np.flatnonzero(scores >= threshold)
         if rows is None and len(places) > k:
-            # Only the first of the scores that equal the last one have room.
+            # Only the first of the scores that equal the last one fit.
             surplus = np.flatnonzero(scores[places] == threshold)[k - len(places) :]
             places = np.delete(places, surplus)
         scores = scores[places]

@@ -1,4 +1,4 @@
-"""The vocabulary: what was fitted on the train window, and is needed to encode records from then on.
+"""The vocabulary: what was fitted on the train window and is needed to encode records.
 
 Values and their frequencies for coded features, moments or quantiles for numbers, the catalogue's item ids in row
 order with their train frequencies. Written once by ``pipelines.features.job``, copied into every model and bundle.
@@ -161,7 +161,7 @@ class FittedCodes:
 
     @property
     def size(self) -> int:
-        """Number of codes, the two reserved ones counted in."""
+        """Number of codes, including the two reserved ones."""
         return RESERVED_CODES + (len(self.values) if self.hash_buckets is None else self.hash_buckets)
 
     @functools.cached_property
@@ -225,13 +225,13 @@ class FittedNumbers:
         return (transformed - self.center) / (self.spread if self.spread > 0 else 1.0)
 
     def restored(self, scaled: Float64) -> Float64:
-        """The values that ``scaled`` made of: its inverse, for scales that have one (standard and log)."""
+        """The inverse of ``scaled``, for scales that have one (standard and log)."""
         transformed = scaled * (self.spread if self.spread > 0 else 1.0) + self.center
         return transformed if self.scale == "standard" else np.sign(transformed) * np.expm1(np.abs(transformed))
 
     @staticmethod
     def transform(scale: str, values: Float64) -> Float64:
-        """What is standardised: the values themselves, or sign(x)·log1p(|x|)."""
+        """The values before standardising: themselves, or sign(x)·log1p(|x|)."""
         return values if scale == "standard" else np.sign(values) * np.log1p(np.abs(values))
 
 
@@ -240,9 +240,9 @@ Fitted = FittedCodes | FittedNumbers
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """All that was fitted.
+    """Everything that was fitted.
 
-    ``user`` and ``item`` have a fitted entry for each feature but embeddings, which need none. ``item_ids`` is the
+    ``user`` and ``item`` have a fitted entry for each feature except embeddings, which need none. ``item_ids`` is the
     catalogue in row order, ``item_frequency`` (``[items] int64``) each row's events in the train window.
     """
 
@@ -261,12 +261,12 @@ class Vocabulary:
         return ValueTable(self.item_ids)
 
     def item_rows(self, item_ids: pa.Array | Sequence[Any]) -> Int32:
-        """``[n] int32`` row of each item id, -1 where the catalogue does not have it."""
+        """``[n] int32`` row of each item id, -1 if it is not in the catalogue."""
         array = item_ids if isinstance(item_ids, pa.Array | pa.ChunkedArray) else as_array(item_ids)
         return self.items.places(array)
 
     def save(self, directory: Path) -> None:
-        """Writes the vocabulary below ``directory``, which is made."""
+        """Creates ``directory`` and writes the vocabulary there."""
         directory.mkdir(parents=True, exist_ok=True)
         index: dict[str, dict[str, Any]] = {}
         for side, fitted in (("user", self.user), ("item", self.item)):

@@ -23,7 +23,7 @@ from pipelines.contracts.schema import DriftLimits, Validation
 from pipelines.contracts.vocabulary import Fitted, FittedCodes, FittedNumbers, ValueTable, Vocabulary
 
 _LOG = logging.getLogger("towerline.features")
-# Shown whatever the root logger hides of the libraries' talk.
+# Shown even if the root logger hides the libraries' messages.
 _LOG.setLevel(logging.WARNING)
 # The previous daily mean is taken over this number of days, four whole weeks.
 _VOLUME_DAYS = 28
@@ -31,7 +31,7 @@ _VOLUME_DAYS = 28
 
 @dataclass(frozen=True)
 class Profile:
-    """What is compared of a run.
+    """The figures of a run that are compared.
 
     ``nulls`` has, by table, the number of rows and of nulls by column; ``days`` the accepted events by day since the
     epoch.

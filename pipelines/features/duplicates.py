@@ -1,6 +1,6 @@
 """Duplicates: events of a user that repeat another in everything: item, time, action and value.
 
-They are counted, and rejected where the schema says so. Works on sorted sequences, in which they stand side by side.
+They are counted, and rejected if the schema says so. Works on sorted sequences, in which they are adjacent.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ DUPLICATE = "duplicate:event"
 
 @dataclass(frozen=True)
 class Unique:
-    """Events as they are to be stored, and how many of them, kept or not, were duplicates."""
+    """The events to store, and the number of duplicates, kept or not."""
 
     events: Grouped
     duplicates: int
 
 
 def unique(job: Job, part: int, old: Grouped | None, new: Grouped) -> Unique:
-    """Looks for duplicates among new events and, where ``old`` is given, of events that stood there before.
+    """Finds duplicates among new events and, if ``old`` is given, of events that were there before.
 
-    Where the schema rejects them they are left out, and written to ``rejects/``.
+    If the schema rejects them they are left out and written to ``rejects/``.
     """
     again = repeats(new, by_split=by_split(job))
     if old is not None:
@@ -47,12 +47,12 @@ def unique(job: Job, part: int, old: Grouped | None, new: Grouped) -> Unique:
 
 
 def by_split(job: Job) -> bool:
-    """Whether events of two splits differ: where a column of the table holds the split."""
+    """Whether events of two splits differ: true if a column of the table holds the split."""
     return job.schema.split.column is not None
 
 
 def _rejects(job: Job, grouped: Grouped, places: npt.NDArray[np.int64]) -> pa.Table:
-    """Duplicates as rejects: of a sorted sequence nobody knows the file and the row any more."""
+    """Duplicates as rejects; in a sorted sequence the file and the row are no longer known."""
     table, shown = job.schema.tables.events, places[:RECORDS_PER_BATCH]
     ids = job.catalogue.item_ids.take(pa.array(grouped.rows[shown])).to_pylist()
     users = grouped.user_ids.take(pa.array(grouped.owners[shown])).to_pylist()
@@ -78,9 +78,9 @@ def _rejects(job: Job, grouped: Grouped, places: npt.NDArray[np.int64]) -> pa.Ta
 
 
 def repeats(grouped: Grouped, *, by_split: bool) -> npt.NDArray[np.bool_]:
-    """``[events] bool``: exact duplicates of the event before them, beside which the canonical order puts them.
+    """``[events] bool``: exact duplicates of the event before them; the canonical order makes them adjacent.
 
-    ``by_split`` says that events of two splits differ, where a column of the table holds the split.
+    ``by_split``: events of two splits differ, because a column of the table holds the split.
     """
     found = np.zeros(len(grouped.rows), bool)
     owners = grouped.owners
@@ -92,7 +92,7 @@ def repeats(grouped: Grouped, *, by_split: bool) -> npt.NDArray[np.bool_]:
 
 
 def known_already(base: Grouped, new: Grouped, *, by_split: bool) -> npt.NDArray[np.bool_]:
-    """``[events] bool`` for ``new``: whether an exact duplicate stands in ``base``; ``by_split`` as in ``repeats``."""
+    """``[events] bool`` for ``new``: whether ``base`` has an exact duplicate; ``by_split`` as in ``repeats``."""
     places = places_of(new.user_ids, base.user_ids)[new.owners]
     known = np.flatnonzero(places >= 0)
     low, high = base.offsets[places[known]], base.offsets[places[known] + 1]

@@ -1,4 +1,4 @@
-"""Fitting: what the train window says of each feature, in pieces that can be computed apart and merged.
+"""Fitting of the features on the train window, in pieces that can be computed separately and merged.
 
 A partition is summarised by ``summarise``; ``fit`` merges the summaries. Any cut of the data gives the same result to
 the last bit (``pipelines.contracts.kinds.summary``). What is counted and kept of a feature is its kind's to say.

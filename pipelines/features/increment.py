@@ -1,8 +1,8 @@
-"""Increment: what of a previous run can be kept, so that a nightly run reads only the new files of events.
+"""Increment: decides what can be kept of a previous run, so that a nightly run reads only new files of events.
 
-Reads a previous features artifact; decides, and says why not where it cannot be built upon. The result of a run that
-builds upon it equals that of a full run row for row: new events are appended to the sequences, counts are added up,
-everything is fitted again.
+Reads a previous features artifact, and gives the reason if it cannot be used. The result of an incremental run equals
+that of a full run row for row: new events are appended to the sequences, counts are added up, everything is fitted
+again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pipelines.tables.event_checks import ItemLookup
 from pipelines.tables.readers import SourceFile
 from pipelines.tables.rejects import REJECTS
 
-# Partitions may outgrow the size a fresh run would choose by so much before a full run cuts them again.
+# Partitions may grow to this many times the size that a fresh run would choose before a full run cuts them again.
 MAX_GROWTH = 2.0
 # Parts of the configuration that decide which events there are and what is stored of them.
 _BINDING = ("actions", "seed")
@@ -39,7 +39,7 @@ _SPLIT_BINDING = ("column", "valid_fraction", "leave_last_out", "test_until")
 
 @dataclass(frozen=True)
 class Previous:
-    """A previous run to build upon.
+    """A previous run to append to.
 
     ``facts`` are its manifest's and ``files`` that one's entries; ``vocabulary`` holds its catalogue; ``new_files`` are
     the files it has not read; ``bounds_moved`` says that splits must be coded again, ``same_features`` that what it

@@ -67,9 +67,9 @@ def run(
         progress: shows the tables being read and the partitions and encoded files being written.
         partitions: number of user partitions; from the input's size where None.
         previous: an earlier run's artifact (it may be ``out`` itself): only files of events that it has not read are
-            read, and the result is what a full run would give; the manifest says under ``increment`` whether it
+            read, and the result equals that of a full run; the manifest says under ``increment`` whether it
             could be used, and else why not. Events older than ``validation.late_days`` before its newest are rejected.
-            What has drifted since is noted under ``drift``.
+            Drift since then is recorded under ``drift``.
         forget: ids of users to erase: no event, row, count, value or reject of theirs is kept.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Partitions: one partition's spilled rows become its sequences, its users and what they say of the features.
+"""Partitions: one partition's spilled rows become its sequences, its users and summaries of the features.
 
 Reads the batches that ingestion spilled and, where the run appends to a previous one, what it needs of its files
 (mostly the users alone). Writes files of ``sequences/`` and ``users/``, and the duplicates it rejects. Memory is
@@ -69,7 +69,7 @@ def build_partition(job: Job, part: int, spilled: Sequence[Spilled]) -> Partitio
         built = _afresh(job, part, group_events(events, profiled, leave_last_out=last_out))
     else:
         new = group_events(events, profiled.slice(0, 0), leave_last_out=last_out)
-        built = _upon(job, job.base, part, new, profiled)
+        built = _appended(job, job.base, part, new, profiled)
     del events
     users = _users_table(job, part, built, profiles)
     write_parquet(users, Path(job.out) / "users" / part_name(part, job.partitions))
@@ -97,8 +97,8 @@ def _afresh(job: Job, part: int, grouped: Grouped) -> _Built:
     return _Built(Users.of(kept), kept, found.duplicates, rewritten=True)
 
 
-def _upon(job: Job, base: Base, part: int, new: Grouped, profiled: pa.Array) -> _Built:
-    """Appends to the previous run's partition, or rewrites it where its turn has come or users leave it."""
+def _appended(job: Job, base: Base, part: int, new: Grouped, profiled: pa.Array) -> _Built:
+    """Appends to the previous run's partition, or rewrites it if it is due or users leave it."""
     partition = job.base_partitions[part]
     is_due = partition.segments > 0 and (base.generation + part) % MAX_SEGMENTS == 0
     may_repeat = len(new.times) > 0 and base.last_time is not None and int(new.times.min()) <= base.last_time
@@ -158,7 +158,7 @@ def _is_in(ids: pa.Array, wanted: pa.Array) -> npt.NDArray[np.bool_]:
 
 
 def _summary(job: Job, table: pa.Table, users: Users) -> SideSummary:
-    """What the users say of their side's features."""
+    """The summary of the users' features."""
     own = job.schema.id_column("user")
     features = tuple(
         feature.model_copy(update={"column": "user_id"}) if feature.source == own else feature
@@ -182,7 +182,7 @@ def _refuse_twice(ids: pa.ChunkedArray, schema: DatasetSchema) -> None:
     if len(counts) < len(ids):
         twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
         raise SchemaError(
-            f"tables.users: expected each {schema.id_column('user')} once, {twice[0].as_py()!r} stands several times "
+            f"tables.users: expected each {schema.id_column('user')} once, {twice[0].as_py()!r} occurs several times "
             f"(and {len(twice) - 1} others in the same partition). Remove the duplicates."
         )
 
@@ -210,7 +210,7 @@ def _users_table(job: Job, part: int, built: _Built, profiles: pa.Table) -> pa.T
 
 
 def _counts_before(job: Job, part: int, name: str, ids: pa.Array) -> npt.NDArray[np.int64]:
-    """``[users] int64``: what the previous run counted, where this one counts only what is new."""
+    """``[users] int64``: the previous run's counts, if this one counts only new events."""
     if job.base is None or job.base.recount:
         return np.zeros(len(ids), np.int64)
     path = Path(job.base.dir) / "users" / part_name(part, job.partitions)

@@ -244,7 +244,7 @@ class FeaturesPlanner:
         forgotten = self._forgotten(survey.user_type)
         rows = None if previous is None else remap(previous.vocabulary.item_ids, items.ids)
         if previous is not None:
-            job = self._upon(job, previous, forgotten)
+            job = self._appending(job, previous, forgotten)
         write_catalogue(items.ids, self.work)
         if survey.users_schema is not None:
             write_users_schema(survey.users_schema, self.work)
@@ -260,7 +260,7 @@ class FeaturesPlanner:
             return None
         return as_ids(as_array([str(user) for user in self.forget]), user_type).values.drop_null()
 
-    def _upon(self, job: Job, previous: Previous, forgotten: pa.Array | None) -> Job:
+    def _appending(self, job: Job, previous: Previous, forgotten: pa.Array | None) -> Job:
         """The job of a run that appends to a previous one; its rejects are taken over."""
         rejects = kept_rejects(previous.dir, forgotten, self.schema.tables.events.user_id)
         if len(rejects):

@@ -1,4 +1,4 @@
-"""Totals: what the tasks of a features job counted, added up, and added to what a previous run counted.
+"""Totals: the sums of what the tasks of a features job counted, plus the counts of a previous run.
 
 The tasks write small files below ``work`` (``PartitionFacts`` for partitions); they are read back here, together with
 the previous run's manifest and items.

@@ -1,7 +1,7 @@
 """Transforms: the features job's two Beam pipelines.
 
-The first reads shards and builds partitions, the second encodes parts of items and users. What travels through Beam
-are names and references; a worker reads and writes the files they stand for.
+The first reads shards and builds partitions, the second encodes parts of items and users. Only names and references go
+through Beam; a worker reads and writes the files they refer to.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ _CLASSES: dict[str, type[TowerlineError]] = {kind.__name__: kind for kind in (Sc
 
 @contextlib.contextmanager
 def _reported(job: Job) -> Iterator[None]:
-    """Leaves an error of ours where the caller finds it: Beam hands back a text only, with its own trace around it."""
+    """Stores an error where the caller finds it: Beam returns only a text, with its own trace around it."""
     try:
         yield
     except TowerlineError as err:

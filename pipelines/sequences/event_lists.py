@@ -1,6 +1,6 @@
 """Event lists: all users' events, a user's together, oldest first. NumPy alone.
 
-What reads events, reads them here: training, evaluation, gates. Only the features job, which sorts and merges them,
+Training, evaluation and gates read events through this class. Only the features job, which sorts and merges them,
 has a class of its own (``pipelines.sequences.grouping.Grouped``).
 """
 
@@ -22,7 +22,7 @@ class EventLists:
 
     ``offsets`` [users + 1] int64; ``rows`` int32 (row of the catalogue), ``times`` int64 (microseconds UTC, or the
     order), ``actions`` int8, ``splits`` int8 (0 train, 1 valid, 2 test), ``values`` float32, each [events]. Without
-    ``values`` (None), nothing is known of what the events are worth.
+    ``values`` (None), the worth of the events is unknown.
 
     The arrays are read-only. They may be memory maps: every method returns new lists, and none writes to its own.
     """

@@ -93,10 +93,10 @@ def _as_ordered(values: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
 
 
 def merge(base: Grouped, new: Grouped) -> Grouped:
-    """Both together, in canonical order: what grouping all their events at once would give.
+    """Both together, in canonical order: the same as grouping all their events at once.
 
-    Meant for a ``new`` much smaller than ``base``: a copy of the base's columns, and a sort of only those users of
-    whom an old and a new event share one moment.
+    Meant for a ``new`` much smaller than ``base``: a copy of the base's columns, and a sort of only those users
+    with an old and a new event at the same moment.
     """
     user_ids, base_places, new_places = _union(base.user_ids, new.user_ids)
     owners = new_places[new.owners]
@@ -110,7 +110,7 @@ def merge(base: Grouped, new: Grouped) -> Grouped:
     columns = [_interleaved(is_new, *pair) for pair in zip(_columns(base), _columns(new), strict=True)]
     counts = np.diff(starts) + np.bincount(owners, minlength=len(user_ids))
     offsets = np.concatenate([[0], np.cumsum(counts)])
-    # ``after`` stands behind every old event of the same moment: a tie, if any, is with the one right before.
+    # ``after`` is past every old event of the same moment: a tie, if any, is with the one right before.
     before = np.maximum(after - 1, 0)
     tied = (after > starts[owners]) & (base.times[before] == new.times) if len(base.times) else np.zeros(0, bool)
     return _resorted(Grouped(user_ids, offsets, *columns), np.unique(owners[tied]))
@@ -211,7 +211,7 @@ def keep_users(grouped: Grouped, kept: npt.NDArray[np.bool_]) -> Grouped:
 
 
 def keep_events(grouped: Grouped, kept: npt.NDArray[np.bool_]) -> Grouped:
-    """The same without the events where ``kept`` (``[events] bool``) is false; users stay, if need be without any."""
+    """The same without the events where ``kept`` (``[events] bool``) is false; users stay, even without events."""
     if kept.all():
         return grouped
     counts = np.bincount(grouped.owners[kept], minlength=len(grouped.user_ids))
@@ -229,7 +229,7 @@ def group_events(events: pa.Table, more_users: pa.Array, *, leave_last_out: bool
 
     Args:
         events: ``checked_schema``, any order.
-        more_users: ids of users that stand in the result even without events.
+        more_users: ids of users that are in the result even without events.
         leave_last_out: give each user's last event to test, the one before to valid, the rest to train.
     """
     ids = events["user_id"].combine_chunks() if events["user_id"].num_chunks != 1 else events["user_id"].chunk(0)
@@ -240,7 +240,7 @@ def group_events(events: pa.Table, more_users: pa.Array, *, leave_last_out: bool
 
 
 def gather(pieces: Sequence[Grouped]) -> Grouped:
-    """Several pieces of one partition together, in canonical order; a user may stand in any number of them."""
+    """Several pieces of one partition together, in canonical order; a user may be in any number of them."""
     if len(pieces) == 1:
         return pieces[0]
     ids = pa.concat_arrays([piece.user_ids for piece in pieces])

@@ -1,4 +1,4 @@
-"""What is held out: the items of a split, and what the same users had before it. NumPy alone.
+"""Held-out truth: the items of a split, and what the same users had before it. NumPy only.
 
 Training's validation, the evaluation and the gates all measure against this one truth.
 """
@@ -75,7 +75,7 @@ class HeldOut:
         return self.where(~self.truth.within(self.seen))
 
     def spread(self, count: int) -> HeldOut:
-        """``count`` of the users at even distances: users of neighbouring rows are often alike, in age or origin."""
+        """``count`` of the users, evenly spaced: users of neighbouring rows are often similar, in age or origin."""
         if self.num_users <= count:
             return self
         return self.of_places(np.arange(count, dtype=np.int64) * self.num_users // count)

@@ -1,7 +1,7 @@
-"""Users: who stands in a partition, and how many events each has.
+"""The users of a partition, and how many events each has.
 
-Stored as two columns of ``users/`` beside what the users table says, so that a run that appends need not read the
-sequences for it.
+Stored as two columns of ``users/`` next to those of the users table, so that a run that appends need not read the
+sequences.
 """
 
 from __future__ import annotations

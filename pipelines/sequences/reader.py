@@ -62,7 +62,7 @@ class Sequences:
 
     @property
     def num_users(self) -> int:
-        """Number of users, those without events counted in."""
+        """Number of users, including those without events."""
         return len(self.user_ids)
 
 
@@ -106,7 +106,7 @@ ROW_COLUMN = "__row__"
 
 
 def encoded_table(encoded: dict[str, npt.NDArray[Any]], rows: int) -> pa.Table:
-    """Encoded features as a table: one column a feature, FixedSizeList where a row has several numbers."""
+    """Encoded features as a table: one column per feature, FixedSizeList if a row has several numbers."""
     columns: dict[str, pa.Array] = {ROW_COLUMN: pa.array(np.arange(rows, dtype=np.int32))}
     for name, values in encoded.items():
         flat = pa.array(values.reshape(-1))

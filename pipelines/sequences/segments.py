@@ -1,6 +1,6 @@
-"""Segments: how the sequences of a partition lie in files, so that a new day is appended and nothing rewritten.
+"""Segments: the files of a partition's sequences, so that a new day is appended and nothing is rewritten.
 
-A partition has one base file, ``part-00003-of-00020.parquet``, and beside it the events that later runs appended,
+A partition has one base file, ``part-00003-of-00020.parquet``, and next to it the events that later runs appended,
 ``part-00003-of-00020.0007.parquet`` (by the seventh run after the full one). ``layout.json`` says of each file in
 which catalogue its rows are places; ``rows-0002.arrow`` brings those of catalogue 2 into the artifact's own. Readers
 put the pieces together; what they see is what a full run would have written. Without ``layout.json`` there are bases
@@ -31,19 +31,19 @@ from pipelines.contracts.files import link, read_arrow, write_arrow, write_aside
 from pipelines.sequences.grouping import Grouped, gather, merge, with_last_out, with_time_splits
 
 LAYOUT_FILE = "layout.json"
-# A partition is written anew after so many runs that appended to it, another one each night: a reader merges at most
-# so many segments, and a night rewrites that part of the data.
+# A partition is rewritten after this many runs that appended to it, a different one each night: a reader merges at most
+# this many segments, and a night rewrites that part of the data.
 MAX_SEGMENTS = 16
 _EVENT_COLUMNS = ("rows", "times", "actions", "values", "splits")
 _COLUMN_TYPES = (np.int32, np.int64, np.int8, np.float32, np.int8)
 
 
 class Layout(Section):
-    """What the files' names do not say.
+    """What is not in the files' names.
 
     ``generation`` counts the runs that appended since the full one; ``catalogue`` is the number of the artifact's own
     catalogue, ``files`` that of each file with another; ``bounds`` are the first moments of valid and test where they
-    have moved since a file was written; ``last_out`` says that the splits are told by each user's last events.
+    have moved since a file was written; ``last_out``: the splits depend on each user's last events.
     """
 
     generation: int = 0

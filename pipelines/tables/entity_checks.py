@@ -1,6 +1,6 @@
 """Entities: raw batches of the items or the users table to checked, typed ones.
 
-Reads a raw Arrow batch; gives the accepted rows, their columns in the types that ``encode`` reads, and the rejects.
+Reads a raw Arrow batch; returns the accepted rows, their columns in the types that ``encode`` reads, and the rejects.
 Pure: neither files nor Beam.
 """
 
@@ -62,7 +62,7 @@ class EntityChecker:
         side: item or user.
         id_type: int64 or string.
         arrow_schema: the table's columns and types, unified over its files.
-        forgotten: ids of which no trace may stay: their rows are neither accepted nor rejected.
+        forgotten: ids to erase without trace: their rows are neither accepted nor rejected.
 
     Raises:
         SchemaError: a column's type cannot serve its feature.

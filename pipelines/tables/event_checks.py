@@ -1,6 +1,6 @@
 """Events: raw batches of the events table to checked, typed ones that carry catalogue rows instead of item ids.
 
-Reads a raw Arrow batch; gives one of ``checked_schema`` and the rejects. Pure: neither files nor Beam.
+Reads a raw Arrow batch; returns one of ``checked_schema`` and the rejects. Pure: neither files nor Beam.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pipelines.contracts.vocabulary import ValueTable
 from pipelines.tables.readers import TableBatch
 from pipelines.tables.rejects import MAX_ID_LENGTH, Checks, check_columns
 
-# The split of an event that only its user's whole sequence can tell (leave_last_out).
+# The split of an event that only its user's whole sequence determines (leave_last_out).
 UNDECIDED = -1
 _DENSE_SPAN_PER_ITEM = 16
 
@@ -49,7 +49,7 @@ def moment(bound: datetime.datetime | int) -> int:
 
 @dataclass(frozen=True)
 class ItemLookup:
-    """Item ids (sorted, unique) to rows; a dense table where the ids are integers without large gaps."""
+    """Item ids (sorted, unique) to rows; a dense table if the ids are integers without large gaps."""
 
     item_ids: pa.Array
 
@@ -83,7 +83,7 @@ class ItemLookup:
 
 @dataclass(frozen=True)
 class Checked:
-    """What came of one batch. ``dropped`` counts events after the split's ``test_until``."""
+    """The result of one batch. ``dropped`` counts events after the split's ``test_until``."""
 
     events: pa.Table
     rejects: pa.Table
@@ -97,8 +97,8 @@ class EventChecker:
         schema: the data set's.
         user_type: int64 or string, the type of all user ids.
         catalogue: items to rows.
-        late_before_us: events before this moment are rejected as late; None where none are.
-        forgotten: users of whom no trace may stay: their events are neither accepted nor rejected.
+        late_before_us: events before this moment are rejected as late; None rejects none.
+        forgotten: ids of users to erase without trace: their events are neither accepted nor rejected.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class EventChecker:
         self._forgotten = forgotten
 
     def check(self, batch: TableBatch) -> Checked:
-        """Checks one batch; the accepted events stand in the batch's order."""
+        """Checks one batch; the accepted events keep the batch's order."""
         raw = batch.table
         checks = Checks(len(raw))
         users = as_ids(raw[self._table.user_id], self._user_type)

@@ -1,6 +1,6 @@
 """Tables: finds and reads Parquet, CSV and JSONL files, local or on any fsspec URL, as Arrow batches.
 
-Reads what ``[tables.*]`` of the schema names; writes nothing. Every failure is one SchemaError that names the file.
+Reads the files named in ``[tables.*]`` of the schema. Every failure is one SchemaError that names the file.
 A CSV or JSONL file is one shard; a Parquet file is as many as its row groups allow, so that workers share it.
 """
 
@@ -173,7 +173,7 @@ def require_columns(schema: pa.Schema, wanted: Sequence[str], file: SourceFile, 
 
 
 def plan_shards(files: Sequence[SourceFile], name: str, rows_per_shard: int = ROWS_PER_SHARD) -> list[Shard]:
-    """Cuts files into shards of about so many rows, without splitting a row group.
+    """Cuts files into shards of about ``rows_per_shard`` rows, without splitting a row group.
 
     Raises:
         SchemaError: a Parquet footer cannot be read.
@@ -205,7 +205,7 @@ def _parquet_shards(file: SourceFile, name: str, rows_per_shard: int) -> Iterato
 def read_shard(
     shard: Shard, columns: Sequence[str], types: Mapping[str, pa.DataType], rows_per_batch: int = ROWS_PER_SHARD
 ) -> Iterator[TableBatch]:
-    """Reads a shard in batches of at most so many rows.
+    """Reads a shard in batches of at most ``rows_per_batch`` rows.
 
     Args:
         shard: what to read.
@@ -224,7 +224,7 @@ def read_shard(
         else:
             batches = _jsonl_batches(handle, shard, columns)
         for batch in batches:
-            batch.table.validate(full=True)  # Readers of JSON and Parquet let bytes through that are no text.
+            batch.table.validate(full=True)  # Readers of JSON and Parquet accept bytes that are not text.
             yield batch
 
 

@@ -1,6 +1,6 @@
 """Validation: which rows of a table are accepted, and why the others are not.
 
-Reads raw Arrow batches and the schema's rules; gives a mask and the rejects (table, file, row, reason, record).
+Reads raw Arrow batches and the schema's rules; returns a mask and the rejects (table, file, row, reason, record).
 A reason is ``rule:column``: null, type, range, length, allowed, unknown, late, malformed, dimension, nan, zero,
 duplicate. The first rule that a row breaks is its reason.
 """
@@ -30,7 +30,7 @@ REJECTS = pa.schema(
         ("record", pa.string()),
     ]
 )
-# Of each batch so many rejects carry their whole record; all are counted and listed.
+# Maximum number of rejects per batch that carry their whole record; all are counted and listed.
 RECORDS_PER_BATCH = 1_000
 _RECORD_CHARACTERS = 4_096
 # An id longer than this is a mistake of the table (a shifted column, a whole line read as one cell).
@@ -88,7 +88,7 @@ def _records(raw: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Array:
 
 
 def _values(column: pa.Array) -> list[object]:
-    """The values as Python has them; a moment outside its calendar as the number that stands in the table."""
+    """The values as Python objects; a moment outside Python's calendar as the number in the table."""
     try:
         return list(column.to_pylist())
     except (OverflowError, ValueError):

@@ -83,7 +83,7 @@ def _of_artifact(artifact: Path, wanted: pa.Array) -> Iterator[Trace]:
 
 
 def _user_columns(artifact: Path) -> frozenset[str]:
-    """Names under which this data set's users stand."""
+    """Names of the id columns of this data set's users."""
     names = {_USER_COLUMN}
     schema = artifact / "schema.json"
     if schema.is_file():

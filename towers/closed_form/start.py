@@ -84,7 +84,7 @@ def _start_windows(
         return known.where(~shown[known.actions]) if shown.any() else known
 
     def made_of(known: EventLists, now: int) -> _WindowsStart:
-        return _made(read(known), known.where(data.weighs(known)), now, data.num_items, codes, settings, pool.parts)
+        return _start_of(read(known), known.where(data.weighs(known)), now, data.num_items, codes, settings, pool.parts)
 
     def vectors_at(known: EventLists, now: int) -> VectorBlocks:
         return made_of(known, now).vectors(read(known), now, settings)
@@ -154,7 +154,7 @@ class _WindowsStart:
         return _WindowsStart(self.factors * longer, self.mix * (balance.own / usual), tastes)
 
 
-def _made(
+def _start_of(
     events: EventLists,
     taken: EventLists,
     now: int,

@@ -26,7 +26,7 @@ Number = TypeVar("Number", np.int32, np.int64)
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Targets:
     """The targets of a batch's queries, before candidates are drawn.
 
     ``targets [n]`` are places of events, each sought by the query ``queries [n]``, for which it counts ``credits [n]``.
@@ -42,7 +42,7 @@ class _Asked:
     positions: Int32 | None = None
 
     @classmethod
-    def of_users(cls, queries: Int32, targets: Int64, others: Int64 | None = None) -> _Asked:
+    def of_users(cls, queries: Int32, targets: Int64, others: Int64 | None = None) -> _Targets:
         """One query per user; all its targets count the same."""
         return cls(queries, targets, np.ones(len(targets)), others)
 
@@ -190,7 +190,7 @@ class Sampler:
         users, starts, middles, stops = users[useful], starts[useful], middles[useful], stops[useful]
         known = histories(self.events, starts, middles, np.full(len(users), moment), self.length)
         queries = np.repeat(np.arange(len(users), dtype=np.int32), stops - middles)
-        return self._assemble(users, known, _Asked.of_users(queries, ranges(middles, stops)), generator, moment)
+        return self._assemble(users, known, _Targets.of_users(queries, ranges(middles, stops)), generator, moment)
 
     def _positions(self, users: Int32, generator: np.random.Generator) -> Batch | None:
         stops = self.events.offsets[users + 1]
@@ -213,7 +213,7 @@ class Sampler:
         # Items the user took elsewhere in the sequence are certain to be in the batch, and are not negatives.
         first, last = starts[query_users], stops[query_users]
         others = self._taken(np.repeat(queries, last - first), ranges(first, last))
-        asked = _Asked(owners, targets, credits, others, query_users, query_positions)
+        asked = _Targets(owners, targets, credits, others, query_users, query_positions)
         return self._assemble(users, known, asked, generator)
 
     def _sets(self, users: Int32, generator: np.random.Generator) -> Batch | None:
@@ -223,7 +223,7 @@ class Sampler:
         rows = self.events.rows[targets]
         if self.settings.history_encoder == "none":
             known = histories(self.events, starts, starts, None, 1)
-            return self._assemble(users, known, _Asked.of_users(queries, targets), generator)
+            return self._assemble(users, known, _Targets.of_users(queries, targets), generator)
         hidden = self._hidden(self._keys(queries, targets), generator)
         kept = EventLists(
             offsets_of(np.bincount(queries[~hidden], minlength=len(users))),
@@ -231,7 +231,7 @@ class Sampler:
             np.zeros((~hidden).sum(), np.int8),
         )  # fmt: skip
         known = histories(kept, kept.offsets[:-1], kept.offsets[1:], None, self.length)
-        asked = _Asked.of_users(queries[hidden], targets[hidden], self._taken(queries, targets))
+        asked = _Targets.of_users(queries[hidden], targets[hidden], self._taken(queries, targets))
         return self._assemble(users, known, asked, generator)
 
     def _hidden(self, keys: Int64, generator: np.random.Generator) -> npt.NDArray[np.bool_]:
@@ -246,7 +246,7 @@ class Sampler:
         return hidden[places]
 
     def _assemble(
-        self, users: Int32, known: Histories, asked: _Asked, generator: np.random.Generator, moment: int | None = None
+        self, users: Int32, known: Histories, asked: _Targets, generator: np.random.Generator, moment: int | None = None
     ) -> Batch | None:
         """Joins positives and uniform negatives into candidates and finds all places; None without positives."""
         keys = self._keys(asked.queries, asked.targets)
@@ -295,7 +295,7 @@ class Sampler:
         )
 
     def _candidates(
-        self, asked: _Asked, positive_rows: Int32, generator: np.random.Generator
+        self, asked: _Targets, positive_rows: Int32, generator: np.random.Generator
     ) -> tuple[Int32, Int32, int]:
         """The candidates' rows, the place of each item among them, and how many were drawn from the batch."""
         drawn = generator.choice(self.items, self._uniform, replace=False, shuffle=False).astype(np.int32)
@@ -327,7 +327,7 @@ class Sampler:
         counts = self._strengths[places] > 0
         return self._keys(queries[counts], places[counts])
 
-    def _certain(self, asking: Int32, keys: Int64, asked: _Asked, positives: Int64) -> tuple[Int64, Float64]:
+    def _certain(self, asking: Int32, keys: Int64, asked: _Targets, positives: Int64) -> tuple[Int64, Float64]:
         """The keys of the queries' certain negatives, without the ``positives``, and their weights.
 
         Args:

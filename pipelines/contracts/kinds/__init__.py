@@ -1,6 +1,6 @@
-"""The kinds of features, one module per kind: all that the pipelines know of a kind is in its class.
+"""The kinds of features, one module per kind: everything that the pipelines know about a kind is in its class.
 
-A kind's class is also the model of its keys in the schema. ``feature.FeatureKind`` lists what each kind is asked: the
+A kind's class is also the model of its keys in the schema. ``feature.FeatureKind`` is the interface of a kind: the
 column it reads, the types that column may have, the check of its values, the summary of the train window, what is
 fitted on it, the encoded array, and the fast writer for a single record. ``coded`` and ``scaled`` hold what several
 kinds share. A new kind is a module here and an entry in the union ``Feature`` below; the towers have its layer

@@ -1,7 +1,7 @@
-"""What every kind of feature is asked, and the answers that most kinds share.
+"""The interface of all kinds of features, and the implementations that most kinds share.
 
 A feature's way through the job: its column is checked (``accepts``, ``stored_type``, ``check``), each partition
-summarises what the train window says of it (``summarise``), the summaries are merged (``fit``), and the fitted entry
+summarises its values in the train window (``summarise``), the summaries are merged (``fit``), and the fitted entry
 encodes tables (``encode``) and single records (``encode_record``, ``writer``). A row of a table and the same record
 encode to the same numbers; a property test holds the three ways equal.
 """
@@ -131,11 +131,11 @@ class FeatureKind(Section, abc.ABC):
 
     @abc.abstractmethod
     def summarise(self, rows: TrainRows) -> Summary:
-        """What these rows say of the feature; summaries of any cut of the rows merge to the same result."""
+        """Summarises the feature over these rows; summaries of any partition of the rows merge to the same result."""
 
     @abc.abstractmethod
     def fit(self, parts: Sequence[Summary]) -> Fitted | None:
-        """Merges the partitions' summaries into the vocabulary's entry; None where the kind needs none."""
+        """Merges the partitions' summaries into the vocabulary's entry; None if the kind needs none."""
 
     @abc.abstractmethod
     def is_known(self, encoded: Array) -> bool:
@@ -167,10 +167,10 @@ class FeatureKind(Section, abc.ABC):
 
     @abc.abstractmethod
     def encode_column(self, fitted: Fitted | None, column: pa.Array, as_of_us: int) -> Array:
-        """``encode`` of the feature's one column; what Arrow raises becomes an error of ours there."""
+        """``encode`` for the feature's one column; ``encode`` translates Arrow's errors."""
 
     def encode_record(self, fitted: Fitted | None, record: Mapping[str, Any], as_of_us: int) -> Array:
-        """Encodes one raw record, ``[1, *input_shape]``: what ``encode`` gives for a table of that one row.
+        """Encodes one raw record, ``[1, *input_shape]``: what ``encode`` returns for a table of that one row.
 
         Raises:
             SchemaError: a value's type does not fit the kind; the message names feature and value.

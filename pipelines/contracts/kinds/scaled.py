@@ -74,7 +74,7 @@ def with_presence(fitted: FittedNumbers, values: Float64) -> Float32:
 
 
 def clipped(scaled: Float64) -> Float64:
-    """Brings what float32 cannot hold to its largest number: still finite, still extreme."""
+    """Clips numbers beyond float32 to its largest number: still finite, still extreme."""
     return np.clip(scaled, -MAX_FLOAT32, MAX_FLOAT32)
 
 

@@ -1,4 +1,4 @@
-"""Summaries: what the train window says of a feature, in pieces that are computed apart and merged.
+"""Summaries of a feature over the train window, in pieces that are computed separately and merged.
 
 Any cut of the data gives the same result to the last bit: counts are integers, sums exact rationals, samples chosen by
 a stable hash.
@@ -59,7 +59,7 @@ class Moments:
 
 
 def exact_sum(values: Float64) -> Fraction:
-    """The sum without any rounding, so that it depends on no order: mantissas are added by exponent, as integers."""
+    """The sum without rounding, so that the order does not matter: mantissas are added by exponent, as integers."""
     total = Fraction(0)
     for start in range(0, len(values), _ROWS_PER_SUM):
         mantissas, exponents = np.frexp(values[start : start + _ROWS_PER_SUM])
@@ -76,7 +76,7 @@ def exact_sum(values: Float64) -> Fraction:
 
 @dataclass(frozen=True)
 class Summary:
-    """What one partition says of one feature; exactly one of three.
+    """The summary of one feature in one partition; exactly one of three.
 
     ``counts``: (value, count), each value once. ``moments``: of numbers. ``sample``: (value, hash), those of the
     smallest hashes.

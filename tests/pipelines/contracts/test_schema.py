@@ -59,7 +59,7 @@ def test_an_item_side_without_features_is_the_item_id() -> None:
         ({"validation": {"columns": {"events": {"price": {"mni": 1}}}}}, "events.price.mni: unknown key"),
         ({"hystory": {}}, "m.toml: hystory: unknown key: remove it or correct its name; did you mean history?"),
         ({"features": {"user": [{"name": "history", "kind": "list"}]}}, "'history' is a reserved name"),
-        ({"features": {"user": [{"name": "a", "kind": "id"}] * 2}}, "each name may stand once, twice: a"),
+        ({"features": {"user": [{"name": "a", "kind": "id"}] * 2}}, "each name may occur once, repeated: a"),
         ({"split": {}}, "exactly one of valid_from with test_from, column, leave_last_out"),
         ({"split": {"valid_from": "2025-02-01"}}, "valid_from and test_from go together"),
         ({"split": {"valid_from": "2025-03-01", "test_from": "2025-02-01"}}, "expected valid_from < test_from"),

@@ -279,7 +279,7 @@ def with_value(rows: list[dict[str, Any]], column: str, value: object) -> list[d
         ({"items": with_value(ITEMS, "price", [1.0])}, "column 'price' has type list.* expects numbers"),
         ({"items": with_value(ITEMS, "title", 3)}, "column 'title' has type int64.* expects text"),
         ({"items": [*ITEMS, ITEMS[0]]}, "expected each item once, 1 rows repeat one, the first 20"),
-        ({"users": [*USERS, USERS[0]]}, "expected each user once, 9 stands several times"),
+        ({"users": [*USERS, USERS[0]]}, "expected each user once, 9 occurs several times"),
         ({"events": EVENTS[:4]}, r"\[split\]: expected events in test, found none \(train 4, valid 0, test 0\)"),
         ({"events": EVENTS[5:]}, r"\[split\]: expected events in train"),
         ({"events": [*EVENTS, {**EVENTS[0], "item": None}]}, "1 of 8 rows rejected .12.50%.*max_reject_rate is 0.00%"),

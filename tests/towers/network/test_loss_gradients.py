@@ -56,7 +56,7 @@ SMALL = Catalogue(
 )
 # Its two best negatives.
 BEST = (3, 8)
-# A thousand known items, and so many others that a draw finds each of them less than once in a million batches.
+# A thousand known items, and enough others that a draw finds each of them less than once in a million batches.
 LARGE = Catalogue((1, 1000, 100_000_000), (1_000_000, 1_000_000, 1), (8.0, 0.0, -10.0))
 # Four negatives.
 FEW = Catalogue((1,) * 5, (1,) * 5, (0.4, -0.8, 1.1, 2.0, -0.3))
@@ -223,9 +223,9 @@ def test_the_sets_are_those_of_every_draw_there_is() -> None:
     found = dict(zip(map(tuple, sets.counts.tolist()), sets.chances.tolist(), strict=True))
     assert found == pytest.approx({chosen: count / (6**3 * 6) for chosen, count in ways.items() if count})
     # Equal items are one kind: of these two with one event each, as many as of the two as kinds of their own.
-    alike = drawn(Catalogue((1, 2), (1, 1), (0.0,) * 2), 2, 1)
+    equal = drawn(Catalogue((1, 2), (1, 1), (0.0,) * 2), 2, 1)
     apart = drawn(Catalogue((1,) * 3, (1,) * 3, (0.0,) * 3), 2, 1)
-    np.testing.assert_allclose(alike.chances, np.bincount(apart.counts.sum(1), apart.chances)[alike.counts[:, 1]])
+    np.testing.assert_allclose(equal.chances, np.bincount(apart.counts.sum(1), apart.chances)[equal.counts[:, 1]])
 
 
 @pytest.mark.parametrize("catalogue", [SMALL, LARGE])

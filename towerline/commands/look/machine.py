@@ -18,7 +18,7 @@ Verdict = Literal["ok", "warning", "problem"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at: what, how it stands, what was found, and what to do unless it is ok."""
+    """One check: its name, its state, what was found, and what to do unless it is ok."""
 
     check: str
     verdict: Verdict
@@ -63,7 +63,7 @@ def examine(
     environment: Mapping[str, str] = os.environ,
     cpuinfo: Path = Path("/proc/cpuinfo"),
 ) -> tuple[Finding, ...]:
-    """Returns all findings; the arguments stand for the machine, so that tests can describe another one."""
+    """Returns all findings; the arguments describe the machine, so that tests can describe another one."""
     return (
         *(_package(requirement, version_of(requirement.package)) for requirement in REQUIREMENTS),
         _legacy_keras(environment),
