@@ -144,7 +144,7 @@ SharedRate = Annotated[
         "profile features).",
     ),
 ]
-# Items with ids can learn everything in these; what content says of them is fitted after training.
+# Items with ids can learn everything in these; their content is fitted after training.
 ContentRate = Annotated[
     float,
     Field(

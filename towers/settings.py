@@ -272,7 +272,7 @@ class PositionsSettings(CommonSettings):
     patience: Patience = 5
     select_k: SelectK = (10,)
     select: Select = "novel"
-    # 5,000 tell the epochs apart too poorly: seeds that stopped early were worse.
+    # 5,000 distinguish the epochs too poorly: seeds that stopped early were worse.
     max_valid_users: MaxValidUsers = 20_000
 
 

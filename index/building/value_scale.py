@@ -93,7 +93,7 @@ def choose_scale(
         log_values: ``[items] float32``.
         attribute: the value's column, recorded in the spec.
         tree: what to build.
-        queries: ``[queries, dim] float32`` held-out users' vectors.
+        queries: ``[queries, dim] float32`` vectors of held-out users.
         scales: what to try.
         threads: for building.
     """

@@ -107,7 +107,7 @@ class MaskedSearcher(_OverBase):
 class DeltaSearcher(_OverBase):
     """A searcher over a bundle with deltas applied: the bundle's own without its dead rows, and the fresh items.
 
-    Fresh items are all looked at, whatever the effort.
+    Fresh items are always all scored, whatever the effort.
     """
 
     def __init__(self, base: Searcher, state: DeltaState) -> None:

@@ -130,7 +130,7 @@ class ExactSearcher:
         return Neighbors(rows, scores)
 
     def release(self) -> None:
-        """Nothing to free: the vectors belong to whoever gave them."""
+        """Nothing to free: the vectors belong to the caller."""
 
     def save(self, directory: Path) -> None:
         """Writes ``vectors.npy`` below ``directory``."""

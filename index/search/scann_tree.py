@@ -285,7 +285,7 @@ def config_text(vectors: Vectors, settings: TreeSettings) -> str:
     module = builder()
     reorder_type = getattr(module.ReorderType, _REORDER_NAMES[settings.reorder_type])
     threshold = float("nan") if settings.anisotropic_threshold is None else settings.anisotropic_threshold
-    # Every call gives its own number of neighbors; the configuration must name one, here 100.
+    # Every call has its own number of neighbors; the configuration must name one, here 100.
     text = (
         module.ScannBuilder(vectors, 100, "dot_product")
         .tree(

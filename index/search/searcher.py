@@ -60,7 +60,7 @@ class Effort:
 class Searcher(Protocol):
     """Finds the rows with the largest dot product. Immutable and safe to call from many threads.
 
-    A searcher made over another one answers by it whatever it does not change itself.
+    A searcher that wraps another one forwards everything that it does not change itself.
     """
 
     @property
@@ -126,7 +126,7 @@ class Searcher(Protocol):
         ...
 
     def search_batch(self, queries: Vectors, k: int, effort: Effort | None = None) -> Neighbors:
-        """Returns the best rows of each query, ``[batch, min(k, num_items)]``, each row as ``search`` gives it.
+        """Returns the best rows of each query, ``[batch, min(k, num_items)]``, each row as ``search`` returns it.
 
         Args:
             queries: ``[batch, dim] float32``, finite.
@@ -231,7 +231,7 @@ def check_vectors(vectors: Vectors, where: str) -> Vectors:
 def best_first(rows: Rows, scores: Scores) -> Neighbors:
     """Sorts ``[n]`` rows by score, largest first, equal scores by row.
 
-    Already sorted results (what ScaNN gives, but for the order within ties) are recognised by one comparison.
+    Results that are already sorted (ScaNN's are, except within ties) are recognised by one comparison.
     """
     if rows.shape[0] > 1:
         falling = scores[:-1] > scores[1:]

@@ -1,4 +1,4 @@
-"""Utility: what candidates rank by in a call that weighs the items' value."""
+"""Utility: the ranking score of a call that weights the items' value."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Utility:
     log_values: Float32
 
     def of(self, scores: Float32, rows: Int32 | None = None) -> Float32:
-        """``[n] float32`` utilities of ``scores [n] float32``; ``rows [n] int32`` are theirs, None is every row."""
+        """``[n] float32`` utilities of ``scores [n] float32``; ``rows [n] int32`` are their rows, None means all."""
         utilities: Float32 = np.float32(self.weight) * (self.log_values if rows is None else self.log_values[rows])
         utilities += scores
         return utilities

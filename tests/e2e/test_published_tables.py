@@ -26,7 +26,7 @@ def folder_of(place: Path, table: pa.Table) -> Path:
 
 
 def behaviours(seed: int = 0) -> list[dict[str, object]]:
-    """Users who view items and buy some; one bought item a user is held out, with no time and no view left."""
+    """Users who view items and buy some; one bought item per user is held out, with no time and no view left."""
     draw, rows = np.random.default_rng(seed), []
     for user in range(USERS):
         own = draw.permutation(ITEMS)[:12]

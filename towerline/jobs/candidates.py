@@ -2,7 +2,7 @@
 
 Reads the published version and a table of users (the bundle's own, or raw records in Parquet); writes Parquet parts
 with user_id, rank (1 is the best), item_id, score. A Beam job: one element is a slice of users; the retriever is
-opened once a process, every worker the same version.
+opened once per process, with the same version in every worker.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pipelines.progress import SILENT, Progress, files_in
 from pipelines.runner import new_pipeline, pipeline_options
 
 KIND = "candidates"
-# Users of an element: a few seconds of work.
+# Users per element: a few seconds of work.
 _ELEMENT_USERS = 1 << 14
 # Users whose records are in memory as Python objects at once.
 _BATCH_USERS = 1024
@@ -60,9 +60,9 @@ def run(
     Args:
         registry: a folder or an fsspec URL; the version that is live now answers all users.
         out: an artifact with ``candidates/part-NNNNN-of-NNNNN.parquet``.
-        k: candidates a user.
+        k: candidates per user.
         users: a Parquet file of raw records (``user_id``, features, ``history`` ..); None is the bundle's own users.
-        beam_args: options of Beam; none is the runner inside this process.
+        beam_args: options of Beam; none means the runner inside this process.
         progress: shows the parts that are written.
 
     Raises:
@@ -111,7 +111,7 @@ def plan(users: Path) -> Iterator[UserRows]:
 
 
 class RetrieveCandidates(beam.DoFn):
-    """Answers an element's users and writes them to a file of their own, whole or not at all."""
+    """Answers an element's users and writes them to a file of their own, completely or not at all."""
 
     def __init__(self, registry: str, version: str, users: Path, folder: Path, k: int, parts: int) -> None:
         self._registry = registry
@@ -123,7 +123,7 @@ class RetrieveCandidates(beam.DoFn):
         self._shared = Shared()
 
     def setup(self) -> None:
-        """Opens the retriever, once a process."""
+        """Opens the retriever, once per process."""
         tag = f"{self._registry}/{self._version}"
         self._retriever = self._shared.acquire(lambda: Retriever.open(self._registry, self._version), tag=tag)
 
@@ -147,7 +147,7 @@ class RetrieveCandidates(beam.DoFn):
 
 
 def candidate_table(user_ids: pa.Array, answers: Sequence[Candidates]) -> pa.Table:
-    """One row a candidate: user_id, rank from 1, item_id, score; users in the given order, best first."""
+    """One row per candidate: user_id, rank from 1, item_id, score; users in the given order, best first."""
     counts = np.array([len(answer) for answer in answers], np.int64)
     users = np.repeat(np.arange(len(answers)), counts)
     ends = np.cumsum(counts)

@@ -1,7 +1,7 @@
-"""Hard negatives: what the live version gives each user, before the next training.
+"""Hard negatives: the live version's items for each user, mined before the next training.
 
-Reads the registry's live bundle and a features artifact; writes nothing. What a user took is no negative whatever the
-index says of it: training leaves that out, by the events it may know.
+Reads the registry's live bundle and a features artifact. Items that a user took are never negatives: training removes
+them by the events it may know.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def mine(config: Config, features: Path, progress: Progress = SILENT, *, stage: 
 
     Args:
         config: says how many, and where the registry is.
-        features: the artifact whose users are asked for.
+        features: the artifact with the users.
         progress: shows the users answered.
         stage: what the lines begin with.
 
     Returns:
-        ``rows [users, n] int32`` in the features' catalogue, -1 where the index gave less or an item is gone; None
-        where the settings ask for none, or nothing is live yet.
+        ``rows [users, n] int32`` in the features' catalogue, -1 where the index returned fewer or an item is gone;
+        None if the settings ask for none, or nothing is live yet.
     """
     count = config.towers.hard_negatives
     if not count:
@@ -45,16 +45,16 @@ def mine(config: Config, features: Path, progress: Progress = SILENT, *, stage: 
     if Registry(config.registry).current_or_none() is None:
         progress.line(f"{stage}: no live version to mine hard negatives from; trained without")
         return None
-    # The towers' own ranking: what users buy again is no negative.
+    # The towers' own ranking: items that users buy again are not negatives.
     with Retriever.open(config.registry, settings=RetrieverSettings(own_items_share=0.0)) as live:
         with progress.waiting(f"{stage}: reading the users"):
             rows = _mined(live, config, features, count, progress)
-        progress.line(f"{stage}: {count} hard negatives a user from {live.version}")
+        progress.line(f"{stage}: {count} hard negatives per user from {live.version}")
         return Mined(live.version, rows)
 
 
 def miner(config: Config, features: Path, progress: Progress = SILENT) -> Callable[[int], Mined | None]:
-    """Mines as many as a trial of ``tune`` asks for."""
+    """Mines as many as the trials of ``tune`` need."""
 
     def mined(count: int) -> Mined | None:
         towers = config.towers.model_copy(update={"hard_negatives": count})

@@ -96,7 +96,7 @@ def _input(body: FeatureSum, name: str, encoded: npt.NDArray[Any], known: npt.ND
         mass = np.asarray(of_known.sum(0)).ravel()
         inverse: Any = scipy.sparse.diags((1.0 / (mass + _SHRINKAGE)).astype(np.float32))
     else:
-        # A gate of zeros lets one half through.
+        # A gate of zeros is half open.
         weights, every = body.maps[name], encoded.astype(np.float32) * np.float32(0.5 if name in body.gates else 1.0)
         of_known = every[known]
         squares = of_known.T @ of_known
@@ -106,18 +106,18 @@ def _input(body: FeatureSum, name: str, encoded: npt.NDArray[Any], known: npt.ND
 
 
 def _fit(inputs: list[_Input], wanted: Float, part: slice, known: npt.NDArray[np.bool_]) -> Float:
-    """Puts into the inputs' values, columns ``part``, what tells ``wanted [items, dim]`` of the ``known``; returns what
-    these then say of all, as large.
+    """Fits the columns ``part`` of the inputs' values to ``wanted [items, dim]`` of the ``known``; returns the
+    predictions for all items, of the same shape.
 
     Two rounds over the features, each fitted to what the others leave.
     """
-    said = np.zeros_like(wanted)
+    predicted = np.zeros_like(wanted)
     for _ in range(2):
         for each in inputs:
-            step = each.inverse @ (each.of_known.T @ (wanted - said)[known])
+            step = each.inverse @ (each.of_known.T @ (wanted - predicted)[known])
             each.values[:, part] += step
-            said += each.every @ step
-    return said
+            predicted += each.every @ step
+    return predicted
 
 
 def content_of(body: FeatureSum, data: TrainingData) -> list[Any]:

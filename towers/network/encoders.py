@@ -113,7 +113,7 @@ class FeatureSum(tf_keras.layers.Layer):
         name: str,
     ) -> None:
         super().__init__(name=name)
-        self.chance, scope = chance, name  # the optimizer tells weights of both sides apart by their names
+        self.chance, scope = chance, name  # the optimizer distinguishes weights of both sides by name
         self.features = tuple(features)
         self.id_dropout = settings.id_dropout
         self.complete = frozenset(complete)

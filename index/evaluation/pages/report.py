@@ -40,8 +40,8 @@ def metrics_table(report: EvaluationReport) -> Table:
         title="Recall compared with the baselines",
         header=("ranking", *(f"{part} @{k}" for part, k in cuts)),
         lines=tuple(lines),
-        note="|top k ∩ truth| / min(k, |truth|), mean over users. Novel: without what the user had met, on both sides. "
-        "Repeat: the part of the truth that the user had met.",
+        note="|top k ∩ truth| / min(k, |truth|), mean over users. Novel: without the user's earlier items, in truth "
+        "and ranking. Repeat: only the user's earlier items in the truth.",
         own=0,
     )
 
@@ -79,7 +79,7 @@ def further_metrics(report: EvaluationReport) -> Table:
 
 
 def health_table(health: Health) -> Table:
-    """What is shown, next to what the users had met before."""
+    """What is shown, next to what the users had chosen before."""
     lines: list[tuple[str, ...]] = []
     for name, shown, past in (
         ("ads", health.ads, health.past_ads),

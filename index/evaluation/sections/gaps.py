@@ -158,7 +158,7 @@ def find_gaps(
     Args:
         served: ``[users, depth] int32`` rows of the features' catalogue.
         subject: the version and its users.
-        catalogue: what is known of the ads.
+        catalogue: what is known about the ads.
         settings: the rule of eligibility, k, number of gaps.
         previous: the version before, for the trend of the supply.
 

@@ -123,7 +123,7 @@ def measure_health(
         top: ``[users, k] int32`` rows of the features' catalogue, -1 where a ranking has ended.
         exposures: counted from the same.
         subject: the version and the users.
-        catalogue: what is known of the ads.
+        catalogue: what is known about the ads.
         settings: k, days of freshness, the bootstrap.
     """
     data = subject.data

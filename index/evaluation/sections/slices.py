@@ -98,7 +98,7 @@ def measure_slices(
     Args:
         ranked: ``[users, depth] int32`` what is served.
         data: the same users.
-        catalogue: what is known of the ads.
+        catalogue: what is known about the ads.
         settings: columns, the smallest slice, the bootstrap.
 
     Raises:

@@ -1,16 +1,16 @@
-"""The waterfall: where recall is lost, by putting the exact version of each stage in its place, one after the other.
+"""The waterfall: where recall is lost, found by replacing the exact version of each stage by the real one, in turn.
 
-Lost recall is ``1 - recall@k`` of what is served. The stages lie between a perfect answer and the served one; the part
-of a stage is the recall before it minus the recall after it, on the same users, so that the parts sum to the whole. A
-part may be negative: a stage can help by accident.
+Lost recall is ``1 - recall@k`` of what is served. The stages are between a perfect answer and the served one; a stage's
+part is the recall before it minus the recall after it, on the same users, so that the parts sum to the whole. A part
+may be negative: a stage can help by chance.
 
 1. model: exact search over the vectors still misses the truth that the version has.
-2. staleness: truth the version does not have at all. Had it been there, it is taken to be found as often as the
-   user's other truth (as often as the mean user's, where the user has no other).
+2. staleness: truth the version does not have at all. It is assumed that it would be found as often as the user's
+   other truth (as the mean user's, if the user has no other).
 3. pruning: only the tree's tuned leaves are searched, everything in them scored exactly.
-4. quantisation: the tuned reordering depth decides who is scored exactly.
-5. blending: what the retriever mixes in besides the search, where it does.
-6. filters, crowding, value: ``eligible``, ``max_per`` and ``value_weight`` of ``[evaluation]``, one upon the other.
+4. quantisation: the tuned reordering depth decides which items are scored exactly.
+5. blending: items from sources other than the search, if the retriever has any.
+6. filters, crowding, value: ``eligible``, ``max_per`` and ``value_weight`` of ``[evaluation]``, applied in turn.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class Loss(Part):
 class Waterfall(Part):
     """Where recall is lost.
 
-    recall: ``recall@k`` of what is served. lost: ``1 - recall``, the sum of the stages'. culprit: the stage that loses
-    most besides the model; the model where no other loses anything. stages: in their order.
+    recall: ``recall@k`` of what is served. lost: ``1 - recall``, the sum of the stages'. culprit: the stage that
+    loses most apart from the model; the model if no other loses anything. stages: in their order.
     """
 
     k: int
@@ -63,7 +63,7 @@ def _culprit(means: dict[str, float]) -> str:
 
 
 def measure_waterfall(subject: Subject, settings: EvaluationSettings, *, progress: Progress = SILENT) -> Waterfall:
-    """Asks the version's users once for each stage.
+    """Ranks the held-out users once per stage.
 
     Raises:
         SchemaError: ``eligible`` or ``max_per`` of the settings name what the version does not have.
@@ -91,7 +91,7 @@ def measure_waterfall(subject: Subject, settings: EvaluationSettings, *, progres
 
 
 def fresh_recall(exact: Int32, truth: ItemSets, in_catalogue: Bools, k: int) -> Float64:
-    """``[users] float64``: recall of exact search, had the version every item of the truth.
+    """``[users] float64``: recall of exact search if the version had every item of the truth.
 
     Args:
         exact: ``[users, k] int32`` rows that exact search finds.
@@ -150,7 +150,7 @@ def search_stages(bundle: Bundle, vectors: Vectors, k: int) -> dict[str, Neighbo
 
 
 def rules_of(settings: EvaluationSettings) -> dict[str, dict[str, Any]]:
-    """Stage to the arguments of a retrieval: each includes those of the stages before it."""
+    """The arguments of a retrieval by stage: each includes those of the stages before it."""
     filters: dict[str, Any] = {} if settings.eligible is None else {"where": settings.eligible}
     crowding = {**filters, **({"max_per": settings.max_per} if settings.max_per else {})}
     value = {**crowding, **({"value_weight": settings.value_weight} if settings.value_weight else {})}
