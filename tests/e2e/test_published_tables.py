@@ -1,4 +1,4 @@
-"""The benchmark of public tables takes a folder as it comes, and makes what its protocol needs."""
+"""The benchmark of public tables takes a folder as it is, and adds what its protocol needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small artifacts of the stages before the index: features and a model that are read as real ones are.
+"""Small artifacts of the stages before the index: features and a model that are read like real ones.
 
 The item tower is a table of vectors by item code plus a part made of the category, so that a new item (code 1) gets a
 vector from its content alone.

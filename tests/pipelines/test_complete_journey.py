@@ -1,4 +1,4 @@
-"""The Complete Journey tables: figures counted by hand from the package's files, and no word from the future."""
+"""The Complete Journey tables: figures counted by hand from the package's files, and nothing from the future."""
 
 from __future__ import annotations
 

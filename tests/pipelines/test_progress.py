@@ -1,4 +1,4 @@
-"""Progress: what is written on a terminal, elsewhere, and where nobody wants to hear."""
+"""Progress: what is written on a terminal, elsewhere, and when silenced."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was exported is what was trained, for each encoder; a table that was written wrongly is found."""
+"""What was exported is what was trained, for each encoder; a wrongly written table is detected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shards: each is what its rows alone give, whoever builds it; together they meet the target."""
+"""Shards: each depends on its rows alone, wherever it is built; together they meet the target."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two versions compared: who is better, for certain or not, and what the page says of it."""
+"""Two versions compared: which is better, certain or not, and the page."""
 
 from __future__ import annotations
 

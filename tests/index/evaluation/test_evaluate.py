@@ -115,7 +115,7 @@ def test_the_page_is_self_contained(out, report):
         assert picture.caption
 
 
-def test_gaps_tell_what_they_are_about(report):
+def test_gaps_describe_their_content(report):
     found = report["gaps"]["found"]
     assert found
     assert [gap["pressure"] for gap in found] == sorted((gap["pressure"] for gap in found), reverse=True)

@@ -1,4 +1,4 @@
-"""Ids and rows: every layout of the table gives what a dictionary gives."""
+"""Ids and rows: every layout of the table equals a dictionary."""
 
 from __future__ import annotations
 

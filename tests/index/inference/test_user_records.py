@@ -1,4 +1,4 @@
-"""User records: what they hold of each user, and that a build and the gates read the sequences once."""
+"""User records: their contents, and that a build and the gates read the sequences once."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def advertisers(found: list[list[int]], threshold: float) -> Verdict:
         ([[4, -1, -1], [-1, -1, -1]], 0.0),
     ],
 )
-def test_advertisers_whom_the_tree_does_not_reach_fail_the_gate(found: list[list[int]], measured: float) -> None:
+def test_advertisers_that_the_tree_does_not_reach_fail_the_gate(found: list[list[int]], measured: float) -> None:
     verdict = advertisers(found, 0.7)
     assert verdict.measured == pytest.approx(measured)
     assert verdict.outcome == ("passed" if measured >= 0.7 else "failed")

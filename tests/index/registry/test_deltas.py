@@ -1,4 +1,4 @@
-"""Deltas: replayed in order they give what a rebuilt catalogue would give; bad ones change nothing."""
+"""Deltas: replayed in order they equal a rebuilt catalogue; bad ones change nothing."""
 
 from __future__ import annotations
 

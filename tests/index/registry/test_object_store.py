@@ -93,7 +93,7 @@ def test_a_watching_retriever_sees_deltas_without_reopening(registry: Registry, 
         assert retriever.delta_sequence == 1
 
 
-def test_a_version_without_its_manifest_is_none(registry: Registry, bundles: list[Path]) -> None:
+def test_a_version_without_its_manifest_does_not_count(registry: Registry, bundles: list[Path]) -> None:
     version = registry.publish(bundles[0])
     store = registry.store
     assert isinstance(store, ObjectStore)

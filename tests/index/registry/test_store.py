@@ -1,4 +1,4 @@
-"""An object store whose uploads go wrong: what is read back decides, not what was said to be written."""
+"""An object store whose uploads go wrong: the data read back decide, not the upload's return value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The planner on trees: what one way does not find, the next one does; shards are planned with their tuned effort."""
+"""The planner on trees: what one method does not find, the next one does; shards use their tuned effort."""
 
 from __future__ import annotations
 

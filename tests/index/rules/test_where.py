@@ -1,4 +1,4 @@
-"""The ``where`` expression: each construct against plain Python over the rows, three-valued where values miss."""
+"""The ``where`` expression: each construct against plain Python over the rows, three-valued if values are missing."""
 
 from __future__ import annotations
 

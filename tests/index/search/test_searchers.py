@@ -1,4 +1,4 @@
-"""One contract for every searcher: what exact search says is what full effort finds."""
+"""One contract for every searcher: full effort finds what exact search finds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The best k: the higher score first, of equal scores the lower row."""
+"""The best k: the higher score first, and with equal scores the lower row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run that builds upon a previous one equals a full run, row for row; late events; users to be forgotten."""
+"""A run that appends to a previous one equals a full run, row for row; late events; users to be forgotten."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ CASES: dict[str, tuple[Callable[[dict[str, Any]], None], dict[str, list[dict[str
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_run_upon_a_previous_one_equals_a_full_run(tmp_path: Path, case: str) -> None:
+def test_a_run_on_top_of_a_previous_one_equals_a_full_run(tmp_path: Path, case: str) -> None:
     change, tables = CASES[case]
     upon, full = run_pair(tmp_path, change, **tables)
     assert used(upon)
@@ -174,7 +174,7 @@ def test_a_user_in_the_vocabulary_of_an_id_feature_is_a_trace(tmp_path: Path) ->
     assert found == {f"sequences/{part}": ("101",), f"users/{part}": ("101",), "vocabulary/user.user.arrow": ("101",)}
 
 
-def test_a_forget_list_is_one_id_a_line(tmp_path: Path) -> None:
+def test_a_forget_list_is_one_id_per_line(tmp_path: Path) -> None:
     (tmp_path / "list").write_text("# asked in May\n12\n\n7\n12\n")
     assert read_forget_list(tmp_path / "list") == ("12", "7")
     (tmp_path / "list").write_text("\n")

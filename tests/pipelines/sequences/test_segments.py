@@ -1,4 +1,4 @@
-"""Night after night upon the previous run: what is read equals a full run, whatever was appended or rewritten."""
+"""Nightly runs on top of each other: what is read equals a full run, whatever was appended or rewritten."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rules of ``[validation.columns]``, each on rows whose fate is known by hand, and through the whole job."""
+"""The rules of ``[validation.columns]``, each on rows with outcomes known by hand, and through the whole job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The job that answers every user: what it writes is what the retriever says, one by one."""
+"""The job that answers every user: it writes what the retriever returns for each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hard negatives from the live version: what it gives each user before the valid split."""
+"""Hard negatives from the live version: its items for each user before the valid split."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The nightly job: runs what changed, skips what did not, one at a time, and goes on where it was stopped."""
+"""The nightly job: runs what changed, skips what did not, one at a time, and continues where it was stopped."""
 
 from __future__ import annotations
 

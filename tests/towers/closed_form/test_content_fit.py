@@ -1,4 +1,4 @@
-"""After training, content says what it can of the known ads' vectors: these stay, and new ads lie among their like."""
+"""After training, content predicts the known ads' vectors: these stay, and new ads are near similar ones."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def market(users: int = 60, items: int = 40, kinds: int = 6, seed: int = 0) -> t
     ]
 
 
-def test_scores_of_tastes_are_logs_of_how_often_a_kind_was_had() -> None:
+def test_scores_of_tastes_are_logs_of_category_counts() -> None:
     """With a column and a unit a kind: a fifth of log(1 + count / (what 60 events of anybody's have of the kind))."""
     counts, kinds = market()
     tastes = fit_tastes(

@@ -1,4 +1,4 @@
-"""Encoders of single features against sums written out in NumPy, and items of which little or nothing is known."""
+"""Encoders of single features against sums written out in NumPy, and items about which little or nothing is known."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def tower(features: list[Any], norm: str, counts: tuple[CountFeature, ...] = ())
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("norm", ["unit", "free"])
 @pytest.mark.parametrize("with_id", [False, True])
-def test_an_item_of_which_nothing_is_known_has_a_vector_of_zeros(norm: str, with_id: bool, training: bool) -> None:
+def test_an_item_without_known_features_has_a_vector_of_zeros(norm: str, with_id: bool, training: bool) -> None:
     """The first one; its gradients are finite too."""
     features = [
         CategoricalFeature(name="kind", kind="categorical"),

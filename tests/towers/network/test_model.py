@@ -1,4 +1,4 @@
-"""The pairs' scores and the candidates' vectors, and what they teach: against sums by hand."""
+"""The pairs' scores and the candidates' vectors, and their gradients, against sums by hand."""
 
 from __future__ import annotations
 

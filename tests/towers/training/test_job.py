@@ -253,7 +253,7 @@ def test_a_checkpoint_of_another_schema_is_not_used(tmp_path: Path) -> None:
     assert seen == [1]
 
 
-def test_a_loss_that_is_no_number_stops_and_names_the_feature() -> None:
+def test_a_loss_of_nan_stops_and_names_the_feature() -> None:
     data = tiny_data("time")
     price = data.items["price"].copy()
     price[:, 0] = 1e30
@@ -262,7 +262,7 @@ def test_a_loss_that_is_no_number_stops_and_names_the_feature() -> None:
         train(broken, settings("time", content_scale=1e9), seed=1)
 
 
-def test_a_gradient_that_is_no_number_stops_before_it_reaches_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gradient_of_nan_stops_before_it_reaches_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """The root of a difference that is 0: a finite loss with an infinite slope."""
     phase = _Phase(tiny_data("set"), settings("set"), 1, "search", 1, False, None, None)
     honest, before = TwoTowers.compute_loss, phase.model.get_weights()

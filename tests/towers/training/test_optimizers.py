@@ -1,4 +1,4 @@
-"""Lazy Adam: the rows that have gradients move as Adam moves them, the others not at all."""
+"""Lazy Adam: rows with gradients are updated as in Adam, the others not at all."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_rows_without_a_gradient_stay_and_repeated_rows_are_added_up() -> None:
     np.testing.assert_allclose(variable.numpy()[0], adam_by_hand(start[0], [values[1]] * 3, 0.1), atol=1e-5)
 
 
-def test_a_rowwise_table_keeps_one_number_a_row() -> None:
+def test_a_rowwise_table_keeps_one_number_per_row() -> None:
     rng = np.random.default_rng(0)
     start = rng.normal(size=(5, 3)).astype(np.float32)
     variable = tf.Variable(start, name="own")

@@ -87,7 +87,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> Trainings:
     return made
 
 
-def test_it_finds_the_rate_that_learns_and_goes_on_where_it_stood(features: Path, tmp_path: Path) -> None:
+def test_it_finds_the_rate_that_learns_and_continues_where_it_stopped(features: Path, tmp_path: Path) -> None:
     out = tmp_path / "best.toml"
     asked = settings({"learning_rate": {"choices": [1e-7, 0.03]}})
     tuning.run(features, asked, out, trials=2, seed=1)
@@ -267,7 +267,7 @@ def test_what_begins_better_than_the_others_end_is_not_pruned_for_what_it_loses(
     assert "trial 5, the best of 7 (6 to the end, 1 ended early)" in (tmp_path / "best.toml").read_text()
 
 
-def test_a_real_training_tells_the_start_and_what_became_of_it(features: Path, tmp_path: Path) -> None:
+def test_a_real_training_reports_its_start_and_its_outcome(features: Path, tmp_path: Path) -> None:
     """At this rate all is lost that the start knew: the start is what the trial is worth, at each epoch."""
     spoilt = {"learning_rate": {"choices": [50.0]}}
     for epochs in (0, 2):

@@ -1,4 +1,4 @@
-"""Going on from an earlier model: weights find their values again, and the new night's model says whence it came."""
+"""Warm starts: weights keep their values, and the new model records the earlier one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two workers of half a batch against one of a whole: two processes that meet on loopback."""
+"""Two workers with half a batch each against one with the whole: two processes connected on loopback."""
 
 from __future__ import annotations
 

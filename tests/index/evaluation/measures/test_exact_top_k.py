@@ -1,4 +1,4 @@
-"""Exact search in blocks gives what exact search gives, ties and all."""
+"""Exact search in blocks equals exact search, including ties."""
 
 from __future__ import annotations
 

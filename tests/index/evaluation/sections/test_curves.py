@@ -1,4 +1,4 @@
-"""The report's smaller sections: value, training, the map; gaps where users are many and ads few; pictures of them."""
+"""The report's smaller sections: value, training, the map; gaps with many users and few ads; plots."""
 
 from __future__ import annotations
 

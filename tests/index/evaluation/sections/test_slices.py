@@ -1,4 +1,4 @@
-"""Slices: recall by hand, who is worse is found, nobody is accused by chance, bad columns are named."""
+"""Slices: recall by hand, worse slices are found, none by chance, bad columns are named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Following CURRENT: calls go on through swaps, answers name their version, a bad version is passed by."""
+"""Following CURRENT: calls continue through swaps, answers name their version, a bad version is skipped."""
 
 from __future__ import annotations
 
