@@ -26,7 +26,8 @@ def require_legacy_keras() -> None:
     if tensorflow is None:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         return
-    version = str(tensorflow.keras.__version__)
+    # Keras 2 under this name has no version.
+    version = str(getattr(tensorflow.keras, "__version__", "2."))
     if not version.startswith("2."):
         raise ConfigError(
             f"TensorFlow was imported with Keras {version} before towers could ask for Keras 2. "
