@@ -269,7 +269,7 @@ def test_more_leaves_than_items_are_refused(vectors: Vectors) -> None:
 
 
 def test_fewer_items_than_a_code_has_values_are_refused(vectors: Vectors) -> None:
-    with pytest.raises(ConfigError, match="takes 16 items or more, got 15"):
+    with pytest.raises(ConfigError, match="needs at least 16 items, got 15"):
         ScannSearcher.build(vectors[:15], tree(leaves=2, leaves_to_search=1))
 
 
