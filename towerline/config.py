@@ -49,7 +49,7 @@ class Config(DatasetSchema):
     @field_validator("towers", mode="before")
     @classmethod
     def _for_the_data(cls, given: object, read: ValidationInfo) -> object:
-        """``[towers]`` with what the data decide where it says nothing: its protocol, for one."""
+        """``[towers]`` with the defaults that depend on the data, such as the protocol."""
         if not isinstance(given, dict):
             return given
         if not {"tables", "features", "split"} <= read.data.keys():

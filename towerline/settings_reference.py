@@ -200,7 +200,7 @@ def _tag_text(path: str) -> str:
 
 
 def _description(fields: dict[Model, FieldInfo], models: tuple[Model, ...]) -> str:
-    """The description, and with what the key has an effect."""
+    """The description, and when the key takes effect."""
     texts = list(dict.fromkeys(field.description or "" for field in fields.values()))
     tag = tag_key(models)
     limits = []

@@ -270,8 +270,8 @@ def open_artifact(path: Path, *, kind: str, format_version: int = 1, verify: boo
         verify: compare each file's checksum; without it only the names and sizes are compared.
 
     Raises:
-        ArtifactError: there is no such directory or manifest, it is of another kind or a newer format, or a file
-            is missing, left over, of another size or of other content; the message names the file.
+        ArtifactError: the directory or its manifest is missing, the artifact is of another kind or a newer format, or a
+            file is missing, left over, of another size or of other content; the message names the file.
     """
     remove_abandoned(path)
     manifest = read_manifest(path)

@@ -1,7 +1,7 @@
 """Drift: how a run's data differ from the previous run's, beyond what the schema allows.
 
-Compares the facts of two manifests and two vocabularies: shares of nulls, of values not known before, means, and the
-events a day. Reads the previous artifact's manifest and vocabulary. Imports neither Beam, TensorFlow nor ScaNN.
+Compares the facts of two manifests and two vocabularies: shares of nulls and of new values, means, and the number of
+events per day. Reads the previous artifact's manifest and vocabulary. Imports neither Beam, TensorFlow nor ScaNN.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Fitting of the features on the train window, in pieces that can be computed separately and merged.
 
 A partition is summarised by ``summarise``; ``fit`` merges the summaries. Any cut of the data gives the same result to
-the last bit (``pipelines.contracts.kinds.summary``). What is counted and kept of a feature is its kind's to say.
+the last bit (``pipelines.contracts.kinds.summary``). Each kind decides what is counted and kept.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ def decide(directory: Path | None, schema: DatasetSchema, files: Sequence[Source
 
 
 def _changed_files(facts: dict[str, Any], files: Sequence[SourceFile]) -> str | None:
-    """What of the files that were read is in the way; None where they are all there."""
+    """Why the files already read rule out an incremental run; None if they do not."""
     if "event_files" not in facts or "duplicates" not in facts:
         return "the previous run was written by an older version"
     known = Counter(facts["event_files"])
@@ -120,7 +120,7 @@ def _changed_files(facts: dict[str, Any], files: Sequence[SourceFile]) -> str | 
 
 
 def _changed_config(before: dict[str, Any], now: dict[str, Any]) -> str | None:
-    """What of the configuration is in the way; None where events are read and split as they were."""
+    """Why the configuration rules out an incremental run; None if it does not."""
     if any(before.get(name) != now[name] for name in _BINDING) or _roles(before) != _roles(now):
         return "tables or actions are configured differently"
     if any(before["split"][name] != now["split"][name] for name in _SPLIT_BINDING):

@@ -162,7 +162,7 @@ class _Assembler:
             transforms.encode(self.plan.job, names, self.options)
 
     def _after(self, now: Ingested) -> Ingested:
-        """With what the previous run found, where this one appends to it."""
+        """Adds the previous run's counts, if this run appends to it."""
         previous = self.plan.decision.previous
         if previous is None:
             return now
@@ -204,7 +204,7 @@ class _Assembler:
         return nulls
 
     def _lay_out(self, parts: Sequence[PartitionFacts]) -> None:
-        """Says of the files of ``sequences/`` what their names do not, where the run has appended to a previous one."""
+        """Writes what the names of the files in ``sequences/`` do not say, if the run appended to a previous one."""
         base, previous = self.plan.job.base, self.plan.decision.previous
         if base is None or previous is None:
             return

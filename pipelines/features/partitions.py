@@ -220,7 +220,7 @@ def _counts_before(job: Job, part: int, name: str, ids: pa.Array) -> npt.NDArray
 
 
 def _counted_events(job: Job, grouped: Grouped, feature: CountFeature) -> Any:
-    """``[events] bool``: the events of the feature's action that are no one's held-out truth.
+    """``[events] bool``: the events of the feature's action that are not held out.
 
     Where the split is a moment, all events before the test window: what validates is history by then, and training
     counts again as of each example's moment.

@@ -70,7 +70,10 @@ def _spread(options: Any) -> bool:
 
 
 class _Ingest(beam.DoFn):
-    """(number, shard) -> (partition, reference to a spilled batch); (partition, None) passes: it may get nothing."""
+    """(number, shard) -> (partition, reference to a spilled batch).
+
+    (partition, None) passes through: a partition may get no event.
+    """
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -130,7 +133,7 @@ def encode_part(job: Job, name: str) -> None:
 
 @functools.lru_cache(maxsize=1)
 def _vocabulary(path: str) -> Vocabulary:
-    """The vocabulary of a draft, whose path no other has."""
+    """The vocabulary of a draft, which has a unique path."""
     return Vocabulary.load(Path(path))
 
 

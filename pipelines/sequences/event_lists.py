@@ -1,4 +1,4 @@
-"""Event lists: all users' events, a user's together, oldest first. NumPy alone.
+"""Event lists: all users' events, grouped by user, oldest first. NumPy only.
 
 Training, evaluation and gates read events through this class. Only the features job, which sorts and merges them,
 has a class of its own (``pipelines.sequences.grouping.Grouped``).

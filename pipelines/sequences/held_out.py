@@ -86,7 +86,7 @@ class HeldOut:
 
 
 def held_out_events(events: EventLists, split: int, weights: Sequence[float] | None = None) -> EventLists:
-    """The events of a split of which the action has a weight (``weights``: as for ``HeldOut.of``)."""
+    """The events of a split whose action has a weight above 0 (``weights``: as for ``HeldOut.of``)."""
     held = events.splits == split
     return events.where(held if weights is None else held & (np.asarray(weights) > 0)[events.actions])
 

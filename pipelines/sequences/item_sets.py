@@ -54,7 +54,7 @@ class ItemSets:
 
     @classmethod
     def of_events(cls, events: EventLists) -> ItemSets:
-        """The items that each user's events are of."""
+        """The items in each user's events."""
         return cls.of(events.owners, events.rows, events.num_users, events.values)
 
     @property

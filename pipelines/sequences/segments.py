@@ -1,10 +1,10 @@
 """Segments: the files of a partition's sequences, so that a new day is appended and nothing is rewritten.
 
 A partition has one base file, ``part-00003-of-00020.parquet``, and next to it the events that later runs appended,
-``part-00003-of-00020.0007.parquet`` (by the seventh run after the full one). ``layout.json`` says of each file in
-which catalogue its rows are places; ``rows-0002.arrow`` brings those of catalogue 2 into the artifact's own. Readers
-put the pieces together; what they see is what a full run would have written. Without ``layout.json`` there are bases
-only. An artifact holds all its files itself: those it shares with an earlier one are hard links.
+``part-00003-of-00020.0007.parquet`` (by the seventh run after the full one). ``layout.json`` records the catalogue that
+the rows of each file refer to; ``rows-0002.arrow`` brings those of catalogue 2 into the artifact's own. Readers put the
+pieces together; what they see is what a full run would have written. Without ``layout.json`` there are bases only. An
+artifact holds all its files itself: those it shares with an earlier one are hard links.
 
 Reads and writes ``sequences/``. Imports neither Beam, TensorFlow nor ScaNN.
 """

@@ -38,7 +38,7 @@ class StageCall:
     warm: WarmStart | None = None
 
     def folder(self, name: str) -> Path:
-        """Where a stage's artifact lies."""
+        """The folder of a stage's artifact."""
         return self.config.work / name
 
 
@@ -132,7 +132,7 @@ class TrainStage(Stage):
         return job.KIND, job.FORMAT_VERSION
 
     def settings(self, config: Config) -> dict[str, Any]:
-        """``[towers]`` but for the ranges of ``tune``, and the seed."""
+        """``[towers]`` except the ranges of ``tune``, and the seed."""
         return {"towers": config.towers.model_dump(mode="json", exclude={"tune"}), "seed": config.seed}
 
     def run(self, call: StageCall) -> None:

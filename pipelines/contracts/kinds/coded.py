@@ -48,7 +48,7 @@ class Coded(FeatureKind):
         return FittedCodes.most_frequent(counts["value"], counts["count"], min_frequency=self.min_frequency)
 
     def is_known(self, encoded: Array) -> bool:
-        """Whether some code is a value's own."""
+        """Whether any code belongs to a fitted value."""
         return bool((encoded > OUT_OF_VOCABULARY).any())
 
     def counted(self, values: pa.Array, weights: Int64) -> Summary:
