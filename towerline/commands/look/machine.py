@@ -5,13 +5,15 @@ Looks at versions, CPU flags and switches without importing anything heavy; each
 
 from __future__ import annotations
 
-import fnmatch
 import importlib.metadata
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 Verdict = Literal["ok", "warning", "problem"]
 
@@ -27,27 +29,36 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Requirement:
-    """A package and the version that works (``2.20.*``); ``extra`` names the part of the project that needs it."""
+class Needed:
+    """A package, the versions that work (``==2.20.*``), and the extra that needs it; "base" is the retriever."""
 
     package: str
-    wanted: str
+    versions: SpecifierSet
     extra: str
 
 
-# The set that works together (TensorFlow 2.21 and ScaNN 1.4.2's op library exclude each other).
-REQUIREMENTS = (
-    Requirement("numpy", "2.*", "base"),
-    Requirement("pyarrow", "*", "base"),
-    Requirement("scann", "1.4.2", "base"),
-    Requirement("ai-edge-litert", "2.*", "base"),
-    Requirement("apache-beam", "2.77.*", "pipelines"),
-    Requirement("tensorflow", "2.20.*", "towers"),
-    Requirement("tf-keras", "2.20.*", "towers"),
-    Requirement("tensorflow-recommenders", "0.7.7", "towers"),
-)
+# The extra of a requirement that has none is the empty text.
+_EXTRAS = ("", "pipelines", "towers")
 # What the published ScaNN wheel is compiled for.
 CPU_FLAGS = ("avx2", "fma")
+
+
+def needed() -> tuple[Needed, ...]:
+    """What the installed package asks for: all of the base, and of the other extras what is pinned to a version.
+
+    The pins are those that work together: TensorFlow 2.21 and the op library of ScaNN 1.4.2 exclude each other.
+    """
+    found: dict[str, Needed] = {}
+    for text in importlib.metadata.requires("towerline") or ():
+        requirement = Requirement(text)
+        pinned = any(one.operator == "==" for one in requirement.specifier)
+        for extra in _EXTRAS:
+            wanted = requirement.marker is None or requirement.marker.evaluate({"extra": extra})
+            if wanted and (pinned or not extra):
+                # What several parts need is listed with the first.
+                found.setdefault(requirement.name, Needed(requirement.name, requirement.specifier, extra or "base"))
+                break
+    return tuple(found.values())
 
 
 def installed_version(package: str) -> str | None:
@@ -65,22 +76,22 @@ def examine(
 ) -> tuple[Finding, ...]:
     """Returns all findings; the arguments describe the machine, so that tests can describe another one."""
     return (
-        *(_package(requirement, version_of(requirement.package)) for requirement in REQUIREMENTS),
+        *(_package(one, version_of(one.package)) for one in needed()),
         _legacy_keras(environment),
         _cpu(cpuinfo),
     )
 
 
-def _package(requirement: Requirement, version: str | None) -> Finding:
-    check = f"{requirement.package} ({requirement.extra})"
+def _package(one: Needed, version: str | None) -> Finding:
+    check = f"{one.package} ({one.extra})"
     if version is None:
-        if requirement.extra == "base":
+        if one.extra == "base":
             return Finding(check, "problem", "not installed", "pip install towerline -c requirements.lock")
-        remedy = f"where {requirement.extra} runs: pip install 'towerline[{requirement.extra}]' -c requirements.lock"
+        remedy = f"where {one.extra} runs: pip install 'towerline[{one.extra}]' -c requirements.lock"
         return Finding(check, "warning", "not installed", remedy)
-    if fnmatch.fnmatch(version, requirement.wanted):
+    if one.versions.contains(version, prereleases=True):
         return Finding(check, "ok", version)
-    remedy = f"pip install '{requirement.package}=={requirement.wanted}': other versions break each other"
+    remedy = f"pip install '{one.package}{one.versions}': other versions break each other"
     return Finding(check, "problem", version, remedy)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from pathlib import Path
 
-from towerline.commands.look.machine import REQUIREMENTS, Finding, examine
+from towerline.commands.look.machine import Finding, examine, needed
 
-GOOD = {requirement.package: requirement.wanted.replace("*", "1") for requirement in REQUIREMENTS}
+GOOD = {one.package: importlib.metadata.version(one.package) for one in needed()}
 
 
 def findings(versions: dict[str, str], environment: dict[str, str], cpuinfo: Path) -> dict[str, Finding]:
@@ -24,6 +25,13 @@ def test_a_good_machine_has_nothing_to_mend(tmp_path: Path) -> None:
     assert {finding.verdict for finding in found.values()} == {"ok"}
 
 
+def test_the_pins_that_work_together_are_asked_for() -> None:
+    asked = {one.package: (str(one.versions), one.extra) for one in needed()}
+    assert asked["tensorflow"] == ("==2.20.*", "towers")
+    assert asked["apache-beam"] == ("==2.77.*", "pipelines")
+    assert asked["scann"] == ("==1.4.2", "base")
+
+
 def test_a_tensorflow_that_breaks_scann_is_a_problem_with_a_remedy(tmp_path: Path) -> None:
     found = findings({**GOOD, "tensorflow": "2.21.0"}, {}, cpu(tmp_path, "avx2 fma"))
     finding = found["tensorflow (towers)"]
@@ -32,7 +40,8 @@ def test_a_tensorflow_that_breaks_scann_is_a_problem_with_a_remedy(tmp_path: Pat
 
 
 def test_what_an_ad_server_does_not_need_is_a_warning(tmp_path: Path) -> None:
-    base = {name: version for name, version in GOOD.items() if name in ("numpy", "pyarrow", "scann", "ai-edge-litert")}
+    base = {one.package: GOOD[one.package] for one in needed() if one.extra == "base"}
+    assert {"numpy", "pyarrow", "scann", "ai-edge-litert"} <= base.keys()
     found = findings(base, {}, cpu(tmp_path, "avx2 fma"))
     assert found["tensorflow (towers)"].verdict == "warning"
     assert found["apache-beam (pipelines)"].verdict == "warning"
