@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from index.retrieval.candidates import Candidates
     from index.retrieval.retriever import Retriever
     from pipelines.contracts.errors import ArtifactError, ConfigError, GateError, SchemaError, TowerlineError
+    from pipelines.progress import Progress
     from towerline.config import Config
     from towerline.project import Project
     from towerline.project import open_project as open
@@ -38,6 +39,7 @@ _PLACES = {
     "Config": ("towerline.config", "Config"),
     "Retriever": ("index.retrieval.retriever", "Retriever"),
     "Candidates": ("index.retrieval.candidates", "Candidates"),
+    "Progress": ("pipelines.progress", "Progress"),
     "TowerlineError": ("pipelines.contracts.errors", "TowerlineError"),
     "ConfigError": ("pipelines.contracts.errors", "ConfigError"),
     "SchemaError": ("pipelines.contracts.errors", "SchemaError"),
@@ -58,6 +60,7 @@ __all__ = [
     "ConfigError",
     "EvaluationReport",
     "GateError",
+    "Progress",
     "Project",
     "Retriever",
     "SchemaError",

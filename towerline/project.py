@@ -66,7 +66,7 @@ def open_project(
         events, items, users: frames in place of the tables' files: anything with ``__arrow_c_stream__`` (Arrow, Polars,
             pandas 2.2 or newer). They are written to ``<work>/tables`` as Parquet, unless the same rows are there.
         beam_args: options of Beam for every job; none runs inside this process.
-        progress: where progress is shown; silent by default.
+        progress: where progress is shown, such as ``towerline.Progress(sys.stderr)``; silent by default.
 
     Raises:
         ConfigError: the TOML is missing or wrong; the message says where.

@@ -60,7 +60,7 @@ def app(beam_args: Sequence[str] = ()) -> typer.Typer:
                 help=_plain(module.verb.__doc__ or ""),
                 epilog=_plain("Examples:\n\n" + "\n\n".join(f"  {line}" for line in module.EXAMPLES)),
                 rich_help_panel=panel,
-            )(command(module.verb, beam_args))
+            )(command(name_of(module), module.verb, beam_args))
     return root
 
 

@@ -121,7 +121,7 @@ class Answer:
     exit_code: int = 0
 
 
-def command(verb: Callable[..., Answer], beam_args: Sequence[str] = ()) -> Callable[..., None]:
+def command(name: str, verb: Callable[..., Answer], beam_args: Sequence[str] = ()) -> Callable[..., None]:
     """The function that Typer calls for a verb: ``verb(call, **own options)``, with the common options in front."""
 
     def run(
@@ -137,7 +137,7 @@ def command(verb: Callable[..., Answer], beam_args: Sequence[str] = ()) -> Calla
     ) -> None:
         call = Call(config, tuple(overrides or ()), work, registry, as_json, quiet, debug, tuple(beam_args))
         with native_logs.hidden(unless=debug):
-            code = _run(verb, call, own)
+            code = _run(name, verb, call, own)
         raise typer.Exit(code)
 
     run.__name__, run.__doc__ = verb.__name__, verb.__doc__
@@ -153,8 +153,7 @@ def command(verb: Callable[..., Answer], beam_args: Sequence[str] = ()) -> Calla
     return run
 
 
-def _run(verb: Callable[..., Answer], call: Call, own: dict[str, Any]) -> int:
-    name = verb.__module__.rpartition(".")[2].removesuffix("_").replace("_", "-")
+def _run(name: str, verb: Callable[..., Answer], call: Call, own: dict[str, Any]) -> int:
     try:
         answer = verb(call, **own)
     except TowerlineError as err:

@@ -74,6 +74,18 @@ def test_an_unchanged_frame_leaves_the_file_alone(tmp_path: Path) -> None:
     assert pq.read_table(file)["price"].to_pylist() == [1.5, 2.5, None]
 
 
+def test_missing_numbers_are_no_change_and_a_damaged_file_is_written_again(tmp_path: Path) -> None:
+    frame = pa.table({"price": [1.5, float("nan"), None]})
+    file = write_frames({"items": frame}, tmp_path)["items"]
+    written = file.stat().st_ino
+    write_frames({"items": frame}, tmp_path)
+    assert file.stat().st_ino == written
+    file.write_bytes(file.read_bytes()[:-9])
+    write_frames({"items": frame}, tmp_path)
+    assert pq.read_table(file).num_rows == 3
+    assert [one.name for one in file.parent.iterdir()] == ["items.parquet"]
+
+
 def test_what_is_no_frame_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SchemaError, match=r"events: expected an Arrow table, a Polars or pandas frame.*got list"):
         write_frames({"events": [1, 2]}, tmp_path)
