@@ -7,6 +7,7 @@ whole file together.
 
 from __future__ import annotations
 
+import codecs
 import datetime
 import itertools
 from pathlib import Path
@@ -15,24 +16,54 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pipelines.contracts.configuration import Section, describe
+from pipelines.contracts.conversion.column_type import FLOAT64, INT64, STRING, TIMESTAMP, ColumnType
 from pipelines.contracts.errors import ConfigError
 from pipelines.contracts.kinds import CountFeature, Feature, IdFeature
 
 Side = Literal["user", "item"]
+TableName = Literal["events", "items", "users"]
 SplitName = Literal["train", "valid", "test"]
 # Codes of SplitName in the sequences; the order is the order of time: a split's history is what has a smaller code.
 SPLITS: tuple[SplitName, ...] = ("train", "valid", "test")
 
 
 class TableSource(Section):
-    """Where a table is."""
+    """Where a table is, how its files are read, and the types of its columns."""
 
     path: str | tuple[str, ...] = Field(
-        description="A file, a glob, an fsspec URL, or a list of these. Relative paths start at the TOML's folder."
+        description="A file, a folder, a glob, an fsspec URL, or a list of these. Relative paths start at the TOML's "
+        "folder. A folder: all Parquet, CSV, TSV and JSONL files in it and below."
     )
-    format: Literal["auto", "parquet", "csv", "jsonl"] = Field(
+    format: Literal["auto", "parquet", "csv", "tsv", "jsonl"] = Field(
         default="auto", description="File format. auto: by the file's ending."
     )
+    delimiter: str | None = Field(
+        default=None, min_length=1, max_length=1, description='CSV: character between cells. Not set: "," (TSV: a tab).'
+    )
+    encoding: str = Field(default="utf-8", description='Text formats: encoding, such as "utf-16" or "latin-1".')
+    decimal: Literal[".", ","] = Field(default=".", description="Text formats: decimal mark of numbers.")
+    types: dict[str, ColumnType] = Field(
+        default={},
+        description='Types of columns: `price = "float64"` or `listed_at = { type = "timestamp", unit = "s" }`. A column '
+        "not listed has the type that its role or feature implies, else that of the Parquet file; in text formats it "
+        "is a string.",
+    )
+
+    @field_validator("types", mode="before")
+    @classmethod
+    def _type_by_name(cls, types: object) -> object:
+        if not isinstance(types, dict):
+            return types
+        return {name: {"type": kind} if isinstance(kind, str) else kind for name, kind in types.items()}
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, encoding: str) -> str:
+        try:
+            codecs.lookup(encoding)
+        except LookupError as err:
+            raise ValueError('expected a text encoding, such as "utf-8", "utf-16" or "latin-1"') from err
+        return encoding
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -94,6 +125,16 @@ class Tables(Section):
     events: EventsTable = Field(description="The events.")
     items: ItemsTable | None = Field(default=None, description="The items.")
     users: UsersTable | None = Field(default=None, description="The users.")
+
+
+class Ids(Section):
+    """Types of the ids, the same in all tables and in every request.
+
+    Not set: int64 if every file that names the id is Parquet with integers, else string.
+    """
+
+    user: Literal["string", "int64"] | None = Field(default=None, description="Type of user ids: string or int64.")
+    item: Literal["string", "int64"] | None = Field(default=None, description="Type of item ids: string or int64.")
 
 
 class Features(Section):
@@ -218,6 +259,13 @@ class Validation(Section):
     max_reject_rate: float = Field(
         default=0.01, ge=0.0, le=1.0, description="Maximum share of a table's rows rejected; above it the job fails."
     )
+    min_joined: float = Field(
+        default=0.5,
+        ge=0.0,
+        le=1.0,
+        description="Minimum share of events whose user and item are in their tables; below it the job fails, below "
+        "0.99 it warns. Such events are counted as unknown, not as rejects.",
+    )
     max_rate: dict[str, float] = Field(
         default={}, description='The same by rule, for example { "type:price" = 0.05 }: the reasons in `rejects/`.'
     )
@@ -258,6 +306,7 @@ class DatasetSchema(Section):
 
     dataset: Dataset
     tables: Tables
+    ids: Ids = Ids()
     actions: dict[str, float] = Field(
         default={},
         description="Names of the actions and their weights as training positives. 0: context, part of histories and "
@@ -307,6 +356,43 @@ class DatasetSchema(Section):
             return self.tables.events.user_id if self.tables.users is None else self.tables.users.user_id
         return self.tables.events.item_id if self.tables.items is None else self.tables.items.item_id
 
+    def column_types(self, table: TableName, *, text: bool = False) -> dict[str, ColumnType]:
+        """Types of the table's columns as the TOML declares them, or as a column's role or feature implies.
+
+        Columns that are left out have the type that their Parquet files declare; so have id columns unless ``[ids]``
+        declares them. With ``text`` the columns of features have a type in any case, and what is left out is a string:
+        files of text formats declare nothing.
+        """
+        source = getattr(self.tables, table)
+        if source is None:
+            return {}
+        side: Side = "item" if table == "items" else "user"
+        implied = self._event_types() if table == "events" else self._entity_types(side, text=text)
+        return {name: kind for name, kind in {**implied, **source.types}.items() if kind is not None}
+
+    def _event_types(self) -> dict[str, ColumnType | None]:
+        events = self.tables.events
+        roles = {
+            self.split.column: STRING,
+            events.value: FLOAT64,
+            events.action: STRING,
+            events.order: INT64,
+            events.time: TIMESTAMP,
+            events.item_id: id_type(self.ids.item),
+            events.user_id: id_type(self.ids.user),
+        }
+        return {name: kind for name, kind in roles.items() if name is not None}
+
+    def _entity_types(self, side: Side, *, text: bool) -> dict[str, ColumnType | None]:
+        types: dict[str, ColumnType | None] = {}
+        if side == "item" and self.tables.items is not None and self.tables.items.title is not None:
+            types[self.tables.items.title] = STRING
+        for feature in self.side(side):
+            if not feature.made_of_events:
+                kind = feature.implied_type
+                types[feature.source] = feature.text_type if kind is None and text else kind
+        return {**types, self.id_column(side): id_type(self.ids.user if side == "user" else self.ids.item)}
+
     @property
     def action_names(self) -> tuple[str, ...]:
         """Names of the actions, in the order of their codes; one unnamed action if there is no column."""
@@ -316,6 +402,11 @@ class DatasetSchema(Section):
     def action_weights(self) -> tuple[float, ...]:
         """The weights of the actions, in the order of their codes; 0 is context: in histories, never held-out truth."""
         return tuple(self.actions.values()) if self.actions else (1.0,)
+
+
+def id_type(name: Literal["string", "int64"] | None) -> ColumnType | None:
+    """The declared type of an id; None if it is not declared."""
+    return None if name is None else ColumnType(type=name)
 
 
 def resolve_paths(raw: dict[str, Any], folder: Path) -> dict[str, Any]:

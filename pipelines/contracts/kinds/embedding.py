@@ -12,6 +12,7 @@ from pydantic import Field
 
 from pipelines.contracts.arrays import Float32
 from pipelines.contracts.conversion import is_list, is_number
+from pipelines.contracts.conversion.column_type import EMBEDDING, ColumnType
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.kinds.feature import Array, FeatureKind, Reject, TrainRows, Writer
 from pipelines.contracts.kinds.summary import Summary
@@ -25,6 +26,7 @@ class EmbeddingFeature(FeatureKind):
     dim: int = Field(ge=1, description="Numbers in each vector, 1 or more.")
 
     expects: ClassVar[str] = "lists of numbers"
+    implied_type: ClassVar[ColumnType | None] = EMBEDDING
     summarised: ClassVar[bool] = False
 
     @property

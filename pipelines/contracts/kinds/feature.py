@@ -22,6 +22,7 @@ from pydantic import Field, field_validator
 from pipelines.contracts.arrays import Bools, Int64
 from pipelines.contracts.configuration import Section
 from pipelines.contracts.conversion import one_array
+from pipelines.contracts.conversion.column_type import STRING, ColumnType
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.kinds.summary import Summary
 from pipelines.contracts.vocabulary import Fitted, as_array
@@ -71,6 +72,10 @@ class FeatureKind(Section, abc.ABC):
 
     # The column types the kind reads, as an error names them.
     expects: ClassVar[str]
+    # The type that the kind implies for its column in every format; None: that of the Parquet file.
+    implied_type: ClassVar[ColumnType | None] = None
+    # The type of its column in text formats, which do not declare one, where neither TOML nor kind does.
+    text_type: ClassVar[ColumnType] = STRING
     # Type of the encoded array: int32 for codes, float32 for numbers.
     input_dtype: ClassVar[type[np.int32] | type[np.float32]] = np.float32
     # Whether the feature needs its side's own table; an id is known from the events as well.

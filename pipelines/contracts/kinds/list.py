@@ -10,6 +10,7 @@ from pydantic import Field
 
 from pipelines.contracts.arrays import Int32
 from pipelines.contracts.conversion import is_list
+from pipelines.contracts.conversion.column_type import LIST, ColumnType
 from pipelines.contracts.kinds.coded import Coded, encode_lists
 from pipelines.contracts.kinds.feature import Array, TrainRows, Writer
 from pipelines.contracts.kinds.summary import Summary
@@ -23,6 +24,7 @@ class ListFeature(Coded):
     max_length: int = Field(default=16, ge=1, description="Values or words read per row, 1 or more; the rest is cut.")
 
     expects: ClassVar[str] = "lists of text or numbers"
+    text_type: ClassVar[ColumnType] = LIST
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from pipelines.contracts.arrays import Float32
 from pipelines.contracts.conversion import as_numbers, is_number
+from pipelines.contracts.conversion.column_type import FLOAT64, ColumnType
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.kinds.feature import Array, Reject, TrainRows, Writer
 from pipelines.contracts.kinds.scaled import (
@@ -44,6 +45,7 @@ class NumericFeature(Scaled):
     )
 
     expects: ClassVar[str] = "numbers"
+    implied_type: ClassVar[ColumnType | None] = FLOAT64
 
     def accepts(self, arrow_type: pa.DataType) -> bool:
         """Numbers, booleans, decimals, and text that reads as numbers."""

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from pipelines.contracts.arrays import Int32
+from pipelines.contracts.conversion.column_type import STRING, ColumnType
 from pipelines.contracts.kinds.coded import Coded, encode_lists
 from pipelines.contracts.kinds.feature import TrainRows
 from pipelines.contracts.kinds.summary import Summary
@@ -30,6 +31,7 @@ class TextFeature(Coded):
     )
 
     expects: ClassVar[str] = "text"
+    implied_type: ClassVar[ColumnType | None] = STRING
 
     @property
     def input_shape(self) -> tuple[int, ...]:

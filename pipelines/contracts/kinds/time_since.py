@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from pipelines.contracts.arrays import Float32, Float64
 from pipelines.contracts.conversion import US_PER_DAY, as_times
+from pipelines.contracts.conversion.column_type import TIMESTAMP, ColumnType
 from pipelines.contracts.kinds.feature import Reject, TrainRows
 from pipelines.contracts.kinds.scaled import Scaled, fitted_numbers, numbers_of, summarised_numbers, with_presence
 from pipelines.contracts.kinds.summary import Summary
@@ -22,6 +23,7 @@ class TimeSinceFeature(Scaled):
     kind: Literal["time_since"]
 
     expects: ClassVar[str] = "timestamps or dates"
+    implied_type: ClassVar[ColumnType | None] = TIMESTAMP
 
     def accepts(self, arrow_type: pa.DataType) -> bool:
         """Timestamps, dates, ISO text, and int64 microseconds UTC."""
