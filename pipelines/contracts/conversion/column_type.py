@@ -48,7 +48,12 @@ class ColumnType(Section):
 
     @model_validator(mode="after")
     def _own_keys(self) -> Self:
-        owners = {"unit": ("timestamp",), "timezone": ("timestamp",), "separator": ("list", "embedding"), "of": ("list",)}
+        owners = {
+            "unit": ("timestamp",),
+            "timezone": ("timestamp",),
+            "separator": ("list", "embedding"),
+            "of": ("list",),
+        }
         for key in self.model_fields_set & owners.keys():
             if self.type not in owners[key]:
                 raise ValueError(f"{key} is for the type {' or '.join(owners[key])} only, and the type is {self.type}")
