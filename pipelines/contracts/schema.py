@@ -44,8 +44,8 @@ class TableSource(Section):
     decimal: Literal[".", ","] = Field(default=".", description="Text formats: decimal mark of numbers.")
     types: dict[str, ColumnType] = Field(
         default={},
-        description='Types of columns: `price = "float64"` or `listed_at = { type = "timestamp", unit = "s" }`. A column '
-        "not listed has the type that its role or feature implies, else that of the Parquet file; in text formats it "
+        description='Types of columns: `price = "float64"` or `listed_at = { type = "timestamp", unit = "s" }`. A '
+        "column not listed has the type that its role or feature implies, else that of the Parquet file; in text formats it "
         "is a string.",
     )
 
