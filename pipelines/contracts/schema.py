@@ -45,8 +45,8 @@ class TableSource(Section):
     types: dict[str, ColumnType] = Field(
         default={},
         description='Types of columns: `price = "float64"` or `listed_at = { type = "timestamp", unit = "s" }`. A '
-        "column not listed has the type that its role or feature implies, else that of the Parquet file; in text formats it "
-        "is a string.",
+        "column not listed has the type that its role or feature implies, else that of the Parquet file; in text "
+        "formats it is a string.",
     )
 
     @field_validator("types", mode="before")
