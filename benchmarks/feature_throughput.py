@@ -6,6 +6,9 @@ the catalogue, group by user in canonical order, write sequences. The features j
 vocabulary, encodes and seals its artifact; that is included in its time. Contenders alternate in one run; reported are
 medians with all runs.
 
+The same events as one CSV file with declared types (ids int64, ISO times): ``csv_events_per_second`` and
+``csv_time_ratio_to_polars``, Polars reading the same CSV with the types given to it.
+
 The nightly run: 61 days of events, one file per day, in full and on top of a run over the first 60; its share of the
 full run's time. ``one_day_share`` is that of a plain new day; others are the fifteenth night in a row, a day with one
 item in a hundred new (every row of the catalogue moves) and one on which the split's bounds have moved (all events are
@@ -33,6 +36,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 ITEMS = 200_000
@@ -76,7 +81,25 @@ def write_tables(folder: Path, events: int, *, by_day: bool = False) -> None:
         "price": rng.lognormal(3, 1, len(ids)),
     }
     pq.write_table(pa.table(items), folder / "items-grown.parquet")
+    pacsv.write_csv(pa.table(items).slice(0, ITEMS), folder / "items.csv")
     pq.write_table(pa.table(items).slice(0, ITEMS), folder / "items.parquet")
+
+
+def write_csv(folder: Path) -> None:
+    """Writes events.csv with the events of events.parquet, unless it is there. Times are ISO texts to the second."""
+    target = folder / "events.csv"
+    if target.exists():
+        return
+    aside = target.with_suffix(".aside")
+    file = pq.ParquetFile(folder / "events.parquet")
+    with aside.open("wb") as sink:
+        for batch in file.iter_batches(ROWS_PER_GROUP):
+            table = pa.Table.from_batches([batch])
+            times = pc.strftime(table["time"].cast(pa.timestamp("s", tz="UTC")), format="%Y-%m-%dT%H:%M:%SZ")
+            table = table.set_column(2, "time", times).set_column(3, "action", table["action"].cast(pa.string()))
+            options = pacsv.WriteOptions(include_header=sink.tell() == 0, quoting_style="needed")
+            pacsv.write_csv(table, sink, options)
+    aside.rename(target)
 
 
 def _events(rng: np.random.Generator, rows: int, users: int, cumulative: Any, first: int, last: int) -> pa.Table:
@@ -98,12 +121,13 @@ def schema_for(
     *,
     days: str | list[str] = "day-*.parquet",
     items: str = "items.parquet",
+    suffix: str = "parquet",
     bounds: tuple[str, str] = ("2025-02-16", "2025-02-23"),
 ) -> Any:
     """The schema of the synthetic tables, with a rule on a column in addition to the checks that every column gets."""
     from pipelines.contracts.schema import parse_schema
 
-    events: str | list[str] = str(folder / "events.parquet")
+    events: str | list[str] = str(folder / f"events.{suffix}")
     if (folder / "events").is_dir():
         events = days if isinstance(days, list) else str(folder / "events" / days)
     columns = {"user_id": "user_id", "item_id": "item_id", "time": "time", "action": "action", "value": "value"}
@@ -114,6 +138,7 @@ def schema_for(
                 "events": {"path": events, **columns},
                 "items": {"path": str(folder / items), "item_id": "item_id"},
             },
+            "ids": {"user": "int64", "item": "int64"},
             "actions": {"click": 1.0, "purchase": 3.0},
             "features": {
                 "item": [
@@ -134,6 +159,13 @@ def contend_towerline(folder: Path, out: Path) -> None:
     from pipelines.features import job as features
 
     features.run(schema_for(folder), out / "features")
+
+
+def contend_towerline_csv(folder: Path, out: Path) -> None:
+    """The features job on CSV tables with declared types."""
+    from pipelines.features import job as features
+
+    features.run(schema_for(folder, suffix="csv", items="items.csv"), out / "features")
 
 
 def contend_one_core(folder: Path, out: Path) -> None:
@@ -189,9 +221,28 @@ def contend_polars(folder: Path, out: Path) -> None:
     """One Polars process on all cores, the whole table in memory."""
     import polars as pl
 
-    bounds = [np.datetime64("2025-02-16"), np.datetime64("2025-02-23")]
-    items = pl.read_parquet(folder / "items.parquet").sort("item_id").with_row_index("row").select("item_id", "row")
+    items = pl.read_parquet(folder / "items.parquet")
     events = pl.read_parquet(folder / "events.parquet").with_columns(pl.col("action").cast(pl.String))
+    _sequences_by_polars(items, events, out)
+
+
+def contend_polars_csv(folder: Path, out: Path) -> None:
+    """The same from CSV, with the types given to Polars' reader."""
+    import polars as pl
+
+    types = {"user_id": pl.Int64, "item_id": pl.Int64, "time": pl.String, "action": pl.String, "value": pl.Float32}
+    items = pl.read_csv(folder / "items.csv")
+    events = pl.read_csv(folder / "events.csv", schema=types).with_columns(
+        pl.col("time").str.to_datetime("%Y-%m-%dT%H:%M:%SZ", time_unit="us").dt.replace_time_zone("UTC")
+    )
+    _sequences_by_polars(items, events, out)
+
+
+def _sequences_by_polars(items: Any, events: Any, out: Path) -> None:
+    import polars as pl
+
+    bounds = [np.datetime64("2025-02-16"), np.datetime64("2025-02-23")]
+    items = items.sort("item_id").with_row_index("row").select("item_id", "row")
     checked = events.join(items, on="item_id", how="left").filter(
         pl.col("user_id").is_not_null()
         & pl.col("row").is_not_null()
@@ -260,7 +311,9 @@ def contend_rowwise(folder: Path, out: Path) -> None:
 
 CONTENDERS: dict[str, Callable[[Path, Path], None]] = {
     "towerline": contend_towerline,
+    "towerline_csv": contend_towerline_csv,
     "polars": contend_polars,
+    "polars_csv": contend_polars_csv,
     "rowwise": contend_rowwise,
     "one_core": contend_one_core,
     "sixty_days": contend_sixty_days,
@@ -270,7 +323,7 @@ CONTENDERS: dict[str, Callable[[Path, Path], None]] = {
     "one_day_new_items": contend_one_day_new_items,
     "one_day_moved_bounds": contend_one_day_moved_bounds,
 }
-COMPARED = ("towerline", "one_core", "polars", "rowwise")
+COMPARED = ("towerline", "polars", "towerline_csv", "polars_csv", "one_core", "rowwise")
 NIGHTLY = ("towerline", "one_day", "one_day_after_nights", "one_day_new_items", "one_day_moved_bounds")
 
 
@@ -337,6 +390,7 @@ def contend(contender: str, folder: Path, out: Path) -> None:
 def compare(work: Path, events: int, runs: int) -> dict[str, Any]:
     """All contenders, alternating."""
     write_tables(work / str(events), events)
+    write_csv(work / str(events))
     write_tables(work / str(ROWWISE_EVENTS), ROWWISE_EVENTS)
     found: dict[str, list[Measured]] = {name: [] for name in COMPARED}
     for _ in range(runs):
@@ -353,6 +407,9 @@ def compare(work: Path, events: int, runs: int) -> dict[str, Any]:
         "peak_rss_mb": round(max(run.peak_rss_mb for run in found["towerline"])),
         "speedup_over_rowwise": round(events / seconds["towerline"] / rowwise_rate, 2),
         "time_ratio_to_polars": round(seconds["towerline"] / seconds["polars"], 2),
+        "csv_events_per_second": round(events / seconds["towerline_csv"]),
+        "csv_time_ratio_to_polars": round(seconds["towerline_csv"] / seconds["polars_csv"], 2),
+        "csv_peak_rss_mb": round(max(run.peak_rss_mb for run in found["towerline_csv"])),
         "polars_peak_rss_mb": round(max(run.peak_rss_mb for run in found["polars"])),
         "rowwise_events": ROWWISE_EVENTS,
         "seconds": {name: [round(run.seconds, 2) for run in measured] for name, measured in found.items()},

@@ -28,13 +28,20 @@ def _import_beam() -> Any:
 
 beam = _import_beam()
 
+# Threads of a local job, unless Beam's arguments say otherwise: each holds a partition, about 200 MB.
+_MAX_THREADS = 8
 _LOCAL = (None, "DirectRunner", "FnApiRunner", "direct", "SwitchingDirectRunner")
 
 
-def pipeline_options(beam_args: Sequence[str] = ()) -> Any:
+def pipeline_options(beam_args: Sequence[str] = (), *, tasks: int = 1) -> Any:
     """Beam's ``PipelineOptions``.
 
-    ``--direct_num_workers=N`` without a running mode means N processes.
+    ``--direct_num_workers=N`` without a running mode means N processes. Without it a local job of several tasks has
+    a thread per core, at most 8: its work is done by Arrow and NumPy, which let other threads run.
+
+    Args:
+        beam_args: for Beam.
+        tasks: number of tasks that could be done at the same time.
 
     Raises:
         ConfigError: Beam cannot read the arguments.
@@ -45,10 +52,18 @@ def pipeline_options(beam_args: Sequence[str] = ()) -> Any:
         direct = options.view_as(known.DirectOptions)
     except SystemExit as err:
         raise ConfigError(f"Beam cannot read its arguments {' '.join(beam_args)!r}. See docs/scale.md.") from err
-    if direct.direct_num_workers != 1 and direct.direct_running_mode == "in_memory":
+    if not any(arg.startswith("--direct_") for arg in beam_args) and local_workers(options) == 1:
+        direct.direct_num_workers = max(min(tasks, _cores(), _MAX_THREADS), 1)
+        direct.direct_running_mode = "multi_threading" if direct.direct_num_workers > 1 else "in_memory"
+    elif direct.direct_num_workers != 1 and direct.direct_running_mode == "in_memory":
         direct.direct_running_mode = "multi_processing"
     options.view_as(known.SetupOptions).save_main_session = False
     return options
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _runner_name(options: Any) -> str | None:
@@ -63,7 +78,7 @@ def local_workers(options: Any) -> int | None:
         return None
     known = importlib.import_module("apache_beam.options.pipeline_options")
     workers = int(options.view_as(known.DirectOptions).direct_num_workers)
-    return workers if workers > 0 else os.cpu_count() or 1
+    return workers if workers > 0 else _cores()
 
 
 def runner_of(options: Any) -> Any:

@@ -78,7 +78,7 @@ def run(
             drifted and ``validation.drift`` is ``fail``.
         ConfigError: ``beam_args`` name no runner.
     """
-    options = pipeline_options(beam_args)
+    pipeline_options(beam_args)  # Refuses what Beam cannot read, before any work.
     inputs = Inputs.find(schema)
     config = schema.model_dump(mode="json")
     with (
@@ -91,7 +91,7 @@ def run(
         work.mkdir()
         before = drift.Before.read(previous)
         plan = FeaturesPlanner(schema, inputs, draft.dir, work, forget).plan(previous, partitions)
-        facts = _Assembler(plan, draft, options, progress).write(before)
+        facts = _Assembler(plan, draft, tuple(beam_args), progress).write(before)
         draft.facts.update(facts)
     return out
 
@@ -102,7 +102,7 @@ class _Assembler:
 
     plan: FeaturesPlan
     draft: Draft
-    options: Any
+    beam_args: tuple[str, ...]
     progress: Progress
 
     @property
@@ -152,14 +152,14 @@ class _Assembler:
             self.progress.bar(len(self.plan.shards), "reading", "parts", count=files_in(shards)),
             self.progress.bar(self.plan.job.partitions, "building", "parts", count=files_in(facts)),
         ):
-            transforms.build(self.plan.job, self.plan.shards, self.options)
+            transforms.build(self.plan.job, self.plan.shards, self.beam_args)
 
     def _encode(self) -> None:
         out = self.draft.dir
         names = [f"{side}/{path.name}" for side in ("items", "users") for path in sorted((out / side).glob("part-*"))]
         encoded = files_in(self._work / transforms.ENCODED_FOLDER)
         with self.progress.bar(len(names), "encoding", "parts", count=encoded):
-            transforms.encode(self.plan.job, names, self.options)
+            transforms.encode(self.plan.job, names, self.beam_args)
 
     def _after(self, now: Ingested) -> Ingested:
         """Adds the previous run's counts, if this run appends to it."""

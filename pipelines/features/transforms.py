@@ -23,7 +23,7 @@ from pipelines.contracts.vocabulary import Vocabulary
 from pipelines.features.ingest import Spilled, ingest_events, ingest_users
 from pipelines.features.partitions import build_partition
 from pipelines.features.task import Job
-from pipelines.runner import beam, local_workers, new_pipeline
+from pipelines.runner import beam, local_workers, new_pipeline, pipeline_options
 from pipelines.sequences.reader import encoded_table
 from pipelines.tables.readers import Shard
 
@@ -31,12 +31,13 @@ from pipelines.tables.readers import Shard
 SHARDS_FOLDER, FACTS_FOLDER, ENCODED_FOLDER, _ERRORS_FOLDER = "shards", "facts", "encoded", "errors"
 
 
-def build(job: Job, shards: Sequence[Shard], options: Any) -> None:
+def build(job: Job, shards: Sequence[Shard], beam_args: Sequence[str]) -> None:
     """Reads, checks and spills the shards, then builds every partition.
 
     Raises:
         SchemaError: a table cannot be read or has a user twice.
     """
+    options = pipeline_options(beam_args, tasks=max(len(shards), job.partitions))
     tasks: list[tuple[int, Shard | None]] = [*enumerate(shards), *((part, None) for part in range(job.partitions))]
     with _translated(Path(job.work)), new_pipeline(options) as pipeline:
         (
@@ -48,7 +49,7 @@ def build(job: Job, shards: Sequence[Shard], options: Any) -> None:
         )
 
 
-def encode(job: Job, names: Sequence[str], options: Any) -> None:
+def encode(job: Job, names: Sequence[str], beam_args: Sequence[str]) -> None:
     """Encodes parts of ``items/`` and ``users/``, given by their names below the output.
 
     Nothing is grouped here: with one local worker the tasks run one after the other without an engine between them.
@@ -56,6 +57,7 @@ def encode(job: Job, names: Sequence[str], options: Any) -> None:
     Raises:
         SchemaError: a value cannot be encoded.
     """
+    options = pipeline_options(beam_args, tasks=len(names))
     if local_workers(options) == 1:
         for name in names:
             encode_part(job, name)
