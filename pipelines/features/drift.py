@@ -53,7 +53,10 @@ class Drift:
     limit: float
 
     def __str__(self) -> str:
-        return f"{self.kind} of {self.column}: {self.before:.4g} before, {self.now:.4g} now (limit {self.limit:g})"
+        change = f", {self.now / self.before - 1:+.0%}" if self.kind == "daily_volume" and self.before else ""
+        return (
+            f"{self.kind} of {self.column}: {self.before:.4g} before, {self.now:.4g} now{change} (limit {self.limit:g})"
+        )
 
 
 @dataclass(frozen=True)
@@ -157,13 +160,31 @@ def _pairs(before: Vocabulary, now: Vocabulary) -> Iterator[tuple[str, Fitted, F
 
 
 def _daily_volume(before: Mapping[int, int], now: Mapping[int, int], limit: float) -> Iterator[Drift]:
-    """Each day after those of the previous run against that run's mean over its last four weeks."""
+    """Each day after those of the previous run against that run's mean over its last four weeks.
+
+    A day without any event is a day of 0 events, up to the last day of this run. A longer gap is one finding.
+    """
     if not before:
         return
     last = max(before)
     known = [before.get(day, 0) for day in range(max(min(before), last - _VOLUME_DAYS + 1), last + 1)]
     mean = statistics.fmean(known)
-    for day in sorted(day for day in now if day > last):
-        if abs(now[day] - mean) > limit * mean:
-            date = datetime.date(1970, 1, 1) + datetime.timedelta(days=day)
-            yield Drift("daily_volume", date.isoformat(), mean, now[day], limit)
+    day = last + 1
+    for busy in sorted(day for day in now if day > last):
+        if limit < 1.0:
+            yield from (Drift("daily_volume", name, mean, 0, limit) for name in _empty_days(day, busy))
+        if abs(now[busy] - mean) > limit * mean:
+            yield Drift("daily_volume", _date(busy), mean, now[busy], limit)
+        day = busy + 1
+
+
+def _empty_days(first: int, until: int) -> Iterator[str]:
+    """Names of the days from ``first`` to before ``until``; more than four weeks of them are one interval."""
+    if until - first > _VOLUME_DAYS:
+        yield f"{_date(first)}/{_date(until - 1)}"
+    else:
+        yield from (_date(day) for day in range(first, until))
+
+
+def _date(day: int) -> str:
+    return (datetime.date(1970, 1, 1) + datetime.timedelta(days=day)).isoformat()

@@ -63,10 +63,37 @@ LIMITS = DriftLimits(null_rate=0.05, new_value_share=0.2, mean=0.5, daily_volume
         ({"price": 6.4}, [Drift("mean", "item.price", 4.0, 6.4, 0.5), Drift("mean", "item.weight", 2.0, 3.2, 0.5)]),
         # The mean of 10 and 30 is 20; only new days are looked at.
         ({"days": {101: 500, 102: 10, 103: 31}}, [Drift("daily_volume", "1970-04-14", 20.0, 31, 0.5)]),
+        # The 13th has no event at all. Days after the last one are not in the data yet.
+        ({"days": {103: 20}}, [Drift("daily_volume", "1970-04-13", 20.0, 0, 0.5)]),
+        # Days without an event before the new ones were there before: 20 is the mean of 10 and 30.
+        ({"days": {90: 1, 101: 30, 102: 20}}, []),
     ],
 )
 def test_what_goes_beyond_its_limit_is_drift(now: dict[str, Any], expected: list[Drift]) -> None:
     assert list(drifts(profile(), profile(**now), LIMITS)) == expected
+
+
+def test_each_day_without_an_event_is_a_day_of_no_events() -> None:
+    found = list(drifts(profile(), profile(days={102: 20, 105: 15, 107: 20}), LIMITS))
+    assert [(drift.column, drift.now) for drift in found] == [
+        ("1970-04-14", 0),
+        ("1970-04-15", 0),
+        ("1970-04-17", 0),
+    ]
+    assert str(found[0]) == "daily_volume of 1970-04-14: 20 before, 0 now, -100% (limit 0.5)"
+
+
+def test_a_gap_of_more_than_four_weeks_is_one_finding() -> None:
+    """One event with a wrong year must not become thousands of warnings."""
+    assert [drift.column for drift in drifts(profile(), profile(days={131: 20}), LIMITS)] == [
+        "1970-04-13/1970-05-11"  # Days 102 to 130, 29 of them.
+    ]
+    assert len(list(drifts(profile(), profile(days={130: 20}), LIMITS))) == 28
+
+
+def test_a_day_without_events_is_within_a_limit_of_a_hundred_per_cent() -> None:
+    limits = LIMITS.model_copy(update={"daily_volume": 1.0})
+    assert list(drifts(profile(), profile(days={104: 20}), limits)) == []
 
 
 def test_a_null_rate_that_falls_is_drift_too() -> None:
@@ -92,12 +119,44 @@ def test_drift_is_noted_in_the_manifest_and_logged(tmp_path: Path, caplog: pytes
     noted = open_artifact(new, kind="features").manifest.facts["drift"]
     assert noted["compared_with"] == open_artifact(tmp_path / "old", kind="features").manifest.fingerprint
     found = {(drift["kind"], drift["column"]): (drift["before"], drift["now"]) for drift in noted["found"]}
-    # Seven events on the 23 days to the 22nd of January; five on the 31st.
+    # Seven events on the 23 days to the 23rd of January; none on the next seven, five on the 31st.
     assert found == {
         ("null_rate", "items.color"): (0.0, 0.75),
+        **{("daily_volume", f"2025-01-{day}"): (7 / 23, 0) for day in range(24, 31)},
         ("daily_volume", "2025-01-31"): (7 / 23, 5),
     }
     assert "drift: null_rate of items.color: 0 before, 0.75 now (limit 0.05)" in caplog.text
+
+
+def test_a_full_run_sees_the_days_without_events_that_an_incremental_one_sees(tmp_path: Path) -> None:
+    """The 25th is missing between the 24th and the 26th; a first run has nothing to compare with."""
+    raw = raw_schema(tmp_path)
+    daily = [{**EVENTS[0], "time": at(day)} for day in range(24)]
+    write_rows(tmp_path, **{"events-0": daily, "items": ITEMS, "users": USERS})
+    old = features.run(schema_of(raw), tmp_path / "old")
+    write_rows(tmp_path, **{"events-1": [{**EVENTS[0], "time": at(day)} for day in (24, 26)]})
+    appended = features.run(schema_of(raw), tmp_path / "appended", previous=old)
+    raw["seed"] = 18
+    full = features.run(schema_of(raw), tmp_path / "full", previous=old)
+    facts = [open_artifact(out, kind="features").manifest.facts for out in (old, appended, full)]
+    assert [fact["increment"]["used"] for fact in facts] == [False, True, False]
+    assert facts[0]["drift"] is None
+    missing = {"kind": "daily_volume", "column": "2025-01-26", "before": 1.0, "now": 0, "limit": 0.5}
+    assert [fact["drift"]["found"] for fact in facts[1:]] == [[missing]] * 2
+
+
+def test_events_in_an_order_have_no_days(tmp_path: Path) -> None:
+    raw = raw_schema(tmp_path)
+    raw["tables"]["events"]["order"] = raw["tables"]["events"].pop("time")
+    raw["split"] = {"valid_from": 10, "test_from": 20}
+    raw["features"] = {"item": [{"name": "item", "kind": "id"}]}
+    ordered = [{**event, "time": 5 * place} for place, event in enumerate(EVENTS)]
+    write_rows(tmp_path, **{"events-0": ordered, "items": ITEMS, "users": USERS})
+    old = features.run(schema_of(raw), tmp_path / "old")
+    write_rows(tmp_path, **{"events-1": [{**EVENTS[0], "time": 10**12}]})
+    new = features.run(schema_of(raw), tmp_path / "new", previous=old)
+    facts = open_artifact(new, kind="features").manifest.facts
+    assert (facts["days"], facts["drift"]["found"], facts["increment"]["used"]) == ({}, [], True)
 
 
 def test_drift_fails_the_job_or_is_not_looked_at_as_the_schema_says(tmp_path: Path) -> None:
