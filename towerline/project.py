@@ -141,8 +141,10 @@ class Project:
         return self._run(BUILD_STAGE)
 
     def _run(self, stage: Stage, **options: Any) -> Path:
+        from towerline.jobs.check.preflight import require
         from towerline.jobs.stages import StageCall
 
+        require(self.config, (stage.verb,), previous=options.get("previous"))
         stage.run(StageCall(self.config, self.beam_args, self.progress, **options))
         return self.work / stage.folder / MANIFEST_FILE
 
@@ -182,7 +184,9 @@ class Project:
             dry_run: let the gates decide, and publish nothing.
         """
         from towerline.jobs import refresh
+        from towerline.jobs.check.preflight import of_night, require
 
+        require(self.config, of_night(self.config))
         return refresh.run(
             self.config,
             beam_args=self.beam_args,

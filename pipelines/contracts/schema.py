@@ -336,6 +336,14 @@ class DatasetSchema(Section):
             for feature in self.side(side):  # type: ignore[arg-type]
                 if table is None and feature.needs_table:
                     raise ValueError(f"features.{side} {feature.name!r} needs [tables.{side}s], which is not given")
+            for count in self.counts(side):  # type: ignore[arg-type]
+                if count.action is not None and count.action not in self.action_names:
+                    raise ValueError(
+                        f"features.{side} {count.name!r}: expected an action of [actions], one of "
+                        f"{', '.join(self.action_names)}, got {count.action!r}"
+                    )
+            if table is None and self.validation.columns.get(f"{side}s"):  # type: ignore[call-overload]
+                raise ValueError(f"validation.columns.{side}s needs [tables.{side}s], which is not given")
         return self
 
     def side(self, side: Side) -> tuple[Feature, ...]:

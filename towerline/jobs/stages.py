@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pipelines.contracts.manifest import is_current, read_manifest
 from pipelines.progress import SILENT, Progress
 from towerline.config import Config
+from towerline.jobs.extras import Need
 
 if TYPE_CHECKING:
     from towers.training.warm_start import WarmStart
@@ -45,7 +46,7 @@ class StageCall:
 class Stage(ABC):
     """One stage. verb: what runs it alone. folder: of its artifact, below the run's. reads: folders of earlier ones."""
 
-    verb: ClassVar[str]
+    verb: ClassVar[Need]
     folder: ClassVar[str]
     reads: ClassVar[tuple[str, ...]] = ()
 
