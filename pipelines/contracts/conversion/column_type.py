@@ -55,7 +55,9 @@ class ColumnType(Section):
             "of": ("list",),
         }
         for key in self.model_fields_set & owners.keys():
-            if self.type not in owners[key]:
+            # A default is fine: a schema that is read back from JSON names every key.
+            given = getattr(self, key) != type(self).model_fields[key].default
+            if given and self.type not in owners[key]:
                 raise ValueError(f"{key} is for the type {' or '.join(owners[key])} only, and the type is {self.type}")
         return self
 

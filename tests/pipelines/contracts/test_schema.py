@@ -96,3 +96,14 @@ def test_relative_paths_start_at_the_folder_of_the_toml() -> None:
     tables = resolve_paths(raw, Path("/data"))["tables"]
     assert tables["events"]["path"] == "/data/events.parquet"
     assert tables["items"]["path"] == ["/abs/items.parquet", "gs://bucket/items/*.parquet", "/data/more.csv"]
+
+
+def test_a_schema_with_declared_types_is_read_back_from_its_json() -> None:
+    raw = marketplace()
+    raw["tables"]["items"]["types"] = {
+        "category": "string",
+        "tags": {"type": "list", "separator": "|"},
+        "listed_at": {"type": "timestamp", "unit": "s", "timezone": "Europe/Berlin"},
+    }
+    schema = parse_schema(raw, "m.toml")
+    assert DatasetSchema.model_validate_json(schema.model_dump_json()) == schema
