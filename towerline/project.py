@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from index.registry.delta_writer import Applied
     from index.registry.registry import Version
     from index.retrieval.retriever import Retriever
-    from towerline.jobs.erasure import ErasureReport
+    from pipelines.tables.forget_list import ForgetList
+    from towerline.jobs.erasure.outcome import ForgetOutcome
+    from towerline.jobs.erasure.traces import ErasureReport
     from towerline.jobs.refresh import Refreshed
     from towerline.jobs.stages import Stage
 
@@ -103,21 +105,44 @@ class Project:
         return self.config.work
 
     @_job
-    def features(self, *, previous: str | Path | None = None, forget: str | Path | None = None) -> Path:
+    def features(
+        self,
+        *,
+        previous: str | Path | None = None,
+        forget: str | Path | None = None,
+        remember: str | Path | None = None,
+    ) -> Path:
         """Tables to features, with Beam. Returns the artifact's manifest.
 
         Args:
             previous: an earlier features folder; only events that it has not read are read.
-            forget: a file of user ids to erase, one per line.
+            forget: a file of user ids to erase, one per line. The features keep the list, as digests, for later runs.
+            remember: a file of user ids to take off that list.
         """
-        from towerline.jobs.erasure import read_forget_list
         from towerline.jobs.stages import FEATURES_STAGE
 
         return self._run(
             FEATURES_STAGE,
             previous=None if previous is None else Path(previous),
-            forget=() if forget is None else read_forget_list(Path(forget)),
+            forget=self._users(forget),
+            remember=self._users(remember),
         )
+
+    def _users(self, file: str | Path | None) -> ForgetList:
+        from towerline.jobs.erasure.outcome import read_list
+
+        return read_list(None if file is None else Path(file), self.config.schema_only())
+
+    def forget_outcome(self, forget: str | Path) -> ForgetOutcome:
+        """How many users of a list the last features were made without.
+
+        Args:
+            forget: the file that ``features`` or ``refresh`` was given.
+        """
+        from pipelines.contracts.manifest import read_manifest
+        from towerline.jobs.erasure.outcome import ForgetOutcome
+
+        return ForgetOutcome.of(self._users(forget), read_manifest(self.work / "features").facts["forgotten"])
 
     @_job
     def train(self) -> Path:
@@ -176,12 +201,21 @@ class Project:
         return publish.run(*folders, self.config.registry, self.config.gates, options, progress=self.progress)
 
     @_job
-    def refresh(self, *, force_reason: str | None = None, dry_run: bool = False) -> Refreshed:
+    def refresh(
+        self,
+        *,
+        force_reason: str | None = None,
+        dry_run: bool = False,
+        forget: str | Path | None = None,
+        remember: str | Path | None = None,
+    ) -> Refreshed:
         """The nightly job: runs the stages that are not up to date and publishes.
 
         Args:
             force_reason: publish against a failed gate; the reason is recorded.
             dry_run: let the gates decide, and publish nothing.
+            forget: a file of user ids to erase, one per line, as in ``features``.
+            remember: a file of user ids to take off the list of those.
         """
         from towerline.jobs import refresh
         from towerline.jobs.check.preflight import of_night, require
@@ -193,6 +227,8 @@ class Project:
             progress=self.progress,
             force_reason=force_reason,
             dry_run=dry_run,
+            forget=self._users(forget),
+            remember=self._users(remember),
         )
 
     @_job
@@ -280,7 +316,7 @@ class Project:
         Args:
             forget: a file of user ids to erase, one per line.
         """
-        from towerline.jobs.erasure import ErasureReport, find_traces, read_forget_list
+        from towerline.jobs.erasure.traces import ErasureReport, find_traces, read_forget_list
 
         users = read_forget_list(Path(forget))
         registry, folders = self.config.registry, [self.work]

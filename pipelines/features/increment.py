@@ -7,17 +7,13 @@ again.
 
 from __future__ import annotations
 
-import json
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.contracts.conversion import US_PER_DAY
@@ -26,7 +22,9 @@ from pipelines.contracts.manifest import FileEntry, open_artifact
 from pipelines.contracts.schema import DatasetSchema
 from pipelines.contracts.vocabulary import Vocabulary
 from pipelines.tables.event_checks import ItemLookup
+from pipelines.tables.forgotten import Forgotten
 from pipelines.tables.readers import SourceFile
+from pipelines.tables.reject_traces import without_users
 from pipelines.tables.rejects import REJECTS
 
 # Partitions may grow to this many times the size that a fresh run would choose before a full run cuts them again.
@@ -172,27 +170,9 @@ def remap(previous: pa.Array, item_ids: pa.Array) -> pa.Array | None:
     return pa.array(ItemLookup(item_ids).rows(previous), pa.int32())
 
 
-def kept_rejects(directory: Path, forgotten: pa.Array | None, user_column: str) -> pa.Table:
-    """The events' rejects of a previous run, without those of users to be forgotten."""
+def kept_rejects(directory: Path, forgotten: Forgotten, user_column: str, id_type: pa.DataType) -> pa.Table:
+    """The events' rejects of a previous run, without those of forgotten users and texts that name one."""
     folder = directory / "rejects"
     tables = [pq.ParquetFile(path).read() for path in sorted(folder.glob("events-*.parquet"))]
     rejects = pa.concat_tables([REJECTS.empty_table(), *tables])
-    if forgotten is None or len(rejects) == 0:
-        return rejects
-    named = pa.array([_user_of(record, user_column) for record in rejects["record"].to_pylist()], pa.string())
-    bad = np.asarray(pc.is_in(named, value_set=forgotten.cast(pa.string())), dtype=bool)
-    return rejects.filter(pa.array(~bad))
-
-
-def _user_of(record: str | None, column: str) -> str | None:
-    """The user a reject's record names, as text; a record cut short is searched for its column."""
-
-    if record is None:
-        return None
-    try:
-        value = json.loads(record)
-        value = value.get(column) if isinstance(value, dict) else value
-    except ValueError:
-        found = re.search(rf'"{re.escape(column)}": "?([^",}}]*)', record)
-        value = found.group(1) if found else record
-    return None if value is None else str(value)
+    return without_users(rejects, forgotten, user_column, id_type)

@@ -20,9 +20,11 @@ from pipelines.contracts.conversion import US_PER_DAY
 from pipelines.contracts.files import read_arrow, write_arrow, write_json, write_parquet
 from pipelines.contracts.hashing import partition_of
 from pipelines.features.task import Job
+from pipelines.sequences.segments import joined
 from pipelines.tables.entity_checks import EntityChecker
 from pipelines.tables.event_checks import EventChecker, columns_of
 from pipelines.tables.readers import Shard, TableBatch, read_shard
+from pipelines.tables.reject_traces import without_texts
 from pipelines.tables.rejects import REJECTS, malformed_rejects
 
 
@@ -44,6 +46,7 @@ def ingest_events(job: Job, number: int, shard: Shard) -> Iterator[tuple[int, Sp
         checked = checker.check(batch)
         facts.add(batch, checked.rejects)
         facts.dropped += checked.dropped
+        facts.found |= job.found([checked.forgotten, joined(checked.events["user_id"])])
         facts.see_times(checked.events["time"])
         yield from _spill(job, "events", number, place, checked.events)
     facts.write(job, number)
@@ -57,6 +60,7 @@ def ingest_users(job: Job, number: int, shard: Shard) -> Iterator[tuple[int, Spi
     for place, batch in enumerate(read_shard(shard, job.users_schema.names, {})):
         accepted = checker.check(batch)
         facts.add(batch, accepted.rejects)
+        facts.found |= job.found([accepted.forgotten, accepted.ids])
         table = accepted.table.rename_columns(
             ["user_id" if name == job.schema.id_column("user") else name for name in accepted.table.column_names]
         )
@@ -95,6 +99,7 @@ class _ShardFacts:
         self._first: int | None = None
         self._last: int | None = None
         self.dropped = 0
+        self.found: set[int] = set()
 
     def add(self, batch: TableBatch, rejects: pa.Table) -> None:
         self._rows += len(batch.table) + len(batch.malformed)
@@ -114,6 +119,7 @@ class _ShardFacts:
 
     def write(self, job: Job, number: int) -> None:
         rejects = pa.concat_tables(self._rejects) if self._rejects else REJECTS.empty_table()
+        rejects = without_texts(rejects, job.forgotten)
         if len(rejects):
             write_parquet(rejects, Path(job.out) / "rejects" / f"{self._table}-{job.first_shard + number:06d}.parquet")
         facts = {
@@ -121,6 +127,7 @@ class _ShardFacts:
             "rows": self._rows,
             "rejects": dict(Counter(rejects["reason"].to_pylist())),
             "dropped": self.dropped,
+            "found": sorted(self.found),
             "first": self._first,
             "last": self._last,
             "days": self._days,

@@ -26,6 +26,7 @@ from pipelines.contracts.vocabulary import Vocabulary
 from pipelines.features import drift, transforms
 from pipelines.features.duplicates import DUPLICATE
 from pipelines.features.fitting import fit, summarise
+from pipelines.features.kept_list import NOBODY, Erasure, kept_list, write_copy
 from pipelines.features.planning import KEPT_REJECTS, FeaturesPlan, FeaturesPlanner, Inputs
 from pipelines.features.totals import (
     Ingested,
@@ -39,6 +40,9 @@ from pipelines.progress import SILENT, Progress, files_in
 from pipelines.runner import pipeline_options
 from pipelines.sequences.reader import part_name
 from pipelines.sequences.segments import Layout, Partition, carry_rows
+from pipelines.tables.forget_list import ForgetList
+from pipelines.tables.forgotten import Forgotten
+from pipelines.tables.reject_traces import without_texts
 
 __all__ = ["FORMAT_VERSION", "KIND", "Inputs", "run"]
 
@@ -56,7 +60,8 @@ def run(
     progress: Progress = SILENT,
     partitions: int | None = None,
     previous: Path | None = None,
-    forget: Sequence[int | str] = (),
+    forget: ForgetList = NOBODY,
+    remember: ForgetList = NOBODY,
 ) -> Path:
     """Writes the features of a data set to ``out`` and returns it.
 
@@ -70,17 +75,21 @@ def run(
             read, and the result equals that of a full run; the manifest says under ``increment`` whether it
             could be used, and else why not. Events older than ``validation.late_days`` before its newest are rejected.
             Drift since then is recorded under ``drift``.
-        forget: ids of users to erase: no event, row, count, value or reject of theirs is kept.
+        forget: users to erase: no event, row, count, value or reject of theirs is kept, in this run and in every later
+            one. The artifact keeps salted digests of their ids; ``out`` and ``previous`` are searched for such a list.
+        remember: users to take off that list; all files are read again then.
 
     Raises:
         SchemaError: a table cannot be read or lacks a column, a column has a wrong type, an item id appears twice,
-            too many rows were rejected, there are no events, the split leaves train or test empty, or the data have
-            drifted and ``validation.drift`` is ``fail``.
+            too many rows were rejected, there are no events, the split leaves train or test empty, a line of
+            ``forget`` or ``remember`` is no user id, or the data have drifted and ``validation.drift`` is ``fail``.
         ConfigError: ``beam_args`` name no runner.
+        ArtifactError: the list of users forgotten earlier cannot be read.
     """
     pipeline_options(beam_args)  # Refuses what Beam cannot read, before any work.
     inputs = Inputs.find(schema)
     config = schema.model_dump(mode="json")
+    erasure = Erasure(_kept(out, previous), forget, remember)
     with (
         progress.waiting("features"),
         write_artifact(
@@ -90,10 +99,17 @@ def run(
         work = draft.dir / _WORK
         work.mkdir()
         before = drift.Before.read(previous)
-        plan = FeaturesPlanner(schema, inputs, draft.dir, work, forget).plan(previous, partitions)
+        plan = FeaturesPlanner(schema, inputs, draft.dir, work, erasure).plan(previous, partitions)
+        write_copy(plan.asked.forgotten, out)
         facts = _Assembler(plan, draft, tuple(beam_args), progress).write(before)
         draft.facts.update(facts)
     return out
+
+
+def _kept(out: Path, previous: Path | None) -> Forgotten:
+    """Everyone forgotten in the artifact that is replaced and in the one that is appended to."""
+    kept = kept_list(out)
+    return kept if previous is None or previous == out else kept.joined(kept_list(previous))
 
 
 @dataclass(frozen=True)
@@ -144,7 +160,14 @@ class _Assembler:
             "items_in_train": int((vocabulary.item_frequency > 0).sum()),
             **dict(zip(SPLITS, events, strict=True)),
         }
-        return {"counts": counts, "duplicates": duplicates, "drift": drifted, **self._facts(ingested, nulls)}
+        found = now.found.union(*(part.found for part in parts))
+        return {
+            "counts": counts,
+            "duplicates": duplicates,
+            "drift": drifted,
+            "forgotten": self.plan.asked.facts(found),
+            **self._facts(ingested, nulls),
+        }
 
     def _build(self) -> None:
         shards, facts = (self._work / name for name in (transforms.SHARDS_FOLDER, transforms.FACTS_FOLDER))
@@ -166,7 +189,8 @@ class _Assembler:
         previous = self.plan.decision.previous
         if previous is None:
             return now
-        if self.plan.forgotten is None:
+        base = self.plan.job.base
+        if base is None or not base.forgets:
             return now.after(previous.facts, None)
         path = self.draft.dir / KEPT_REJECTS
         kept = dict(Counter(pq.ParquetFile(path).read()["reason"].to_pylist())) if path.exists() else {}
@@ -178,7 +202,8 @@ class _Assembler:
         table = with_item_counts(self._schema, items.table, parts, before, rows)
         _write_item_parts(table, self.draft.dir)
         if len(items.rejects):
-            write_parquet(items.rejects, self.draft.dir / "rejects" / "items.parquet")
+            rejects = without_texts(items.rejects, self.plan.asked.forgotten)
+            write_parquet(rejects, self.draft.dir / "rejects" / "items.parquet")
         features = self._schema.side("item")
         summary = summarise(features, table, items.ids, frequency, self.plan.job.as_of_us)
         vocabulary = Vocabulary(

@@ -46,12 +46,16 @@ from pipelines.tables.event_checks import checked_schema
 
 @dataclass(frozen=True)
 class _Built:
-    """A partition's sequences, written: its ``users`` as they are now, and the events that are to be counted."""
+    """A partition's sequences, written: its ``users`` as they are now, and the events that are to be counted.
+
+    ``found``: those asked to be forgotten whom the previous run had.
+    """
 
     users: Users
     counted: Grouped
     duplicates: int
     rewritten: bool
+    found: frozenset[int] = frozenset()
 
 
 def build_partition(job: Job, part: int, spilled: Sequence[Spilled]) -> PartitionFacts:
@@ -85,6 +89,7 @@ def build_partition(job: Job, part: int, spilled: Sequence[Spilled]) -> Partitio
         profiles=len(profiles),
         nulls={name: profiles[name].null_count for name in profiles.column_names},
         rewritten=built.rewritten,
+        found=sorted(built.found),
     )
 
 
@@ -106,15 +111,16 @@ def _appended(job: Job, base: Base, part: int, new: Grouped, profiled: pa.Array)
     found = unique(job, part, old, new)
     new, duplicates = found.events, found.duplicates
     known = Users.read(Path(base.dir) / "users" / part_name(part, job.partitions))
+    asked = frozenset(job.found([known.ids]))
     users = Users.together([known, Users.of(new), Users.idle(profiled)])
     alive = (users.events > 0) | (places_of(users.ids, profiled) >= 0)
-    if job.forgotten is not None:
-        alive &= ~_is_in(users.ids, job.forgotten)
+    if base.forgets:
+        alive &= ~job.forgotten.holds(users.ids)
     rewritten = is_due or not bool(alive.all())
     added = with_more_users(new, profiled.filter(pa.array(places_of(profiled, known.ids) < 0)))
     if not rewritten and not base.recount:
         _append(job, base, part, partition, added)
-        return _Built(users, new, duplicates, rewritten=False)
+        return _Built(users, new, duplicates, rewritten=False, found=asked)
     old = _read_base(job, base, partition) if old is None else old
     whole = merge(old, added)
     whole = keep_users(whole, places_of(whole.user_ids, users.ids.filter(pa.array(alive))) >= 0)
@@ -125,14 +131,14 @@ def _appended(job: Job, base: Base, part: int, new: Grouped, profiled: pa.Array)
         _append(job, base, part, partition, added)
     if base.recount and job.schema.validation.duplicates == "keep":
         duplicates = int(repeats(whole, by_split=by_split(job)).sum())
-    return _Built(Users.of(whole), whole if base.recount else new, duplicates, rewritten)
+    return _Built(Users.of(whole), whole if base.recount else new, duplicates, rewritten, asked)
 
 
 def _read_base(job: Job, base: Base, partition: Partition) -> Grouped:
     """The previous run's events of a partition, in this run's catalogue and split, without forgotten users."""
     old = partition.read()
-    if job.forgotten is not None:
-        old = keep_users(old, ~_is_in(old.user_ids, job.forgotten))
+    if base.forgets:
+        old = keep_users(old, ~job.forgotten.holds(old.user_ids))
     if job.remap is not None:
         old = dataclasses.replace(old, rows=job.remap[old.rows])
     return old if base.bounds is None else with_time_splits(old, base.bounds)
@@ -151,10 +157,6 @@ def _append(job: Job, base: Base, part: int, partition: Partition, new: Grouped)
     if len(new.user_ids):
         target = folder / segment_name(part, job.partitions, base.generation)
         write_aside(target, lambda aside: write_part(new, aside))
-
-
-def _is_in(ids: pa.Array, wanted: pa.Array) -> npt.NDArray[np.bool_]:
-    return np.asarray(pc.is_in(ids, value_set=wanted), dtype=bool)
 
 
 def _summary(job: Job, table: pa.Table, users: Users) -> SideSummary:

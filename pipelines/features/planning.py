@@ -15,18 +15,19 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.contracts.conversion import as_ids, as_times
+from pipelines.contracts.conversion import as_times
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.files import write_parquet
 from pipelines.contracts.manifest import fingerprint_of
 from pipelines.contracts.schema import DatasetSchema
-from pipelines.contracts.vocabulary import as_array
 from pipelines.features.increment import Decision, Previous, decide, kept_rejects, remap, unfit
-from pipelines.features.task import Base, Job, write_catalogue, write_forgotten, write_remap, write_users_schema
+from pipelines.features.kept_list import FORGOTTEN_FILE, Asked, Erasure, kept_list
+from pipelines.features.task import Base, Job, write_asked, write_catalogue, write_remap, write_users_schema
 from pipelines.sequences.segments import Layout
 from pipelines.tables.catalogue import Items, id_type, items_of_events, read_items, unified_schema
 from pipelines.tables.entity_checks import entity_columns
 from pipelines.tables.event_checks import columns_of, moment
+from pipelines.tables.forgotten import Forgotten
 from pipelines.tables.readers import (
     Shard,
     SourceFile,
@@ -191,7 +192,7 @@ class FeaturesPlan:
     items: Items
     inputs: Inputs
     decision: Decision
-    forgotten: pa.Array | None
+    asked: Asked
     remap: pa.Array | None
 
     @property
@@ -204,14 +205,14 @@ class FeaturesPlan:
 class FeaturesPlanner:
     """Looks at the tables and at the previous run, and lays out below ``work`` what workers need.
 
-    ``out`` is the artifact being written; ``forget`` has the ids of users to erase.
+    ``out`` is the artifact being written; ``erasure`` says whom to drop.
     """
 
     schema: DatasetSchema
     inputs: Inputs
     out: Path
     work: Path
-    forget: Sequence[int | str]
+    erasure: Erasure
 
     def plan(self, directory: Path | None, partitions: int | None) -> FeaturesPlan:
         """Plans a run.
@@ -221,10 +222,14 @@ class FeaturesPlanner:
             partitions: number of user partitions; from the input's size where None.
 
         Raises:
-            SchemaError: a table cannot be read or lacks a column, a column has a wrong type, an item id appears twice.
+            SchemaError: a table cannot be read or lacks a column, a column has a wrong type, an item id appears twice,
+                a line of the forget list is no user id.
         """
         survey = Survey.of(self.schema, self.inputs)
+        asked = self.erasure.asked_of(survey.user_type)
         decision = decide(directory, self.schema, self.inputs.events)
+        if asked.remembers and decision.previous is not None:
+            decision = Decision(None, "users were taken off the forget list, so that all files are read again")
         items = catalogue_of(self.schema, self.inputs, survey, decision.previous)
         user_type = str(survey.user_type)
         if decision.previous is not None:
@@ -241,28 +246,25 @@ class FeaturesPlanner:
             user_type=user_type,
             as_of_us=as_of_us(self.schema, survey, previous),
         )
-        forgotten = self._forgotten(survey.user_type)
         rows = None if previous is None else remap(previous.vocabulary.item_ids, items.ids)
         if previous is not None:
-            job = self._appending(job, previous, forgotten)
+            job = self._appending(job, previous, asked.forgotten)
         write_catalogue(items.ids, self.work)
         if survey.users_schema is not None:
             write_users_schema(survey.users_schema, self.work)
-        if forgotten is not None:
-            write_forgotten(forgotten, self.work)
+        if len(asked.forgotten):
+            asked.forgotten.write(self.out / FORGOTTEN_FILE)
+        if len(asked.wanted):
+            write_asked(asked.wanted, self.work)
         if rows is not None:
             write_remap(rows, self.work)
         shards = [*survey.new_events(previous), *survey.users]
-        return FeaturesPlan(job, shards, items, self.inputs, decision, forgotten, rows)
+        return FeaturesPlan(job, shards, items, self.inputs, decision, asked, rows)
 
-    def _forgotten(self, user_type: pa.DataType) -> pa.Array | None:
-        if not self.forget:
-            return None
-        return as_ids(as_array([str(user) for user in self.forget]), user_type).values.drop_null()
-
-    def _appending(self, job: Job, previous: Previous, forgotten: pa.Array | None) -> Job:
+    def _appending(self, job: Job, previous: Previous, forgotten: Forgotten) -> Job:
         """The job of a run that appends to a previous one; its rejects are taken over."""
-        rejects = kept_rejects(previous.dir, forgotten, self.schema.tables.events.user_id)
+        rejects = kept_rejects(previous.dir, forgotten, self.schema.tables.events.user_id, job.id_type)
+        forgets = not kept_list(previous.dir).covers(forgotten)
         if len(rejects):
             write_parquet(rejects, self.out / KEPT_REJECTS)
         split = self.schema.split
@@ -275,7 +277,8 @@ class FeaturesPlanner:
             dir=str(previous.dir),
             generation=Layout.read(previous.dir / "sequences").generation + 1,
             last_time=previous.facts["last_time"],
-            recount=bounds is not None or forgotten is not None or split.leave_last_out or (counts and moved),
+            recount=bounds is not None or forgets or split.leave_last_out or (counts and moved),
+            forgets=forgets,
             bounds=bounds,
         )
         return dataclasses.replace(

@@ -6,6 +6,7 @@ Written by the process that submits; read by workers on a file system that all s
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,13 +16,15 @@ import pyarrow as pa
 
 from pipelines.contracts.files import read_arrow, write_arrow, write_aside
 from pipelines.contracts.schema import DatasetSchema
+from pipelines.features.kept_list import FORGOTTEN_FILE
 from pipelines.sequences.segments import Partition
 from pipelines.tables.entity_checks import EntityChecker
 from pipelines.tables.event_checks import ItemLookup
+from pipelines.tables.forgotten import Forgotten
 
 _CATALOGUE_FILE = "catalogue.arrow"
 _USERS_SCHEMA_FILE = "users_schema.arrow"
-_FORGOTTEN_FILE = "forgotten.arrow"
+_ASKED_FILE = "asked.arrow"
 _REMAP_FILE = "remap.arrow"
 
 
@@ -31,13 +34,15 @@ class Base:
 
     ``dir`` is its artifact, ``generation`` the number of this run since the last full one; events up to ``last_time``
     may be there already. ``recount`` says that what is counted must be counted over all events again, not over the
-    new ones only; ``bounds`` are the moments of the split where they have moved.
+    new ones only; ``forgets`` that it may have users whom this run forgets; ``bounds`` are the moments of the split
+    where they have moved.
     """
 
     dir: str
     generation: int
     last_time: int | None
     recount: bool
+    forgets: bool
     bounds: tuple[int, int] | None
 
     @property
@@ -81,10 +86,22 @@ class Job:
         return _catalogue(str(Path(self.work) / _CATALOGUE_FILE))
 
     @functools.cached_property
-    def forgotten(self) -> pa.Array | None:
-        """Ids of users to forget, in the type of the user ids; None where there are none."""
-        path = Path(self.work) / _FORGOTTEN_FILE
-        return read_arrow(path)["user_id"].combine_chunks() if path.exists() else None
+    def forgotten(self) -> Forgotten:
+        """The users whom this run drops."""
+        path = Path(self.out) / FORGOTTEN_FILE
+        return Forgotten.read(path) if path.exists() else Forgotten.nobody()
+
+    @functools.cached_property
+    def asked(self) -> Forgotten:
+        """The users whom this run's forget list names, and what it may have meant: who of them is found is counted."""
+        path = Path(self.work) / _ASKED_FILE
+        return Forgotten.read(path) if path.exists() else Forgotten.nobody()
+
+    def found(self, ids: Iterable[pa.Array]) -> set[int]:
+        """Places in ``asked`` of the users whom these arrays of ids name."""
+        if len(self.asked) == 0:
+            return set()
+        return {place for one in ids for place in self.asked.places(one).tolist() if place >= 0}
 
     @functools.cached_property
     def remap(self) -> npt.NDArray[np.int32] | None:
@@ -123,9 +140,9 @@ def write_users_schema(schema: pa.Schema, work: Path) -> None:
     write_aside(work / _USERS_SCHEMA_FILE, lambda aside: aside.write_bytes(schema.serialize()))
 
 
-def write_forgotten(user_ids: pa.Array, work: Path) -> None:
-    """Lays out the users to forget."""
-    write_arrow(pa.table({"user_id": user_ids}), work / _FORGOTTEN_FILE)
+def write_asked(asked: Forgotten, work: Path) -> None:
+    """Lays out the users whom the forget list names."""
+    asked.write(work / _ASKED_FILE)
 
 
 def write_remap(rows: pa.Array, work: Path) -> None:

@@ -30,7 +30,7 @@ from pipelines.sequences.reader import load_items
 from pipelines.tables.catalogue import Items
 from pipelines.tables.rejects import TableCounts, enforce_thresholds
 
-_PLAIN = ("users", "events", "duplicates", "profiles", "nulls", "rewritten")
+_PLAIN = ("users", "events", "duplicates", "profiles", "nulls", "rewritten", "found")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class PartitionFacts:
     submitted the job. ``users`` is the number of its users; ``events`` (by split), ``duplicates`` and the tables count
     all its events, or only the new ones of a run that appends. Tables are sparse: they hold the rows that it saw.
     ``profiles`` is the number of its rows in the users table, ``nulls`` counts the nulls of each column there.
-    ``rewritten`` says that its base of sequences is a file of this run.
+    ``rewritten`` says that its base of sequences is a file of this run; ``found`` are the places in ``Job.asked`` of
+    the users whom the previous run had.
     """
 
     users: int
@@ -53,6 +54,7 @@ class PartitionFacts:
     profiles: int
     nulls: dict[str, int]
     rewritten: bool
+    found: list[int]
 
     def write(self, folder: Path) -> None:
         """Writes Arrow and JSON files below ``folder``."""
@@ -91,7 +93,8 @@ class Ingested:
     """What reading the tables found.
 
     ``counts`` by table; ``nulls`` by column of the events table; ``days`` are accepted events by day since the epoch;
-    ``dropped`` events lay behind the split; ``first`` and ``last`` are their times.
+    ``dropped`` events lay behind the split; ``first`` and ``last`` are their times; ``found`` are the places in
+    ``Job.asked`` of the users seen.
     """
 
     counts: dict[str, TableCounts]
@@ -100,6 +103,7 @@ class Ingested:
     dropped: int
     first: int | None
     last: int | None
+    found: frozenset[int] = frozenset()
 
     @classmethod
     def read(cls, folder: Path, items: Items) -> Ingested:
@@ -120,6 +124,7 @@ class Ingested:
             dropped=sum(fact["dropped"] for fact in events),
             first=min((fact["first"] for fact in events if fact["first"] is not None), default=None),
             last=max((fact["last"] for fact in events if fact["last"] is not None), default=None),
+            found=frozenset(place for fact in facts for place in fact["found"]),
         )
 
     def with_duplicates(self, number: int) -> Ingested:

@@ -17,17 +17,22 @@ from pipelines.contracts.conversion import as_ids, one_array, plain_type
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.kinds import Feature
 from pipelines.contracts.schema import DatasetSchema, Side
+from pipelines.tables.forgotten import Forgotten
 from pipelines.tables.readers import TableBatch
 from pipelines.tables.rejects import MAX_ID_LENGTH, Checks, check_columns
 
 
 @dataclass(frozen=True)
 class Accepted:
-    """Accepted rows: ``ids`` in the side's id type, ``table`` in the layout of ``EntityChecker.layout``."""
+    """Accepted rows: ``ids`` in the side's id type, ``table`` in the layout of ``EntityChecker.layout``.
+
+    ``forgotten`` are the ids of rows that are dropped because their users are forgotten.
+    """
 
     ids: pa.Array
     table: pa.Table
     rejects: pa.Table
+    forgotten: pa.Array
 
 
 def entity_columns(schema: DatasetSchema, side: Side, available: Sequence[str]) -> list[str]:
@@ -62,7 +67,7 @@ class EntityChecker:
         side: item or user.
         id_type: int64 or string.
         arrow_schema: the table's columns and types, unified over its files.
-        forgotten: ids to erase without trace: their rows are neither accepted nor rejected.
+        forgotten: users to erase without trace: their rows are neither accepted nor rejected.
 
     Raises:
         SchemaError: a column's type cannot serve its feature.
@@ -74,9 +79,9 @@ class EntityChecker:
         side: Side,
         id_type: pa.DataType,
         arrow_schema: pa.Schema,
-        forgotten: pa.Array | None = None,
+        forgotten: Forgotten | None = None,
     ) -> None:
-        self._forgotten = forgotten
+        self._forgotten = Forgotten.nobody() if forgotten is None else forgotten
         self._schema = schema
         self._side = side
         self._id_type = id_type
@@ -108,12 +113,12 @@ class EntityChecker:
             ids.values if field.name == name else self._column(raw, field, checks) for field in self._arrow_schema
         ]
         check_columns(checks, raw, self._schema.validation.columns.get(f"{self._side}s", {}))  # type: ignore[call-overload]
-        if self._forgotten is not None:
-            checks.hide(np.asarray(pc.is_in(ids.values, value_set=self._forgotten), dtype=bool))
+        hidden = self._forgotten.holds(ids.values)
+        checks.hide(hidden)
         kept = pa.array(checks.accepted)
         table = pa.Table.from_arrays(columns, schema=self.layout).filter(kept)
         rejects = checks.rejects(raw, f"{self._side}s", batch.file, batch.first_row)
-        return Accepted(ids.values.filter(kept), table, rejects)
+        return Accepted(ids.values.filter(kept), table, rejects, ids.values.filter(pa.array(hidden)))
 
     def _column(self, raw: pa.Table, field: pa.Field, checks: Checks) -> pa.Array:
         column, feature = one_array(raw[field.name]), self._features.get(field.name)

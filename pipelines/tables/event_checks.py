@@ -18,6 +18,7 @@ from pipelines.contracts.conversion import EARLIEST_US, LATEST_US, Converted, as
 from pipelines.contracts.hashing import fractions_of
 from pipelines.contracts.schema import SPLITS, DatasetSchema
 from pipelines.contracts.vocabulary import ValueTable
+from pipelines.tables.forgotten import Forgotten
 from pipelines.tables.readers import TableBatch
 from pipelines.tables.rejects import MAX_ID_LENGTH, Checks, check_columns
 
@@ -83,11 +84,16 @@ class ItemLookup:
 
 @dataclass(frozen=True)
 class Checked:
-    """The result of one batch. ``dropped`` counts events after the split's ``test_until``."""
+    """The result of one batch.
+
+    ``dropped`` counts events after the split's ``test_until``; ``forgotten`` are the user ids of rows that are dropped
+    because their users are forgotten.
+    """
 
     events: pa.Table
     rejects: pa.Table
     dropped: int
+    forgotten: pa.Array
 
 
 class EventChecker:
@@ -98,7 +104,7 @@ class EventChecker:
         user_type: int64 or string, the type of all user ids.
         catalogue: items to rows.
         late_before_us: events before this moment are rejected as late; None rejects none.
-        forgotten: ids of users to erase without trace: their events are neither accepted nor rejected.
+        forgotten: users to erase without trace: their events are neither accepted nor rejected.
     """
 
     def __init__(
@@ -107,14 +113,14 @@ class EventChecker:
         user_type: pa.DataType,
         catalogue: ItemLookup,
         late_before_us: int | None = None,
-        forgotten: pa.Array | None = None,
+        forgotten: Forgotten | None = None,
     ) -> None:
         self._schema = schema
         self._table = schema.tables.events
         self._user_type = user_type
         self._catalogue = catalogue
         self._late_before_us = late_before_us
-        self._forgotten = forgotten
+        self._forgotten = Forgotten.nobody() if forgotten is None else forgotten
 
     def check(self, batch: TableBatch) -> Checked:
         """Checks one batch; the accepted events keep the batch's order."""
@@ -131,8 +137,8 @@ class EventChecker:
         values = self._values(raw, checks)
         check_columns(checks, raw, self._schema.validation.columns.get("events", {}))
         splits = self._splits(raw, checks, users, items, times)
-        if self._forgotten is not None:
-            checks.hide(np.asarray(pc.is_in(users.values, value_set=self._forgotten), dtype=bool))
+        hidden = self._forgotten.holds(users.values)
+        checks.hide(hidden)
         kept = checks.accepted
         dropped = 0
         if self._schema.split.test_until is not None:
@@ -143,7 +149,8 @@ class EventChecker:
         events = pa.Table.from_arrays([pa.array(column) for column in columns], schema=checked_schema(self._user_type))
         if not kept.all():
             events = events.filter(pa.array(kept))
-        return Checked(events, checks.rejects(raw, "events", batch.file, batch.first_row), dropped)
+        rejects = checks.rejects(raw, "events", batch.file, batch.first_row)
+        return Checked(events, rejects, dropped, users.values.filter(pa.array(hidden)))
 
     def _times(self, raw: pa.Table, checks: Checks) -> npt.NDArray[np.int64]:
         name = self._table.order_column

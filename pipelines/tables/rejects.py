@@ -59,6 +59,8 @@ class Checks:
 
     def hide(self, rows: Bools) -> None:
         """Drops rows (``[rows] bool``) without a trace: neither accepted nor among the rejects."""
+        if not rows.any():
+            return
         self._reasons = np.where(rows, _HIDDEN, self._reasons).astype(np.int16)
 
     def rejects(self, raw: pa.Table, table: str, file: str, first_row: int) -> pa.Table:

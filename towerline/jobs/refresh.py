@@ -24,8 +24,11 @@ from index.registry.registry import Registry
 from index.registry.store import file_lock
 from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.manifest import open_artifact, read_manifest, write_durably
+from pipelines.features.kept_list import NOBODY
 from pipelines.progress import SILENT, Progress
+from pipelines.tables.forget_list import ForgetList
 from towerline.config import Config
+from towerline.jobs.erasure.outcome import ForgetOutcome
 from towerline.jobs.stages import (
     BUNDLE,
     FEATURES,
@@ -58,13 +61,18 @@ class StageOutcome:
 
 @dataclass(frozen=True)
 class Refreshed:
-    """What a refresh did. ``version``: live at its end. ``published``: whether this refresh put it there."""
+    """What a refresh did.
+
+    ``version``: live at its end. ``published``: whether this refresh put it there. ``forgotten``: what became of the
+    forget list, where one was given.
+    """
 
     version: str | None
     published: bool
     stages: tuple[StageOutcome, ...]
     verdicts: tuple[Verdict, ...]
     report: Path
+    forgotten: ForgetOutcome | None = None
 
 
 def run(
@@ -74,6 +82,8 @@ def run(
     progress: Progress = SILENT,
     force_reason: str | None = None,
     dry_run: bool = False,
+    forget: ForgetList = NOBODY,
+    remember: ForgetList = NOBODY,
 ) -> Refreshed:
     """Runs what is not up to date, from the tables to CURRENT.
 
@@ -83,13 +93,15 @@ def run(
         progress: shows each stage, and one line per gate.
         force_reason: publish against failed gates, and say why.
         dry_run: let the gates decide, publish nothing.
+        forget: users to erase. The features run again unless they are made without all of these users already.
+        remember: users to take off the list of those to erase.
 
     Raises:
         TowerlineError: another refresh holds the lock for longer than ``refresh.lock_wait_minutes``, or a stage failed;
             what was live stays live, and the next refresh goes on from the last good stage.
         GateError: a gate failed.
     """
-    call = StageCall(config, tuple(beam_args), progress)
+    call = StageCall(config, tuple(beam_args), progress, forget=forget, remember=remember)
     options = Options(dry_run, force_reason, config.refresh.keep_versions)
     config.work.mkdir(parents=True, exist_ok=True)
     with file_lock(config.work / _LOCK_FILE, 60.0 * config.refresh.lock_wait_minutes):
@@ -100,11 +112,14 @@ def _run(call: StageCall, options: Options) -> Refreshed:
     config, progress = call.config, call.progress
     started = datetime.datetime.now(datetime.UTC).isoformat()
     outcomes = []
+    forgotten: ForgetOutcome | None = None
     for number, stage in enumerate(STAGES, start=1):
         progress.stage(number, len(STAGES) + 1, stage.verb)
         outcome = _outcome(stage, call)
         state = "up to date" if outcome.outcome == "reused" else f"done in {outcome.seconds:.1f} s"
         progress.line(f"{outcome.name}: {state}")
+        if stage is FEATURES_STAGE:
+            forgotten = _forget_outcome(call, outcome)
         outcomes.append(outcome)
     # Deltas from the moment on at which the tables were read are not in them.
     since = started if outcomes[0].outcome == "ran" else read_manifest(config.work / FEATURES).created_at
@@ -112,22 +127,34 @@ def _run(call: StageCall, options: Options) -> Refreshed:
     publication = _publish(config, dataclasses.replace(options, since=since), progress)
     live = Registry(config.registry).current_or_none()
     file = config.work / REPORT_FILE
-    refreshed = Refreshed(live, publication.version is not None, tuple(outcomes), publication.verdicts, file)
+    refreshed = Refreshed(live, publication.version is not None, tuple(outcomes), publication.verdicts, file, forgotten)
     write_durably(file, json.dumps(_plain(refreshed, started), indent=2).encode())
     if config.refresh.evaluate and live is not None:
         _evaluate(config, progress)
     return refreshed
 
 
+def _forget_outcome(call: StageCall, features: StageOutcome) -> ForgetOutcome | None:
+    """What became of the forget list, if there is one; also shown."""
+    if not len(call.forget):
+        return None
+    facts = read_manifest(call.folder(FEATURES)).facts["forgotten"]
+    done = ForgetOutcome.of(call.forget, facts) if features.outcome == "ran" else ForgetOutcome.before_all(call.forget)
+    call.progress.line(done.line)
+    return done
+
+
 def _plain(refreshed: Refreshed, started: str) -> dict[str, Any]:
-    return {**asdict(refreshed), "report": str(refreshed.report.name), "started_at": started}
+    forgotten = None if refreshed.forgotten is None else refreshed.forgotten.as_fact()
+    plain = asdict(dataclasses.replace(refreshed, forgotten=None))
+    return {**plain, "forgotten": forgotten, "report": str(refreshed.report.name), "started_at": started}
 
 
 def _outcome(stage: Stage, call: StageCall) -> StageOutcome:
     """Runs the stage where its artifact is not current."""
     begun = time.perf_counter()
     path = call.folder(stage.folder)
-    current = stage.is_current(call.config)
+    current = stage.is_current(call.config) and (stage is not FEATURES_STAGE or FEATURES_STAGE.has_done(call))
     if not current:
         stage.run(_tonight(stage, call))
     fingerprint = read_manifest(path).fingerprint

@@ -7,13 +7,14 @@ single verbs and the nightly job use the same table. The modules that do the wor
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipelines.contracts.manifest import is_current, read_manifest
+from pipelines.features.kept_list import NOBODY
 from pipelines.progress import SILENT, Progress
+from pipelines.tables.forget_list import ForgetList
 from towerline.config import Config
 from towerline.jobs.extras import Need
 
@@ -27,15 +28,16 @@ FEATURES, MODEL, EMBEDDINGS, BUNDLE = "features", "model", "embeddings", "bundle
 class StageCall:
     """How one stage is run.
 
-    beam_args: for Beam, unchanged. previous: an earlier features artifact, whose events are not read again. forget: ids
-    of users to erase. warm: an earlier model to go on from.
+    beam_args: for Beam, unchanged. previous: an earlier features artifact, whose events are not read again. forget:
+    users to erase; remember: users to take off the list of those. warm: an earlier model to go on from.
     """
 
     config: Config
     beam_args: tuple[str, ...] = ()
     progress: Progress = SILENT
     previous: Path | None = None
-    forget: Sequence[int | str] = ()
+    forget: ForgetList = NOBODY
+    remember: ForgetList = NOBODY
     warm: WarmStart | None = None
 
     def folder(self, name: str) -> Path:
@@ -103,6 +105,28 @@ class FeaturesStage(Stage):
 
         return job.Inputs.find(config.schema_only()).fingerprints()
 
+    def is_current(self, config: Config) -> bool:
+        """Whether the features are made from these tables, without everyone who was to be forgotten."""
+        from pipelines.features.kept_list import forgotten_by, kept_list
+
+        folder = config.work / self.folder
+        return super().is_current(config) and forgotten_by(folder).covers(kept_list(folder))
+
+    def has_done(self, call: StageCall) -> bool:
+        """Whether the features that are there leave out all who are to be forgotten, and none who is to be remembered.
+
+        Raises:
+            SchemaError: a line of the lists is no user id.
+        """
+        from pipelines.features.kept_list import forgotten_by, id_type_of
+
+        if not len(call.forget) and not len(call.remember):
+            return True
+        folder = call.folder(self.folder)
+        forgotten, id_type = forgotten_by(folder), id_type_of(folder)
+        remembered = forgotten.holds(call.remember.ids(id_type))
+        return bool(forgotten.holds(call.forget.ids(id_type)).all() and not remembered.any())
+
     def settings(self, config: Config) -> dict[str, Any]:
         """The data set's schema."""
         return config.schema_only().model_dump(mode="json")
@@ -118,6 +142,7 @@ class FeaturesStage(Stage):
             progress=call.progress,
             previous=call.previous,
             forget=call.forget,
+            remember=call.remember,
         )
 
 

@@ -16,10 +16,11 @@ from pipelines.contracts.manifest import open_artifact
 from pipelines.contracts.vocabulary import Vocabulary
 from pipelines.features import job as features
 from pipelines.sequences.grouping import group_events, merge
+from pipelines.tables.forget_list import ForgetList
 from tests.pipelines.conftest import EVENTS, ITEMS, USERS, at, raw_schema, schema_of, write_rows
 from tests.pipelines.features.test_job import content
 from tests.pipelines.sequences.test_grouping import as_lists, as_table, events
-from towerline.jobs.erasure import find_traces, read_forget_list
+from towerline.jobs.erasure.traces import find_traces, read_forget_list
 
 NEW_DAY = [
     {"user": 2, "item": 10, "time": at(22), "action": "click", "price": 0.5},  # A tie with an old event.
@@ -43,8 +44,8 @@ def run_pair(
     write_rows(folder, **{"events-1": NEW_DAY, **tables})
     change(raw)
     schema = schema_of(raw)
-    upon = features.run(schema, folder / "upon", previous=old, forget=forget)
-    full = features.run(schema, folder / "full", partitions=2, forget=forget)
+    upon = features.run(schema, folder / "upon", previous=old, forget=ForgetList.of(forget))
+    full = features.run(schema, folder / "full", partitions=2, forget=ForgetList.of(forget))
     return upon, full
 
 

@@ -16,14 +16,26 @@ EXAMPLES = (
     "towerline features --config ads.toml -- --direct_num_workers=4",
 )
 
+Forget = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="file of user ids to erase, one per line; kept as digests for later runs"),
+]
+Remember = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="file of user ids to take off the list of those to erase")
+]
+
 
 def verb(
     call: Call,
     previous: Annotated[
         Path | None, typer.Option(metavar="DIR", help="an earlier features folder; only new events are read")
     ] = None,
-    forget: Annotated[Path | None, typer.Option(metavar="FILE", help="file of user ids to erase, one per line")] = None,
+    forget: Forget = None,
+    remember: Remember = None,
 ) -> Answer:
     """Raw tables to features (Beam)."""
-    written = call.project.features(previous=previous, forget=forget)
-    return Answer(facts={"stage": "features"}, written=written)
+    written = call.project.features(previous=previous, forget=forget, remember=remember)
+    if forget is None:
+        return Answer(facts={"stage": "features"}, written=written)
+    done = call.project.forget_outcome(forget)
+    return Answer(lines=[done.line], facts={"stage": "features", "forgotten": done.as_fact()}, written=written)

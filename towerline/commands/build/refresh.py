@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+from towerline.commands.build.features import Forget, Remember
 from towerline.commands.build.publish import DryRun, Force
 from towerline.commands.verb import Answer, Call
 
 EXAMPLES = (
     "towerline refresh --config ads.toml",
     "towerline refresh --config ads.toml --dry-run",
+    "towerline refresh --config ads.toml --forget forget.txt",
     "towerline refresh --config ads.toml --work /data/runs/ads --registry s3://bucket/registry --quiet",
 )
 
 
-def verb(call: Call, force: Force = None, dry_run: DryRun = False) -> Answer:
+def verb(
+    call: Call,
+    force: Force = None,
+    dry_run: DryRun = False,
+    forget: Forget = None,
+    remember: Remember = None,
+) -> Answer:
     """The nightly job: features to publish, gated and resumable; what is up to date is skipped."""
-    done = call.project.refresh(force_reason=force, dry_run=dry_run)
+    done = call.project.refresh(force_reason=force, dry_run=dry_run, forget=forget, remember=remember)
     state = "published" if done.published else "nothing new to publish"
     return Answer(
-        lines=[f"live: {done.version} ({state})"],
-        facts={"version": done.version, "published": done.published, "stages": [vars(one) for one in done.stages]},
+        lines=[
+            *([] if done.forgotten is None else [done.forgotten.line]),
+            f"live: {done.version} ({state})",
+        ],
+        facts={
+            "version": done.version,
+            "published": done.published,
+            "stages": [vars(one) for one in done.stages],
+            **({} if done.forgotten is None else {"forgotten": done.forgotten.as_fact()}),
+        },
         written=done.report,
     )
