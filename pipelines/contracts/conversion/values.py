@@ -1,0 +1,76 @@
+"""The one conversion of single values: of requests, command lines and forget lists, by the same rules as columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.contracts.conversion.column_type import ColumnType
+from pipelines.contracts.conversion.columns import convert
+from pipelines.contracts.errors import SchemaError
+
+_INT64 = range(-(2**63), 2**63)
+_EXPECTED = {
+    "string": "a text, integer or boolean",
+    "int64": "an integer from -2^63 to 2^63 - 1 (text with leading zeros needs the type string)",
+    "float64": "a finite number",
+    "bool": "true or false (or yes, no, 1, 0)",
+    "list": 'a list, or an array in brackets such as ["a", "b"] (other lists in text need a separator: '
+    '{ type = "list", separator = "|" })',
+    "embedding": "a list of numbers, or an array of them in brackets such as [0.1, 0.2] (other lists in text need a "
+    'separator: { type = "embedding", separator = " " })',
+}
+_TIMES = (
+    "a time from 1990 to 2099 such as 2026-01-31, 2026-01-31 12:30, 2026-01-31T12:30:15.123456Z, "
+    "2026-01-31 12:30:15+05:30 or 2026-01-31 12:30:15 UTC"
+)
+
+
+def expected(kind: ColumnType) -> str:
+    """What a cell of this type may be, as an error names it."""
+    if kind.type == "timestamp":
+        if kind.unit is None:
+            return f'{_TIMES} (integers need a unit: {{ type = "timestamp", unit = "s" }})'
+        return f"{_TIMES}, or an integer of unit {kind.unit}"
+    if kind.separator is not None:
+        return f"a list, or text cut by {kind.separator!r}" + (", of numbers" if kind.type == "embedding" else "")
+    if kind.type == "list" and kind.of == "int64":
+        return _EXPECTED["list"].replace("a list,", "a list of integers,")
+    return _EXPECTED[kind.type]
+
+
+def convert_value(value: object, kind: ColumnType, what: str) -> Any:
+    """Converts one value: int, str, float, bool, int microseconds UTC (timestamp) or list; None where it is missing.
+
+    Args:
+        value: a Python or NumPy value, or its text.
+        kind: the type to convert to.
+        what: the value as an error names it, such as ``--user``.
+
+    Raises:
+        SchemaError: the value does not fit the type; the message says what was expected.
+    """
+    if value is None or (kind.type == "string" and type(value) is str):
+        return value
+    if kind.type == "int64" and type(value) is int and value in _INT64:
+        return value
+    array = _as_array(value)
+    done = None if array is None else convert(array, kind)
+    if done is None or done.wrong[0]:
+        raise SchemaError(f"{what}: expected {expected(kind)}, got {value!r:.80}")
+    values = done.values.cast(pa.int64()) if kind.type == "timestamp" else done.values
+    return values[0].as_py()
+
+
+def _as_array(value: object) -> pa.Array | None:
+    """``[1]`` the value; None where Arrow has no type for it."""
+    if isinstance(value, np.datetime64):
+        value = value.astype("datetime64[us]").item()
+    if isinstance(value, str):
+        value = str(value)
+    try:
+        return pa.array([value])
+    except (pa.ArrowException, OverflowError, TypeError, ValueError):
+        return None
