@@ -80,7 +80,7 @@ class _Block:
 
     def is_at(self, place: int, characters: str) -> Bools:
         """``[n] bool``: whether the byte at a place is one of ``characters``."""
-        return np.logical_or.reduce([self.bytes[place] == ord(character) for character in characters])
+        return np.isin(self.bytes[place], np.frombuffer(characters.encode(), np.uint8))
 
     def number(self, place: int, digits: int, where: Bools | None = None) -> Int32:
         """``[n] int32`` number at a place, 0 outside ``where``; cells without these digits are not valid."""

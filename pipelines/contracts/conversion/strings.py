@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -49,7 +51,7 @@ def _of_decimals(source: pa.Array) -> pa.Array:
     has_fraction = pc.and_(pc.match_substring(texts, "."), pc.invert(pc.match_substring(texts, "E")))
     shorter = pc.utf8_rtrim(pc.utf8_rtrim(texts, "0"), ".")
     texts = pc.if_else(has_fraction, shorter, texts)
-    zero = pc.equal(source, pa.scalar(0, pa.int64()).cast(source.type))
+    zero = pc.equal(source, pa.scalar(Decimal(0), source.type))
     return pc.if_else(zero, pa.scalar("0"), texts)
 
 

@@ -68,9 +68,9 @@ def _as_array(value: object) -> pa.Array | None:
     """``[1]`` the value; None where Arrow has no type for it."""
     if isinstance(value, np.datetime64):
         value = value.astype("datetime64[us]").item()
-    if isinstance(value, str):
-        value = str(value)
     try:
+        if isinstance(value, int) and value not in _INT64:
+            value = str(value)
         return pa.array([value])
     except (pa.ArrowException, OverflowError, TypeError, ValueError):
         return None
