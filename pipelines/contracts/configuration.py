@@ -6,12 +6,13 @@ that only another of them has is refused with that model's name.
 
 from __future__ import annotations
 
+import datetime
 import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 Model = type[BaseModel]
 
@@ -20,6 +21,40 @@ class Section(BaseModel):
     """A frozen part of the configuration in which an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def as_moment(value: object) -> object:
+    """A date, a time or the text of one as a moment in UTC (a date: its beginning); anything else as it is.
+
+    Raises:
+        ValueError: the text is no date or time of ISO 8601, or the moment is outside the calendar in UTC.
+    """
+    if isinstance(value, str):
+        try:
+            value = datetime.datetime.fromisoformat(value)
+        except ValueError as err:
+            raise ValueError("expected a date or a time, such as 2026-02-01 or 2026-02-01T12:00:00Z") from err
+    if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
+        value = datetime.datetime(value.year, value.month, value.day)
+    if not isinstance(value, datetime.datetime):
+        return value
+    try:
+        return value.replace(tzinfo=datetime.UTC) if value.tzinfo is None else value.astimezone(datetime.UTC)
+    except OverflowError as err:
+        raise ValueError("expected a moment from 0001-01-01 to 9999-12-31 UTC") from err
+
+
+def _time_alone(value: object) -> object:
+    """``as_moment`` for a key that is a time: a number is none."""
+    if isinstance(value, int | float):
+        raise ValueError("expected a date or a time, such as 2026-02-01 or 2026-02-01T12:00:00Z")
+    return as_moment(value)
+
+
+# A key that is a moment: written as a date or a time, always read as UTC.
+Moment = Annotated[datetime.datetime, BeforeValidator(_time_alone)]
+# A key that is a moment, or a value of an order.
+MomentOrOrder = Annotated[datetime.datetime | int, BeforeValidator(as_moment)]
 
 
 @dataclass(frozen=True)

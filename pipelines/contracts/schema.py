@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from pipelines.contracts.configuration import Section, describe
+from pipelines.contracts.configuration import Moment, MomentOrOrder, Section, describe
 from pipelines.contracts.conversion.column_type import FLOAT64, INT64, STRING, TIMESTAMP, ColumnType
 from pipelines.contracts.errors import ConfigError
 from pipelines.contracts.kinds import CountFeature, Feature, IdFeature
@@ -174,11 +174,11 @@ class Split(Section):
     - ``leave_last_out``: each user's last event is test, the one before valid, the rest train.
     """
 
-    valid_from: datetime.datetime | int | None = Field(
+    valid_from: MomentOrOrder | None = Field(
         default=None, description="Start of the validation part: a date or timestamp (UTC), or a value of `order`."
     )
-    test_from: datetime.datetime | int | None = Field(default=None, description="Start of the test part.")
-    test_until: datetime.datetime | int | None = Field(
+    test_from: MomentOrOrder | None = Field(default=None, description="Start of the test part.")
+    test_until: MomentOrOrder | None = Field(
         default=None, description="End of the test part; later events are dropped. Not set: no end."
     )
     column: str | None = Field(default=None, description="Column of the events with the words train, valid, test.")
@@ -191,17 +191,6 @@ class Split(Section):
     leave_last_out: bool = Field(
         default=False, description="Each user's last event is test, the one before validation, the rest train."
     )
-
-    @field_validator("valid_from", "test_from", "test_until", mode="before")
-    @classmethod
-    def _utc(cls, value: object) -> object:
-        if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
-            value = datetime.datetime(value.year, value.month, value.day)
-        if isinstance(value, str):
-            value = datetime.datetime.fromisoformat(value)
-        if isinstance(value, datetime.datetime) and value.tzinfo is None:
-            value = value.replace(tzinfo=datetime.UTC)
-        return value
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -272,11 +261,11 @@ class Validation(Section):
     columns: dict[Literal["events", "items", "users"], dict[str, ColumnRule]] = Field(
         default={}, description="Rules by table and column: `[validation.columns.events.quantity]`."
     )
-    earliest: datetime.datetime | None = Field(
-        default=None, description="Events before this time are rejected. Not set: 1970-01-01."
+    earliest: Moment | None = Field(
+        default=None, description="Events before this date or time (UTC) are rejected. Not set: 1990-01-01."
     )
-    latest: datetime.datetime | None = Field(
-        default=None, description="Events at or after this time are rejected. Not set: 2200-01-01."
+    latest: Moment | None = Field(
+        default=None, description="Events at or after this date or time (UTC) are rejected. Not set: 2100-01-01."
     )
     late_days: float | None = Field(
         default=None,
@@ -293,6 +282,12 @@ class Validation(Section):
         default="warn", description="What happens when a run differs from the previous one beyond `drift_limits`."
     )
     drift_limits: DriftLimits = Field(default=DriftLimits(), description="The limits of drift.")
+
+    @model_validator(mode="after")
+    def _a_range(self) -> Self:
+        if self.earliest is not None and self.latest is not None and self.earliest >= self.latest:
+            raise ValueError("expected earliest < latest")
+        return self
 
 
 class Dataset(Section):

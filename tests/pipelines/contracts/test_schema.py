@@ -107,3 +107,37 @@ def test_a_schema_with_declared_types_is_read_back_from_its_json() -> None:
     }
     schema = parse_schema(raw, "m.toml")
     assert DatasetSchema.model_validate_json(schema.model_dump_json()) == schema
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("2026-02-01", datetime.datetime(2026, 2, 1)),
+        ('"2026-02-01"', datetime.datetime(2026, 2, 1)),
+        ("2026-02-01T12:30:00", datetime.datetime(2026, 2, 1, 12, 30)),
+        ("2026-02-01 12:30:00Z", datetime.datetime(2026, 2, 1, 12, 30)),
+        ("2026-02-01T01:30:00+02:00", datetime.datetime(2026, 1, 31, 23, 30)),
+        ('"2026-02-01T01:30+02:00"', datetime.datetime(2026, 1, 31, 23, 30)),
+    ],
+)
+def test_all_moments_of_the_schema_are_read_alike_and_are_utc(written: str, expected: datetime.datetime) -> None:
+    given = tomllib.loads(f"moment = {written}")["moment"]
+    raw = marketplace(validation={"latest": given}, split={"valid_from": datetime.date(2025, 1, 1), "test_from": given})
+    schema = parse_schema(raw, "m.toml")
+    assert schema.validation.latest == schema.split.test_from == expected.replace(tzinfo=datetime.UTC)
+    assert schema.validation.latest.tzinfo is datetime.UTC
+    raw["validation"] = {"earliest": given}
+    assert parse_schema(raw, "m.toml").validation.earliest == schema.validation.latest
+
+
+@pytest.mark.parametrize("written", ["5", "true", '"01/02/2026"', "2026.5"])
+def test_what_is_no_moment_is_refused_with_the_forms_that_are_understood(written: str) -> None:
+    given = tomllib.loads(f"moment = {written}")["moment"]
+    with pytest.raises(ConfigError, match=r"validation\.latest: expected a date or a time, such as 2026-02-01"):
+        parse_schema(marketplace(validation={"latest": given}), "m.toml")
+
+
+def test_an_empty_range_of_times_is_refused() -> None:
+    day = datetime.date(2026, 2, 1)
+    with pytest.raises(ConfigError, match="expected earliest < latest"):
+        parse_schema(marketplace(validation={"earliest": day, "latest": day}), "m.toml")
