@@ -23,11 +23,12 @@ from pipelines.contracts.files import write_parquet
 from pipelines.contracts.manifest import Draft, write_artifact
 from pipelines.contracts.schema import SPLITS, DatasetSchema
 from pipelines.contracts.vocabulary import Vocabulary
-from pipelines.features import drift, transforms
+from pipelines.features import transforms
 from pipelines.features.duplicates import DUPLICATE
 from pipelines.features.fitting import fit, summarise
 from pipelines.features.kept_list import NOBODY, Erasure, kept_list, write_copy
 from pipelines.features.planning import KEPT_REJECTS, FeaturesPlan, FeaturesPlanner, Inputs
+from pipelines.features.reporting import drift
 from pipelines.features.totals import (
     Ingested,
     PartitionFacts,

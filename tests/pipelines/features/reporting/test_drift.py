@@ -17,7 +17,7 @@ from pipelines.contracts.manifest import open_artifact
 from pipelines.contracts.schema import DriftLimits
 from pipelines.contracts.vocabulary import FittedCodes, FittedNumbers, Vocabulary
 from pipelines.features import job as features
-from pipelines.features.drift import Drift, Profile, drifts
+from pipelines.features.reporting.drift import Drift, Profile, drifts
 from pipelines.sequences.reader import Sequences
 from tests.pipelines.conftest import EVENTS, ITEMS, USERS, at, raw_schema, schema_of, write_rows
 
