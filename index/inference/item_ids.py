@@ -5,8 +5,7 @@ Reads the vocabulary's ids. Made for a few ids at a time, in a microsecond or tw
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from index.inference.given_ids import GivenIds, int64_ids, num_given, text_ids
 from index.search.searcher import Rows
-from pipelines.contracts.errors import SchemaError
-from pipelines.contracts.vocabulary import ValueTable
+from pipelines.contracts.arrays import Int64
 
 # A direct table may be this many times as long as the catalogue; beyond that, ids are found through buckets.
 _DIRECT_TABLE = 8
@@ -26,7 +25,6 @@ class ItemIds:
     """Ids of a catalogue in row order. Immutable."""
 
     def __init__(self, item_ids: pa.Array) -> None:
-        self._arrow = item_ids
         self._numbers = pa.types.is_integer(item_ids.type)
         self._by_row: npt.NDArray[Any] = np.asarray(item_ids, dtype=np.int64 if self._numbers else object)
         if self._numbers:
@@ -58,35 +56,32 @@ class ItemIds:
         ids: npt.NDArray[Any] = self._by_row.take(rows)
         return ids
 
-    def rows(self, item_ids: Sequence[Any] | npt.NDArray[Any] | pa.Array, what: str) -> Rows:
-        """``[n] int32`` row of each id, -1 if it is not in the catalogue.
+    def rows(self, item_ids: GivenIds, what: str) -> Rows:
+        """``[n] int32`` row of each id, -1 if it is not in the catalogue. A number and its text are the same id.
 
         Raises:
-            SchemaError: not a list of ids, or of several types; ``what`` names the argument.
+            SchemaError: not a flat list, or a value can be no id of the catalogue's type; ``what`` names the argument.
         """
-        if len(item_ids) == 0:
+        if not num_given(item_ids, what):
             return np.zeros(0, np.int32)
         if self._numbers:
-            return self._rows_of_numbers(item_ids, what)
-        try:
-            found = list(map(self._row_of_text.get, item_ids))
-        except TypeError as err:
-            raise SchemaError(f"{what}: expected item ids, got {item_ids!r:.80}") from err
-        if None in found:
-            if not all(type(item_id) is str for item_id in item_ids):
-                return self._any_type(item_ids, what)
-            found = [-1 if row is None else row for row in found]
+            return self._rows_of_numbers(int64_ids(item_ids, what))
+        return self._rows_of_texts(item_ids, what)
+
+    def _rows_of_texts(self, item_ids: GivenIds, what: str) -> Rows:
+        found = self._known_texts(item_ids)
+        if found is None or None in found:
+            found = [self._row_of_text.get(text, -1) for text in text_ids(item_ids, what)]
         return np.array(found, np.int32)
 
-    def _rows_of_numbers(self, item_ids: Sequence[Any] | npt.NDArray[Any] | pa.Array, what: str) -> Rows:
+    def _known_texts(self, item_ids: Iterable[Any]) -> list[int | None] | None:
+        """The row of each id of the catalogue's own form, else None; None for all if some cannot be looked up."""
         try:
-            numbers = np.asarray(item_ids)
-        except ValueError as err:
-            raise SchemaError(f"{what}: expected a flat list of item ids, got {item_ids!r:.80}") from err
-        if numbers.ndim != 1:
-            raise SchemaError(f"{what}: expected a flat list of item ids, got {item_ids!r:.80}")
-        if numbers.dtype != np.int64:
-            return self._any_type(item_ids, what)
+            return list(map(self._row_of_text.get, item_ids))
+        except TypeError:
+            return None
+
+    def _rows_of_numbers(self, numbers: Int64) -> Rows:
         if self._row_of_number is not None:
             # Clipping leads to the ends, which have no row; this also holds for numbers that wrap around.
             return self._row_of_number.take(numbers - (self._first - 1), mode="clip")
@@ -100,18 +95,6 @@ class ItemIds:
         found = self._sorted.take(places, mode="clip") == numbers
         rows = places if self._order is None else self._order.take(places, mode="clip")
         return rows if np.count_nonzero(found) == len(found) else np.where(found, rows, np.int32(-1))
-
-    def _any_type(self, item_ids: Sequence[Any] | npt.NDArray[Any] | pa.Array, what: str) -> Rows:
-        """Ids of another type than the catalogue's, compared by the vocabulary's own rule."""
-        try:
-            given = item_ids if isinstance(item_ids, pa.Array | pa.ChunkedArray) else pa.array(item_ids)
-            return self._table.places(given)
-        except (pa.ArrowException, OverflowError, TypeError, ValueError) as err:
-            raise SchemaError(f"{what}: expected item ids of one type, got {item_ids!r:.80} ({err})") from err
-
-    @functools.cached_property
-    def _table(self) -> ValueTable:
-        return ValueTable(self._arrow)
 
 
 # Largest number of ids in a bucket; with more (a few dense ranges among wide gaps), ids are found by bisection.

@@ -1,7 +1,8 @@
 """Reads raw user records: turns history ids into rows, ages and actions, and checks feature columns by name.
 
 A record has the keys ``history`` (item ids, oldest first), ``history_time``, ``history_action`` (as long as the
-history), ``time`` (the moment of the request), ``user_id``, and feature columns.
+history), ``time`` (the moment of the request), ``user_id``, and feature columns. Ids and moments are read by the rules
+of the tables: see ``given_ids`` and ``given_moments``.
 """
 
 from __future__ import annotations
@@ -14,19 +15,23 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
+from index.inference.given_ids import one_id
+from index.inference.given_moments import MomentReader
 from index.inference.item_ids import ItemIds
 from index.search.searcher import Rows
-from pipelines.contracts.conversion import US_PER_DAY, time_us
+from pipelines.contracts.conversion import US_PER_DAY
+from pipelines.contracts.conversion.column_type import ColumnType
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.kinds.feature import RECORD_KEYS
-from pipelines.contracts.schema import DatasetSchema
+from pipelines.contracts.schema import DatasetSchema, id_type
 
 Clock = Callable[[], float]
-_SEQUENCES = (list, tuple, np.ndarray)
+_SEQUENCES = (list, tuple, np.ndarray, pa.Array, pa.ChunkedArray)
+# The form of an id that needs no conversion.
+_PLAIN: dict[str, type] = {"int64": int, "string": str}
 _NO_ROWS = np.zeros(0, np.int32)
-# Largest count of microseconds: beyond the year 100,000.
-_LATEST_US = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,9 @@ class RecordReader:
         self._length = history_length
         self.clock = clock
         self._timed = schema.tables.events.time is not None
+        self._moments = MomentReader.of(schema)
+        self._user_kind = id_type(schema.ids.user)
+        self._user_keys = tuple({"user_id", schema.id_column("user"), schema.tables.events.user_id})
         self._action_code = {name: code for code, name in enumerate(schema.action_names)}
         columns = {column for feature in schema.side("user") for column in feature.raw_columns}
         self._known_keys = frozenset({*RECORD_KEYS, *columns, schema.id_column("user"), schema.tables.events.user_id})
@@ -67,20 +75,24 @@ class RecordReader:
         """Returns the record's history and moment.
 
         Raises:
-            SchemaError: the record is not a mapping, has an unknown key or a history that is not a list of ids, or its
-                times or actions have another length or type.
+            SchemaError: the record is not a mapping, has an unknown key, an id that can be none of the declared type or
+                a history that is not a list of ids, or its times or actions have another length or type.
         """
         if not isinstance(record, Mapping):
             raise SchemaError(f"record: expected a mapping such as {{'history': [...]}}, got {record!r:.80}")
         if not record.keys() <= self._known_keys:
             self._refuse_unknown(record)
+        if self._user_kind is not None:
+            self._check_user(record, self._user_kind)
         moment = record.get("time")
-        now_us = int(self.clock() * 1e6) if moment is None else _moment(moment)
+        now_us = int(self.clock() * 1e6) if moment is None else self._moments.one(moment, "time")
         history = record.get("history")
         if history is None:
             return Request(_NO_ROWS, None, None, _NO_ROWS, None, None, now_us, 0)
         if not isinstance(history, _SEQUENCES):
-            raise SchemaError(f"history: expected a list of item ids, oldest first, got {history!r:.80}")
+            if not hasattr(history, "__array__"):
+                raise SchemaError(f"history: expected a list of item ids, oldest first, got {history!r:.80}")
+            history = np.asarray(history)
         rows = self._items.rows(history, "history")
         ages = self._ages(record.get("history_time"), len(rows), now_us)
         actions = self._actions(record.get("history_action"), len(rows))
@@ -108,6 +120,12 @@ class RecordReader:
         late_actions = None if actions is None else actions[start:]
         return Request(rows[start:], late_ages, late_actions, rows, ages, actions, now_us, unknown)
 
+    def _check_user(self, record: Mapping[str, Any], kind: ColumnType) -> None:
+        for key in self._user_keys:
+            user_id = record.get(key)
+            if user_id is not None and type(user_id) is not _PLAIN[kind.type]:
+                one_id(user_id, kind, key)
+
     def _refuse_unknown(self, record: Mapping[str, Any]) -> None:
         key = sorted(map(str, record.keys() - self._known_keys))[0]
         near = difflib.get_close_matches(key, self._known_keys, n=1)
@@ -118,7 +136,8 @@ class RecordReader:
         if times is None or not self._timed:
             return None
         _check_length("history_time", times, events)
-        days = (now_us - _moments(times)) * (1.0 / US_PER_DAY)
+        # Exact in float64: a difference of moments is below 2**53 microseconds.
+        days = (now_us - self._moments.many(times, "history_time")) * (1.0 / US_PER_DAY)
         ages: npt.NDArray[np.float32] = np.maximum(days, 0.0).astype(np.float32)
         return ages
 
@@ -126,6 +145,8 @@ class RecordReader:
         if actions is None:
             return None
         _check_length("history_action", actions, events)
+        if isinstance(actions, pa.Array | pa.ChunkedArray):
+            actions = actions.to_pylist()
         try:
             return np.array([self._action_code[action] for action in actions], np.int32)
         except (KeyError, TypeError) as err:
@@ -133,27 +154,8 @@ class RecordReader:
             raise SchemaError(f"history_action: expected one of {known} for each event, got {err}") from err
 
 
-def _moments(times: Any) -> npt.NDArray[np.float64]:
-    """``[n] float64`` microseconds: exact to the microsecond until the year 2255."""
-    try:
-        moments = np.asarray(times)
-        if moments.ndim == 1 and moments.dtype == np.int64:
-            return moments.astype(np.float64)
-        if moments.ndim == 1 and moments.dtype.kind == "M" and not np.isnat(moments).any():
-            return moments.astype("datetime64[us]").astype(np.float64)
-        return np.array([float(time_us(moment)) for moment in times])
-    except (TypeError, ValueError, OverflowError) as err:
-        raise SchemaError(f"history_time: expected a time for each event, got {times!r:.80}") from err
-
-
-def _moment(value: Any) -> int:
-    moment = time_us(value)
-    if abs(moment) > _LATEST_US:
-        raise SchemaError(f"time: expected microseconds since the epoch, got {moment}")
-    return moment
-
-
 def _check_length(key: str, values: Any, events: int) -> None:
-    if not isinstance(values, _SEQUENCES) or len(values) != events:
-        got = f"{len(values)} values" if isinstance(values, _SEQUENCES) else f"{values!r:.80}"
+    listed = isinstance(values, _SEQUENCES) or (hasattr(values, "__array__") and hasattr(values, "__len__"))
+    if not listed or len(values) != events:
+        got = f"{len(values)} values" if listed else f"{values!r:.80}"
         raise SchemaError(f"{key}: expected a list as long as the history ({events}), got {got}")

@@ -17,6 +17,8 @@ import pyarrow as pa
 import xxhash
 
 from pipelines.contracts.arrays import Int8, Int64
+from pipelines.contracts.conversion import one_array
+from pipelines.contracts.conversion.column_type import MOMENT
 from pipelines.contracts.schema import SPLITS, DatasetSchema, SplitName
 from pipelines.sequences.event_lists import EventLists
 from pipelines.sequences.reader import Sequences, load_users
@@ -101,8 +103,8 @@ class UserRecords:
             "history_action": pa.ListArray.from_arrays(offsets, _action_names(schema, history.actions)),
         }
         if schema.tables.events.time is not None:
-            columns["history_time"] = pa.ListArray.from_arrays(offsets, pa.array(history.times))
-            columns["time"] = pa.array(self.request_times(schema)[users])
+            columns["history_time"] = pa.ListArray.from_arrays(offsets, _moments(history.times))
+            columns["time"] = _moments(self.request_times(schema)[users])
         table = _feature_columns(self.profiles, schema).take(pa.array(users))
         for name, column in columns.items():
             table = table.append_column(name, column)
@@ -118,7 +120,7 @@ class UserRecords:
         """``[users] int64`` microseconds: the moment of each user's request, the same for every reader of the features.
 
         With a split by time it is the start of the test part. Otherwise it is the time of the user's first test event;
-        for a user without one, that of the latest event; for a user without events, 0.
+        for a user without one, that of the latest event; for a user without events, that of the latest event of all.
         """
         start = schema.split.test_from
         if isinstance(start, datetime.datetime):
@@ -128,12 +130,27 @@ class UserRecords:
         held = self.events.of_split(_TEST)
         first = np.full(self.num_users, np.iinfo(np.int64).max, np.int64)
         np.minimum.at(first, held.owners, held.times)
+        latest = np.where(self.events.counts > 0, latest, latest.max(initial=0))
         return np.where(first < np.iinfo(np.int64).max, first, latest)
 
 
 def records_of(table: pa.Table) -> list[dict[str, Any]]:
-    """The rows of a users table as raw records for ``Retriever.retrieve``; nulls are left out."""
-    return [{key: value for key, value in row.items() if value is not None} for row in table.to_pylist()]
+    """The rows of a users table as raw records for ``Retriever.retrieve``; nulls are left out.
+
+    The times of a history stay an Arrow array each: as Python's datetimes they would take longer than the search.
+    """
+    plain = table.drop_columns("history_time") if "history_time" in table.column_names else table
+    records = [{key: value for key, value in row.items() if value is not None} for row in plain.to_pylist()]
+    if plain is not table:
+        for record, times in zip(records, one_array(table["history_time"]), strict=True):
+            if times.is_valid:
+                record["history_time"] = times.values
+    return records
+
+
+def _moments(us: Int64) -> pa.Array:
+    """Microseconds UTC as timestamps."""
+    return pa.array(us).view(MOMENT)
 
 
 def sample_users(user_ids: pa.Array, count: int, seed: int, among: Int64) -> Int64:

@@ -24,6 +24,7 @@ from index.search.scann_tree import ScannSearcher
 from index.search.searcher import Neighbors, Searcher, Vectors
 from index.search.shards import ShardedSearcher
 from index.search.value_tree import load_value, load_value_searcher
+from pipelines.contracts.conversion.column_type import MOMENT
 from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.manifest import Artifact, Manifest, open_artifact
 from pipelines.contracts.schema import DatasetSchema
@@ -144,7 +145,7 @@ class Bundle:
     def users(self) -> pa.Table | None:
         """``user_id``, raw features and history of each user; None if the bundle was built without users."""
         file = self.dir / USERS_FILE
-        return pq.read_table(file) if file.exists() else None
+        return _with_moments(pq.read_table(file)) if file.exists() else None
 
     @functools.cached_property
     def spec(self) -> SearcherSpec:
@@ -199,7 +200,7 @@ def load_searcher(directory: Path, spec: SearcherSpec, vectors: Vectors) -> Sear
 def save_probes(probes: Probes, directory: Path) -> None:
     """Creates ``directory`` and writes the probes there."""
     directory.mkdir()
-    (directory / "records.json").write_text(json.dumps(list(probes.records), default=str))
+    (directory / "records.json").write_text(json.dumps(list(probes.records), default=_as_json))
     np.save(directory / "vectors.npy", probes.vectors)
     np.save(directory / "rows.npy", probes.neighbors.rows)
     np.save(directory / "scores.npy", probes.neighbors.scores)
@@ -212,11 +213,34 @@ def load_probes(directory: Path) -> Probes:
         ArtifactError: a file is missing or cannot be read.
     """
     try:
-        records = tuple(json.loads((directory / "records.json").read_text()))
+        records = tuple(_timed(record) for record in json.loads((directory / "records.json").read_text()))
         neighbors = Neighbors(_load(directory / "rows.npy"), _load(directory / "scores.npy"))
         return Probes(records, _load(directory / "vectors.npy"), neighbors)
     except (OSError, ValueError) as err:
         raise ArtifactError(f"{directory}: the probes cannot be read ({err}). Build the bundle again.") from err
+
+
+def _as_json(value: object) -> object:
+    """Times as ISO text."""
+    return value.to_pylist() if isinstance(value, pa.Array) else str(value)
+
+
+def _timed(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with times in place of integers: the first bundles hold microseconds UTC."""
+    return {key: _moments(value) if key in ("time", "history_time") else value for key, value in record.items()}
+
+
+def _moments(value: Any) -> Any:
+    if isinstance(value, list) and value and isinstance(value[0], int):
+        return pa.array(value, pa.int64()).view(MOMENT)
+    return pa.scalar(value, pa.int64()).cast(MOMENT).as_py() if isinstance(value, int) else value
+
+
+def _with_moments(users: pa.Table) -> pa.Table:
+    """The users with timestamps in place of integers: the first bundles hold microseconds UTC."""
+    wanted = {"time": MOMENT, "history_time": pa.list_(MOMENT)}
+    fields = [pa.field(field.name, wanted.get(field.name, field.type)) for field in users.schema]
+    return users.cast(pa.schema(fields))
 
 
 def _load(file: Path) -> npt.NDArray[Any]:

@@ -60,7 +60,8 @@ class Candidates:
     "new items" or "popularity". version: the version that answered; space: its vector space. fill: n / k.
     cold_start: None if the user's history or id was known; "profile" if only features were known; "popularity" if
     nothing was, and then scores are log1p of the items' train events. unknown_history: history ids that are not in the
-    catalogue. explanation: set with ``explain=True``.
+    catalogue. explanation: set with ``explain=True``. known_user: whether the tables have the user whose id was asked
+    for; None where none was.
     """
 
     item_ids: npt.NDArray[Any]
@@ -74,6 +75,7 @@ class Candidates:
     cold_start: ColdStart | None = None
     unknown_history: int = 0
     explanation: Explanation | None = None
+    known_user: bool | None = None
 
     @property
     def fill(self) -> float:

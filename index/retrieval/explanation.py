@@ -13,7 +13,7 @@ import numpy as np
 
 from index.retrieval.candidates import ItemExplanation
 from index.retrieval.live.version import ServingVersion
-from index.retrieval.selection import ReadRules, Rules
+from index.retrieval.selection import ReadRules, Rules, excluded_rows
 from index.rules.crowding import within_limits
 from index.search.searcher import Rows, Scores, Vectors
 from pipelines.contracts.errors import SchemaError
@@ -72,8 +72,7 @@ class CallExplanation:
     def _removed_by(self, row: int) -> str:
         if self.rules.where is not None and not self.live.eligible(self.rules.where).mask[row]:
             return f"where {self.rules.where}"
-        excluded = self.live.items.rows(list(self.rules.exclude), "exclude") if len(self.rules.exclude) else ()
-        if row in excluded:
+        if row in excluded_rows(self.live, self.rules.exclude):
             return "exclude"
         order = self._eligible_order
         if self.read.limits:

@@ -5,6 +5,7 @@ Reads a registry or a bundle. Imports neither TensorFlow nor Beam. One object se
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 import time
 from collections.abc import Mapping, Sequence
@@ -159,18 +160,22 @@ class Retriever:
         return candidates
 
     def retrieve_by_id(self, user_id: object, k: int = 100, **rules: Any) -> Candidates:
-        """Returns the k best candidates for a user of the bundle's own table; unknown users get cold-start results.
+        """Returns the k best candidates for a user of the bundle's own table.
+
+        A user who is in no table is answered as a new one, and ``known_user`` of the answer is False.
 
         Args:
-            user_id: as in the users table.
+            user_id: as in the tables; a number and its text are the same id.
             k: how many.
             rules: as ``retrieve``.
 
         Raises:
             ArtifactError: the bundle was built without users.
-            SchemaError: as ``retrieve``.
+            SchemaError: it can be no id of the users' type, or as ``retrieve``.
         """
-        return self.retrieve(self._serving().user_record(user_id), k, **rules)
+        record = self._serving().user_record(user_id)
+        candidates = self.retrieve({} if record is None else record, k, **rules)
+        return dataclasses.replace(candidates, known_user=record is not None)
 
     def retrieve_batch(self, records: Sequence[Mapping[str, Any]], k: int = 100, **rules: Any) -> list[Candidates]:
         """Returns the k best candidates for each record, as ``retrieve`` does; faster if there are no rules.

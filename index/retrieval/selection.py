@@ -80,7 +80,7 @@ def read_rules(live: ServingVersion, rules: Rules) -> ReadRules:
     diversity = _number(rules.diversity, "diversity", 0.0, 1.0)
     eligible = live.alive if rules.where is None else live.eligible(rules.where)
     new = live.new_items(rules.where) if live.settings.new_items_share > 0.0 else None
-    excluded = _excluded(live, rules.exclude)
+    excluded = excluded_rows(live, rules.exclude)
     if len(excluded) > _FEW_EXCLUDED:
         eligible, new = _without(live, eligible, excluded), None if new is None else _without(live, new, excluded)
         excluded = excluded[:0]
@@ -95,15 +95,20 @@ def _number(value: object, name: str, least: float, most: float) -> float:
     return float(value)
 
 
-def _excluded(live: ServingVersion, exclude: object) -> Rows:
+def excluded_rows(live: ServingVersion, exclude: object) -> Rows:
+    """``[n] int32`` rows of the ids to exclude, ascending, each once; ids that the version does not have are left out.
+
+    Raises:
+        SchemaError: not a list of ids, or one can be no id of the catalogue's type.
+    """
     if isinstance(exclude, str | bytes | Mapping) or not hasattr(exclude, "__len__"):
         raise SchemaError(f"exclude: expected a list of item ids, got {exclude!r:.80}")
-    if len(exclude) == 0:
-        return np.zeros(0, np.int32)
     if isinstance(exclude, AbstractSet):
         exclude = list(exclude)
-    if not isinstance(exclude, Sequence | np.ndarray | pa.Array):
-        raise SchemaError(f"exclude: expected a list of item ids, got {exclude!r:.80}")
+    elif not isinstance(exclude, Sequence | np.ndarray | pa.Array | pa.ChunkedArray):
+        if not hasattr(exclude, "__array__"):
+            raise SchemaError(f"exclude: expected a list of item ids, got {exclude!r:.80}")
+        exclude = np.asarray(exclude)
     rows = np.sort(live.items.rows(exclude, "exclude"))
     return rows[np.diff(rows, prepend=np.int32(-1)) > 0]  # Unique and not -1. np.unique takes 70 us per 1,000.
 

@@ -5,8 +5,10 @@ Reads the bundle's item table. A column holds numbers, truth values, codes of te
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import threading
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,7 +30,7 @@ class Column:
     kind: type of the values. values: ``[items]`` (or, for a list attribute, ``[elements]``) numbers as they are, truth
     as bool, time as int64 microseconds UTC, text as int32 codes. known: where a value is not null; None means
     everywhere. code_of_text: the code of each text. owners: for a list attribute, ``[elements] int64`` the row of each
-    element.
+    element. is_id: a number and its text are the same value.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Column:
     items: int
     code_of_text: dict[str, int] | None = None
     owners: npt.NDArray[np.int64] | None = None
+    is_id: bool = False
 
     @property
     def is_list(self) -> bool:
@@ -48,9 +51,10 @@ class Column:
 class Attributes:
     """The attributes of a catalogue; a column is laid out at its first use. Safe to use from many threads."""
 
-    def __init__(self, table: pa.Table) -> None:
-        """Takes the bundle's item table, in row order."""
+    def __init__(self, table: pa.Table, ids: Collection[str] = ("item_id",)) -> None:
+        """Takes the bundle's item table, in row order, and the names of its columns that are ids."""
         self._table = table
+        self._ids = frozenset(ids)
         self._columns: dict[str, Column] = {}
         self._groups: dict[str, npt.NDArray[np.int32]] = {}
         self._lock = threading.Lock()
@@ -75,6 +79,7 @@ class Attributes:
         if kept is None:
             with self._lock:
                 kept = self._columns.get(name) or _lay_out(name, self._raw(name))
+                kept = dataclasses.replace(kept, is_id=name in self._ids)
                 self._columns[name] = kept
         return kept
 

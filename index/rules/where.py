@@ -6,6 +6,7 @@ The grammar is a subset of Python's, and Python's own parser reads it:
     country in ("US", "CA") and not department == "GROCERY"
     5 <= price < 20 or price is None
     "US" in countries                        (an attribute that is a list)
+    item_id in (1001, "1002")                (of an id, a number and its text are the same)
 
 A comparison with a missing value is never true, and neither is its negation: an item passes only on known values.
 ``is None`` and ``is not None`` ask for missing values. Text is compared with ``==``, ``!=`` and ``in`` only.
@@ -21,8 +22,10 @@ from typing import Any
 
 import numpy as np
 
+from index.inference.given_ids import one_id
 from index.rules.attributes import Attributes, Column, Mask
 from pipelines.contracts.conversion import time_us
+from pipelines.contracts.conversion.column_type import INT64, STRING
 from pipelines.contracts.errors import SchemaError
 
 MAX_LENGTH = 100_000
@@ -203,6 +206,8 @@ class _Compiler:
 
     def _value(self, column: Column, constant: object) -> Any:
         """The constant in the column's type: a number, a truth value, a code (-2 for an unknown text), or a time."""
+        if column.is_id:
+            constant = _as_id(column, constant)
         if column.kind == "text" and isinstance(constant, str):
             assert column.code_of_text is not None
             return column.code_of_text.get(constant, -2)
@@ -225,6 +230,15 @@ class _Compiler:
 
     def _wrong(self, what: str) -> SchemaError:
         return SchemaError(f"where: {what} (in {self._where!r:.200})")
+
+
+def _as_id(column: Column, constant: object) -> object:
+    """The constant in the form of the column's ids: text for numbers and numbers for text are converted."""
+    if column.kind == "number" and isinstance(constant, str):
+        return one_id(constant, INT64, f"where: {column.name}")
+    if column.kind == "text" and isinstance(constant, int | float) and not isinstance(constant, bool):
+        return one_id(constant, STRING, f"where: {column.name}")
+    return constant
 
 
 def _where_known(column: Column, result: Mask) -> Mask:

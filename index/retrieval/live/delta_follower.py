@@ -14,16 +14,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from index.inference.given_ids import GivenIds, int64_ids, num_given, text_ids
 from index.inference.item_ids import ItemIds
 from index.inference.query_tower import QueryTower
 from index.inference.records import RecordReader
 from index.registry.delta_search import DeltaSearcher, MaskedSearcher
 from index.registry.deltas import Delta, DeltaLog, DeltaState
-from index.retrieval.live.version import MIB, ServingVersion
-from index.rules.attributes import Attributes
+from index.retrieval.live.version import MIB, ServingVersion, attributes_of
 from index.rules.eligible import Eligible, EligibleCache
 from index.rules.planner import Planner
 from index.search.growing_vectors import GrowingVectors
@@ -39,16 +38,20 @@ class FreshItemIds(ItemIds):
 
     def __init__(self, base: ItemIds, fresh: pa.Array) -> None:
         self._base = base
+        self._numbers = pa.types.is_integer(fresh.type)
         self._first_fresh = len(base)
         ids = fresh.to_pylist()
         self._fresh_row = {item_id: self._first_fresh + place for place, item_id in enumerate(ids)}
         known = base.of(np.arange(self._first_fresh, dtype=np.int32))
         self._by_row = np.concatenate([known, np.asarray(ids, dtype=known.dtype)])
 
-    def rows(self, item_ids: Sequence[Any] | npt.NDArray[Any] | pa.Array, what: str) -> Rows:
+    def rows(self, item_ids: GivenIds, what: str) -> Rows:
         """See ``ItemIds.rows``."""
-        rows = self._base.rows(item_ids, what)
-        listed = item_ids.to_pylist() if isinstance(item_ids, pa.Array | pa.ChunkedArray) else item_ids
+        if not num_given(item_ids, what):
+            return np.zeros(0, np.int32)
+        given = int64_ids(item_ids, what) if self._numbers else text_ids(item_ids, what)
+        rows = self._base.rows(given, what)
+        listed = given.tolist() if isinstance(given, np.ndarray) else given
         fresh = [self._fresh_row.get(item_id, -1) for item_id in listed]
         return np.where(np.asarray(fresh, np.int32) >= 0, fresh, rows).astype(np.int32)
 
@@ -78,7 +81,7 @@ def with_state(
         tower=tower,
         reader=RecordReader(base.bundle.schema, items, tower.history_length, base.reader.clock),
         planner=_grown(base.planner, vectors, state.fresh_vectors),
-        attributes=Attributes(catalogue),
+        attributes=attributes_of(base.bundle, catalogue),
         catalogue=catalogue,
     )
     return _masked(grown, state)

@@ -15,9 +15,11 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import ValidationError
 
+from index.inference.given_ids import id_kind, one_id
 from index.inference.item_ids import ItemIds
 from index.inference.query_tower import QueryTower
 from index.inference.records import Clock, RecordReader
+from index.inference.user_records import records_of
 from index.registry.bundle import Bundle
 from index.rules.attributes import Attributes, Mask
 from index.rules.eligible import Eligible, EligibleCache
@@ -87,7 +89,7 @@ class ServingVersion:
             reader=RecordReader(bundle.schema, items, tower.history_length, clock),
             tower=tower,
             planner=Planner.of(bundle.searcher, bundle.vectors, None if value is None else value.log_values),
-            attributes=Attributes(bundle.items),
+            attributes=attributes_of(bundle, bundle.items),
             settings=chosen,
             eligibles=EligibleCache(int(chosen.rule_cache_mib * MIB)),
         )
@@ -167,12 +169,12 @@ class ServingVersion:
         users = self.bundle.users
         return None if users is None else ValueTable(users["user_id"].combine_chunks())
 
-    def user_record(self, user_id: object) -> dict[str, Any]:
-        """The raw record of a user in the bundle's own table; empty if it has no such user.
+    def user_record(self, user_id: object) -> dict[str, Any] | None:
+        """The raw record of a user in the bundle's own table; None if it has no such user.
 
         Raises:
             ArtifactError: the bundle was built without users.
-            SchemaError: the id is neither a number nor text.
+            SchemaError: it can be no id of the users' type.
         """
         users, places = self.bundle.users, self._user_places
         if users is None or places is None:
@@ -180,13 +182,8 @@ class ServingVersion:
                 f"version {self.version}: built without users, so none can be retrieved by id. Give the raw record, or "
                 "build with include_users = true."
             )
-        if isinstance(user_id, bool) or not isinstance(user_id, str | int | np.integer):
-            raise SchemaError(f"user_id: expected a number or text, got {user_id!r:.80}")
-        place = places.place(user_id)
-        if place < 0:
-            return {}
-        record = users.slice(place, 1).to_pylist()[0]
-        return {key: value for key, value in record.items() if value is not None}
+        place = places.place(one_id(user_id, id_kind(places.values.type), "user_id"))
+        return records_of(users.slice(place, 1))[0] if place >= 0 else None
 
     def describe(self, rows: Rows) -> pa.Table:
         """The item table's entries for ``[n] int32`` rows, in their order."""
@@ -207,6 +204,13 @@ class ServingVersion:
             self.new_items(None)
         self.popularity_scores  # noqa: B018
         self._user_places  # noqa: B018
+
+
+def attributes_of(bundle: Bundle, items: pa.Table) -> Attributes:
+    """The attributes of a bundle's items, those of its deltas included."""
+    roles = bundle.schema.tables.items
+    advertiser = None if roles is None else roles.advertiser_id
+    return Attributes(items, ("item_id",) if advertiser is None else ("item_id", advertiser))
 
 
 def settings_of(bundle: Bundle) -> RetrieverSettings:

@@ -1,12 +1,20 @@
-"""Ids and rows: every layout of the table equals a dictionary."""
+"""Ids and rows: every layout of the table and every form of an id equals a dictionary."""
 
 from __future__ import annotations
+
+import datetime
+import decimal
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from index.inference.item_ids import ItemIds
+from index.retrieval.live.delta_follower import FreshItemIds
 from pipelines.contracts.errors import SchemaError
 
 BIG = 2**63 - 1
@@ -36,15 +44,72 @@ def test_rows_are_those_of_a_dictionary(ids: list[int]) -> None:
     assert items.of(np.arange(len(ids), dtype=np.int32)).tolist() == [int(item) for item in ids]
 
 
-def test_ids_of_other_types_follow_the_vocabularys_rule() -> None:
-    numbers = ItemIds(pa.array([3, 7, 900_000]))
-    assert numbers.rows(["7", "x", "03"], "ids").tolist() == [1, -1, -1]
-    assert numbers.rows([3.0, 3.5], "ids").tolist() == [0, -1]
-    assert numbers.rows([None, 3], "ids").tolist() == [-1, 0]
-    texts = ItemIds(pa.array(["a", "7"]))
-    assert texts.rows(["a", "b"], "ids").tolist() == [0, -1]
-    assert texts.rows([7, 8], "ids").tolist() == [1, -1]
-    with pytest.raises(SchemaError, match="ids: expected"):
-        texts.rows([["a"]], "ids")
-    with pytest.raises(SchemaError, match="ids: expected a flat list"):
-        numbers.rows([[3], [7, 8]], "ids")
+# How an int64 id may be given; a float only where it is exact.
+FORMS: dict[str, Callable[[int], Any]] = {
+    "int": int,
+    "text": str,
+    "text of a float": lambda number: f"{number}.0",
+    "numpy": np.int64,
+    "numpy text": lambda number: np.str_(number),
+    "arrow": lambda number: pa.scalar(number, pa.int64()),
+    "arrow text": lambda number: pa.scalar(str(number)),
+    "decimal": decimal.Decimal,
+    "float": lambda number: float(number) if abs(number) < 2**53 else number,
+}
+numbers = st.integers(-(2**63), BIG) | st.integers(-10, 10)
+
+
+@given(st.lists(numbers, unique=True, min_size=1), st.lists(numbers, min_size=1), st.data())
+def test_a_number_is_found_in_every_form(ids: list[int], asked: list[int], data: st.DataObject) -> None:
+    items = ItemIds(pa.array(ids, pa.int64()))
+    asked = [*asked, *ids[:5]]
+    row_of_id = {item: row for row, item in enumerate(ids)}
+    expected = [row_of_id.get(number, -1) for number in asked]
+    form = FORMS[data.draw(st.sampled_from(sorted(FORMS)))]
+    assert items.rows([form(number) for number in asked], "ids").tolist() == expected
+    mixed = [FORMS[data.draw(st.sampled_from(sorted(FORMS)))](number) for number in asked]
+    assert items.rows(mixed, "ids").tolist() == expected
+    for column in (pa.array(asked, pa.int64()), pa.chunked_array([pa.array(list(map(str, asked)))]), np.array(asked)):
+        assert items.rows(column, "ids").tolist() == expected
+    fresh = FreshItemIds(items, pa.array(ids[:1], pa.int64()))
+    after = [len(ids) if number == ids[0] else row for number, row in zip(asked, expected, strict=True)]
+    assert fresh.rows(mixed, "ids").tolist() == after
+
+
+@given(st.lists(numbers, unique=True, min_size=1), st.data())
+def test_a_text_that_is_a_number_is_found_from_the_number(ids: list[int], data: st.DataObject) -> None:
+    items = ItemIds(pa.array([*map(str, ids), "007", "a", "NA", " a"]))
+    forms = [name for name in sorted(FORMS) if name != "text of a float"]
+    asked = [FORMS[data.draw(st.sampled_from(forms))](number) for number in ids]
+    texts = ["007", "a", "NA", " a", "nobody", "7.0 "]
+    assert items.rows([*asked, *texts], "ids").tolist() == [*range(len(ids) + 4), -1, -1]
+    assert items.rows(texts, "ids").tolist() == [len(ids) + place for place in range(4)] + [-1, -1]
+    fresh = FreshItemIds(items, pa.array([str(ids[0])]))
+    assert fresh.rows([ids[0], "nobody"], "ids").tolist() == [len(ids) + 4, -1]
+
+
+NO_NUMBERS = ["abc", "007", "+7", "0x1F", "1e3", "7.5", 7.5, 2**63, -(2**63) - 1, str(2**63), True, np.True_, None, ""]
+NO_NUMBERS += [float("nan"), float("inf"), b"x", {}, [7], object(), datetime.date(2026, 1, 1)]
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS)
+def test_what_can_be_no_number_is_refused_by_place(value: Any) -> None:
+    items = ItemIds(pa.array([0, 1, 7]))
+    for given_ids in ([value], [7, value], (7, value)):
+        with pytest.raises(SchemaError, match=r"history(\[[01]\])?: expected"):
+            items.rows(given_ids, "history")
+
+
+@pytest.mark.parametrize("value", [None, "", float("nan"), float("inf"), b"\xff", {}, ["a"], object()])
+def test_what_can_be_no_text_is_refused_by_place(value: Any) -> None:
+    items = ItemIds(pa.array(["a", "7"]))
+    for given_ids in ([value], ["a", value], ("a", value)):
+        with pytest.raises(SchemaError, match=r"history(\[[01]\])?: expected"):
+            items.rows(given_ids, "history")
+
+
+@pytest.mark.parametrize("ids", [[[3], [7, 8]], [[3, 7]], np.array([[3]]), np.array(3), pa.array([[3]])])
+def test_what_is_no_flat_list_is_refused(ids: Any) -> None:
+    for items in (ItemIds(pa.array([3, 7])), ItemIds(pa.array(["3", "7"]))):
+        with pytest.raises(SchemaError, match="history"):
+            items.rows(ids, "history")

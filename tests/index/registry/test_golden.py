@@ -20,7 +20,7 @@ from index.retrieval.retriever import Retriever
 
 GOLDEN = Path(__file__).parent / "golden" / "bundle-v1"
 ANSWERS = GOLDEN.parent / "answers-v1.json"
-RECORD = {"history": [1003, 1030, 1060], "country": "CA", "age": 33, "time": 1_740_268_800_000_000}
+RECORD = {"history": [1003, 1030, 1060], "country": "CA", "age": 33, "time": "2025-02-23"}
 K = 12
 
 

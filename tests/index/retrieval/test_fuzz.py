@@ -67,13 +67,13 @@ class Caller:
             "country": self.one_of(("US", "CA", "FR")),
             "age": int(self.rng.integers(1, 99)),
             "interests": ["rugs", "toys"],
-            "time": 1_760_000_000_000_000,
+            "time": "2025-10-09T08:53:20Z",
         }
         for key, value in sound.items():
             if self.rng.random() < 0.6:
                 record[key] = self.maybe(value, 0.9)
         if isinstance(record.get("history"), list) and self.rng.random() < 0.4:
-            record["history_time"] = self.maybe([10**15] * len(record["history"]), 0.9)
+            record["history_time"] = self.maybe(["2001-09-09"] * len(record["history"]), 0.9)
             record["history_action"] = self.maybe(["click"] * len(record["history"]), 0.9)
         if self.rng.random() < 0.1:
             record[self.one_of(KEYS)] = self.one_of(ODD)

@@ -173,3 +173,27 @@ def test_only_what_is_known_to_pass_passes(expression: tuple[str, Truth]) -> Non
     where, truth = expression
     expected = [row for row, values in enumerate(ROWS) if truth(values) is True]
     assert mask_of(where, Attributes(TABLE)).nonzero()[0].tolist() == expected
+
+
+@pytest.mark.parametrize("ids", [[7, -5, 2**63 - 1], ["7", "-5", str(2**63 - 1)]])
+@pytest.mark.parametrize(
+    ("where", "passing"),
+    [
+        ("item_id == 7", [0]),
+        ("item_id == '7'", [0]),
+        ("item_id in (9223372036854775807, '-5')", [1, 2]),
+        ("item_id != '7'", [1, 2]),
+        ("'-5' == item_id", [1]),
+        ("item_id == 8", []),
+    ],
+)
+def test_an_id_in_a_rule_is_found_from_number_and_text(ids: list[object], where: str, passing: list[int]) -> None:
+    attributes = Attributes(pa.table({"item_id": ids}))
+    assert mask_of(where, attributes).nonzero()[0].tolist() == passing
+
+
+def test_what_can_be_no_id_in_a_rule_is_refused() -> None:
+    with pytest.raises(SchemaError, match=r"where: item_id: expected an integer .* got '007'"):
+        mask_of("item_id == '007'", Attributes(pa.table({"item_id": [7]})))
+    with pytest.raises(SchemaError, match="'stock' is a number"):
+        mask_of("stock == '7'", Attributes(pa.table({"item_id": [7], "stock": [7]})))

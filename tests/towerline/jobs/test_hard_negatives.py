@@ -36,7 +36,6 @@ def test_each_user_gets_what_the_live_version_answers_to_the_history(tmp_path: P
     assert mined.rows.shape == (events.num_users, 4)
     assert (events.splits == 1).any()
     schema, profiles = asked.schema_only(), load_users(features).to_pylist()
-    start = round(schema.split.test_from.timestamp() * 1e6)
     compared = 0
     with Retriever.open(tmp_path / "registry") as live:
         assert mined.version == live.version
@@ -45,9 +44,9 @@ def test_each_user_gets_what_the_live_version_answers_to_the_history(tmp_path: P
             record = {name: profiles[user][name] for name in ("country", "age", "interests")}
             record |= {
                 "history": [ids[row] for row in events.rows[own]],
-                "history_time": events.times[own].tolist(),
+                "history_time": events.times[own].astype("datetime64[us]"),
                 "history_action": [schema.action_names[code] for code in events.actions[own]],
-                "time": start,
+                "time": schema.split.test_from,
             }
             expected = live.retrieve({key: value for key, value in record.items() if value is not None}, k=4)
             if expected.cold_start is None:

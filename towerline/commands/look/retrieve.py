@@ -48,7 +48,7 @@ def verb(
         raise ConfigError("expected either --user ID or --record JSON. Give one of the two.")
     rules: dict[str, Any] = {
         "where": where,
-        "exclude": [_typed(item_id) for item_id in exclude or ()],
+        "exclude": exclude or [],
         "max_per": dict(map(_limit, max_per or ())) or None,
         "value_weight": value_weight,
         "diversity": diversity,
@@ -57,7 +57,7 @@ def verb(
     if record is not None:
         candidates = retriever.retrieve(_record(record), k, **rules)
     else:
-        candidates = retriever.retrieve_by_id(_typed(str(user)), k, **rules)
+        candidates = retriever.retrieve_by_id(user, k, **rules)
     items = retriever.describe(candidates).to_pylist()
     found = zip(
         candidates.item_ids.tolist(), candidates.scores.tolist(), candidates.sources.tolist(), items, strict=True
@@ -67,13 +67,15 @@ def verb(
         for rank, (item_id, score, source, item) in enumerate(found, start=1)
     ]
     plan = candidates.plan
+    stranger = [f"user {user} is in no table; answered as a new user"] if candidates.known_user is False else []
     summary = f"version {candidates.version}, plan {plan.method}, {len(candidates)} of {k}"
     return Answer(
-        lines=[*_lines(facts), summary + _START[candidates.cold_start]],
+        lines=[*stranger, *_lines(facts), summary + _START[candidates.cold_start]],
         facts={
             "version": candidates.version,
             "plan": dataclasses.asdict(plan),
             "fill": candidates.fill,
+            "known": candidates.known_user,
             "cold_start": candidates.cold_start,
             "candidates": facts,
         },
@@ -94,11 +96,6 @@ def _cell(value: object) -> str:
     if value is None:
         return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _typed(text: str) -> str | int:
-    """An id from the command line: a whole number where it reads as one."""
-    return int(text) if text.lstrip("-").isdigit() else text
 
 
 def _limit(text: str) -> tuple[str, int]:
