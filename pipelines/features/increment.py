@@ -22,8 +22,8 @@ from pipelines.contracts.manifest import FileEntry, open_artifact
 from pipelines.contracts.schema import DatasetSchema
 from pipelines.contracts.vocabulary import Vocabulary
 from pipelines.tables.event_checks import ItemLookup
+from pipelines.tables.files import SourceFile
 from pipelines.tables.forgotten import Forgotten
-from pipelines.tables.readers import SourceFile
 from pipelines.tables.reject_traces import without_users
 from pipelines.tables.rejects import REJECTS
 
@@ -156,7 +156,7 @@ def unfit(previous: Previous, item_ids: pa.Array, user_type: str, partitions: in
 
 def _roles(config: dict[str, Any]) -> dict[str, Any]:
     events = config["tables"]["events"]
-    return {name: value for name, value in events.items() if name not in ("path", "format")}
+    return {name: value for name, value in events.items() if name != "path"}
 
 
 def _unknown_items(facts: dict[str, Any]) -> bool:

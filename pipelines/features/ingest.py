@@ -21,9 +21,11 @@ from pipelines.contracts.files import read_arrow, write_arrow, write_json, write
 from pipelines.contracts.hashing import partition_of
 from pipelines.features.task import Job
 from pipelines.sequences.segments import joined
+from pipelines.tables.catalogue import typed
 from pipelines.tables.entity_checks import EntityChecker
 from pipelines.tables.event_checks import EventChecker, columns_of
-from pipelines.tables.readers import Shard, TableBatch, read_shard
+from pipelines.tables.formats.batches import TableBatch
+from pipelines.tables.readers import Shard, read_shard
 from pipelines.tables.reject_traces import without_texts
 from pipelines.tables.rejects import REJECTS, malformed_rejects
 
@@ -40,9 +42,9 @@ def ingest_events(job: Job, number: int, shard: Shard) -> Iterator[tuple[int, Sp
     """Checks a shard of events and spills it; yields (partition, reference) for each batch that is not empty."""
     checker = EventChecker(job.schema, job.id_type, job.catalogue, job.late_before_us, job.forgotten)
     names = columns_of(job.schema)
-    types = _text_columns(names)
+    types = job.schema.column_types("events", text=True)
     facts = _ShardFacts("events", by_day=job.schema.tables.events.time is not None)
-    for place, batch in enumerate(read_shard(shard, names, types)):
+    for place, batch in enumerate(read_shard(shard, job.schema.tables.events, names, types)):
         checked = checker.check(batch)
         facts.add(batch, checked.rejects)
         facts.dropped += checked.dropped
@@ -54,11 +56,14 @@ def ingest_events(job: Job, number: int, shard: Shard) -> Iterator[tuple[int, Sp
 
 def ingest_users(job: Job, number: int, shard: Shard) -> Iterator[tuple[int, Spilled]]:
     """Checks a shard of users and spills it, like ``ingest_events``."""
+    users = job.schema.tables.users
     assert job.users_schema is not None
+    assert users is not None
     checker = EntityChecker(job.schema, "user", job.id_type, job.users_schema, job.forgotten)
     facts = _ShardFacts("users")
-    for place, batch in enumerate(read_shard(shard, job.users_schema.names, {})):
-        accepted = checker.check(batch)
+    types = job.schema.column_types("users", text=True)
+    for place, batch in enumerate(read_shard(shard, users, job.users_schema.names, types)):
+        accepted = checker.check(typed(batch, job.users_schema, users.user_id))
         facts.add(batch, accepted.rejects)
         facts.found |= job.found([accepted.forgotten, accepted.ids])
         table = accepted.table.rename_columns(
@@ -66,11 +71,6 @@ def ingest_users(job: Job, number: int, shard: Shard) -> Iterator[tuple[int, Spi
         )
         yield from _spill(job, "users", number, place, table)
     facts.write(job, number)
-
-
-def _text_columns(names: Sequence[str]) -> dict[str, pa.DataType]:
-    """CSV columns of events are read as text and converted cell by cell: a wrong cell is a reject, not a failure."""
-    return {name: pa.string() for name in names}
 
 
 def _spill(job: Job, kind: str, number: int, place: int, table: pa.Table) -> Iterator[tuple[int, Spilled]]:
@@ -102,12 +102,12 @@ class _ShardFacts:
         self.found: set[int] = set()
 
     def add(self, batch: TableBatch, rejects: pa.Table) -> None:
-        self._rows += len(batch.table) + len(batch.malformed)
+        self._rows += batch.rows
         self._nulls.update({name: batch.table[name].null_count for name in batch.table.column_names})
         if len(rejects):
             self._rejects.append(rejects)
         if batch.malformed:
-            self._rejects.append(malformed_rejects(batch.malformed, self._table, batch.file, batch.first_row))
+            self._rejects.append(malformed_rejects(batch, self._table))
 
     def see_times(self, times: pa.ChunkedArray) -> None:
         bounds = pc.min_max(times).as_py()

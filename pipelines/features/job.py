@@ -27,7 +27,7 @@ from pipelines.features import transforms
 from pipelines.features.duplicates import DUPLICATE
 from pipelines.features.fitting import fit, summarise
 from pipelines.features.kept_list import NOBODY, Erasure, kept_list, write_copy
-from pipelines.features.planning import KEPT_REJECTS, FeaturesPlan, FeaturesPlanner, Inputs
+from pipelines.features.planning import FILES_FACT, KEPT_REJECTS, FeaturesPlan, FeaturesPlanner, Inputs
 from pipelines.features.reporting import drift
 from pipelines.features.totals import (
     Ingested,
@@ -41,6 +41,7 @@ from pipelines.progress import SILENT, Progress, files_in
 from pipelines.runner import pipeline_options
 from pipelines.sequences.reader import part_name
 from pipelines.sequences.segments import Layout, Partition, carry_rows
+from pipelines.tables.fingerprints import remembered
 from pipelines.tables.forget_list import ForgetList
 from pipelines.tables.forgotten import Forgotten
 from pipelines.tables.reject_traces import without_texts
@@ -88,7 +89,7 @@ def run(
         ArtifactError: the list of users forgotten earlier cannot be read.
     """
     pipeline_options(beam_args)  # Refuses what Beam cannot read, before any work.
-    inputs = Inputs.find(schema)
+    inputs = Inputs.find(schema, previous, out)
     config = schema.model_dump(mode="json")
     erasure = Erasure(_kept(out, previous), forget, remember)
     with (
@@ -263,6 +264,7 @@ class _Assembler:
             "partitions": job.partitions,
             "user_type": job.user_type,
             "shards": job.first_shard + len(self.plan.shards),
+            FILES_FACT: remembered(self.plan.inputs.all),
             "event_files": [file.fingerprint for file in self.plan.inputs.events],
             "increment": {"used": decision.previous is not None, "reason": decision.reason},
             "split": self._schema.split.model_dump(mode="json"),

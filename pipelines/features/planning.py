@@ -11,33 +11,31 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.contracts.conversion import as_times
-from pipelines.contracts.errors import SchemaError
+from pipelines.contracts.errors import ArtifactError, SchemaError
 from pipelines.contracts.files import write_parquet
-from pipelines.contracts.manifest import fingerprint_of
-from pipelines.contracts.schema import DatasetSchema
+from pipelines.contracts.manifest import fingerprint_of, read_manifest
+from pipelines.contracts.schema import DatasetSchema, TableName, TableSource
 from pipelines.features.increment import Decision, Previous, decide, kept_rejects, remap, unfit
 from pipelines.features.kept_list import FORGOTTEN_FILE, Asked, Erasure, kept_list
 from pipelines.features.task import Base, Job, write_asked, write_catalogue, write_remap, write_users_schema
 from pipelines.sequences.segments import Layout
-from pipelines.tables.catalogue import Items, id_type, items_of_events, read_items, unified_schema
+from pipelines.tables.catalogue import Items, items_of_events, read_items, unified_schema
+from pipelines.tables.column_types import id_types
 from pipelines.tables.entity_checks import entity_columns
 from pipelines.tables.event_checks import columns_of, moment
+from pipelines.tables.files import SourceFile, find_files
+from pipelines.tables.fingerprints import recall, with_content
 from pipelines.tables.forgotten import Forgotten
-from pipelines.tables.readers import (
-    Shard,
-    SourceFile,
-    arrow_schema,
-    find_files,
-    plan_shards,
-    read_shard,
-    require_columns,
-)
+from pipelines.tables.readers import Shard, file_schema, plan_shards, read_shard, require_columns
 
+# In the facts of a manifest: the files that were read, by state and content.
+FILES_FACT = "source_files"
 # Below the artifact: the previous run's rejects of events.
 KEPT_REJECTS = Path("rejects") / "events-000000.parquet"
 # Events per partition: about 100 MB of Arrow and NumPy at the peak of its worker.
@@ -56,27 +54,57 @@ class Inputs:
     users: tuple[SourceFile, ...] | None
 
     @classmethod
-    def find(cls, schema: DatasetSchema) -> Inputs:
-        """Lists the files.
+    def find(cls, schema: DatasetSchema, *artifacts: Path | None) -> Inputs:
+        """Lists the files and hashes those that have changed.
+
+        Args:
+            schema: the data set's.
+            artifacts: features of earlier runs, whose manifests say which content the files had.
 
         Raises:
-            SchemaError: a path matches nothing or cannot be reached.
+            SchemaError: a path matches nothing or cannot be reached, or a file cannot be read.
         """
+        known = recall(record for artifact in artifacts for record in _noted(artifact))
+
+        def found(name: str, table: TableSource) -> tuple[SourceFile, ...]:
+            return with_content(find_files(table, name), name, known)
+
         tables = schema.tables
         return cls(
-            find_files(tables.events, "events"),
-            None if tables.items is None else find_files(tables.items, "items"),
-            None if tables.users is None else find_files(tables.users, "users"),
+            found("events", tables.events),
+            None if tables.items is None else found("items", tables.items),
+            None if tables.users is None else found("users", tables.users),
         )
 
+    @property
+    def all(self) -> tuple[SourceFile, ...]:
+        """The files of all tables."""
+        return (*self.events, *(self.items or ()), *(self.users or ()))
+
     def fingerprints(self) -> dict[str, str]:
-        """One fingerprint per table, of the order of its files, their sizes and their edges."""
-        named = {"events": self.events, "items": self.items, "users": self.users}
-        return {
-            name: fingerprint_of([file.fingerprint for file in files])
-            for name, files in named.items()
-            if files is not None
+        """One fingerprint per table, of the contents of its files in their order."""
+        return {name: fingerprint_of([file.fingerprint for file in files]) for name, files in self.by_table.items()}
+
+    @property
+    def by_table(self) -> dict[TableName, tuple[SourceFile, ...]]:
+        """The files of each table that the schema has."""
+        named: dict[TableName, tuple[SourceFile, ...] | None] = {
+            "events": self.events,
+            "items": self.items,
+            "users": self.users,
         }
+        return {name: files for name, files in named.items() if files is not None}
+
+
+def _noted(artifact: Path | None) -> list[dict[str, Any]]:
+    """What an artifact says of the files it was made from; nothing if it cannot be read."""
+    if artifact is None:
+        return []
+    try:
+        noted = read_manifest(artifact).facts.get(FILES_FACT)
+    except ArtifactError:
+        return []
+    return noted if isinstance(noted, list) else []
 
 
 @dataclass(frozen=True)
@@ -96,21 +124,18 @@ class Survey:
         Raises:
             SchemaError: a file cannot be read or lacks a column, or a column cannot be what the schema says.
         """
-        table = schema.tables.events
-        kinds = [checked_columns(file, columns_of(schema), schema) for file in inputs.events]
-        user_kinds = [kind.field(table.user_id).type for kind in kinds]
+        for file in inputs.events:
+            checked_columns(file, columns_of(schema), schema)
+        ids = id_types(schema, inputs.by_table)
         users_schema = None
         if inputs.users is not None:
-            found = unified_schema(inputs.users, "users")
+            found = unified_schema(schema, "users", inputs.users)
             users_schema = pa.schema([found.field(name) for name in entity_columns(schema, "user", found.names)])
-            user_kinds.append(found.field(schema.id_column("user")).type)
         return cls(
             events=tuple(plan_shards(inputs.events, "events")),
             users=tuple(plan_shards(inputs.users, "users")) if inputs.users is not None else (),
-            user_type=id_type(user_kinds, table.user_id),
-            item_type=id_type([kind.field(table.item_id).type for kind in kinds], table.item_id)
-            if inputs.items is None
-            else pa.null(),
+            user_type=ids["user"].arrow,
+            item_type=ids["item"].arrow,
             users_schema=users_schema,
         )
 
@@ -136,9 +161,9 @@ def checked_columns(file: SourceFile, names: Sequence[str], schema: DatasetSchem
     Raises:
         SchemaError: it cannot be read, lacks a column, or its order column is of another type than the schema says.
     """
-    found = arrow_schema(file, "events")
-    require_columns(found, names, file, "events")
     table = schema.tables.events
+    found = file_schema(file, table, "events", names)
+    require_columns(found, names, file, "events")
     kind = found.field(table.order_column).type if table.order_column is not None else None
     kind = kind.value_type if kind is not None and pa.types.is_dictionary(kind) else kind
     if table.time is not None and kind is not None and (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
@@ -161,7 +186,7 @@ def catalogue_of(schema: DatasetSchema, inputs: Inputs, survey: Survey, previous
         SchemaError: the items table cannot be read, has no rows, lacks a column, or names an id twice.
     """
     if inputs.items is not None:
-        return read_items(schema, inputs.items)
+        return read_items(schema, inputs.items, survey.item_type)
     known = None if previous is None else previous.vocabulary.item_ids
     if known is not None and known.type != survey.item_type:
         known, previous = None, None
@@ -177,7 +202,7 @@ def as_of_us(schema: DatasetSchema, survey: Survey, previous: Previous | None) -
         return moment(schema.split.test_from)
     last = 0 if previous is None else int(previous.facts["as_of_us"])
     for shard in survey.new_events(previous):
-        for batch in read_shard(shard, [table.time], {table.time: pa.string()}):
+        for batch in read_shard(shard, table, [table.time], {}):
             found = pc.max(as_times(batch.table[table.time]).values).as_py()
             last = max(last, 0 if found is None else found + 1)
     return last

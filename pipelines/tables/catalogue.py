@@ -5,6 +5,8 @@ Without an items table the catalogue is every item that an event names.
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +15,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.contracts.conversion import as_ids
+from pipelines.contracts.conversion import as_ids, as_numbers, as_times
+from pipelines.contracts.conversion.column_type import STRING
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.hashing import as_sorted
-from pipelines.contracts.schema import DatasetSchema
+from pipelines.contracts.schema import DatasetSchema, TableName
+from pipelines.tables.column_types import named_columns
 from pipelines.tables.entity_checks import EntityChecker, entity_columns
-from pipelines.tables.readers import Shard, SourceFile, arrow_schema, plan_shards, read_shard
+from pipelines.tables.files import SourceFile
+from pipelines.tables.formats.batches import TableBatch
+from pipelines.tables.readers import Shard, file_schema, plan_shards, read_shard
 from pipelines.tables.rejects import REJECTS, TableCounts, malformed_rejects
 
 
@@ -38,55 +44,64 @@ class Items:
         return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
 
 
-def id_type(kinds: Sequence[pa.DataType], column: str) -> pa.DataType:
-    """int64 where every file has integers, else string.
-
-    Raises:
-        SchemaError: a file's type can be no id.
-    """
-    plain = [kind.value_type if pa.types.is_dictionary(kind) else kind for kind in kinds]
-    for kind in plain:
-        fits = pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
-        if not (fits or pa.types.is_string_view(kind) or pa.types.is_null(kind) or pa.types.is_floating(kind)):
-            raise SchemaError(f"column {column!r} has type {kind}; an id is an integer or a text. Change the column.")
-    known = [kind for kind in plain if not pa.types.is_null(kind)]
-    return pa.int64() if known and all(pa.types.is_integer(kind) for kind in known) else pa.string()
-
-
-def unified_schema(files: Sequence[SourceFile], name: str) -> pa.Schema:
+def unified_schema(schema: DatasetSchema, table: TableName, files: Sequence[SourceFile]) -> pa.Schema:
     """Columns and types that hold for all files of a table.
 
     Raises:
         SchemaError: a file cannot be read, or two files have a column of irreconcilable types.
     """
-    schemas = [arrow_schema(file, name).remove_metadata() for file in files]
+    source = getattr(schema.tables, table)
+    schemas = [file_schema(file, source, table, named_columns(schema, table)) for file in files]
+    if any(file.is_text for file in files):
+        kinds = schema.column_types(table, text=True)
+        names = dict.fromkeys(name for found in schemas for name in found.names)
+        return pa.schema([(name, kinds.get(name, STRING).arrow) for name in names])
     try:
         return pa.unify_schemas(schemas, promote_options="permissive")
     except (pa.ArrowInvalid, pa.ArrowTypeError) as err:
         raise SchemaError(
-            f"tables.{name}: its files have a column of different types: {err}. Make them agree."
+            f"tables.{table}: its files have a column of different types: {err}. Make them agree."
         ) from err
 
 
-def read_items(schema: DatasetSchema, files: Sequence[SourceFile]) -> Items:
+def typed(batch: TableBatch, layout: pa.Schema, id_column: str) -> TableBatch:
+    """The batch, the texts of its columns in the types of ``layout``; what does not fit is null."""
+    columns = {name: batch.table[name] for name in batch.table.column_names}
+    for name, column in columns.items():
+        wanted = layout.field(name).type
+        if name == id_column or column.type == wanted or not pa.types.is_string(column.type):
+            continue
+        if pa.types.is_timestamp(wanted):
+            columns[name] = as_times(column).values.cast(wanted)
+        elif pa.types.is_list(wanted):
+            columns[name] = pa.array(
+                [None if text is None else json.loads(text) for text in column.to_pylist()], wanted
+            )
+        else:
+            columns[name] = as_numbers(column).values.cast(wanted)
+    return dataclasses.replace(batch, table=pa.table(columns))
+
+
+def read_items(schema: DatasetSchema, files: Sequence[SourceFile], kind: pa.DataType) -> Items:
     """Reads and checks the items table.
 
     Raises:
         SchemaError: it cannot be read, has no rows, lacks a column, or names an id twice.
     """
-    found = unified_schema(files, "items")
+    assert schema.tables.items is not None
+    found = unified_schema(schema, "items", files)
     columns = entity_columns(schema, "item", found.names)
     name = schema.id_column("item")
     kinds = pa.schema([found.field(column) for column in columns])
-    checker = EntityChecker(schema, "item", id_type([kinds.field(name).type], name), kinds)
+    checker = EntityChecker(schema, "item", kind, kinds)
     tables, rejects, rows = [checker.layout.empty_table()], [REJECTS.empty_table()], 0
     for shard in plan_shards(files, "items"):
-        for batch in read_shard(shard, columns, {}):
-            accepted = checker.check(batch)
+        for batch in read_shard(shard, schema.tables.items, columns, schema.column_types("items", text=True)):
+            accepted = checker.check(typed(batch, kinds, name))
             tables.append(accepted.table)
             rejects.append(accepted.rejects)
-            rejects.append(malformed_rejects(batch.malformed, "items", batch.file, batch.first_row))
-            rows += len(batch.table) + len(batch.malformed)
+            rejects.append(malformed_rejects(batch, "items"))
+            rows += batch.rows
     refused = pa.concat_tables(rejects)
     counts = TableCounts(rows, dict(Counter(refused["reason"].to_pylist())))
     return Items(_sorted(pa.concat_tables(tables), name, rows), name, refused, counts)
@@ -115,7 +130,7 @@ def items_of_events(
     name = schema.tables.events.item_id
     found = pa.array([], kind) if known is None else known
     for shard in shards:
-        for batch in read_shard(shard, [name], {name: pa.string()}):
+        for batch in read_shard(shard, schema.tables.events, [name], {}):
             ids = as_ids(batch.table[name], kind).values
             found = pc.unique(pa.concat_arrays([found, pc.drop_null(ids)]))
     table = pa.table({name: found.take(pa.array(as_sorted(found)))})

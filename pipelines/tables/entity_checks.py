@@ -18,7 +18,7 @@ from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.kinds import Feature
 from pipelines.contracts.schema import DatasetSchema, Side
 from pipelines.tables.forgotten import Forgotten
-from pipelines.tables.readers import TableBatch
+from pipelines.tables.formats.batches import TableBatch
 from pipelines.tables.rejects import MAX_ID_LENGTH, Checks, check_columns
 
 
@@ -117,7 +117,7 @@ class EntityChecker:
         checks.hide(hidden)
         kept = pa.array(checks.accepted)
         table = pa.Table.from_arrays(columns, schema=self.layout).filter(kept)
-        rejects = checks.rejects(raw, f"{self._side}s", batch.file, batch.first_row)
+        rejects = checks.rejects(batch, f"{self._side}s")
         return Accepted(ids.values.filter(kept), table, rejects, ids.values.filter(pa.array(hidden)))
 
     def _column(self, raw: pa.Table, field: pa.Field, checks: Checks) -> pa.Array:

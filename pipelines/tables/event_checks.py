@@ -19,7 +19,7 @@ from pipelines.contracts.hashing import fractions_of
 from pipelines.contracts.schema import SPLITS, DatasetSchema
 from pipelines.contracts.vocabulary import ValueTable
 from pipelines.tables.forgotten import Forgotten
-from pipelines.tables.readers import TableBatch
+from pipelines.tables.formats.batches import TableBatch
 from pipelines.tables.rejects import MAX_ID_LENGTH, Checks, check_columns
 
 # The split of an event that only its user's whole sequence determines (leave_last_out).
@@ -149,7 +149,7 @@ class EventChecker:
         events = pa.Table.from_arrays([pa.array(column) for column in columns], schema=checked_schema(self._user_type))
         if not kept.all():
             events = events.filter(pa.array(kept))
-        rejects = checks.rejects(raw, "events", batch.file, batch.first_row)
+        rejects = checks.rejects(batch, "events")
         return Checked(events, rejects, dropped, users.values.filter(pa.array(hidden)))
 
     def _times(self, raw: pa.Table, checks: Checks) -> npt.NDArray[np.int64]:

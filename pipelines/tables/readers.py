@@ -1,41 +1,29 @@
-"""Tables: finds and reads Parquet, CSV and JSONL files, local or on any fsspec URL, as Arrow batches.
+"""Readers: the files of a table, whatever their format, as Arrow batches with exact row numbers.
 
-Reads the files named in ``[tables.*]`` of the schema. Every failure is one SchemaError that names the file.
-A CSV or JSONL file is one shard; a Parquet file is as many as its row groups allow, so that workers share it.
+Reads what ``files`` has found. Every failure is one SchemaError that names the file. A text file is one shard; a
+Parquet file is as many as its row groups allow, so that workers share it.
 """
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import fsspec
 import pyarrow as pa
-import pyarrow.csv as pacsv
-import pyarrow.json as pajson
 import pyarrow.parquet as pq
-import xxhash
 
+from pipelines.contracts.conversion.column_type import ColumnType
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.schema import TableSource
+from pipelines.tables.files import SourceFile
+from pipelines.tables.formats.batches import TableBatch
+from pipelines.tables.formats.csv_file import read_csv, read_header
+from pipelines.tables.formats.jsonl_file import read_jsonl, read_keys
+from pipelines.tables.formats.opening import opened, opened_text, readable
+from pipelines.tables.formats.parquet_file import read_row_groups, row_group_sizes
 
 ROWS_PER_SHARD = 1_000_000
-_EDGE_BYTES = 1 << 16
-_CSV_BLOCK_BYTES = 16 << 20
-_SUFFIX_TO_FORMAT = {"parquet": "parquet", "pq": "parquet", "csv": "csv", "jsonl": "jsonl", "ndjson": "jsonl"}
-_UNREADABLE = (OSError, pa.ArrowException, UnicodeDecodeError, EOFError, ValueError)
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """One file of a table. ``fingerprint`` covers its size and its first and last 64 KiB (a Parquet file's footer)."""
-
-    url: str
-    format: str
-    bytes: int
-    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -49,113 +37,54 @@ class Shard:
     rows: int | None
 
 
-@dataclass(frozen=True)
-class TableBatch:
-    """Rows of a shard; ``first_row`` is the place of the first in the file; ``malformed`` are lines without a row."""
+def file_schema(file: SourceFile, source: TableSource, name: str, wanted: Sequence[str] = ()) -> pa.Schema:
+    """Columns and types of a file, those that its folders give included.
 
-    table: pa.Table
-    file: str
-    first_row: int
-    malformed: tuple[str, ...] = ()
-
-
-def find_files(table: TableSource, name: str) -> tuple[SourceFile, ...]:
-    """Lists a table's files, by name.
+    The columns of a text file are strings. A JSONL file's are the keys of its first lines, and those ``wanted`` that
+    occur anywhere. A text file without a header or a line has no columns. A name that the file gives to several columns
+    is left out.
 
     Raises:
-        SchemaError: a path matches nothing, cannot be reached, or is of no known format.
+        SchemaError: it cannot be read, or gives a wanted name to several columns.
     """
-    found: dict[str, SourceFile] = {}
-    for path in table.paths:
-        for url in _expand(path, name):
-            found[url] = _describe(url, table.format, name)
-    return tuple(found[url] for url in sorted(found))
+    fields = _own_fields(file, source, name, wanted)
+    names = [field.name for field in fields]
+    twice = sorted({column for column in names if names.count(column) > 1})
+    named = [column for column in twice if column in wanted]
+    if named:
+        raise SchemaError(f"tables.{name}: {file.url} names a column twice: {', '.join(named)}. Rename one.")
+    given = [pa.field(key, pa.string()) for key, _ in file.partitions if key not in names]
+    return pa.schema([field for field in fields if field.name not in twice] + given)
 
 
-def _expand(path: str, name: str) -> list[str]:
-    try:
-        fs, root = fsspec.core.url_to_fs(path)
-        if any(character in path for character in "*?["):
-            matches = sorted(match for match in fs.glob(root) if fs.isfile(match))
-        elif fs.isdir(root):
-            matches = sorted(match for match in fs.ls(root, detail=False) if _suffix(match) in _SUFFIX_TO_FORMAT)
-        else:
-            matches = [root] if fs.exists(root) else []
-    except (OSError, ValueError, ImportError) as err:
-        raise SchemaError(f"tables.{name}.path: {path} cannot be reached: {err}. Check the path or URL.") from err
-    if not matches:
-        raise SchemaError(f"tables.{name}.path: expected at least one file at {path}, found none. Correct the path.")
-    return [fs.unstrip_protocol(match) if "://" in path else match for match in matches]
-
-
-def _suffix(url: str) -> str:
-    parts = url.lower().rsplit("/", 1)[-1].split(".")
-    if len(parts) > 2 and parts[-1] in ("gz", "bz2", "zst", "xz"):
-        return parts[-2]
-    return parts[-1] if len(parts) > 1 else ""
-
-
-def _describe(url: str, declared: str, name: str) -> SourceFile:
-    form = declared if declared != "auto" else _SUFFIX_TO_FORMAT.get(_suffix(url), "")
-    if not form:
-        raise SchemaError(
-            f"tables.{name}: {url} has no known suffix (parquet, csv, jsonl). "
-            'Give format = "parquet", "csv" or "jsonl".'
-        )
-    with _readable(url, name):
-        fs, path = fsspec.core.url_to_fs(url)
-        size = int(fs.size(path))
-        digest = xxhash.xxh3_64(str(size))
-        with fs.open(path, "rb") as file:
-            digest.update(file.read(_EDGE_BYTES))
-            if size > _EDGE_BYTES:
-                file.seek(max(size - _EDGE_BYTES, 0))
-                digest.update(file.read(_EDGE_BYTES))
-    return SourceFile(url, form, size, digest.hexdigest())
-
-
-@contextlib.contextmanager
-def _readable(url: str, name: str) -> Iterator[None]:
-    """Turns what readers raise into one SchemaError that names the file."""
-    try:
-        yield
-    except _UNREADABLE as err:
-        text = " ".join(str(err).split())
-        raise SchemaError(
-            f"tables.{name}: {url} cannot be read: {text:.300}. Correct or remove the file, or give the right format."
-        ) from err
-
-
-@contextlib.contextmanager
-def _opened(file: SourceFile) -> Iterator[Any]:
-    """The file as what Arrow reads: a local one by its path's own handle, others through fsspec; decompressed."""
-    compression = "infer" if file.format != "parquet" else None
-    if "://" not in file.url and file.format == "parquet":
-        with pa.OSFile(file.url, "rb") as handle:
-            yield handle
-    else:
-        with fsspec.open(file.url, "rb", compression=compression) as handle:
-            yield handle
-
-
-def arrow_schema(file: SourceFile, name: str) -> pa.Schema:
-    """Columns and types of a file; those of CSV and JSONL as their first block suggests.
-
-    Raises:
-        SchemaError: it cannot be read, or names a column twice.
-    """
-    with _readable(file.url, name), _opened(file) as handle:
+def _own_fields(file: SourceFile, source: TableSource, name: str, wanted: Sequence[str]) -> list[pa.Field]:
+    """The columns of the file itself, repeated names included."""
+    with readable(file.url, name):
         if file.format == "parquet":
-            schema = pq.read_schema(handle)
-        elif file.format == "csv":
-            schema = pacsv.open_csv(handle, parse_options=pacsv.ParseOptions(newlines_in_values=True)).schema
-        else:
-            schema = pajson.open_json(handle).schema
-        # Here, since a name that is no UTF-8 fails only when it is looked at.
-        twice = sorted({column for column in schema.names if schema.names.count(column) > 1})
-    if twice:
-        raise SchemaError(f"tables.{name}: {file.url} names a column twice: {', '.join(twice)}. Rename one.")
-    return schema
+            with opened(file) as handle:
+                schema = pq.read_schema(handle).remove_metadata()
+            # Here, since a name that is no UTF-8 fails only when it is looked at.
+            return [field.with_name(field.name) for field in schema]
+        with opened_text(file, source.encoding) as text:
+            if file.format == "jsonl":
+                names = read_keys(text, wanted)
+            else:
+                names = tuple(column for column in read_header(text, delimiter_of(file, source)).names if column)
+        return [pa.field(column, pa.string()) for column in names]
+
+
+def delimiter_of(file: SourceFile, source: TableSource) -> str:
+    """The character between the cells of a CSV or TSV file.
+
+    Raises:
+        SchemaError: it cannot be one.
+    """
+    delimiter = source.delimiter or ("\t" if file.format == "tsv" else ",")
+    if not delimiter.isascii() or delimiter in '"\r\n\0':
+        raise SchemaError(
+            f"delimiter: expected an ASCII character other than a quote or a line end, got {delimiter!r}."
+        )
+    return delimiter
 
 
 def require_columns(schema: pa.Schema, wanted: Sequence[str], file: SourceFile, name: str) -> None:
@@ -188,9 +117,8 @@ def plan_shards(files: Sequence[SourceFile], name: str, rows_per_shard: int = RO
 
 
 def _parquet_shards(file: SourceFile, name: str, rows_per_shard: int) -> Iterator[Shard]:
-    with _readable(file.url, name), _opened(file) as handle:
-        metadata = pq.read_metadata(handle)
-        sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    with readable(file.url, name), opened(file) as handle:
+        sizes = row_group_sizes(handle)
     groups: list[int] = []
     first, rows = 0, 0
     for group, size in enumerate(sizes):
@@ -203,77 +131,62 @@ def _parquet_shards(file: SourceFile, name: str, rows_per_shard: int) -> Iterato
 
 
 def read_shard(
-    shard: Shard, columns: Sequence[str], types: Mapping[str, pa.DataType], rows_per_batch: int = ROWS_PER_SHARD
+    shard: Shard,
+    source: TableSource,
+    columns: Sequence[str],
+    types: Mapping[str, ColumnType],
+    rows_per_batch: int = ROWS_PER_SHARD,
 ) -> Iterator[TableBatch]:
-    """Reads a shard in batches of at most ``rows_per_batch`` rows.
+    """Reads a shard in batches: of a Parquet file at most ``rows_per_batch`` rows, of text about 16 MB.
 
     Args:
         shard: what to read.
-        columns: the columns wanted, all of which the file must have.
-        types: how to read a CSV file's columns; those not named as the file's first block suggests.
+        source: how its table's text files are written.
+        columns: the columns wanted. One that the file does not have is null.
+        types: what the columns will be converted to. A column comes in that type, or raw: as text from a text file, as
+            the value's own type from JSONL, as the file's type from Parquet.
         rows_per_batch: the memory bound.
 
     Raises:
         SchemaError: the file cannot be read, or not to its end.
     """
-    with _readable(shard.file.url, shard.table), _opened(shard.file) as handle:
-        if shard.file.format == "parquet":
-            batches = _parquet_batches(handle, shard, columns, rows_per_batch)
-        elif shard.file.format == "csv":
-            batches = _csv_batches(handle, shard, columns, types)
-        else:
-            batches = _jsonl_batches(handle, shard, columns)
-        for batch in batches:
-            batch.table.validate(full=True)  # Readers of JSON and Parquet accept bytes that are not text.
-            yield batch
+    file = shard.file
+    with readable(file.url, shard.table):
+        for batch in _batches(shard, source, columns, types, rows_per_batch):
+            yield _completed(batch, file, columns, types)
 
 
-def _parquet_batches(handle: Any, shard: Shard, columns: Sequence[str], rows_per_batch: int) -> Iterator[TableBatch]:
-    reader = pq.ParquetFile(handle)
-    require_columns(reader.schema_arrow, columns, shard.file, shard.table)
-    row = shard.first_row
-    groups = list(shard.row_groups or ())
-    if shard.rows is not None and shard.rows <= rows_per_batch:
-        whole = reader.read_row_groups(groups, columns=list(columns)) if groups else reader.schema_arrow.empty_table()
-        yield TableBatch(whole.select(list(columns)), shard.file.url, row)
-        return
-    for batch in reader.iter_batches(rows_per_batch, row_groups=groups, columns=list(columns)):
-        yield TableBatch(pa.Table.from_batches([batch]).select(list(columns)), shard.file.url, row)
-        row += batch.num_rows
-
-
-def _csv_batches(
-    handle: Any, shard: Shard, columns: Sequence[str], types: Mapping[str, pa.DataType]
+def _batches(
+    shard: Shard, source: TableSource, columns: Sequence[str], types: Mapping[str, ColumnType], rows_per_batch: int
 ) -> Iterator[TableBatch]:
-    malformed: list[str] = []
-
-    def note(row: pacsv.InvalidRow) -> str:
-        malformed.append(row.text)
-        return "skip"
-
-    reader = pacsv.open_csv(
-        handle,
-        read_options=pacsv.ReadOptions(block_size=_CSV_BLOCK_BYTES, use_threads=False),
-        parse_options=pacsv.ParseOptions(newlines_in_values=True, invalid_row_handler=note),
-        convert_options=pacsv.ConvertOptions(column_types=dict(types), strings_can_be_null=True),
-    )
-    require_columns(reader.schema, columns, shard.file, shard.table)
-    row = 0
-    for batch in reader:
-        table = pa.Table.from_batches([batch]).select(list(columns))
-        yield TableBatch(table, shard.file.url, row, tuple(malformed))
-        row += batch.num_rows + len(malformed)
-        malformed.clear()
-    if malformed:
-        yield TableBatch(reader.schema.empty_table().select(list(columns)), shard.file.url, row, tuple(malformed))
+    file = shard.file
+    if file.format == "parquet":
+        with opened(file) as handle:
+            groups = list(shard.row_groups or ())
+            yield from read_row_groups(handle, file.url, columns, groups, shard.first_row, rows_per_batch)
+        return
+    own = {field.name for field in _own_fields(file, source, shard.table, ())}
+    with opened_text(file, source.encoding) as text:
+        if file.format == "jsonl":
+            # A key that the first lines do not have may come later.
+            asked = [name for name in columns if name in own or name not in dict(file.partitions)]
+            yield from read_jsonl(text, file.url, asked, types, source.decimal)
+        else:
+            asked = [name for name in columns if name in own]
+            yield from read_csv(text, file.url, delimiter_of(file, source), asked)
 
 
-def _jsonl_batches(handle: Any, shard: Shard, columns: Sequence[str]) -> Iterator[TableBatch]:
-    reader = pajson.open_json(
-        handle, pajson.ReadOptions(block_size=_CSV_BLOCK_BYTES), pajson.ParseOptions(newlines_in_values=False)
-    )
-    require_columns(reader.schema, columns, shard.file, shard.table)
-    row = 0
-    for batch in reader:
-        yield TableBatch(pa.Table.from_batches([batch]).select(list(columns)), shard.file.url, row)
-        row += batch.num_rows
+def _completed(
+    batch: TableBatch, file: SourceFile, columns: Sequence[str], types: Mapping[str, ColumnType]
+) -> TableBatch:
+    """The batch with all columns wanted: those of the file, those its folders give, and nulls for the others."""
+    given, rows = dict(file.partitions), batch.table.num_rows
+    arrays: list[pa.Array | pa.ChunkedArray] = []
+    for name in columns:
+        if name in batch.table.column_names:
+            arrays.append(batch.table[name])
+        elif given.get(name) is not None:
+            arrays.append(pa.repeat(pa.scalar(given[name], pa.string()), rows))
+        else:
+            arrays.append(pa.nulls(rows, types[name].arrow if name in types else pa.null()))
+    return dataclasses.replace(batch, table=pa.table(dict(zip(columns, arrays, strict=True))))

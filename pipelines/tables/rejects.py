@@ -20,6 +20,7 @@ from pipelines.contracts.arrays import Bools
 from pipelines.contracts.conversion import as_numbers, one_array
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.schema import ColumnRule, Validation
+from pipelines.tables.formats.batches import TableBatch
 
 REJECTS = pa.schema(
     [
@@ -63,7 +64,7 @@ class Checks:
             return
         self._reasons = np.where(rows, _HIDDEN, self._reasons).astype(np.int16)
 
-    def rejects(self, raw: pa.Table, table: str, file: str, first_row: int) -> pa.Table:
+    def rejects(self, batch: TableBatch, table: str) -> pa.Table:
         """The marked rows as a table of ``REJECTS``, in the order of the file."""
         if not self._names:
             return REJECTS.empty_table()
@@ -72,10 +73,10 @@ class Checks:
         return pa.table(
             {
                 "table": pa.repeat(table, len(rows)),
-                "file": pa.repeat(file, len(rows)),
-                "row": rows + first_row,
+                "file": pa.repeat(batch.file, len(rows)),
+                "row": batch.rows_of(rows),
                 "reason": names.take(pa.array(self._reasons[rows])),
-                "record": _records(raw, rows),
+                "record": _records(batch.table, rows),
             },
             schema=REJECTS,
         )
@@ -99,15 +100,16 @@ def _values(column: pa.Array) -> list[object]:
         return list(column.cast(pa.int32() if column.type.bit_width == 32 else pa.int64()).to_pylist())
 
 
-def malformed_rejects(lines: tuple[str, ...], table: str, file: str, first_row: int) -> pa.Table:
-    """Rejects for lines that have no row at all (another number of cells than the header)."""
+def malformed_rejects(batch: TableBatch, table: str) -> pa.Table:
+    """Rejects for lines that give no row (another number of cells than the header, no JSON object)."""
+    lines = batch.malformed
     return pa.table(
         {
             "table": [table] * len(lines),
-            "file": [file] * len(lines),
-            "row": [first_row] * len(lines),
-            "reason": ["malformed:line"] * len(lines),
-            "record": [json.dumps(line[:_RECORD_CHARACTERS], ensure_ascii=False) for line in lines],
+            "file": [batch.file] * len(lines),
+            "row": [line.row for line in lines],
+            "reason": [line.reason for line in lines],
+            "record": [line.record for line in lines],
         },
         schema=REJECTS,
     )

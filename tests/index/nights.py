@@ -44,7 +44,7 @@ def tables_of(stored: Path, night: Callable[[], int]) -> Iterator[None]:
 
     class Inputs:
         @classmethod
-        def find(cls, schema: DatasetSchema) -> type[Inputs]:
+        def find(cls, schema: DatasetSchema, *_: Path | None) -> type[Inputs]:
             return cls
 
         @staticmethod

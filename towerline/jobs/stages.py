@@ -103,7 +103,7 @@ class FeaturesStage(Stage):
         """
         from pipelines.features import job
 
-        return job.Inputs.find(config.schema_only()).fingerprints()
+        return job.Inputs.find(config.schema_only(), config.work / self.folder).fingerprints()
 
     def is_current(self, config: Config) -> bool:
         """Whether the features are made from these tables, without everyone who was to be forgotten."""

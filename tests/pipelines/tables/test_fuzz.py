@@ -17,9 +17,10 @@ import pytest
 from pipelines.contracts.errors import SchemaError
 from pipelines.features import job as features
 from pipelines.features.planning import checked_columns
-from pipelines.tables.catalogue import id_type
+from pipelines.tables.column_types import id_types
 from pipelines.tables.event_checks import EventChecker, ItemLookup, columns_of
-from pipelines.tables.readers import find_files, plan_shards, read_shard
+from pipelines.tables.files import find_files
+from pipelines.tables.readers import plan_shards, read_shard
 from tests.pipelines.conftest import EVENTS, ITEMS, USERS, raw_schema, schema_of, write_rows
 
 STRANGE: tuple[Any, ...] = (
@@ -111,12 +112,13 @@ def check_all(folder: Path, form: str) -> None:
     raw["tables"]["events"]["path"] = str(folder / f"events.{form}")
     schema = schema_of(raw)
     files = find_files(schema.tables.events, "events")
-    kinds = [checked_columns(file, columns_of(schema), schema) for file in files]
-    user_type = id_type([kind.field("user").type for kind in kinds], "user")
+    for file in files:
+        checked_columns(file, columns_of(schema), schema)
+    user_type = id_types(schema, {"events": files})["user"].arrow
     checker = EventChecker(schema, user_type, ItemLookup(pa.array([10, 20, 30, 40])))
     names = columns_of(schema)
     for shard in plan_shards(files, "events"):
-        for batch in read_shard(shard, names, {name: pa.string() for name in names}):
+        for batch in read_shard(shard, schema.tables.events, names, {}):
             checked = checker.check(batch)
             assert len(checked.events) + len(checked.rejects) == len(batch.table)
 

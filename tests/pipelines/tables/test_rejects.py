@@ -15,6 +15,7 @@ from pipelines.contracts.manifest import open_artifact
 from pipelines.contracts.schema import ColumnRule, DatasetSchema
 from pipelines.features import job as features
 from pipelines.sequences.reader import load_items
+from pipelines.tables.formats.batches import TableBatch
 from pipelines.tables.rejects import Checks, check_columns
 from tests.pipelines.conftest import EVENTS, ITEMS, USERS
 
@@ -34,7 +35,7 @@ def reasons(rules: dict[str, ColumnRule]) -> dict[int, str]:
     """Each rejected row of ``TABLE`` with its reason."""
     checks = Checks(len(TABLE))
     check_columns(checks, TABLE, rules)
-    found = checks.rejects(TABLE, "events", "file", 100).to_pylist()
+    found = checks.rejects(TableBatch(TABLE, "file", 100), "events").to_pylist()
     assert [row for row in range(5) if not checks.accepted[row]] == [reject["row"] - 100 for reject in found]
     return {reject["row"] - 100: reject["reason"] for reject in found}
 

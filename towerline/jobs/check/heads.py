@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.schema import DatasetSchema, TableName
-from pipelines.tables.readers import SourceFile, arrow_schema, find_files
+from pipelines.tables.files import SourceFile, find_files
+from pipelines.tables.readers import file_schema
 from towerline.jobs.check.finding import Finding
 
 TABLES: tuple[TableName, ...] = ("events", "items", "users")
@@ -39,7 +40,7 @@ class Heads:
             try:
                 files = find_files(source, table)
                 heads.files[table] = files
-                named = [arrow_schema(file, table).names for file in _spaced(files, most)]
+                named = [file_schema(file, source, table).names for file in _spaced(files, most)]
             except SchemaError as err:
                 heads.wrong.append(Finding.of(f"tables.{table}", err))
             else:
