@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from index.retrieval.retriever import Retriever
     from pipelines.tables.forget_list import ForgetList
     from towerline.jobs.erasure.outcome import ForgetOutcome
-    from towerline.jobs.erasure.traces import ErasureReport
+    from towerline.jobs.erasure.report import ErasureReport
     from towerline.jobs.refresh import Refreshed
     from towerline.jobs.stages import Stage
 
@@ -311,18 +311,14 @@ class Project:
 
     @_job
     def erasure_report(self, forget: str | Path) -> ErasureReport:
-        """Which artifacts and published versions still hold a trace of users to erase.
+        """Which files of the run's folder and the registry still hold a trace of users to erase.
 
         Args:
             forget: a file of user ids to erase, one per line.
         """
-        from towerline.jobs.erasure.traces import ErasureReport, find_traces, read_forget_list
+        from towerline.jobs.erasure import report
 
-        users = read_forget_list(Path(forget))
-        registry, folders = self.config.registry, [self.work]
-        if "://" not in registry and not Path(registry).resolve().is_relative_to(self.work.resolve()):
-            folders.append(Path(registry))
-        return ErasureReport(len(users), tuple(find_traces(folders, users)))
+        return report.run(self.config, self._users(forget))
 
     @_job
     def evaluate(self, version: str | None = None) -> EvaluationReport:

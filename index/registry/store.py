@@ -242,6 +242,11 @@ class ObjectStore:
         """The URL."""
         return self._url
 
+    @property
+    def cache(self) -> Path:
+        """This machine's folder of downloaded versions; it may not be there."""
+        return self._cache
+
     def _place(self, name: str) -> str:
         return f"{self._root}/{name}"
 

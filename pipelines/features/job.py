@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.contracts.files import write_parquet
-from pipelines.contracts.manifest import Draft, write_artifact
+from pipelines.contracts.manifest import Draft, remove_abandoned, write_artifact
 from pipelines.contracts.schema import SPLITS, DatasetSchema
 from pipelines.contracts.vocabulary import Vocabulary
 from pipelines.features import transforms
@@ -110,8 +110,11 @@ def run(
 
 def _kept(out: Path, previous: Path | None) -> Forgotten:
     """Everyone forgotten in the artifact that is replaced and in the one that is appended to."""
-    kept = kept_list(out)
-    return kept if previous is None or previous == out else kept.joined(kept_list(previous))
+    kept = Forgotten.nobody()
+    for artifact in dict.fromkeys([out] if previous is None else [out, previous]):
+        remove_abandoned(artifact)
+        kept = kept.joined(kept_list(artifact))
+    return kept
 
 
 @dataclass(frozen=True)

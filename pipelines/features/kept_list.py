@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.contracts.errors import ArtifactError, SchemaError
-from pipelines.contracts.manifest import MANIFEST_FILE, read_manifest, remove_abandoned, write_durably
+from pipelines.contracts.manifest import MANIFEST_FILE, read_manifest, write_durably
 from pipelines.tables.forget_list import ForgetList
 from pipelines.tables.forgotten import Forgotten
 
@@ -37,7 +37,6 @@ def kept_list(artifact: Path) -> Forgotten:
     Raises:
         ArtifactError: a list is damaged, or the manifest names one that is gone.
     """
-    remove_abandoned(artifact)
     own, copy = artifact / FORGOTTEN_FILE, copy_of(artifact)
     found = Forgotten.nobody()
     for file, other in ((own, copy), (copy, own)):

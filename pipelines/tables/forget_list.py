@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from pipelines.contracts.conversion import convert_value
+from pipelines.contracts.conversion.column_type import INT64
 from pipelines.contracts.errors import SchemaError
 
 _MARKS = (
@@ -26,8 +28,8 @@ _MARKS = (
 )
 _GZIP = b"\x1f\x8b"
 _LINE_END = re.compile(r"\r\n|\n|\r")
-_WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]*))(?:\.0*)?")
 _SHOWN = 5
+_REMEDY = "Each line is one user id; correct the line, or begin it with # to leave it out. Nothing was written."
 
 
 @dataclass(frozen=True)
@@ -91,14 +93,15 @@ class ForgetList:
         return pa.array([self._integer(line) for line in self.lines], pa.int64())
 
     def _integer(self, line: ForgetLine) -> int:
-        whole = _WHOLE.fullmatch(line.text.strip())
-        number = None if whole is None else int(whole.group(1))
-        if number is None or not -(2**63) <= number < 2**63:
+        try:
+            number = convert_value(line.text, INT64, f"{self.source}, line {line.number}")
+        except SchemaError as err:
+            raise SchemaError(f"{err}. {_REMEDY}") from err
+        if number is None:
             raise SchemaError(
-                f"{self.source}, line {line.number}: expected a user id of type int64, got {line.text!r:.80}. Each "
-                "line is one id; correct the line, or begin it with # to leave it out. Nobody was forgotten."
+                f"{self.source}, line {line.number}: expected a user id of type int64, got {line.text!r:.80}. {_REMEDY}"
             )
-        return number
+        return int(number)
 
     def named(self, numbers: Sequence[int]) -> str:
         """The lines of these numbers as words: ``line 7 'x', line 9 'y' and 3 more``."""

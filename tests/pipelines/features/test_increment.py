@@ -20,7 +20,7 @@ from pipelines.tables.forget_list import ForgetList
 from tests.pipelines.conftest import EVENTS, ITEMS, USERS, at, raw_schema, schema_of, write_rows
 from tests.pipelines.features.test_job import content
 from tests.pipelines.sequences.test_grouping import as_lists, as_table, events
-from towerline.jobs.erasure.traces import find_traces, read_forget_list
+from towerline.jobs.erasure.traces import find_traces
 
 NEW_DAY = [
     {"user": 2, "item": 10, "time": at(22), "action": "click", "price": 0.5},  # A tie with an old event.
@@ -173,16 +173,6 @@ def test_a_user_in_the_vocabulary_of_an_id_feature_is_a_trace(tmp_path: Path) ->
     found = {trace.file: trace.users for trace in find_traces([out], [101, 777])}
     part = "part-00000-of-00001.parquet"
     assert found == {f"sequences/{part}": ("101",), f"users/{part}": ("101",), "vocabulary/user.user.arrow": ("101",)}
-
-
-def test_a_forget_list_is_one_id_per_line(tmp_path: Path) -> None:
-    (tmp_path / "list").write_text("# asked in May\n12\n\n7\n12\n")
-    assert read_forget_list(tmp_path / "list") == ("12", "7")
-    (tmp_path / "list").write_text("\n")
-    with pytest.raises(SchemaError, match="expected user ids, one per line, found none"):
-        read_forget_list(tmp_path / "list")
-    with pytest.raises(SchemaError, match="cannot be read"):
-        read_forget_list(tmp_path / "none")
 
 
 def test_traces_are_never_ruled_out_on_a_file_that_cannot_be_read(tmp_path: Path) -> None:

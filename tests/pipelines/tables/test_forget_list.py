@@ -44,19 +44,19 @@ def test_marks_line_ends_quotes_comments_and_compression_make_no_difference(tmp_
 def test_a_header_is_the_name_of_an_id_column_and_only_on_the_first_line(tmp_path: Path) -> None:
     assert read(tmp_path, b"user\n5\n", "user").lines == (ForgetLine(2, "5"),)
     assert read(tmp_path, b"5\nuser\n", "user").lines == (ForgetLine(1, "5"), ForgetLine(2, "user"))
-    with pytest.raises(SchemaError, match=r"list.txt, line 1: expected a user id of type int64, got 'member'"):
+    with pytest.raises(SchemaError, match=r"list.txt, line 1: expected .*, got 'member'"):
         read(tmp_path, b"member\n5\n", "user").ids(pa.int64())
 
 
 def test_integers_may_be_written_as_floats(tmp_path: Path) -> None:
-    raw = b"5007.0\n-3\n 8 \n9.\n9223372036854775807\n-9223372036854775808\n"
+    raw = b"5007.0\n-3\n 8 \n9.00\n9223372036854775807\n-9223372036854775808\n"
     expected = [5007, -3, 8, 9, 2**63 - 1, -(2**63)]
     assert read(tmp_path, raw).ids(pa.int64()).to_pylist() == expected
 
 
 @pytest.mark.parametrize("line", ["abc", "5,7", "007", "+7", "5.5", "9223372036854775808", "0x10", "1e3", "5 7", "5,"])
 def test_what_is_no_integer_is_refused_with_its_line(tmp_path: Path, line: str) -> None:
-    with pytest.raises(SchemaError, match=r"list.txt, line 3: expected a user id of type int64, got .* Correct|line"):
+    with pytest.raises(SchemaError, match=r"list.txt, line 3: expected .*, got .* Nothing was written"):
         read(tmp_path, f"1\n\n{line}\n2\n".encode()).ids(pa.int64())
 
 

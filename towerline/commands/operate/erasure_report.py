@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -18,14 +17,11 @@ def verb(
     call: Call,
     forget: Annotated[Path, typer.Argument(help="file of user ids to erase, one per line")],
 ) -> Answer:
-    """Which artifacts and published versions still hold a trace of users to erase."""
+    """Which files of the run's folder and the registry still hold a trace of users to erase.
+
+    Exit code 0: every file was searched, and none holds a trace.
+    """
     report = call.project.erasure_report(forget)
-    rows = [(str(one.artifact), one.file, ", ".join(one.users)) for one in report.traces]
-    lines = (
-        list(table_lines(("artifact", "file", "users"), rows)) if rows else [f"none of {report.users} users is left"]
-    )
-    return Answer(
-        lines=lines,
-        facts={"users": report.users, "traces": [dataclasses.asdict(one) for one in report.traces]},
-        exit_code=1 if rows else 0,
-    )
+    rows = [(one.artifact, one.file, ", ".join(one.users), ", ".join(one.possible)) for one in report.traces]
+    table = table_lines(("artifact", "file", "users", "possible"), rows) if rows else ()
+    return Answer(lines=[*table, *report.lines], facts=report.as_fact(), exit_code=0 if report.is_clean else 1)

@@ -1,142 +1,172 @@
-"""Erasure: which artifacts still hold a trace of users who asked to be forgotten.
+"""Traces: which files still hold users who asked to be forgotten. Everything below some folders is looked at.
 
-Reads artifact directories of any kind (features, models, bundles, whole registries); writes nothing. New artifacts are
-made without these users by ``features.run(forget=...)``; this report names what is retained and still has a trace.
+Reads artifacts of any kind (features, models, bundles, reports, candidates), registries with their versions and deltas,
+logs, and what killed jobs left behind; writes nothing. New artifacts are made without these users by
+``features.run(forget=...)``; this report names what is retained and still has a trace.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+import functools
+import lzma
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import fsspec
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.manifest import MANIFEST_FILE
+from towerline.jobs.erasure.contents import Reader
+from towerline.jobs.erasure.roles import Roles, roles_at
+from towerline.jobs.erasure.wanted import Found, Wanted
 
-_USER_COLUMN = "user_id"
-_VALUE_COLUMN = "value"
+# A lock holds the number of a process.
+_LOCK_SUFFIX = ".lock"
+_UNREADABLE = (OSError, ValueError, EOFError, pa.ArrowException, lzma.LZMAError, MemoryError)
 
 
 @dataclass(frozen=True)
 class Trace:
-    """One file that holds one or more of the users. ``users`` are those found, as text, ascending."""
+    """One file that holds one or more of the users.
 
-    artifact: Path
+    ``users`` are those found for certain, as text, ascending; ``possible`` are numbers and short texts in places that
+    are not a user's, which may be something else.
+    """
+
+    artifact: str
     file: str
     users: tuple[str, ...]
+    possible: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class ErasureReport:
-    """How many users were looked for, and the files that still hold one."""
+class Unread:
+    """A file that could not be searched, and why."""
 
-    users: int
-    traces: tuple[Trace, ...]
+    file: str
+    reason: str
 
 
-def read_forget_list(path: Path) -> tuple[str, ...]:
-    """Reads user ids, one per line; empty lines and lines that begin with # do not count.
+@dataclass(frozen=True)
+class Search:
+    """What a search found.
 
-    Raises:
-        SchemaError: the file cannot be read, or names nobody.
+    ``files``: number of files searched. ``unread`` ones were not: no trace in them can be ruled out.
     """
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as err:
-        raise SchemaError(f"{path}: the list of users to forget cannot be read: {err}") from err
-    users = tuple(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
-    if not users:
-        raise SchemaError(f"{path}: expected user ids, one per line, found none.")
-    return users
+
+    files: int
+    traces: tuple[Trace, ...]
+    unread: tuple[Unread, ...]
 
 
 def find_traces(folders: Sequence[Path], users: Sequence[int | str]) -> list[Trace]:
-    """Looks through every artifact below the folders; an empty list says that there is no trace.
+    """Looks through every file below the folders; an empty list says that there is no trace.
+
+    Args:
+        folders: of artifacts, registries, logs.
+        users: the ids.
 
     Raises:
-        SchemaError: a folder does not exist, or a file of an artifact cannot be read: no trace can be ruled out then.
+        SchemaError: a folder does not exist, or a file cannot be read: no trace can be ruled out then.
     """
-    wanted = pa.array(sorted({str(user) for user in users}), pa.string())
-    traces = []
+    found = search(folders, users)
+    if found.unread:
+        first = found.unread[0]
+        raise SchemaError(f"{first.file}: cannot be read ({first.reason}), so that no trace can be ruled out.")
+    return list(found.traces)
+
+
+def search(
+    folders: Sequence[Path | str],
+    users: Sequence[int | str],
+    roles: Roles = Roles(),  # noqa: B008
+) -> Search:
+    """Looks through every file below folders or URLs; what cannot be read is in the report.
+
+    Args:
+        folders: folders, or fsspec URLs of object stores.
+        users: the ids.
+        roles: names of columns of users' and items' ids, next to those that the artifacts' own schemas give.
+
+    Raises:
+        SchemaError: a folder does not exist.
+    """
+    wanted = Wanted(users)
+    traces, unread, files = [], [], 0
     for folder in folders:
-        if not folder.is_dir():
-            raise SchemaError(f"{folder}: expected a directory of artifacts, found none.")
-        for manifest in sorted(folder.rglob(MANIFEST_FILE)):
-            traces += [trace for trace in _of_artifact(manifest.parent, wanted) if trace.users]
-    return traces
+        for file in _files(folder, roles):
+            files += 1
+            try:
+                with file.open() as opened:
+                    found = Reader(wanted, file.roles, file.name).read(opened)
+            except _UNREADABLE as err:
+                if file.is_there():
+                    unread.append(Unread(f"{file.artifact}/{file.name}", f"{type(err).__name__}: {err}"[:200]))
+                continue
+            if found:
+                traces.append(_trace(file, found))
+    return Search(files - len(unread), tuple(traces), tuple(unread))
 
 
-def _of_artifact(artifact: Path, wanted: pa.Array) -> Iterator[Trace]:
-    columns = _user_columns(artifact)
-    for file in sorted(path for path in artifact.rglob("*") if path.is_file()):
-        try:
-            found = _in_file(file, columns, wanted)
-        except (OSError, pa.ArrowException, ValueError) as err:
-            raise SchemaError(f"{file}: cannot be read ({err}), so that no trace can be ruled out.") from err
-        yield Trace(artifact, str(file.relative_to(artifact)), tuple(sorted(found)))
+def _trace(file: _File, found: Found) -> Trace:
+    return Trace(file.artifact, file.name, tuple(sorted(found.certain)), tuple(sorted(found.possible)))
 
 
-def _user_columns(artifact: Path) -> frozenset[str]:
-    """Names of the id columns of this data set's users."""
-    names = {_USER_COLUMN}
-    schema = artifact / "schema.json"
-    if schema.is_file():
-        tables: dict[str, Any] = json.loads(schema.read_text()).get("tables", {})
-        for table in ("events", "users"):
-            if tables.get(table):
-                names.add(tables[table][_USER_COLUMN])
-    return frozenset(names)
+@dataclass(frozen=True)
+class _File:
+    """A file to look at: ``name`` below ``artifact``."""
+
+    artifact: str
+    name: str
+    roles: Roles
+    open: Callable[[], IO[bytes]]
+    is_there: Callable[[], bool]
 
 
-def _in_file(file: Path, columns: frozenset[str], wanted: pa.Array) -> set[str]:
-    if file.suffix == ".parquet":
-        names = [name for name in pq.read_schema(file).names if name in columns or name == "record"]
-        table = pq.ParquetFile(file).read(columns=names)
-    elif file.suffix == ".arrow":
-        with pa.OSFile(str(file), "rb") as source:
-            table = pa.ipc.open_file(source).read_all()
-    elif file.suffix in (".json", ".jsonl"):
-        return _in_records([file.read_text()], columns, wanted)
-    else:
-        return set()
-    found: set[str] = set()
-    for name in table.column_names:
-        is_value = name == _VALUE_COLUMN and file.name.removeprefix("user.").removesuffix(".arrow") in columns
-        if name in columns or is_value:
-            found |= _members(table[name], wanted)
-        elif name == "record":
-            found |= _in_records([text for text in table[name].to_pylist() if text], columns, wanted)
-    return found
-
-
-def _members(column: pa.ChunkedArray, wanted: pa.Array) -> set[str]:
-    if pa.types.is_nested(column.type):
-        return set()
-    texts = column.cast(pa.string())
-    return set(pc.unique(texts.filter(pc.is_in(texts, value_set=wanted))).to_pylist())
-
-
-def _in_records(texts: Sequence[str], columns: frozenset[str], wanted: pa.Array) -> set[str]:
-    """Users named under a user column anywhere in JSON texts; a text that is no JSON is searched word by word."""
-    users = set(wanted.to_pylist())
-    found: set[str] = set()
-    for text in texts:
-        try:
-            parsed = [json.loads(text)]
-        except ValueError:
-            found |= {user for user in users if user in text}
+def _files(folder: Path | str, given: Roles) -> Iterator[_File]:
+    if isinstance(folder, str) and "://" in folder:
+        yield from _files_of_store(folder, given)
+        return
+    root = Path(folder)
+    if not root.is_dir():
+        raise SchemaError(f"{root}: expected a directory of artifacts, found none.")
+    folder_to_roles: dict[Path, Roles] = {}
+    for path in sorted(root.rglob("*")):
+        if path.is_dir() or path.suffix == _LOCK_SUFFIX:
             continue
-        while parsed:
-            value = parsed.pop()
-            if isinstance(value, dict):
-                found |= users & {str(value[name]) for name in columns if name in value}
-                parsed.extend(value.values())
-            elif isinstance(value, list):
-                parsed.extend(value)
-    return found
+        artifact = _artifact_of(path, root)
+        if artifact not in folder_to_roles:
+            folder_to_roles[artifact] = roles_at(artifact, root).joined(given)
+        name = str(path.relative_to(artifact))
+        opener = functools.partial(_open, path)
+        yield _File(str(artifact), name, folder_to_roles[artifact], opener, path.exists)
+
+
+def _open(path: Path) -> IO[bytes]:
+    return path.open("rb")
+
+
+def _artifact_of(path: Path, root: Path) -> Path:
+    """The nearest folder with a manifest; else the file's own."""
+    for one in path.parents:
+        if (one / MANIFEST_FILE).is_file():
+            return one
+        if one == root:
+            break
+    return path.parent
+
+
+def _files_of_store(url: str, given: Roles) -> Iterator[_File]:
+    """All files of an object store's registry; its roles are those of the configuration."""
+    try:
+        fs, root = fsspec.core.url_to_fs(url)
+        names: list[Any] = sorted(fs.find(root))
+    except (OSError, ValueError, ImportError) as err:
+        raise SchemaError(f"{url}: cannot be reached: {err}") from err
+    for name in names:
+        below = name.removeprefix(root).lstrip("/")
+        opener, is_there = functools.partial(fs.open, name, "rb"), functools.partial(fs.exists, name)
+        yield _File(url, below, given, opener, is_there)
