@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from pipelines.contracts.conversion import US_PER_DAY
 from pipelines.contracts.files import read_arrow, write_arrow, write_json, write_parquet
 from pipelines.contracts.hashing import partition_of
-from pipelines.features.task import Job
+from pipelines.features.task import SHARDS_FOLDER, Job
 from pipelines.sequences.segments import joined
 from pipelines.tables.catalogue import typed
 from pipelines.tables.entity_checks import EntityChecker
@@ -133,7 +133,7 @@ class _ShardFacts:
             "days": self._days,
             "nulls": self._nulls,
         }
-        write_json(facts, Path(job.work) / "shards" / f"{self._table}-{number:06d}.json")
+        write_json(facts, Path(job.work) / SHARDS_FOLDER / f"{self._table}-{number:06d}.json")
 
 
 def _day_counts(times: npt.NDArray[np.int64], first: int) -> dict[int, int]:

@@ -29,6 +29,7 @@ from pipelines.features.fitting import fit, summarise
 from pipelines.features.kept_list import NOBODY, Erasure, kept_list, write_copy
 from pipelines.features.planning import FILES_FACT, KEPT_REJECTS, FeaturesPlan, FeaturesPlanner, Inputs
 from pipelines.features.reporting import drift
+from pipelines.features.task import SHARDS_FOLDER
 from pipelines.features.totals import (
     Ingested,
     PartitionFacts,
@@ -139,7 +140,7 @@ class _Assembler:
         job, items = self.plan.job, self.plan.items
         self._build()
         parts = [PartitionFacts.read(self._work / transforms.FACTS_FOLDER / f"{p:05d}") for p in range(job.partitions)]
-        now = Ingested.read(self._work / transforms.SHARDS_FOLDER, items)
+        now = Ingested.read(self._work / SHARDS_FOLDER, items)
         duplicates = sum(part.duplicates for part in parts)
         rejecting = self._schema.validation.duplicates == "reject"
         now = now.with_duplicates(duplicates) if rejecting else now
@@ -175,7 +176,7 @@ class _Assembler:
         }
 
     def _build(self) -> None:
-        shards, facts = (self._work / name for name in (transforms.SHARDS_FOLDER, transforms.FACTS_FOLDER))
+        shards, facts = (self._work / name for name in (SHARDS_FOLDER, transforms.FACTS_FOLDER))
         with (
             self.progress.bar(len(self.plan.shards), "reading", "parts", count=files_in(shards)),
             self.progress.bar(self.plan.job.partitions, "building", "parts", count=files_in(facts)),

@@ -1,8 +1,8 @@
 """Planning: what a run of the features job has to do, decided before any event is read.
 
 Finds the files of the tables, reads their footers and headers, the items table and the previous artifact's manifest.
-Reads the events themselves only where no items table names the catalogue, or where no bound of the split says up to
-when features look. Writes the tables that workers need below ``work``, and the rejects that are taken over.
+Reads the events themselves only where no items table names the catalogue. Writes the tables that workers need below
+``work``, and the rejects that are taken over.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from pipelines.contracts.conversion import as_times
 from pipelines.contracts.errors import ArtifactError, SchemaError
 from pipelines.contracts.files import write_parquet
 from pipelines.contracts.manifest import fingerprint_of, read_manifest
@@ -24,7 +22,8 @@ from pipelines.contracts.schema import DatasetSchema, TableName, TableSource
 from pipelines.features.increment import Decision, Previous, decide, kept_rejects, remap, unfit
 from pipelines.features.kept_list import FORGOTTEN_FILE, Asked, Erasure, kept_list
 from pipelines.features.task import Base, Job, write_asked, write_catalogue, write_remap, write_users_schema
-from pipelines.sequences.segments import Layout
+from pipelines.sequences.grouping import keep_users
+from pipelines.sequences.segments import Layout, Partition
 from pipelines.tables.catalogue import Items, items_of_events, read_items, unified_schema
 from pipelines.tables.column_types import id_types
 from pipelines.tables.entity_checks import entity_columns
@@ -32,7 +31,7 @@ from pipelines.tables.event_checks import columns_of, moment
 from pipelines.tables.files import SourceFile, find_files
 from pipelines.tables.fingerprints import recall, with_content
 from pipelines.tables.forgotten import Forgotten
-from pipelines.tables.readers import Shard, file_schema, plan_shards, read_shard, require_columns
+from pipelines.tables.readers import Shard, file_schema, plan_shards, require_columns
 
 # In the facts of a manifest: the files that were read, by state and content.
 FILES_FACT = "source_files"
@@ -193,18 +192,26 @@ def catalogue_of(schema: DatasetSchema, inputs: Inputs, survey: Survey, previous
     return items_of_events(schema, survey.new_events(previous), survey.item_type, known)
 
 
-def as_of_us(schema: DatasetSchema, survey: Survey, previous: Previous | None) -> int:
-    """The moment features look back from, the index's own: where the test window begins, else after the last event."""
-    table = schema.tables.events
-    if table.time is None:
+def fixed_as_of_us(schema: DatasetSchema) -> int | None:
+    """The moment features look back from, the index's own: where the test window begins.
+
+    None where the schema does not say it: it is then the moment after the last accepted event, which only the run
+    itself knows.
+    """
+    if schema.tables.events.time is None:
         return 0
-    if schema.split.test_from is not None:
-        return moment(schema.split.test_from)
-    last = 0 if previous is None else int(previous.facts["as_of_us"])
-    for shard in survey.new_events(previous):
-        for batch in read_shard(shard, table, [table.time], {}):
-            found = pc.max(as_times(batch.table[table.time]).values).as_py()
-            last = max(last, 0 if found is None else found + 1)
+    return None if schema.split.test_from is None else moment(schema.split.test_from)
+
+
+def _as_of_us_before(previous: Previous, forgotten: Forgotten | None) -> int:
+    """The moment after a previous run's last event; ``forgotten``: users whose events do not count (None: nobody)."""
+    if forgotten is None:
+        return int(previous.facts["as_of_us"])
+    last = 0
+    for partition in Partition.list(previous.dir / "sequences"):
+        grouped = partition.read()
+        kept = keep_users(grouped, ~forgotten.holds(grouped.user_ids))
+        last = max(last, int(kept.times.max()) + 1 if len(kept.times) else 0)
     return last
 
 
@@ -269,7 +276,7 @@ class FeaturesPlanner:
             work=str(self.work),
             partitions=partitions or survey.partitions,
             user_type=user_type,
-            as_of_us=as_of_us(self.schema, survey, previous),
+            fixed_as_of_us=fixed_as_of_us(self.schema),
         )
         rows = None if previous is None else remap(previous.vocabulary.item_ids, items.ids)
         if previous is not None:
@@ -297,11 +304,13 @@ class FeaturesPlanner:
         if previous.bounds_moved and split.valid_from is not None and split.test_from is not None:
             bounds = (moment(split.valid_from), moment(split.test_from))
         counts = bool(self.schema.counts("user") or self.schema.counts("item"))
-        moved = job.as_of_us != previous.facts["as_of_us"] or not previous.same_features
+        # Where only the run itself finds the moment, it is taken to move.
+        moved = job.fixed_as_of_us != previous.facts["as_of_us"] or not previous.same_features
         base = Base(
             dir=str(previous.dir),
             generation=Layout.read(previous.dir / "sequences").generation + 1,
             last_time=previous.facts["last_time"],
+            as_of_us=_as_of_us_before(previous, forgotten if forgets and job.fixed_as_of_us is None else None),
             recount=bounds is not None or forgets or split.leave_last_out or (counts and moved),
             forgets=forgets,
             bounds=bounds,

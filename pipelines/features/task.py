@@ -6,6 +6,7 @@ Written by the process that submits; read by workers on a file system that all s
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from pipelines.tables.entity_checks import EntityChecker
 from pipelines.tables.event_checks import ItemLookup
 from pipelines.tables.forgotten import Forgotten
 
+# Below ``work``: what each shard's task counted.
+SHARDS_FOLDER = "shards"
 _CATALOGUE_FILE = "catalogue.arrow"
 _USERS_SCHEMA_FILE = "users_schema.arrow"
 _ASKED_FILE = "asked.arrow"
@@ -33,14 +36,15 @@ class Base:
     """What a worker knows of the previous run that this one appends to.
 
     ``dir`` is its artifact, ``generation`` the number of this run since the last full one; events up to ``last_time``
-    may be there already. ``recount`` says that what is counted must be counted over all events again, not over the
-    new ones only; ``forgets`` that it may have users whom this run forgets; ``bounds`` are the moments of the split
-    where they have moved.
+    may be there already; ``as_of_us`` is the moment after its last event. ``recount`` says that what is counted must be
+    counted over all events again, not over the new ones only; ``forgets`` that it may have users whom this run forgets;
+    ``bounds`` are the moments of the split where they have moved.
     """
 
     dir: str
     generation: int
     last_time: int | None
+    as_of_us: int
     recount: bool
     forgets: bool
     bounds: tuple[int, int] | None
@@ -55,9 +59,9 @@ class Base:
 class Job:
     """What every worker knows. ``out`` and ``work`` must be on a file system that all workers see.
 
-    ``as_of_us`` is the moment from which ``time_since`` and ``count`` features look back; ``user_type`` is int64 or
-    string; ``first_shard`` the number of the first shard, above those of the runs before; events before
-    ``late_before_us`` are late.
+    ``fixed_as_of_us`` is ``as_of_us`` where the schema says it, else None; ``user_type`` is int64 or string;
+    ``first_shard`` the number of the first shard, above those of the runs before; events before ``late_before_us`` are
+    late.
     """
 
     schema_json: str
@@ -65,7 +69,7 @@ class Job:
     work: str
     partitions: int
     user_type: str
-    as_of_us: int
+    fixed_as_of_us: int | None
     first_shard: int = 0
     late_before_us: int | None = None
     base: Base | None = None
@@ -79,6 +83,19 @@ class Job:
     def id_type(self) -> pa.DataType:
         """Arrow type of the user ids."""
         return pa.int64() if self.user_type == "int64" else pa.string()
+
+    @functools.cached_property
+    def as_of_us(self) -> int:
+        """The moment from which ``time_since`` and ``count`` features look back, known once all shards are ingested.
+
+        Where the schema does not fix it, it is the moment after the last accepted event.
+        """
+        if self.fixed_as_of_us is not None:
+            return self.fixed_as_of_us
+        folder = Path(self.work) / SHARDS_FOLDER
+        last: list[int | None] = [json.loads(path.read_text())["last"] for path in folder.glob("events-*.json")]
+        before = 0 if self.base is None else self.base.as_of_us
+        return max([before, *(time + 1 for time in last if time is not None)])
 
     @functools.cached_property
     def catalogue(self) -> ItemLookup:

@@ -28,7 +28,7 @@ from pipelines.sequences.reader import encoded_table
 from pipelines.tables.readers import Shard
 
 # Folders below ``work``: a file for each task that is done.
-SHARDS_FOLDER, FACTS_FOLDER, ENCODED_FOLDER, _ERRORS_FOLDER = "shards", "facts", "encoded", "errors"
+FACTS_FOLDER, ENCODED_FOLDER, _ERRORS_FOLDER = "facts", "encoded", "errors"
 
 
 def build(job: Job, shards: Sequence[Shard], beam_args: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ from pipelines.features import job as features
 from pipelines.sequences.grouping import group_events, merge
 from pipelines.tables.forget_list import ForgetList
 from tests.pipelines.conftest import EVENTS, ITEMS, USERS, at, raw_schema, schema_of, write_rows
-from tests.pipelines.features.test_job import content
+from tests.pipelines.features.test_job import content, micros
 from tests.pipelines.sequences.test_grouping import as_lists, as_table, events
 from towerline.jobs.erasure.traces import find_traces
 
@@ -86,6 +86,35 @@ def test_a_run_on_top_of_a_previous_one_equals_a_full_run(tmp_path: Path, case: 
     assert not used(full)
     assert content(upon) == content(full)
     assert facts_of(upon) == facts_of(full)
+
+
+@pytest.mark.parametrize("by_column", [False, True])
+@pytest.mark.parametrize("forget", [(), (5,), (3, 5)])
+def test_the_moment_that_features_look_back_from_is_that_of_a_full_run(
+    tmp_path: Path, by_column: bool, forget: tuple[int, ...]
+) -> None:
+    """Of accepted events alone: the new day's last ones are rejected, or of a user who is forgotten."""
+
+    def parts(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{**event, "part": "train" if event["time"] < at(22) else "test"} for event in events]
+
+    def change(raw: dict[str, Any]) -> None:
+        raw["split"] = {"column": "part"} if by_column else {"leave_last_out": True}
+        raw["validation"] = {"max_reject_rate": 0.5, "latest": "2026-01-01"}
+
+    raw = raw_schema(tmp_path)
+    change(raw)
+    write_rows(tmp_path, **{"events-0": parts(EVENTS), "items": ITEMS, "users": USERS})
+    old = features.run(schema_of(raw), tmp_path / "old", partitions=2)
+    last = {"user": 1, "item": 10, "time": at(60), "action": "click", "price": 1.0}
+    refused = [{**last, "item": 99}, {**last, "time": at(400)}, {**last, "action": "returned"}]
+    write_rows(tmp_path, **{"events-1": parts([*NEW_DAY, *refused])})
+    lists = ForgetList.of(forget)
+    upon = features.run(schema_of(raw), tmp_path / "upon", previous=old, forget=lists)
+    full = features.run(schema_of(raw), tmp_path / "full", partitions=2, forget=lists)
+    assert used(upon)
+    assert facts_of(upon)["as_of_us"] == facts_of(full)["as_of_us"] == micros(23 if forget else 24) + 1
+    assert content(upon) == content(full)
 
 
 def test_a_new_day_upon_the_old_one_by_hand(tmp_path: Path) -> None:

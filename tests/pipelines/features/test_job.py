@@ -20,7 +20,7 @@ from pipelines.contracts.schema import DatasetSchema
 from pipelines.contracts.vocabulary import FittedCodes, Vocabulary
 from pipelines.features import job as features
 from pipelines.features import transforms
-from pipelines.features.task import Job
+from pipelines.features.task import SHARDS_FOLDER, Job
 from pipelines.sequences.held_out import held_out_events
 from pipelines.sequences.reader import Sequences, load_encoded, load_items, load_users
 from pipelines.tables.readers import Shard
@@ -186,6 +186,41 @@ def test_under_leave_last_out_only_train_events_count(small: Small, tmp_path: Pa
     assert load_encoded(out, "user")["bought"] == pytest.approx(np.log1p([[1], [0], [0], [0], [0]]))
 
 
+REFUSED_LATER: dict[str, dict[str, Any]] = {
+    "out of range": {"time": at(400)},
+    "far out of range": {"time": at(45_000)},
+    "an unknown item": {"time": at(90), "item": 99},
+    "no user": {"time": at(90), "user": None},
+    "an unknown action": {"time": at(90), "action": "returned"},
+    "no finite value": {"time": at(90), "price": float("inf")},
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_LATER)
+@pytest.mark.parametrize("by_column", [False, True])
+def test_features_look_back_from_the_last_accepted_event(
+    small: Small, tmp_path: Path, case: str, by_column: bool
+) -> None:
+    """An event that is not accepted moves nothing, however late it is: counts of 28 days by hand.
+
+    The last accepted event is on day 22, so 28 days reach back to the beginning and 7 days to day 15. Train by
+    leave-last-out: user 1 clicks 30 (day 0) and purchases 10 (day 2). Train by the column: all before day 10, which
+    is user 1's three first events and user 2's click on 10 (day 5).
+    """
+    later = {"user": 1, "item": 30, "time": at(30), "action": "click", "price": 1.0, **REFUSED_LATER[case]}
+    events = [{**event, "part": "train" if event["time"] < at(10) else "test"} for event in [*EVENTS, later]]
+
+    def change(raw: dict[str, Any]) -> None:
+        raw["split"] = {"column": "part"} if by_column else {"leave_last_out": True}
+        raw["validation"] = {"max_reject_rate": 0.5, "latest": "2026-01-01"}
+
+    out = run(small(change, events=events), tmp_path / "features")
+    assert open_artifact(out, kind="features").manifest.facts["as_of_us"] == micros(22) + 1
+    sold = [[0, 2], [0, 1], [0, 1], [0, 0]] if by_column else [[0, 1], [0, 0], [0, 1], [0, 0]]
+    assert load_encoded(out, "item")["sold"] == pytest.approx(np.log1p(sold))
+    assert load_encoded(out, "user")["bought"] == pytest.approx(np.log1p([[1], [0], [0], [0]]))
+
+
 def test_unordered_events_split_by_a_column_with_a_stable_valid_fraction(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     pairs = np.unique(rng.integers(0, 100, (4_000, 2)), axis=0)
@@ -333,7 +368,7 @@ def test_what_a_killed_worker_left_half_written_changes_nothing(
         for folder in ("users", "sequences", "rejects"):
             (Path(job.out) / folder).mkdir(exist_ok=True)
             (Path(job.out) / folder / ".part-00001-of-00002.parquet.17.0badcafe").touch()
-        for folder in (transforms.FACTS_FOLDER, transforms.SHARDS_FOLDER):
+        for folder in (transforms.FACTS_FOLDER, SHARDS_FOLDER):
             (Path(job.work) / folder / ".events-000000.json.17.0badcafe").touch()
 
     monkeypatch.setattr(transforms, "build", build_and_leave)
