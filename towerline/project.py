@@ -15,8 +15,6 @@ from towerline.config import Config, load_config
 from towerline.jobs.extras import extras_named
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from index.building.forecast import Forecast
     from index.evaluation.reports import Comparison, EvaluationReport
     from index.publishing.publish import Publication
@@ -275,16 +273,16 @@ class Project:
         return publish.rollback(self.config.registry, version)
 
     @_job
-    def apply_delta(self, items: str | Path | pa.Table) -> Applied:
+    def apply_delta(self, items: Any) -> Applied:
         """Brings new, changed, removed and paused ads into the live version.
 
         Args:
-            items: a Parquet file or table like the items table; a column ``change`` may say remove, pause or resume.
+            items: a table of ads in any form that the items table may have: a file, folder or glob, or a frame of
+                Arrow, Polars or pandas; a column ``change`` may say remove, pause or resume.
         """
         from index.registry import delta_writer
 
-        table = Path(items) if isinstance(items, str) else items
-        return delta_writer.apply(self.config.registry, table, progress=self.progress)
+        return delta_writer.apply(self.config.registry, items, progress=self.progress)
 
     @_job
     def compact(self) -> str:

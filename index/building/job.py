@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from index.building.forecast import Forecast, check_budget, predict
 from index.building.measurement import Queries
 from index.building.sharding_job import ShardsJob
+from index.building.stored_types import with_stored_types
 from index.building.tuning import Tuned, tune
 from index.building.value_scale import add_value
 from index.building.vector_statistics import vector_statistics
@@ -68,7 +69,7 @@ _SEED = 17
 _FEWEST_APART = 20
 # Number of items whose vectors the converted item tower must reproduce.
 _COMPARED_ITEMS = 1000
-_COPIED = (SCHEMA_FILE, TOWERS_FILE, QUERY_TOWER_FILE, VOCABULARY_DIR, ITEM_TOWER_DIR, USER_TOWER_DIR)
+_COPIED = (TOWERS_FILE, QUERY_TOWER_FILE, VOCABULARY_DIR, ITEM_TOWER_DIR, USER_TOWER_DIR)
 
 
 @dataclass(frozen=True)
@@ -249,6 +250,8 @@ def _copy(sources: _Sources, target: Path) -> None:
         elif name not in (ITEM_TOWER_DIR, USER_TOWER_DIR):
             raise ArtifactError(f"{source}: missing. Run `towerline train`.")
     shutil.copyfile(sources.embeddings.dir / VECTORS_FILE, target / VECTORS_FILE)
+    schema = with_stored_types(sources.schema, sources.features.dir, sources.vocabulary.item_ids.type)
+    (target / SCHEMA_FILE).write_text(schema.model_dump_json(indent=1))
 
 
 def _convert_item_tower(sources: _Sources, target: Path, progress: Progress) -> None:

@@ -2,7 +2,7 @@
 
 Reads the live version's bundle (its item tower and vocabulary) and a table of ads; writes one entry of the log,
 ``deltas/<version>/<sequence>/``, by one rename: a reader sees all of it or nothing. An entry also keeps the ads'
-raw columns, so that they can be embedded again for another version (``carry``).
+raw columns in their types, so that they can be embedded again for another version (``carry``).
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from index.inference.given_ids import id_kind
 from index.inference.item_tower import LiteItemTower
 from index.registry.bundle import ITEM_TOWER_FILE, Bundle
+from index.registry.change_feed import Changes, ItemTypes, read_changes
 from index.registry.deltas import (
     CHANGES,
     FORMAT_VERSION,
@@ -38,13 +39,12 @@ from index.registry.deltas import (
 from index.registry.registry import Registry
 from index.registry.store import Store
 from index.search.searcher import Vectors, check_vectors
+from pipelines.contracts.conversion import convert
 from pipelines.contracts.encoding import encode_table
 from pipelines.contracts.errors import ArtifactError, SchemaError
 from pipelines.contracts.manifest import write_artifact
-from pipelines.contracts.vocabulary import canonical
 from pipelines.progress import SILENT, Progress
 
-CHANGE_COLUMN = "change"
 Clock = Callable[[], float]
 
 
@@ -62,46 +62,30 @@ class Applied:
     rebuild: str | None
 
 
-@dataclass(frozen=True)
-class _Changes:
-    """A checked table of changes. ``raw``: the upserted ads' columns; ``ids``: item_id and change of the others."""
-
-    raw: pa.Table
-    ids: pa.Table
-    known: dict[str, int] = field(default_factory=dict)
-
-    def count(self, change: str) -> int:
-        """Number of items with this change."""
-        if change == "upsert":
-            return int(self.raw.num_rows)
-        return int(pc.sum(pc.equal(self.ids["change"], change)).as_py() or 0)
-
-
-def apply(
-    registry: str | Path, items: Path | pa.Table, *, clock: Clock = time.time, progress: Progress = SILENT
-) -> Applied:
+def apply(registry: str | Path, items: Any, *, clock: Clock = time.time, progress: Progress = SILENT) -> Applied:
     """Appends one delta to the live version's log.
 
     Args:
         registry: a folder or an fsspec URL.
-        items: a table of ads as in the items table, or its Parquet file. A column ``change`` holds upsert (the
-            default without the column), remove, pause or resume; for all but upsert the id is enough.
+        items: a table of ads as the items table is: a file, folder or glob, or anything with ``__arrow_c_stream__``. A
+            column ``change`` holds upsert (also where it is empty), remove, pause or resume; for all but upsert the id
+            is enough.
         clock: seconds since the epoch, for features relative to now.
         progress: shows that the delta is being embedded and written.
 
     Raises:
         ArtifactError: nothing is live, or the version is damaged.
-        SchemaError: an id is missing or duplicated, a change is unknown, an item to remove, pause or resume is unknown,
-            or a column has the wrong type; then nothing is written.
+        SchemaError: the table cannot be read, or a row cannot be applied: its id is missing or occurs twice, its change
+            is unknown, its item to remove, pause or resume is unknown, or a cell does not fit its column; then nothing
+            is written.
     """
     started = time.perf_counter()
-    table = pq.read_table(items) if isinstance(items, Path) else items
     opened = Registry(registry)
     with progress.waiting("apply-delta"), opened.store.lock():
         live = opened.open(verify=False)
         log = DeltaLog(opened.store, live.version)
         state = replay(live.bundle, log)
-        changes = _checked(table, live.bundle, state)
+        changes = read_changes(items, live.bundle, state)
         after = append(opened.store, log, live.bundle, state, changes, clock)
     return Applied(
         version=live.version,
@@ -115,46 +99,8 @@ def apply(
     )
 
 
-def _checked(table: pa.Table, bundle: Bundle, state: DeltaState) -> _Changes:
-    id_column = bundle.schema.id_column("item")
-    if id_column not in table.column_names:
-        raise SchemaError(f"delta: expected a column {id_column!r}, found {', '.join(table.column_names)}.")
-    ids = canonical(table[id_column].combine_chunks())
-    wanted = bundle.vocabulary.item_ids.type
-    if ids.null_count:
-        raise SchemaError(f"delta: expected an id in every row, {ids.null_count} are null.")
-    if ids.type != wanted:
-        raise SchemaError(f"delta: expected ids of type {wanted} in {id_column!r}, got {ids.type}.")
-    counts = pc.value_counts(ids)
-    twice = (
-        [entry["values"].as_py() for entry in counts if entry["counts"].as_py() > 1] if len(counts) < len(ids) else []
-    )
-    if twice:
-        raise SchemaError(f"delta: expected each id once, {twice[0]!r} occurs more than once ({len(twice)} such ids).")
-    change = (
-        table[CHANGE_COLUMN].combine_chunks().fill_null("upsert")
-        if CHANGE_COLUMN in table.column_names
-        else pa.array(["upsert"] * len(ids))
-    )
-    unknown = sorted(set(change.to_pylist()) - set(CHANGES))
-    if unknown:
-        raise SchemaError(f"delta: expected a change among {', '.join(CHANGES)}, got {unknown[0]!r}.")
-    table = table.set_column(table.column_names.index(id_column), id_column, ids)
-    upserts = pc.equal(change, "upsert")
-    others = pa.table({"item_id": ids, "change": change}).filter(pc.invert(upserts))
-    strangers = others.filter(pa.array(state.rows_of(others["item_id"].combine_chunks()) < 0))
-    if strangers.num_rows:
-        first = strangers.slice(0, 1).to_pylist()[0]
-        raise SchemaError(
-            f"delta: cannot {first['change']} {first['item_id']!r}: no such item in the live version "
-            f"({strangers.num_rows} such ids)."
-        )
-    raw = table.filter(upserts)
-    return _Changes(raw.drop_columns(CHANGE_COLUMN) if CHANGE_COLUMN in raw.column_names else raw, others)
-
-
 def append(
-    store: Store, log: DeltaLog, bundle: Bundle, state: DeltaState, changes: _Changes, clock: Clock
+    store: Store, log: DeltaLog, bundle: Bundle, state: DeltaState, changes: Changes, clock: Clock
 ) -> DeltaState:
     """Embeds and writes one entry; returns the state with it. The caller holds the registry's lock."""
     sequence = state.sequence + 1
@@ -242,29 +188,31 @@ def carry(
     return append(registry.store, DeltaLog(registry.store, target), new, state, changes, clock)
 
 
-def _changes_since(old: Bundle, log: DeltaLog, since: str | None, new: Bundle, state: DeltaState) -> _Changes:
+def _changes_since(old: Bundle, log: DeltaLog, since: str | None, new: Bundle, state: DeltaState) -> Changes:
     """The latest change of each item in the entries since then, and all pauses in effect."""
-    id_column = new.schema.id_column("item")
+    types = ItemTypes.of(new)
     latest: dict[Any, tuple[str, pa.Table | None]] = {}
     for sequence in log.sequences():
         entry = log.open(sequence)
         if since is not None and entry.manifest.created_at < since:
             continue
-        raw = pq.read_table(entry.dir / RAW_FILE)
-        for place, item_id in enumerate(raw[id_column].to_pylist() if raw.num_rows else []):
+        raw = types.converted(pq.read_table(entry.dir / RAW_FILE))
+        for place, item_id in enumerate(raw[types.id_column].to_pylist() if raw.num_rows else []):
             latest[item_id] = ("upsert", raw.slice(place, 1))
-        for item_id in Delta.read(entry).removed.to_pylist():
+        for item_id in _ids_of(Delta.read(entry).removed, new).to_pylist():
             latest[item_id] = ("remove", None)
-    paused = replay(old, log).paused_ids - state.paused_ids
     fresh = [table for change, table in latest.values() if change == "upsert" and table is not None]
-    raw = pa.concat_tables(fresh, promote_options="default") if fresh else pa.table({id_column: _none(new)})
+    empty = pa.table({types.id_column: pa.array([], new.vocabulary.item_ids.type)})
+    raw = pa.concat_tables(fresh, promote_options="default") if fresh else empty
     removed = [item_id for item_id, (change, _) in latest.items() if change == "remove"]
+    in_effect = pa.array(list(replay(old, log).paused_ids), old.vocabulary.item_ids.type)
+    paused = set(_ids_of(in_effect, new).to_pylist()) - state.paused_ids
     ids = pa.array([*removed, *sorted(paused)], new.vocabulary.item_ids.type)
     change = pa.array(["remove"] * len(removed) + ["pause"] * len(paused), pa.string())
-    table = pa.table({"item_id": ids, "change": change})
-    known = (state.rows_of(ids) >= 0) | np.isin(np.asarray(ids), np.asarray(raw[id_column]))
-    return _Changes(raw, table.filter(pa.array(known | (np.asarray(change) == "pause"))))
+    known = (state.rows_of(ids) >= 0) | (np.asarray(change) == "pause")
+    return Changes(raw, pa.table({"item_id": ids, "change": change}).filter(pa.array(known)))
 
 
-def _none(bundle: Bundle) -> pa.Array:
-    return pa.array([], bundle.vocabulary.item_ids.type)
+def _ids_of(ids: pa.Array, bundle: Bundle) -> pa.Array:
+    """Ids of another version in this one's type; those that it cannot have are left out."""
+    return convert(ids, id_kind(bundle.vocabulary.item_ids.type)).values.drop_null()

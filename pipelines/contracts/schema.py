@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import datetime
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -69,6 +70,11 @@ class TableSource(Section):
     def paths(self) -> tuple[str, ...]:
         """All paths or globs, always as a tuple."""
         return (self.path,) if isinstance(self.path, str) else self.path
+
+    def at(self, path: str) -> TableSource:
+        """Files elsewhere that are written as this table's; their format is that of their ending."""
+        own = {name: getattr(self, name) for name in ("delimiter", "encoding", "decimal", "types")}
+        return TableSource(path=path, **own)
 
 
 class EventsTable(TableSource):
@@ -395,6 +401,16 @@ class DatasetSchema(Section):
                 kind = feature.implied_type
                 types[feature.source] = feature.text_type if kind is None and text else kind
         return {**types, self.id_column(side): id_type(self.ids.user if side == "user" else self.ids.item)}
+
+    def with_stored(self, types: Mapping[TableName, Mapping[str, ColumnType]], ids: Ids) -> DatasetSchema:
+        """The schema with the types that a run has settled: those of columns that it leaves open, and of the ids."""
+        tables: dict[str, TableSource] = {}
+        for name, stored in types.items():
+            source: TableSource | None = getattr(self.tables, name)
+            if source is not None:
+                open_ones = {column: kind for column, kind in stored.items() if column not in self.column_types(name)}
+                tables[name] = source.model_copy(update={"types": {**open_ones, **source.types}})
+        return self.model_copy(update={"ids": ids, "tables": self.tables.model_copy(update=tables)})
 
     @property
     def action_names(self) -> tuple[str, ...]:

@@ -61,6 +61,14 @@ class ColumnType(Section):
                 raise ValueError(f"{key} is for the type {' or '.join(owners[key])} only, and the type is {self.type}")
         return self
 
+    @classmethod
+    def stored_as(cls, stored: pa.DataType) -> ColumnType | None:
+        """The type that is stored as this one; None if there is none."""
+        for kind in (STRING, INT64, FLOAT64, BOOL, TIMESTAMP, LIST, INT64_LIST, EMBEDDING):
+            if kind.arrow == stored:
+                return kind
+        return None
+
     @property
     def arrow(self) -> pa.DataType:
         """The type in which the column is stored."""
@@ -80,6 +88,8 @@ _ARROW = {
 STRING = ColumnType(type="string")
 INT64 = ColumnType(type="int64")
 FLOAT64 = ColumnType(type="float64")
+BOOL = ColumnType(type="bool")
 TIMESTAMP = ColumnType(type="timestamp")
 LIST = ColumnType(type="list")
+INT64_LIST = ColumnType(type="list", of="int64")
 EMBEDDING = ColumnType(type="embedding")

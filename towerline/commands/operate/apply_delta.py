@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from towerline.commands.verb import Answer, Call
 
-EXAMPLES = ("towerline apply-delta --config ads.toml changed_ads.parquet",)
+EXAMPLES = (
+    "towerline apply-delta --config ads.toml changed_ads.parquet",
+    "towerline apply-delta --config ads.toml 'changes/*.csv.gz'",
+)
 
 
 def verb(
     call: Call,
     items: Annotated[
-        Path,
-        typer.Argument(help="Parquet like the items table; a column `change` may say remove, pause or resume"),
+        str,
+        typer.Argument(
+            help="ads as in the items table: file, folder, glob or URL of Parquet, CSV, TSV or JSONL; a column "
+            "`change` may say remove, pause or resume"
+        ),
     ],
 ) -> Answer:
     """New, changed, removed and paused ads into the live version, between two nights."""

@@ -1,0 +1,318 @@
+"""The change feed: a table of ads, read and checked exactly as the nightly items table is.
+
+Reads Parquet, CSV, TSV and JSONL as ``[tables.items]`` says they are written, or an Arrow table; each column is
+converted to the type that the bundle's schema has for it. A feed with a bad row is refused as a whole, and the error
+names the bad rows of each kind.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from index.inference.given_ids import id_kind
+from index.registry.bundle import Bundle
+from index.registry.deltas import CHANGES, DeltaState
+from pipelines.contracts.arrays import Bools
+from pipelines.contracts.conversion import convert, expected, one_array
+from pipelines.contracts.conversion.column_type import STRING, ColumnType
+from pipelines.contracts.errors import SchemaError
+from pipelines.contracts.schema import DatasetSchema, TableSource
+from pipelines.tables.column_types import named_columns
+from pipelines.tables.entity_checks import EntityChecker
+from pipelines.tables.files import SourceFile, find_files
+from pipelines.tables.formats.batches import TableBatch
+from pipelines.tables.readers import file_schema, plan_shards, read_shard
+from pipelines.tables.rejects import REJECTS, Checks, malformed_rejects
+
+CHANGE_COLUMN = "change"
+_TABLE = "items"
+
+
+@dataclass(frozen=True)
+class Changes:
+    """A checked feed. raw: the upserted ads' columns in their types; ids: item_id and change of the others."""
+
+    raw: pa.Table
+    ids: pa.Table
+
+    def count(self, change: str) -> int:
+        """Number of items with this change."""
+        if change == "upsert":
+            return int(self.raw.num_rows)
+        return int(pc.sum(pc.equal(self.ids["change"], change)).as_py() or 0)
+
+
+@dataclass(frozen=True)
+class ItemTypes:
+    """Types of a bundle's item columns, those of the tables it was built from.
+
+    kinds: what a column is converted to. kept: stored types that no kind expresses.
+    """
+
+    id_column: str
+    kinds: Mapping[str, ColumnType]
+    kept: Mapping[str, pa.DataType]
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> ItemTypes:
+        """The types of a bundle's schema; of an older bundle, which leaves some open, those of its attributes too."""
+        schema, stored = bundle.schema, [field for field in bundle.items_schema if field.name != "item_id"]
+        attributes = {field.name: ColumnType.stored_as(field.type) for field in stored}
+        kinds = {
+            **schema.column_types("items", text=True),
+            **{name: kind for name, kind in attributes.items() if kind is not None},
+            **schema.column_types("items"),
+        }
+        id_column = schema.id_column("item")
+        kinds[id_column] = id_kind(bundle.vocabulary.item_ids.type)
+        kept = {field.name: field.type for field in stored if attributes[field.name] is None}
+        return cls(id_column, kinds, kept)
+
+    def converted(self, table: pa.Table) -> pa.Table:
+        """A table of ads of another version in these types; a cell that does not fit is null."""
+        kinds = {name: self.kinds.get(name) for name in table.column_names}
+        columns = {
+            name: one_array(table[name]) if kind is None else convert(table[name], kind).values
+            for name, kind in kinds.items()
+        }
+        return pa.table(columns)
+
+
+def read_changes(feed: Any, bundle: Bundle, state: DeltaState) -> Changes:
+    """Reads and checks a feed.
+
+    Args:
+        feed: a file, folder or glob, or anything with ``__arrow_c_stream__``.
+        bundle: of the live version.
+        state: the deltas applied to it.
+
+    Raises:
+        SchemaError: it cannot be read, has no id column, or rows that cannot be applied.
+    """
+    types = ItemTypes.of(bundle)
+    checker = _FeedChecker(bundle.schema, types)
+    parts = [checker.check(batch) for batch in _batches(feed, bundle.schema, types)]
+    if not parts:
+        raise SchemaError(f"{_name(feed)}: expected a column {types.id_column!r}, found none.")
+    rows = pa.concat_tables([part.rows for part in parts])
+    bad = pa.concat_tables([*(part.bad for part in parts), _unfit(rows, types.id_column, state)])
+    if bad.num_rows:
+        raise SchemaError(_refusal(_name(feed), bad, types))
+    others = rows.filter(pc.not_equal(rows["change"], "upsert")).select(["item_id", "change"])
+    raw = pa.concat_tables([part.upserts for part in parts], promote_options="default")
+    return Changes(raw, others)
+
+
+def _name(feed: object) -> str:
+    return str(feed) if isinstance(feed, str | Path) else "the given table"
+
+
+def _batches(feed: Any, schema: DatasetSchema, types: ItemTypes) -> Iterator[TableBatch]:
+    if not isinstance(feed, str | Path):
+        yield TableBatch(_table_of(feed), "the given table", 0)
+        return
+    source, files = _files(str(feed), schema.tables.items)
+    wanted = (types.id_column, CHANGE_COLUMN, *types.kinds)
+    for shard in plan_shards(files, _TABLE):
+        columns = file_schema(shard.file, source, _TABLE, wanted).names
+        yield from read_shard(shard, source, columns, types.kinds)
+
+
+def _files(path: str, items: TableSource | None) -> tuple[TableSource, tuple[SourceFile, ...]]:
+    """The feed's files, written as the items table's; one whose ending says nothing has the table's format."""
+    source = TableSource(path=path) if items is None else items.at(path)
+    try:
+        return source, find_files(source, _TABLE)
+    except SchemaError:
+        if items is None or items.format == "auto":
+            raise
+        source = source.model_copy(update={"format": items.format})
+        return source, find_files(source, _TABLE)
+
+
+def _table_of(frame: Any) -> pa.Table:
+    if not hasattr(frame, "__arrow_c_stream__"):
+        raise SchemaError(
+            "the change feed: expected a path, an Arrow table, a Polars or pandas frame, or anything else with "
+            f"__arrow_c_stream__, got {type(frame).__name__}."
+        )
+    try:
+        table = pa.RecordBatchReader.from_stream(frame).read_all()
+    except (pa.ArrowException, ValueError, TypeError) as err:
+        raise SchemaError(
+            f"the change feed: the frame cannot be read through Arrow: {err}. Convert the column."
+        ) from err
+    twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
+    if twice:
+        raise SchemaError(f"the change feed: names a column twice: {', '.join(twice)}. Rename one.")
+    return table
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One batch, checked. rows: item_id, change, file and row of what is accepted; bad: ``REJECTS``."""
+
+    upserts: pa.Table
+    rows: pa.Table
+    bad: pa.Table
+
+
+@dataclass(frozen=True)
+class _FeedChecker:
+    """Checks batches of a feed: the id and the change of every row, and all columns of the upserts."""
+
+    schema: DatasetSchema
+    types: ItemTypes
+
+    def check(self, batch: TableBatch) -> _Part:
+        """Checks one batch.
+
+        Raises:
+            SchemaError: it has no id column.
+        """
+        raw, id_column = batch.table, self.types.id_column
+        if id_column not in raw.column_names:
+            found = ", ".join(raw.column_names) or "none"
+            raise SchemaError(f"{batch.file}: expected a column {id_column!r}, found {found}.")
+        checks = Checks(len(raw))
+        ids = self._ids(raw[id_column], checks)
+        change = _changes_of(raw, checks)
+        upserts = np.asarray(pc.equal(change, "upsert"), dtype=bool)
+        columns = self._columns(raw, upserts, checks)
+        table = self._completed({**columns, id_column: ids})
+        places = np.flatnonzero(checks.accepted & upserts)
+        checker = EntityChecker(self.schema, "item", ids.type, table.schema)
+        checked = checker.check(TableBatch(table.take(pa.array(places)), batch.file, 0))
+        refused = places[np.asarray(checked.rejects["row"], np.int64)]
+        accepted = checks.accepted
+        accepted[refused] = False
+        rows = pa.table(
+            {
+                "item_id": ids,
+                "change": change,
+                "file": pa.repeat(batch.file, len(raw)),
+                "row": pa.array(batch.rows_of(np.arange(len(raw)))),
+            }
+        )
+        place = checked.rejects.column_names.index("row")
+        unfit = checked.rejects.set_column(place, "row", pa.array(batch.rows_of(refused)))
+        bad = pa.concat_tables([checks.rejects(batch, _TABLE), malformed_rejects(batch, _TABLE), unfit])
+        return _Part(checked.table, rows.filter(pa.array(accepted)), bad)
+
+    def _ids(self, column: pa.ChunkedArray, checks: Checks) -> pa.Array:
+        kind = self.types.kinds[self.types.id_column]
+        read = convert(column, kind)
+        empty = pc.equal(read.values, "").fill_null(False) if kind is STRING else None
+        checks.reject(read.null if empty is None else read.null | _mask(empty), f"null:{self.types.id_column}")
+        checks.reject(read.wrong, f"type:{self.types.id_column}")
+        return read.values
+
+    def _columns(self, raw: pa.Table, upserts: Bools, checks: Checks) -> dict[str, pa.Array]:
+        """The other columns in their types. Those that this version does not know are kept as text, for a later one."""
+        columns: dict[str, pa.Array] = {}
+        decimal = "." if self.schema.tables.items is None else self.schema.tables.items.decimal
+        for name in raw.column_names:
+            kind = self.types.kinds.get(name)
+            if kind is not None:
+                read = convert(raw[name], kind, decimal=decimal)
+                checks.reject(read.wrong & upserts, f"type:{name}")
+                columns[name] = read.values
+            elif name in self.types.kept:
+                columns[name] = _cast(raw[name], self.types.kept[name], name)
+            elif name != CHANGE_COLUMN:
+                columns[name] = convert(raw[name], STRING).values
+        return columns
+
+    def _completed(self, columns: Mapping[str, pa.Array]) -> pa.Table:
+        """The columns, with nulls for those that the TOML names and the feed does not have."""
+        rows = len(columns[self.types.id_column])
+        absent = [name for name in named_columns(self.schema, "items") if name not in columns]
+        return pa.table(
+            {**columns, **{name: pa.nulls(rows, self.types.kinds.get(name, STRING).arrow) for name in absent}}
+        )
+
+
+def _changes_of(raw: pa.Table, checks: Checks) -> pa.Array:
+    """``[rows]`` changes in lower case; an upsert where nothing is said."""
+    if CHANGE_COLUMN not in raw.column_names:
+        return pa.repeat("upsert", len(raw))
+    read = convert(raw[CHANGE_COLUMN], STRING)
+    plain = pc.utf8_lower(pc.utf8_trim_whitespace(read.values.fill_null("")))
+    change = pc.if_else(pc.equal(plain, ""), "upsert", plain)
+    known = _mask(pc.is_in(change, value_set=pa.array(CHANGES)))
+    checks.reject(read.wrong | ~known, f"change:{CHANGE_COLUMN}")
+    return change
+
+
+def _mask(flags: pa.Array) -> Bools:
+    return np.asarray(flags, dtype=bool)
+
+
+def _cast(column: pa.ChunkedArray, stored: pa.DataType, name: str) -> pa.Array:
+    try:
+        return one_array(column).cast(stored)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as err:
+        raise SchemaError(f"column {name!r}: expected {stored}, got {column.type} ({err}).") from err
+
+
+def _unfit(rows: pa.Table, id_column: str, state: DeltaState) -> pa.Table:
+    """``REJECTS``: rows whose id came before, and changes of items that the live version does not have."""
+    ids = one_array(rows["item_id"])
+    first = np.zeros(len(ids), bool)
+    first[np.unique(np.asarray(ids.dictionary_encode().indices), return_index=True)[1]] = True
+    upserts = _mask(pc.equal(rows["change"], "upsert"))
+    strange = first & ~upserts & (state.rows_of(ids) < 0)
+    parts = [(~first, f"twice:{id_column}"), (strange, f"unknown:{id_column}")]
+    return pa.concat_tables([_rejects(rows.filter(pa.array(bad)), reason, id_column) for bad, reason in parts])
+
+
+def _rejects(rows: pa.Table, reason: str, id_column: str) -> pa.Table:
+    records = [json.dumps({id_column: item_id}) for item_id in rows["item_id"].to_pylist()]
+    return pa.table(
+        {
+            "table": pa.repeat(_TABLE, len(rows)),
+            "file": rows["file"],
+            "row": rows["row"],
+            "reason": pa.repeat(reason, len(rows)),
+            "record": pa.array(records, pa.string()),
+        },
+        schema=REJECTS,
+    )
+
+
+def _refusal(feed: str, bad: pa.Table, types: ItemTypes) -> str:
+    """All bad rows by reason, the most frequent first, with an example each."""
+    by_reason: dict[str, list[dict[str, Any]]] = {}
+    for row in bad.to_pylist():
+        by_reason.setdefault(row["reason"], []).append(row)
+    lines = [
+        f"{feed}: {bad.num_rows} rows cannot be applied, so nothing was written. Correct them and apply all again."
+    ]
+    for reason, rows in sorted(by_reason.items(), key=lambda entry: -len(entry[1])):
+        lines.append(f"  {reason}, {len(rows)} rows, the first: {_example(rows[0], types)}")
+    return "\n".join(lines)
+
+
+def _example(row: Mapping[str, Any], types: ItemTypes) -> str:
+    rule, _, column = row["reason"].partition(":")
+    record = None if row["record"] is None else json.loads(row["record"])
+    value = record.get(column) if isinstance(record, dict) else record
+    where = f"{row['file']} row {row['row']}"
+    if rule == "malformed":
+        return f"{where}: {value!r:.80}"
+    wanted = {
+        "null": "an id" if column == types.id_column else "a value",
+        "change": f"one of {', '.join(CHANGES)}",
+        "twice": "each id once",
+        "unknown": "an item of the live version",
+    }
+    told = expected(types.kinds[column]) if rule == "type" else wanted.get(rule, f"a value within the rule {rule}")
+    return f"{where}, column {column!r}: expected {told}, got {value!r:.80}"
