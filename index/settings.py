@@ -225,9 +225,10 @@ class GatesSettings(Section):
         default=1e-4, ge=0.0, description="Maximum difference between a golden probe's score and the stored one."
     )
     latency_p99_us: float | None = Field(
-        default=5000.0,
+        default=None,
         gt=0.0,
-        description="Maximum 99th percentile of a search's latency, in microseconds, on the machine that publishes.",
+        description="Maximum 99th percentile of a search's latency, in microseconds, on the machine that publishes. "
+        "Not set: the latency is shown and not judged.",
     )
     churn: float | None = Field(
         default=0.95,
@@ -236,7 +237,12 @@ class GatesSettings(Section):
         description="Maximum mean share of the panel's top 100 that is not in the live version's. Items of both "
         "versions only.",
     )
-    panel: int = Field(default=1000, ge=10, description="Number of users the gates are measured with.")
+    panel: int = Field(
+        default=1000,
+        ge=10,
+        description="Number of users the gates are measured with. Users without a history are left out: no search "
+        "answers them.",
+    )
 
 
 class RefreshSettings(Section):

@@ -12,7 +12,8 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from pipelines.contracts.configuration import Section, describe
 from pipelines.contracts.errors import ConfigError, SchemaError
-from pipelines.contracts.schema import DatasetSchema, Features, Split, Tables
+from pipelines.contracts.kinds import CountFeature, TimeSinceFeature
+from pipelines.contracts.schema import DatasetSchema, Features, Side, Split, Tables
 from towers.keys import (
     ATTENDING,
     TRANSFORMER,
@@ -46,6 +47,7 @@ from towers.keys import (
 )
 
 Protocol = Literal["windows", "positions", "sets"]
+SIDES: tuple[Side, ...] = ("user", "item")
 
 
 class CommonSettings(Section):
@@ -169,6 +171,29 @@ class CommonSettings(Section):
                 f"{schema.dataset.name}: expected an item feature besides counts, which move nothing but the item bias,"
                 " got item_bias = false and counts alone. Add a feature, or leave item_bias out."
             )
+        if self.protocol != "windows":
+            self._refuse_moving(schema)
+
+    def _refuse_moving(self, schema: DatasetSchema) -> None:
+        """Refuses features that change with the moment: where examples have none, all would get the values of the
+        features' own moment, in which the events to predict are counted already.
+        """
+        moving = [
+            f"features.{side} {feature.name!r} ({feature.kind})"
+            for side in SIDES
+            for feature in schema.side(side)
+            if isinstance(feature, CountFeature | TimeSinceFeature)
+        ]
+        if not moving:
+            return
+        remedy = "Remove them"
+        if schema.tables.events.time is not None:
+            remedy = 'Set protocol = "windows" in [towers], whose examples have a moment each, or remove them'
+        raise SchemaError(
+            f"towers.protocol: expected no features that change with the moment, got {', '.join(moving)}. The examples "
+            f"of {self.protocol!r} have no moment of their own: training would see counts and times of its future. "
+            f"{remedy}."
+        )
 
     @property
     def vector_dim(self) -> int:

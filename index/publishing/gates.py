@@ -66,12 +66,18 @@ class _Case:
     """Everything the gates look at. ``live`` and its answers are None if nothing is live or it cannot be queried."""
 
     bundle: Bundle
+    panel: Panel
     answers: Answers
     live: Bundle | None
     live_answers: Answers | None
     recalls: Float64
     live_recalls: Float64 | None
     settings: GatesSettings
+
+    def users(self, number: int) -> str:
+        """How many users a gate is about, and how many it cannot judge, in words."""
+        left_out = self.panel.without_history
+        return f"{number:,} users" + (f" ({left_out:,} more have no history and are not judged)" if left_out else "")
 
 
 def judge(bundle: Bundle, live: Bundle | None, features: Path, settings: GatesSettings) -> tuple[Verdict, ...]:
@@ -96,6 +102,7 @@ def judge(bundle: Bundle, live: Bundle | None, features: Path, settings: GatesSe
     truth = _truth(users, panel, bundle.schema)
     case = _Case(
         bundle=bundle,
+        panel=panel,
         answers=answers,
         live=live,
         live_answers=live_answers,
@@ -130,10 +137,8 @@ def _ann_recall(case: _Case) -> Verdict | None:
     if threshold is None:
         return None
     measured = recall(case.answers.found, case.answers.exact)
-    users = len(case.answers.vectors)
-    return _at_least(
-        "ann recall", measured, threshold, "build", f"share of exact search's top {K} found, {users} users"
-    )
+    detail = f"share of exact search's top {K} found, {case.users(len(case.answers.vectors))}"
+    return _at_least("ann recall", measured, threshold, "build", detail)
 
 
 def _retrieval_recall(case: _Case) -> Verdict | None:
@@ -150,7 +155,7 @@ def _retrieval_recall(case: _Case) -> Verdict | None:
     outcome: Outcome = "failed" if certain and difference.relative < -allowed else "passed"
     detail = (
         f"recall@{K} on held-out events {difference.second:.4f} against {difference.first:.4f}, interval of the "
-        f"difference {difference.low:+.4f} to {difference.high:+.4f}, {difference.users} users"
+        f"difference {difference.low:+.4f} to {difference.high:+.4f}, {case.users(difference.users)}"
     )
     return Verdict(gate, outcome, difference.relative, -allowed, "train", detail)
 
@@ -232,11 +237,12 @@ def _probes(case: _Case) -> Verdict | None:
 
 def _latency(case: _Case) -> Verdict | None:
     threshold = case.settings.latency_p99_us
-    if threshold is None:
-        return None
-    p50, p99 = np.percentile(case.answers.latencies_us, [50, 99])
+    p50, p99 = (float(figure) for figure in np.percentile(case.answers.latencies_us, [50, 99]))
     detail = f"µs, p99 of one search; p50 {p50:,.0f}, {len(case.answers.latencies_us)} users timed"
-    return _at_most("latency", float(p99), threshold, "build", detail)
+    if threshold is None:
+        # It depends on the machine, so there is no threshold that a first night could be held to.
+        return Verdict("latency", "skipped", p99, None, "build", f"{detail}; not judged: set gates.latency_p99_us")
+    return _at_most("latency", p99, threshold, "build", detail)
 
 
 def _churn(case: _Case) -> Verdict | None:
@@ -255,7 +261,7 @@ def _churn(case: _Case) -> Verdict | None:
             shares.append(1.0 - np.isin(kept, old_rows).sum() / min(len(kept), len(old_rows)))
     if not shares:
         return Verdict("churn", "skipped", None, threshold, "train", "the two versions have no item in common")
-    detail = f"mean share of a top {K} that the live version does not have, {len(shares)} users"
+    detail = f"mean share of a top {K} that the live version does not have, {case.users(len(shares))}"
     return _at_most("churn", float(np.mean(shares)), threshold, "train", detail)
 
 

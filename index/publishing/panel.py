@@ -1,6 +1,7 @@
 """The panel: a fixed set of users with held-out events, for whom a new bundle and the live one are both queried.
 
-Reads features and bundles. Answers are rows of the new bundle's catalogue, so that two
+Users without a history are left out: they are answered by popularity or as new users, which says nothing about the
+tree. Reads features and bundles. Answers are rows of the new bundle's catalogue, so that two
 versions can be compared.
 """
 
@@ -34,14 +35,18 @@ _LEAST_TIMED = 100
 
 @dataclass(frozen=True)
 class Panel:
-    """users: ``[panel] int64`` places among all users. records: theirs, as of the start of the test part."""
+    """users: ``[panel] int64`` places among all users. records: theirs, as of the start of the test part.
+
+    without_history: number of users with held-out events who are left out because they had no event before.
+    """
 
     users: Int64
     records: list[dict[str, Any]]
+    without_history: int
 
     @classmethod
     def of(cls, users: UserRecords, bundle: Bundle, size: int) -> Panel:
-        """Chooses users by a stable hash: first those with held-out events, then others.
+        """Chooses users with a history by a stable hash: first those with held-out events, then others.
 
         Args:
             users: of the features the bundle was built from.
@@ -49,11 +54,14 @@ class Panel:
             size: number of users; fewer if there are not enough.
         """
         truth = held_out_events(users.events, TEST, bundle.schema.action_weights)
-        chosen = users.sample(size, _SEED, np.flatnonzero(truth.counts).astype(np.int64))
+        held_out = np.flatnonzero(truth.counts).astype(np.int64)
+        judged = np.intersect1d(held_out, users.with_history)
+        chosen = users.sample(size, _SEED, judged)
         if len(chosen) < size:
             others = np.setdiff1d(users.with_history, chosen)
             chosen = np.concatenate([chosen, users.sample(size - len(chosen), _SEED, others)])
-        return cls(chosen, users.records(chosen, bundle.schema, bundle.vocabulary.item_ids))
+        records = users.records(chosen, bundle.schema, bundle.vocabulary.item_ids)
+        return cls(chosen, records, len(held_out) - len(judged))
 
 
 @dataclass(frozen=True)

@@ -6,22 +6,25 @@ import dataclasses
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.contracts.encoding import encode_table
+from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.schema import DatasetSchema
 from pipelines.contracts.vocabulary import FittedNumbers
 from pipelines.sequences.event_lists import EventLists
 from tests import oracles
-from tests.towers.tiny import ITEMS, USERS, tiny_data
+from tests.towers.tiny import EVENTS_PER_USER, ITEMS, USERS, tiny_data
 from towers.closed_form.start import start_from_svd
 from towers.data.moments import Clock, MomentSampler, Moving, MovingCounts
 from towers.data.sampler import Sampler
-from towers.data.training_data import DAY_US
+from towers.data.training_data import DAY_US, TrainingData
 from towers.network.model import TwoTowers, tensors_of
 from towers.runtime import tf
 from towers.settings import settings_for
+from towers.training.validation_recall import known_at
 
 pairs = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 40)), max_size=25)
 
@@ -115,6 +118,66 @@ def test_later_events_never_change_counts() -> None:
     known, all_of_it = (MovingCounts(data, events, "item").at(everyone, moment) for events in (early, data.events))
     np.testing.assert_array_equal(known, all_of_it)
     assert known.sum() > 0
+
+
+def sells_only_in(data: TrainingData, item: int, first: int, stop: int) -> TrainingData:
+    """The same data; ``item`` is in every event of the days ``first`` to ``stop``, and in no other."""
+    events = data.events
+    within = (events.times >= first * DAY_US) & (events.times < stop * DAY_US)
+    rows = np.where(events.rows == item, (item + 1) % ITEMS, events.rows)
+    return dataclasses.replace(
+        data, events=dataclasses.replace(events, rows=np.where(within, item, rows).astype(np.int32))
+    )
+
+
+def test_what_sells_in_validation_alone_has_never_sold_in_training() -> None:
+    """Days 0 to 40 are train, to 50 valid. The item's count columns in the artifact are full: none may be used."""
+    data, item = sells_only_in(tiny_data("time"), 7, 40, 50), 7
+    full = np.full((ITEMS, 2), 5.0, np.float32)
+    data = dataclasses.replace(data, items={**data.items, "sold": full})
+    settings = settings_for(data.schema, batch_users=64, uniform_negatives=ITEMS, min_steps=30, window_days=7.0)
+    batches = 0
+    for batch in Sampler(data, data.events.before(1), settings).epoch(np.random.default_rng(0)):
+        place = batch.rows.tolist().index(item)
+        assert batch.item_moving[place].tolist() == [0.0, 0.0]
+        assert batch.item_moving.max() < np.log1p(EVENTS_PER_USER * USERS)
+        batches += 1
+    assert batches >= 30
+    # Validation asks at its start, the test at its own: by then the item has sold, in the last 7 and 28 days.
+    assert known_at(data, np.arange(3, dtype=np.int32), 1).item_moving["sold"][item].tolist() == [0.0, 0.0]
+    times = data.events.times
+    sold = [
+        ((times >= (50 - days) * DAY_US) & (times < 50 * DAY_US) & (data.events.rows == item)).sum() for days in (7, 28)
+    ]
+    found = known_at(data, np.arange(3, dtype=np.int32), 2).item_moving["sold"][item]
+    np.testing.assert_allclose(found, np.log1p(sold), rtol=1e-6)
+    assert sold[0] < sold[1]
+
+
+@pytest.mark.parametrize("protocol", ["positions", "sets"])
+@pytest.mark.parametrize("side", ["user", "item"])
+@pytest.mark.parametrize("kind", ["count", "time_since"])
+def test_features_of_a_moment_are_refused_where_examples_have_none(protocol: str, side: str, kind: str) -> None:
+    raw = tiny_data("time").schema.model_dump(mode="json")
+    raw["features"]["item"] = [one for one in raw["features"]["item"] if one["kind"] != "count"]
+    settings_for(DatasetSchema.model_validate(raw), protocol=protocol)
+    raw["features"][side].append({"name": "lately", "kind": kind})
+    schema = DatasetSchema.model_validate(raw)
+    settings_for(schema, protocol="windows")
+    words = rf"features\.{side} 'lately' \({kind}\)\. The examples of '{protocol}' .* Set protocol = \"windows\" in "
+    with pytest.raises(SchemaError, match=words):
+        settings_for(schema, protocol=protocol)
+
+
+def test_splits_that_leave_the_last_events_out_name_the_remedy_and_take_it() -> None:
+    raw = tiny_data("time").schema.model_dump(mode="json")
+    raw["split"] = {"leave_last_out": True}
+    schema = DatasetSchema.model_validate(raw)
+    with pytest.raises(
+        SchemaError, match=r"expected no features that change with the moment, got features\.item 'sold'"
+    ):
+        settings_for(schema)
+    assert settings_for(schema, protocol="windows").protocol == "windows"
 
 
 def test_demand_lifts_what_sells_more_of_late() -> None:
