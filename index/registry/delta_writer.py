@@ -7,7 +7,6 @@ raw columns in their types, so that they can be embedded again for another versi
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,6 +43,7 @@ from pipelines.contracts.encoding import encode_table
 from pipelines.contracts.errors import ArtifactError, SchemaError
 from pipelines.contracts.manifest import write_artifact
 from pipelines.progress import SILENT, Progress
+from pipelines.user_folders import temporary_folder
 
 Clock = Callable[[], float]
 
@@ -106,8 +106,8 @@ def append(
     sequence = state.sequence + 1
     rows = catalogue_rows(changes.raw, bundle)
     vectors = embed(changes.raw, bundle, clock)
-    with tempfile.TemporaryDirectory(prefix="towerline-delta-") as folder:
-        staged = Path(folder) / entry_name(sequence)
+    with temporary_folder("towerline-delta-") as folder:
+        staged = folder / entry_name(sequence)
         with write_artifact(staged, kind=KIND, format_version=FORMAT_VERSION, inputs={"space": bundle.space}) as draft:
             pq.write_table(changes.raw, draft.dir / RAW_FILE)
             pq.write_table(rows, draft.dir / ROWS_FILE)

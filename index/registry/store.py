@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import os
 import shutil
@@ -25,6 +26,7 @@ import xxhash
 
 from pipelines.contracts.errors import ArtifactError, TowerlineError
 from pipelines.contracts.manifest import MANIFEST_FILE, read_manifest, write_durably
+from pipelines.user_folders import cache_folder, make_cache_folder
 
 _LOCK_FILE = ".lock"
 _BLOCK_BYTES = 1 << 20
@@ -229,13 +231,18 @@ class ObjectStore:
             fs: the file system.
             root: the registry's path on it.
             url: for messages.
-            cache: where versions are downloaded to; None is ``TOWERLINE_CACHE`` or the user's cache folder.
+            cache: where versions are downloaded to; None is the user's cache folder (``pipelines.user_folders``).
         """
         self._fs = fs
         self._root = root.rstrip("/")
         self._url = url
-        home = os.environ.get("TOWERLINE_CACHE") or Path.home() / ".cache" / "towerline"
-        self._cache = (cache or Path(home)) / hashlib.sha256(url.encode()).hexdigest()[:16]
+        self._given_cache = cache
+
+    @functools.cached_property
+    def _cache(self) -> Path:
+        """The folder of this store's copies. Looked for when it is first needed: reading small files needs none."""
+        folder = cache_folder() if self._given_cache is None else self._given_cache
+        return folder / hashlib.sha256(self._url.encode()).hexdigest()[:16]
 
     @property
     def url(self) -> str:
@@ -299,7 +306,7 @@ class ObjectStore:
             return target
         if self.read_text(f"{name}/{MANIFEST_FILE}") is None:
             return target
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_cache_folder(target.parent)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
             aside = Path(folder) / "artifact"
             aside.mkdir()
@@ -333,7 +340,7 @@ class ObjectStore:
     def lock(self, wait_seconds: float = 600.0) -> Iterator[None]:
         """See ``Store.lock``: between processes on this machine. Writers on several machines are not kept
         apart; each version is complete all the same, and the last one written to CURRENT is live."""
-        self._cache.mkdir(parents=True, exist_ok=True)
+        make_cache_folder(self._cache)
         with file_lock(self._cache / _LOCK_FILE, wait_seconds):
             yield
 

@@ -13,13 +13,13 @@ Anywhere else, or if anything is not as expected, the ordinary constructor is us
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import functools
 import importlib.metadata
 import platform
 import re
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from typing import Any
 import numpy as np
 
 from index.search.scann_binding import builder, compiled
+from pipelines.contracts.errors import TowerlineError
+from pipelines.user_folders import temporary_folder
 
 CONFIG_FILE = "config.pbtxt"
 ASSETS_FILE = "scann_assets.pbtxt"
@@ -74,7 +76,8 @@ def release(searcher: Any) -> None:
     """Frees what a ``ScannNumpy`` holds; it must not be searched afterwards. Does nothing where that is not possible:
     the memory is then freed with the last reference."""
     if _initialize() is not None:
-        _fill(searcher, _tiny_assets())
+        with contextlib.suppress(TowerlineError):  # No temporary folder can be written.
+            _fill(searcher, _tiny_assets())
 
 
 def _read(directory: Path) -> _Assets | None:
@@ -132,11 +135,12 @@ def _tiny() -> Any:
 def _tiny_assets() -> _Assets:
     searcher = _tiny()
     # ScaNN reads the files at each use: they stay until the process ends.
-    folder = tempfile.TemporaryDirectory(prefix="towerline-")
-    atexit.register(folder.cleanup)
-    searcher.serialize(folder.name, True)
-    (Path(folder.name) / CONFIG_FILE).write_text(config_of(searcher))
-    found = _read(Path(folder.name))
+    opened = contextlib.ExitStack()
+    folder = opened.enter_context(temporary_folder("towerline-"))
+    atexit.register(opened.close)
+    searcher.serialize(str(folder), True)
+    (folder / CONFIG_FILE).write_text(config_of(searcher))
+    found = _read(folder)
     assert found is not None
     return found
 

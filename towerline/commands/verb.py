@@ -163,7 +163,8 @@ def _run(name: str, verb: Callable[..., Answer], call: Call, own: dict[str, Any]
     except OSError as err:
         if call.debug:
             raise
-        return _refused(name, f"the system refused: {err}. Nothing was replaced.", 1)
+        remedy = " Set TMPDIR to a folder that this user can write." if "temporary directory" in str(err) else ""
+        return _refused(name, f"the system refused: {err}. Nothing was replaced.{remedy}", 1)
     except KeyboardInterrupt:
         return _refused(name, "interrupted; the last finished stage stays", 130)
     try:

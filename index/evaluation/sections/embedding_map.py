@@ -8,6 +8,7 @@ few outliers would squeeze all other ads together. PCA is the default; UMAP (McI
 from __future__ import annotations
 
 import importlib.util
+import os
 import warnings
 
 import numpy as np
@@ -19,6 +20,7 @@ from index.evaluation.sections.part import Part
 from index.evaluation.settings import SEED, EvaluationSettings
 from index.evaluation.subject import Subject
 from pipelines.contracts.errors import ConfigError
+from pipelines.user_folders import cache_folder
 
 _ADS = 3000
 _CATEGORIES = 8
@@ -106,6 +108,8 @@ def by_umap(points: Plane, seed: int) -> Plane:
         ConfigError: umap-learn is not installed.
     """
     check_umap()
+    # Numba keeps what it has compiled next to the library or in the home, and fails where it can write to neither.
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder() / "numba"))
     with warnings.catch_warnings():
         # Numba's and UMAP's warnings about threads and deprecations do not concern the map.
         warnings.simplefilter("ignore")

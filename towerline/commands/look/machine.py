@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,9 @@ from typing import Literal
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+
+from pipelines.contracts.errors import TowerlineError
+from pipelines.user_folders import CACHE_VARIABLE, cache_folder, can_be_written
 
 Verdict = Literal["ok", "warning", "problem"]
 
@@ -79,6 +83,7 @@ def examine(
         *(_package(one, version_of(one.package)) for one in needed()),
         _legacy_keras(environment),
         _cpu(cpuinfo),
+        _cache(environment),
     )
 
 
@@ -115,3 +120,17 @@ def _cpu(cpuinfo: Path) -> Finding:
             "cpu", "problem", f"without {', '.join(missing)}", "ScaNN needs them: set index.engine = 'exact'"
         )
     return Finding("cpu", "ok", ", ".join([*CPU_FLAGS, *(["avx512f"] if "avx512f" in flags else [])]))
+
+
+def _cache(environment: Mapping[str, str]) -> Finding:
+    """Where copies of an object store's versions are kept: below the temporary folder they may be gone tomorrow."""
+    remedy = f"set {CACHE_VARIABLE} to a folder that this user can write"
+    try:
+        folder = cache_folder(environment)
+    except TowerlineError as err:
+        return Finding("cache", "warning", str(err), remedy)
+    if not can_be_written(folder):
+        return Finding("cache", "warning", f"{folder} cannot be written", remedy)
+    if folder.is_relative_to(tempfile.gettempdir()) and CACHE_VARIABLE not in environment:
+        return Finding("cache", "warning", f"{folder}, since there is no home to write to", remedy)
+    return Finding("cache", "ok", str(folder))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from index.registry.registry import Registry
 from pipelines.contracts.errors import TowerlineError
+from pipelines.user_folders import can_be_written, nearest
 from towerline.config import Config
 from towerline.jobs.check.finding import Finding
 
@@ -45,17 +45,9 @@ def _folder(key: str, folder: Path) -> Finding | None:
     existing = nearest(folder)
     if not existing.is_dir():
         return Finding(key, "error", f"expected a folder, {existing} is a file.", "Give another path.")
-    if not os.access(existing, os.W_OK | os.X_OK):
+    if not can_be_written(folder):
         found = f"{existing} cannot be written by this user" + (
             f", so {folder} cannot be made." if existing != folder else "."
         )
         return Finding(key, "error", found, f"Give another path with {key}, or change the permissions.")
     return None
-
-
-def nearest(path: Path) -> Path:
-    """The path itself, or its nearest parent that exists."""
-    place = path.absolute()
-    while not os.path.lexists(place) and place != place.parent:
-        place = place.parent
-    return place
