@@ -60,6 +60,19 @@ def opened(file: SourceFile) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
+def unpacked(file: SourceFile) -> Iterator[ByteSource]:
+    """The file's bytes, decompressed."""
+    with opened(file) as raw, contextlib.ExitStack() as stack:
+        source: Any = raw
+        if file.compression == "xz":
+            source = stack.enter_context(lzma.LZMAFile(raw))
+        elif file.compression is not None and file.bytes:
+            packed = raw if file.is_local else pa.PythonFile(raw, "r")
+            source = stack.enter_context(pa.CompressedInputStream(packed, file.compression))
+        yield source
+
+
+@contextlib.contextmanager
 def opened_text(file: SourceFile, encoding: str) -> Iterator[ByteSource]:
     """The text of a file as UTF-8.
 
@@ -68,13 +81,7 @@ def opened_text(file: SourceFile, encoding: str) -> Iterator[ByteSource]:
     Raises:
         ValueError: the file is of another kind, as its first bytes show.
     """
-    with opened(file) as raw, contextlib.ExitStack() as stack:
-        source: Any = raw
-        if file.compression == "xz":
-            source = stack.enter_context(lzma.LZMAFile(raw))
-        elif file.compression is not None and file.bytes:
-            packed = raw if file.is_local else pa.PythonFile(raw, "r")
-            source = stack.enter_context(pa.CompressedInputStream(packed, file.compression))
+    with unpacked(file) as source:
         yield _Utf8(source, encoding)
 
 

@@ -1,0 +1,1 @@
+"""The job ``init``: reads tables whole and writes a commented TOML for them."""

@@ -1,0 +1,139 @@
+"""A table's profile: evidence for each column, and how far the ids of events are those of another table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.contracts.arrays import Int64
+from pipelines.contracts.conversion import is_list, one_array
+from pipelines.progress import Progress
+from towerline.jobs.init.tables.columns import ColumnEvidence
+from towerline.jobs.init.tables.sketch import Sketch, UInt64, hashes_of
+from towerline.jobs.init.tables.sources import Table
+from towerline.jobs.init.tables.types import Typed, decimal_of, type_of
+
+# Share of a key's rows that may repeat: such a column is still named, with the error that it repeats values.
+_NEARLY_UNIQUE = 0.5
+
+
+@dataclass(frozen=True)
+class Joined:
+    """How far a column of events has a key's values: in ``rows`` of ``judged`` rows, and ``covered`` of the key."""
+
+    column: str
+    key: str
+    rows: int = 0
+    judged: int = 0
+    covered: float = 0.0
+
+    @property
+    def share(self) -> float:
+        """Share of the events whose value is in the key."""
+        return self.rows / self.judged if self.judged else 0.0
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A table read whole."""
+
+    table: Table
+    rows: int
+    columns: Mapping[str, ColumnEvidence]
+    decimal: str = "."
+    decimal_doubt: str = ""
+    typed: Mapping[str, Typed] = field(default_factory=dict)
+
+    def id_columns(self) -> list[str]:
+        """Columns that could be the table's id: whole or textual, hardly missing, hardly repeated."""
+        return [
+            name
+            for name, typed in self.typed.items()
+            if typed.type.type in ("int64", "string")
+            and typed.evidence.nulls <= 0.01 * self.rows
+            and typed.distinct >= _NEARLY_UNIQUE * typed.evidence.present
+        ]
+
+
+def profile(table: Table, progress: Progress, joins: Joins | None = None) -> Profile:
+    """Reads a table whole.
+
+    Args:
+        table: the files.
+        progress: says how many rows are read.
+        joins: also counts the rows whose values are in these keys.
+
+    Raises:
+        SchemaError: a file cannot be read.
+    """
+    columns = {name: ColumnEvidence(name) for name in table.columns}
+    rows = 0
+    with progress.waiting(f"read {table.name}"):
+        for batch in table.batches(table.columns):
+            rows += len(batch)
+            for name, evidence in columns.items():
+                evidence.add(batch[name])
+                if joins is not None:
+                    joins.add(name, batch[name])
+    progress.line(f"{table.name}: {rows:,} rows, {len(columns)} columns")
+    decimal, doubt = decimal_of(list(columns.values())) if table.is_text else (".", "")
+    found = {name: type_of(evidence, decimal) for name, evidence in columns.items() if name}
+    typed = {name: one for name, one in found.items() if one is not None}
+    return Profile(table, rows, columns, decimal, doubt, typed)
+
+
+# A key: its table and column.
+Key = tuple[str, str]
+
+
+class Joins:
+    """Counts, for each column of events and each key of another table, the events whose value the key has."""
+
+    def __init__(self, keys: Mapping[Key, Sketch]) -> None:
+        self._keys = keys
+        self._rows: dict[tuple[str, Key], int] = {}
+        self._judged: dict[tuple[str, Key], int] = {}
+        self._seen: dict[str, Sketch] = {}
+
+    def add(self, name: str, column: pa.ChunkedArray) -> None:
+        """Adds a batch of a column of events."""
+        array = one_array(column)
+        array = array.drop_null() if array.null_count else array
+        if len(array) == 0 or not _may_be_id(array.type):
+            return
+        encoded = array.dictionary_encode()
+        hashes = hashes_of(encoded.dictionary)
+        counts = np.bincount(np.asarray(encoded.indices), minlength=len(hashes))
+        self._seen.setdefault(name, Sketch()).add(hashes)
+        for key, sketch in self._keys.items():
+            self._count((name, key), sketch, hashes, counts)
+
+    def _count(self, pair: tuple[str, Key], sketch: Sketch, hashes: UInt64, counts: Int64) -> None:
+        judged = sketch.judged(hashes)
+        inside = sketch.contains(hashes) & judged
+        self._rows[pair] = self._rows.get(pair, 0) + int(counts[inside].sum())
+        self._judged[pair] = self._judged.get(pair, 0) + int(counts[judged].sum())
+
+    def of(self, key: Key) -> list[Joined]:
+        """Each column of events against one key."""
+        return [
+            Joined(column, key[1], self._rows[column, of], self._judged[column, of], self._covered(column, key))
+            for column, of in self._rows
+            if of == key
+        ]
+
+    def _covered(self, column: str, key: Key) -> float:
+        values = self._keys[key].hashes
+        seen = self._seen[column]
+        judged = seen.judged(values)
+        return float(seen.contains(values[judged]).mean()) if judged.any() else 0.0
+
+
+def _may_be_id(kind: pa.DataType) -> bool:
+    types = pa.types
+    return not (is_list(kind) or types.is_nested(kind) or types.is_temporal(kind) or types.is_boolean(kind)) and not (
+        types.is_binary(kind) or types.is_large_binary(kind)
+    )
