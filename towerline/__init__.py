@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pipelines.contracts.errors import ArtifactError, ConfigError, GateError, SchemaError, TowerlineError
     from pipelines.progress import Progress
     from towerline.config import Config
+    from towerline.jobs.init.job import propose as init
     from towerline.project import Project
     from towerline.project import open_project as open
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 # Name -> module and attribute; an empty attribute is the module itself.
 _PLACES = {
     "open": ("towerline.project", "open_project"),
+    "init": ("towerline.jobs.init.job", "propose"),
     "Project": ("towerline.project", "Project"),
     "Config": ("towerline.config", "Config"),
     "Retriever": ("index.retrieval.retriever", "Retriever"),
@@ -66,6 +68,7 @@ __all__ = [
     "SchemaError",
     "TowerlineError",
     "__version__",
+    "init",
     "open",
     "plots",
     "release_notes",

@@ -1,6 +1,7 @@
 """The command ``towerline``: its verbs by purpose.
 
-A new verb is a module with ``verb`` and ``EXAMPLES``, listed in ``PANELS``, and a method of ``Project``.
+A new verb is a module with ``verb`` and ``EXAMPLES``, listed in ``PANELS``, and a method of ``Project``. ``init``
+comes before there is a project: it is ``towerline.init``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from towerline.commands.build import build, embed, features, publish, refresh, train
+from towerline.commands.build import build, embed, features, init, publish, refresh, train
 from towerline.commands.look import config, doctor, retrieve, versions
 from towerline.commands.measure import compare, evaluate, tune
 from towerline.commands.operate import apply_delta, candidates, compact, erasure_report, rollback
@@ -20,7 +21,7 @@ from towerline.commands.verb import command
 
 # Purpose -> verbs, in the order of the help.
 PANELS: dict[str, tuple[ModuleType, ...]] = {
-    "Build a night": (refresh, features, train, embed, build, publish),
+    "Build a night": (init, refresh, features, train, embed, build, publish),
     "Look": (retrieve, versions, config, doctor),
     "Operate": (apply_delta, compact, rollback, candidates, erasure_report),
     "Measure": (evaluate, compare, tune),

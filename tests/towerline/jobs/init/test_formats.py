@@ -1,0 +1,134 @@
+"""Laws over random shops: the types proposed are those the shop was made with, and the same from every format."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import towerline
+from pipelines.contracts.conversion.column_type import ColumnType
+from pipelines.contracts.schema import DatasetSchema
+from tests.towerline.jobs.init.worlds import FORMATS, ID_KINDS, World, make_world, write
+from towerline.config import Config, load_config
+
+# The arguments of make_world.
+recipes = st.fixed_dictionaries(
+    {
+        "seed": st.integers(0, 10_000),
+        "item_ids": st.sampled_from(sorted(ID_KINDS)),
+        "user_ids": st.sampled_from(sorted(ID_KINDS)),
+        "unit": st.sampled_from(["", "s", "ms", "us", "ns"]),
+    }
+)
+
+
+def proposed(world: World, folder: Path, form: str) -> str:
+    """The TOML for a world in one format."""
+    paths = {name: write(rows, folder, name, form) for name, rows in world.tables.items()}
+    return towerline.init(**paths, name="shop", folder=folder).toml
+
+
+def loaded(toml: str, folder: Path) -> Config:
+    path = folder / "shop.toml"
+    path.write_text(toml)
+    return load_config(path)
+
+
+def types_of(schema: DatasetSchema, table: Any) -> dict[str, ColumnType]:
+    """Types in every format: those written down, or implied by role and kind."""
+    return schema.column_types(table, text=False)
+
+
+@settings(max_examples=8, deadline=None)
+@given(recipe=recipes, form=st.sampled_from(FORMATS))
+def test_the_proposed_types_are_those_the_tables_were_made_with(recipe: dict[str, Any], form: str) -> None:
+    world = make_world(**recipe)
+    with TemporaryDirectory() as folder:
+        config = loaded(proposed(world, Path(folder), form), Path(folder))
+    assert {"user": config.ids.user, "item": config.ids.item} == world.ids
+    assert (config.tables.events.user_id, config.tables.events.item_id) == ("who", "what")
+    found = {table: types_of(config, table) for table in world.types}
+    for table, columns in world.types.items():
+        for name, kind in columns.items():
+            # Numbers are float64 by their kind, whole or not.
+            wanted = "float64" if kind == "int64" else kind
+            assert found[table][name].type == wanted, (table, name)
+    assert found["items"]["codes"].of == "int64"
+    assert found["items"]["labels"].of == "string"
+
+
+def without_form(toml: str) -> str:
+    """The TOML without what a format alone decides: files, and the separator of lists in text."""
+    raw = re.sub(r'"[^"]*\.(parquet|csv|tsv|jsonl)[^"]*"', '"FILE"', toml)
+    return re.sub(r'(, )?separator = "[^"]*"', "", raw)
+
+
+@settings(max_examples=3, deadline=None)
+@given(recipe=recipes)
+def test_every_format_gives_the_same_toml(recipe: dict[str, Any]) -> None:
+    world = make_world(**recipe)
+    with TemporaryDirectory() as folder:
+        tomls = {form: tomllib.loads(without_form(proposed(world, Path(folder), form))) for form in FORMATS}
+    first = _plain_types(tomls["parquet"])
+    for form, toml in tomls.items():
+        assert _plain_types(toml) == first, form
+
+
+def _plain_types(toml: dict[str, Any]) -> dict[str, Any]:
+    """``{ type = "list" }`` written as ``"list"``."""
+    for table in toml["tables"].values():
+        for name, kind in table.get("types", {}).items():
+            if isinstance(kind, dict) and set(kind) == {"type"}:
+                table["types"][name] = kind["type"]
+    # A vector in text has its separator written down; in Parquet its kind implies all.
+    for table in toml["tables"].values():
+        table["types"] = {name: kind for name, kind in table.get("types", {}).items() if kind != "embedding"}
+    return toml
+
+
+def test_the_same_tables_give_the_same_bytes(tmp_path: Path) -> None:
+    world = make_world(3, "small", "letters", "")
+    assert proposed(world, tmp_path, "parquet") == proposed(world, tmp_path, "parquet")
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_the_delimiter_of_a_csv_is_found_and_written_down(tmp_path: Path, delimiter: str) -> None:
+    world = make_world(4, "small", "small", "")
+    plain = {name: write(rows, tmp_path, name, "tsv").read_text() for name, rows in world.tables.items()}
+    plain = {name: text.replace("|", "^").replace("\t", delimiter) for name, text in plain.items()}
+    if delimiter == ";":
+        plain = {name: text.replace("tea; green", "tea") for name, text in plain.items()}
+    for name, text in plain.items():
+        (tmp_path / f"{name}.csv").write_text(text)
+    paths = {name: tmp_path / f"{name}.csv" for name in plain}
+    toml = towerline.init(**paths, folder=tmp_path).toml
+    assert loaded(toml, tmp_path).tables.events.delimiter == delimiter
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "cp1252", "utf-8-sig"])
+def test_the_encoding_of_a_text_is_found_and_written_down(tmp_path: Path, encoding: str) -> None:
+    world = make_world(5, "small", "small", "")
+    world.items["kind"][0] = "Café"
+    paths = {name: write(rows, tmp_path, name, "csv") for name, rows in world.tables.items()}
+    paths["items"].write_bytes(paths["items"].read_text(encoding="utf-8").encode(encoding))
+    config = loaded(towerline.init(**paths, folder=tmp_path).toml, tmp_path)
+    assert config.tables.items is not None
+    assert config.tables.items.encoding == {"utf-8-sig": "utf-8"}.get(encoding, encoding)
+
+
+def test_a_decimal_comma_is_found_and_written_down(tmp_path: Path) -> None:
+    world = make_world(6, "small", "small", "")
+    del world.items["picture"]
+    world.items["cost"] = [None if cost is None else str(cost).replace(".", ",") for cost in world.items["cost"]]
+    paths = {name: write(rows, tmp_path, name, "csv") for name, rows in world.tables.items()}
+    config = loaded(towerline.init(**paths, folder=tmp_path).toml, tmp_path)
+    assert config.tables.items is not None
+    assert config.tables.items.decimal == ","
+    assert config.column_types("items")["cost"].type == "float64"

@@ -1,0 +1,1 @@
+"""What the columns are for: ids, the events' roles, the split, features."""
