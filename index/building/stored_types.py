@@ -39,7 +39,7 @@ def with_stored_types(schema: DatasetSchema, features: Path, item_ids: pa.DataTy
 
 
 def _kinds(fields: pa.Schema | list[pa.Field]) -> dict[str, ColumnType]:
-    kinds = {field.name: ColumnType.stored_as(field.type) for field in fields}
+    kinds = {field.name: ColumnType.for_stored(field.type) for field in fields}
     return {name: kind for name, kind in kinds.items() if kind is not None}
 
 

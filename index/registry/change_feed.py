@@ -65,7 +65,7 @@ class ItemTypes:
     def of(cls, bundle: Bundle) -> ItemTypes:
         """The types of a bundle's schema; of an older bundle, which leaves some open, those of its attributes too."""
         schema, stored = bundle.schema, [field for field in bundle.items_schema if field.name != "item_id"]
-        attributes = {field.name: ColumnType.stored_as(field.type) for field in stored}
+        attributes = {field.name: ColumnType.for_stored(field.type) for field in stored}
         kinds = {
             **schema.column_types("items", text=True),
             **{name: kind for name, kind in attributes.items() if kind is not None},

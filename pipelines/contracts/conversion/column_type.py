@@ -62,12 +62,21 @@ class ColumnType(Section):
         return self
 
     @classmethod
-    def stored_as(cls, stored: pa.DataType) -> ColumnType | None:
-        """The type that is stored as this one; None if there is none."""
-        for kind in (STRING, INT64, FLOAT64, BOOL, TIMESTAMP, LIST, INT64_LIST, EMBEDDING):
-            if kind.arrow == stored:
+    def for_stored(cls, stored: pa.DataType) -> ColumnType | None:
+        """The type that holds the values of a stored column; None if there is none (a decimal, a structure)."""
+        types = pa.types
+        families = (
+            (types.is_string, STRING),
+            (types.is_boolean, BOOL),
+            (types.is_integer, INT64),
+            (types.is_floating, FLOAT64),
+            (lambda kind: types.is_timestamp(kind) or types.is_date(kind), TIMESTAMP),
+        )
+        for is_of, kind in families:
+            if is_of(stored):
                 return kind
-        return None
+        lists = (LIST, INT64_LIST, EMBEDDING)
+        return next((kind for kind in lists if kind.arrow == stored), None)
 
     @property
     def arrow(self) -> pa.DataType:

@@ -61,7 +61,8 @@ def one_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     if pa.types.is_run_end_encoded(array.type):
         array = pc.run_end_decode(array)
     if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
+        # Arrow cannot take from views: their texts become plain ones first.
+        array = pa.DictionaryArray.from_arrays(array.indices, one_array(array.dictionary)).dictionary_decode()
     plain = plain_type(array.type)
     return array if plain == array.type else array.cast(plain)
 
