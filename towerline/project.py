@@ -293,18 +293,18 @@ class Project:
         return compaction.run(self.config.registry, self.work / "compacted", keep=keep, progress=self.progress)
 
     @_job
-    def candidates(self, *, k: int = 100, users: str | Path | None = None) -> Path:
+    def candidates(self, *, k: int = 100, users: Any = None) -> Path:
         """Candidates for many users as Parquet, with Beam. Returns the artifact's manifest.
 
         Args:
             k: candidates per user.
-            users: a Parquet file of raw records; None takes all users of the bundle.
+            users: ids or raw records in any form that the users table may have: a file, folder or glob, or a frame of
+                Arrow, Polars or pandas; None takes all users of the bundle.
         """
         from towerline.jobs import candidates
 
         out = self.work / "candidates"
-        asked = None if users is None else Path(users)
-        candidates.run(self.config.registry, out, k=k, users=asked, beam_args=self.beam_args, progress=self.progress)
+        candidates.run(self.config.registry, out, k=k, users=users, beam_args=self.beam_args, progress=self.progress)
         return out / MANIFEST_FILE
 
     @_job

@@ -8,9 +8,8 @@ names the bad rows of each kind.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,18 +17,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from index.inference.given_ids import id_kind
+from index.inference.given_tables import BadRow, GivenTable, refusal
 from index.registry.bundle import Bundle
 from index.registry.deltas import CHANGES, DeltaState
 from pipelines.contracts.arrays import Bools
 from pipelines.contracts.conversion import convert, expected, one_array
 from pipelines.contracts.conversion.column_type import STRING, ColumnType
 from pipelines.contracts.errors import SchemaError
-from pipelines.contracts.schema import DatasetSchema, TableSource
+from pipelines.contracts.schema import DatasetSchema
 from pipelines.tables.column_types import named_columns
 from pipelines.tables.entity_checks import EntityChecker
-from pipelines.tables.files import SourceFile, find_files
 from pipelines.tables.formats.batches import TableBatch
-from pipelines.tables.readers import file_schema, plan_shards, read_shard
 from pipelines.tables.rejects import REJECTS, Checks, malformed_rejects
 
 CHANGE_COLUMN = "change"
@@ -98,62 +96,20 @@ def read_changes(feed: Any, bundle: Bundle, state: DeltaState) -> Changes:
         SchemaError: it cannot be read, has no id column, or rows that cannot be applied.
     """
     types = ItemTypes.of(bundle)
+    table = GivenTable(feed, bundle.schema.tables.items, "items")
     checker = _FeedChecker(bundle.schema, types)
-    parts = [checker.check(batch) for batch in _batches(feed, bundle.schema, types)]
+    wanted = (types.id_column, CHANGE_COLUMN, *types.kinds)
+    parts = [checker.check(batch) for batch in table.batches(types.kinds, wanted)]
     if not parts:
-        raise SchemaError(f"{_name(feed)}: expected a column {types.id_column!r}, found none.")
+        raise SchemaError(f"{table.title}: expected a column {types.id_column!r}, found none.")
     rows = pa.concat_tables([part.rows for part in parts])
     bad = pa.concat_tables([*(part.bad for part in parts), _unfit(rows, types.id_column, state)])
     if bad.num_rows:
-        raise SchemaError(_refusal(_name(feed), bad, types))
+        what = f"{table.title}: {bad.num_rows} rows cannot be applied, so nothing was written. Correct them."
+        raise refusal(what, [_bad_row(row, types) for row in bad.to_pylist()])
     others = rows.filter(pc.not_equal(rows["change"], "upsert")).select(["item_id", "change"])
     raw = pa.concat_tables([part.upserts for part in parts], promote_options="default")
     return Changes(raw, others)
-
-
-def _name(feed: object) -> str:
-    return str(feed) if isinstance(feed, str | Path) else "the given table"
-
-
-def _batches(feed: Any, schema: DatasetSchema, types: ItemTypes) -> Iterator[TableBatch]:
-    if not isinstance(feed, str | Path):
-        yield TableBatch(_table_of(feed), "the given table", 0)
-        return
-    source, files = _files(str(feed), schema.tables.items)
-    wanted = (types.id_column, CHANGE_COLUMN, *types.kinds)
-    for shard in plan_shards(files, _TABLE):
-        columns = file_schema(shard.file, source, _TABLE, wanted).names
-        yield from read_shard(shard, source, columns, types.kinds)
-
-
-def _files(path: str, items: TableSource | None) -> tuple[TableSource, tuple[SourceFile, ...]]:
-    """The feed's files, written as the items table's; one whose ending says nothing has the table's format."""
-    source = TableSource(path=path) if items is None else items.at(path)
-    try:
-        return source, find_files(source, _TABLE)
-    except SchemaError:
-        if items is None or items.format == "auto":
-            raise
-        source = source.model_copy(update={"format": items.format})
-        return source, find_files(source, _TABLE)
-
-
-def _table_of(frame: Any) -> pa.Table:
-    if not hasattr(frame, "__arrow_c_stream__"):
-        raise SchemaError(
-            "the change feed: expected a path, an Arrow table, a Polars or pandas frame, or anything else with "
-            f"__arrow_c_stream__, got {type(frame).__name__}."
-        )
-    try:
-        table = pa.RecordBatchReader.from_stream(frame).read_all()
-    except (pa.ArrowException, ValueError, TypeError) as err:
-        raise SchemaError(
-            f"the change feed: the frame cannot be read through Arrow: {err}. Convert the column."
-        ) from err
-    twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
-    if twice:
-        raise SchemaError(f"the change feed: names a column twice: {', '.join(twice)}. Rename one.")
-    return table
 
 
 @dataclass(frozen=True)
@@ -288,31 +244,16 @@ def _rejects(rows: pa.Table, reason: str, id_column: str) -> pa.Table:
     )
 
 
-def _refusal(feed: str, bad: pa.Table, types: ItemTypes) -> str:
-    """All bad rows by reason, the most frequent first, with an example each."""
-    by_reason: dict[str, list[dict[str, Any]]] = {}
-    for row in bad.to_pylist():
-        by_reason.setdefault(row["reason"], []).append(row)
-    lines = [
-        f"{feed}: {bad.num_rows} rows cannot be applied, so nothing was written. Correct them and apply all again."
-    ]
-    for reason, rows in sorted(by_reason.items(), key=lambda entry: -len(entry[1])):
-        lines.append(f"  {reason}, {len(rows)} rows, the first: {_example(rows[0], types)}")
-    return "\n".join(lines)
-
-
-def _example(row: Mapping[str, Any], types: ItemTypes) -> str:
+def _bad_row(row: Mapping[str, Any], types: ItemTypes) -> BadRow:
     rule, _, column = row["reason"].partition(":")
     record = None if row["record"] is None else json.loads(row["record"])
     value = record.get(column) if isinstance(record, dict) else record
-    where = f"{row['file']} row {row['row']}"
-    if rule == "malformed":
-        return f"{where}: {value!r:.80}"
     wanted = {
         "null": "an id" if column == types.id_column else "a value",
         "change": f"one of {', '.join(CHANGES)}",
         "twice": "each id once",
         "unknown": "an item of the live version",
+        "malformed": "a row of the table",
     }
-    told = expected(types.kinds[column]) if rule == "type" else wanted.get(rule, f"a value within the rule {rule}")
-    return f"{where}, column {column!r}: expected {told}, got {value!r:.80}"
+    what = expected(types.kinds[column]) if rule == "type" else wanted.get(rule, f"a value within the rule {rule}")
+    return BadRow(row["file"], row["row"], row["reason"], what, value)

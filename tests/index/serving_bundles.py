@@ -118,7 +118,7 @@ def write_bundle(
     seed: int = 0,
     leaves: int | None = None,
     text_ids: bool = False,
-    users: bool = True,
+    users: bool | pa.Table = True,
     value_scale: float | None = None,
     retriever: RetrieverSettings | None = None,
     new: int = 0,
@@ -150,8 +150,9 @@ def write_bundle(
         (draft.dir / "query_tower.tflite").write_bytes(query_tower(dim))
         np.save(draft.dir / "vectors.npy", vectors)
         pq.write_table(pa.table({"item_id": ids, **attributes(vectors, seed)}), draft.dir / "items.parquet")
-        if users:
-            pq.write_table(users_table(ids), draft.dir / "users.parquet")
+        if users is not False:
+            table = users_table(ids) if users is True else users
+            pq.write_table(table, draft.dir / "users.parquet")
         built = vectors
         if value_scale is not None:
             logs = log_values_of(pa.chunked_array([pa.array(attributes(vectors, seed)["price"])]), "price")

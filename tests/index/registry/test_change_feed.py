@@ -259,7 +259,7 @@ def test_all_bad_rows_are_named_by_reason(worlds: dict[str, World], tmp_path: Pa
     with pytest.raises(SchemaError) as refused:
         read_changes(feed, worlds["int64"].bundle, DeltaState.of(worlds["int64"].bundle))
     lines = str(refused.value).splitlines()
-    assert lines[0] == f"{feed}: 9 rows cannot be applied, so nothing was written. Correct them and apply all again."
+    assert lines[0] == f"{feed}: 9 rows cannot be applied, so nothing was written. Correct them."
     assert lines[1] == (
         f"  type:price, 2 rows, the first: {feed} row 0, column 'price': expected a finite number, got 'cheap'"
     )
