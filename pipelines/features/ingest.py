@@ -26,7 +26,7 @@ from pipelines.tables.entity_checks import EntityChecker
 from pipelines.tables.event_checks import EventChecker, columns_of
 from pipelines.tables.formats.batches import TableBatch
 from pipelines.tables.readers import Shard, read_shard
-from pipelines.tables.reject_traces import without_texts
+from pipelines.tables.reject_traces import without_users
 from pipelines.tables.rejects import REJECTS, malformed_rejects
 
 
@@ -119,7 +119,8 @@ class _ShardFacts:
 
     def write(self, job: Job, number: int) -> None:
         rejects = pa.concat_tables(self._rejects) if self._rejects else REJECTS.empty_table()
-        rejects = without_texts(rejects, job.forgotten)
+        user = job.schema.tables.events.user_id if self._table == "events" else job.schema.id_column("user")
+        rejects = without_users(rejects, job.forgotten, user, job.id_type)
         if len(rejects):
             write_parquet(rejects, Path(job.out) / "rejects" / f"{self._table}-{job.first_shard + number:06d}.parquet")
         facts = {

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
-from pipelines.contracts.conversion import as_ids
+from pipelines.contracts.conversion import convert
+from pipelines.contracts.conversion.column_type import INT64, STRING
 from pipelines.tables.forgotten import Forgotten
 
 # Columns that hold text of the source.
@@ -54,7 +55,8 @@ def without_users(rejects: pa.Table, forgotten: Forgotten, column: str, id_type:
     if len(forgotten) == 0 or len(rejects) == 0:
         return rejects
     users = [_user_of(record, column) for record in rejects["record"].to_pylist()]
-    own = forgotten.holds(as_ids(pa.array(users, pa.string()), id_type).values)
+    kind = INT64 if pa.types.is_int64(id_type) else STRING
+    own = forgotten.holds(convert(pa.array(users, pa.string()), kind).values)
     return without_texts(rejects.filter(pa.array(~own)), forgotten)
 
 

@@ -37,7 +37,7 @@ class World:
     users: list[Id]
     with_users_table: bool
     with_id_feature: bool
-    as_csv: bool
+    form: str
     color: bool = True
     nights: list[list[dict[str, Any]]] = field(default_factory=list)
 
@@ -47,8 +47,8 @@ class World:
         users: list[Id] = [draw.randrange(-(10**17), 10**17) for _ in range(6)]
         if draw.random() < 0.5:
             users = [f"id{draw.randrange(10**6)}" + "".join(draw.choices(LETTERS, k=8)) + "z" for _ in range(6)]
-        flags = [draw.random() < share for share in (0.6, 0.6, 0.5)]
-        return cls(folder, draw, users, *flags)
+        flags = [draw.random() < 0.6 for _ in range(2)]
+        return cls(folder, draw, users, *flags, draw.choice(["parquet", "csv", "jsonl"]))
 
     def new_night(self) -> None:
         """A file with events of all users, some of which are rejected, and the other tables."""
@@ -70,14 +70,23 @@ class World:
         self.draw.shuffle(rows)
         self.nights.append(rows)
         name = f"events-{len(self.nights)}"
-        if self.as_csv:
-            with (self.folder / f"{name}.csv").open("w", newline="") as file:
+        path = self.folder / f"{name}.{self.form}"
+        if self.form == "csv":
+            with path.open("w", newline="") as file:
                 writer = csv.DictWriter(file, list(rows[0]), quoting=csv.QUOTE_ALL)
                 writer.writeheader()
-                writer.writerows(rows)
+                writer.writerows(rows[:9])
+                for user in self.users:  # Lines that are no rows.
+                    csv.writer(file).writerow([user, "10"])
+                    csv.writer(file).writerow([*rows[0].values(), "for", user])
+                writer.writerows(rows[9:])
+        elif self.form == "jsonl":
+            lines = [json.dumps(row, ensure_ascii=self.draw.random() < 0.5) for row in rows]
+            lines += [json.dumps({"user": user, "note": [user]})[:-2] for user in self.users]
+            path.write_text("\n".join(lines) + "\n")
         else:
             texts = [{**row, "price": str(row["price"])} for row in rows]
-            pq.write_table(pa.Table.from_pylist(texts), self.folder / f"{name}.parquet")
+            pq.write_table(pa.Table.from_pylist(texts), path)
         pq.write_table(
             pa.Table.from_pylist([{**item, "item": str(item["item"])} for item in ITEMS]), self.folder / "items.parquet"
         )

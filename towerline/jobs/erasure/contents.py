@@ -141,7 +141,7 @@ class Reader:
         while waiting:
             key, value = waiting.pop()
             if isinstance(value, dict):
-                names = self.wanted.text("\n".join(value))
+                names = self.wanted.text("\n".join(value), self.roles.users)
                 found |= Found(names.certain, frozenset(one for one in names.possible if not is_number(one)))
                 waiting.extend(value.items())
             elif isinstance(value, list):

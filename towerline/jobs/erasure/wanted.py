@@ -116,7 +116,9 @@ class Wanted:
     def content(self, raw: bytes) -> Found:
         """Those in bytes that are no text, such as weights: distinctive ids only, and large integers as eight bytes."""
         found = {
-            one for one in self._occurring(raw.decode("latin-1")) if one.isascii() and len(one) >= DISTINCTIVE_BYTES
+            one
+            for one in self._occurring(raw.decode("ascii", "replace"))
+            if one.isascii() and len(one) >= DISTINCTIVE_BYTES
         }
         found |= {one for one in self.texts if not one.isascii() and one.encode() in raw}
         certain = frozenset(one for one in found if not is_number(one))
