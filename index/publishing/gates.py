@@ -194,8 +194,11 @@ def _reachable_advertisers(case: _Case) -> Verdict | None:
     column = case.bundle.items[roles.advertiser_id].combine_chunks().dictionary_encode()
     codes = np.asarray(column.indices.fill_null(-1))
     found, exact = (_distinct(codes, rows) for rows in (case.answers.found, case.answers.exact))
+    if exact == 0:
+        why = f"no item in a top {K} has an advertiser"
+        return Verdict("reachable advertisers", "skipped", None, threshold, "build", why)
     detail = f"{found:,} of {len(column.dictionary):,} advertisers are in a top {K}, by exact search {exact:,}"
-    return _at_least("reachable advertisers", found / max(1, exact), threshold, "build", detail)
+    return _at_least("reachable advertisers", found / exact, threshold, "build", detail)
 
 
 def _distinct(codes: np.ndarray, rows: Rows) -> int:

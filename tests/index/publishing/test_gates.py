@@ -38,10 +38,11 @@ def test_a_catalogue_that_shrinks_fails_as_one_that_grows(items: int, measured: 
     assert found.measured == pytest.approx(measured)
 
 
-def advertisers(found: list[list[int]], threshold: float) -> Verdict:
+def advertisers(found: list[list[int]], threshold: float, shops: pa.ChunkedArray | None = None) -> Verdict:
     """Rows 0 to 5 belong to the advertisers a, a, b, b, nobody and c; exact search reaches a, b and c."""
     roles = SimpleNamespace(tables=SimpleNamespace(items=SimpleNamespace(advertiser_id="shop")))
-    items = pa.table({"shop": pa.chunked_array([["a", "a", "b"], ["b", None, "c"]])})
+    usual = pa.chunked_array([["a", "a", "b"], ["b", None, "c"]])
+    items = pa.table({"shop": usual if shops is None else shops})
     exact = np.array([[0, 2, 4], [3, 5, 1]], np.int32)
     return asked(
         gates._reachable_advertisers,
@@ -67,6 +68,13 @@ def test_advertisers_that_the_tree_does_not_reach_fail_the_gate(found: list[list
     assert verdict.outcome == ("passed" if measured >= 0.7 else "failed")
     assert (verdict.gate, verdict.stage, verdict.threshold) == ("reachable advertisers", "build", 0.7)
     assert verdict.detail == f"{round(3 * measured)} of 3 advertisers are in a top 100, by exact search 3"
+
+
+def test_a_catalogue_without_advertisers_has_none_to_reach() -> None:
+    shops = pa.chunked_array([pa.nulls(6, pa.string())])
+    verdict = advertisers([[0, 2, 4], [3, 5, 1]], 0.9, shops)
+    assert (verdict.outcome, verdict.measured) == ("skipped", None)
+    assert verdict.detail == "no item in a top 100 has an advertiser"
 
 
 def version(lengths: list[float], space: str = "one") -> SimpleNamespace:
