@@ -17,7 +17,7 @@ import pyarrow as pa
 from pipelines.contracts.files import write_parquet
 from pipelines.features.task import Job
 from pipelines.sequences.grouping import Grouped, bisect, keep_events, places_of
-from pipelines.tables.rejects import RECORDS_PER_BATCH, REJECTS
+from pipelines.tables.rejects.checks import RECORDS_PER_BATCH, REJECTS
 
 DUPLICATE = "duplicate:event"
 
@@ -71,6 +71,9 @@ def _rejects(job: Job, grouped: Grouped, places: npt.NDArray[np.int64]) -> pa.Ta
             "file": pa.nulls(rows, pa.string()),
             "row": pa.nulls(rows, pa.int64()),
             "reason": pa.repeat(DUPLICATE, rows),
+            "column": pa.nulls(rows, pa.string()),
+            "value": pa.nulls(rows, pa.string()),
+            "expected": pa.repeat("no other event of the user with the same item, time, action and value", rows),
             "record": pa.array(records + [None] * (rows - len(records)), pa.string()),
         },
         schema=REJECTS,

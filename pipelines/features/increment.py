@@ -21,11 +21,13 @@ from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.manifest import FileEntry, open_artifact
 from pipelines.contracts.schema import DatasetSchema
 from pipelines.contracts.vocabulary import Vocabulary
+from pipelines.features.reporting.unknown import read_unknown
+from pipelines.sequences.segments import joined
 from pipelines.tables.event_checks import ItemLookup
 from pipelines.tables.files import SourceFile
 from pipelines.tables.forgotten import Forgotten
 from pipelines.tables.reject_traces import without_users
-from pipelines.tables.rejects import REJECTS
+from pipelines.tables.rejects.checks import REJECTS
 
 # Partitions may grow to this many times the size that a fresh run would choose before a full run cuts them again.
 MAX_GROWTH = 2.0
@@ -105,7 +107,7 @@ def decide(directory: Path | None, schema: DatasetSchema, files: Sequence[Source
 
 def _changed_files(facts: dict[str, Any], files: Sequence[SourceFile]) -> str | None:
     """Why the files already read rule out an incremental run; None if they do not."""
-    if "event_files" not in facts or "duplicates" not in facts:
+    if not {"event_files", "duplicates", "unknown", "new_in_test"} <= facts.keys():
         return "the previous run was written by an older version"
     known = Counter(facts["event_files"])
     found = Counter(file.fingerprint for file in files)
@@ -143,8 +145,8 @@ def unfit(previous: Previous, item_ids: pa.Array, user_type: str, partitions: in
         return "the item ids have another type"
     if len(previous.vocabulary.item_ids) and (ItemLookup(item_ids).rows(previous.vocabulary.item_ids) < 0).any():
         return "items were taken out of the catalogue"
-    if len(item_ids) > len(previous.vocabulary.item_ids) and _unknown_items(previous.facts):
-        return "events rejected for an unknown item may have become acceptable"
+    if len(item_ids) > len(previous.vocabulary.item_ids) and _has_come(previous.dir, item_ids):
+        return "items that were unknown are in the catalogue now"
     if asked is not None and asked != previous.partitions:
         return f"{asked} partitions are asked for, it has {previous.partitions}"
     if partitions > MAX_GROWTH * previous.partitions:
@@ -159,8 +161,10 @@ def _roles(config: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in events.items() if name != "path"}
 
 
-def _unknown_items(facts: dict[str, Any]) -> bool:
-    return any(reason.startswith("unknown:") for reason in facts["tables"]["events"]["rejects"])
+def _has_come(directory: Path, item_ids: pa.Array) -> bool:
+    """Whether an item that was unknown to the previous run is in this catalogue."""
+    unknown = read_unknown(directory)
+    return unknown is not None and bool((ItemLookup(item_ids).rows(joined(unknown["item_id"])) >= 0).any())
 
 
 def remap(previous: pa.Array, item_ids: pa.Array) -> pa.Array | None:

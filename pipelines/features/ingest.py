@@ -19,15 +19,17 @@ import pyarrow.compute as pc
 from pipelines.contracts.conversion import US_PER_DAY
 from pipelines.contracts.files import read_arrow, write_arrow, write_json, write_parquet
 from pipelines.contracts.hashing import partition_of
+from pipelines.contracts.schema import TableName
+from pipelines.features.reporting.unknown import write_unknown
 from pipelines.features.task import SHARDS_FOLDER, Job
 from pipelines.sequences.segments import joined
-from pipelines.tables.catalogue import typed
 from pipelines.tables.entity_checks import EntityChecker
-from pipelines.tables.event_checks import EventChecker, columns_of
+from pipelines.tables.event_checks import EventChecker
 from pipelines.tables.formats.batches import TableBatch
 from pipelines.tables.readers import Shard, read_shard
 from pipelines.tables.reject_traces import without_users
-from pipelines.tables.rejects import REJECTS, malformed_rejects
+from pipelines.tables.rejects.checks import REJECTS, counts_by_reason, malformed_rejects
+from pipelines.tables.rejects.multi_line import MultiLineCount
 
 
 @dataclass(frozen=True)
@@ -40,14 +42,14 @@ class Spilled:
 
 def ingest_events(job: Job, number: int, shard: Shard) -> Iterator[tuple[int, Spilled]]:
     """Checks a shard of events and spills it; yields (partition, reference) for each batch that is not empty."""
-    checker = EventChecker(job.schema, job.id_type, job.catalogue, job.late_before_us, job.forgotten)
-    names = columns_of(job.schema)
-    types = job.schema.column_types("events", text=True)
-    facts = _ShardFacts("events", by_day=job.schema.tables.events.time is not None)
-    for place, batch in enumerate(read_shard(shard, job.schema.tables.events, names, types)):
+    source, types = job.schema.tables.events, job.events_types
+    checker = EventChecker(job.schema, types, job.catalogue, job.late_before_us, job.forgotten)
+    facts = _ShardFacts("events", by_day=source.time is not None)
+    for place, batch in enumerate(read_shard(shard, source, types.columns, types.kinds)):
         checked = checker.check(batch)
         facts.add(batch, checked.rejects)
         facts.dropped += checked.dropped
+        facts.unknown.append(checked.unknown)
         facts.found |= job.found([checked.forgotten, joined(checked.events["user_id"])])
         facts.see_times(checked.events["time"])
         yield from _spill(job, "events", number, place, checked.events)
@@ -56,20 +58,16 @@ def ingest_events(job: Job, number: int, shard: Shard) -> Iterator[tuple[int, Sp
 
 def ingest_users(job: Job, number: int, shard: Shard) -> Iterator[tuple[int, Spilled]]:
     """Checks a shard of users and spills it, like ``ingest_events``."""
-    users = job.schema.tables.users
-    assert job.users_schema is not None
-    assert users is not None
-    checker = EntityChecker(job.schema, "user", job.id_type, job.users_schema, job.forgotten)
+    source, types = job.schema.tables.users, job.users_types
+    assert source is not None
+    assert types is not None
+    checker = EntityChecker(job.schema, "user", types, job.forgotten)
     facts = _ShardFacts("users")
-    types = job.schema.column_types("users", text=True)
-    for place, batch in enumerate(read_shard(shard, users, job.users_schema.names, types)):
-        accepted = checker.check(typed(batch, job.users_schema, users.user_id))
+    for place, batch in enumerate(read_shard(shard, source, types.columns, types.kinds)):
+        accepted = checker.check(batch)
         facts.add(batch, accepted.rejects)
         facts.found |= job.found([accepted.forgotten, accepted.ids])
-        table = accepted.table.rename_columns(
-            ["user_id" if name == job.schema.id_column("user") else name for name in accepted.table.column_names]
-        )
-        yield from _spill(job, "users", number, place, table)
+        yield from _spill(job, "users", number, place, accepted.table.rename_columns(job.users_layout.names))
     facts.write(job, number)
 
 
@@ -89,7 +87,7 @@ def _spill(job: Job, kind: str, number: int, place: int, table: pa.Table) -> Ite
 class _ShardFacts:
     """Counts of one shard, and its rejects."""
 
-    def __init__(self, table: str, *, by_day: bool = False) -> None:
+    def __init__(self, table: TableName, *, by_day: bool = False) -> None:
         self._table = table
         self._by_day = by_day
         self._days: Counter[int] = Counter()
@@ -98,11 +96,14 @@ class _ShardFacts:
         self._rejects: list[pa.Table] = []
         self._first: int | None = None
         self._last: int | None = None
+        self._multi_line = MultiLineCount(table)
         self.dropped = 0
+        self.unknown: list[pa.Table] = []
         self.found: set[int] = set()
 
     def add(self, batch: TableBatch, rejects: pa.Table) -> None:
         self._rows += batch.rows
+        self._multi_line.add(batch)
         self._nulls.update({name: batch.table[name].null_count for name in batch.table.column_names})
         if len(rejects):
             self._rejects.append(rejects)
@@ -118,6 +119,7 @@ class _ShardFacts:
             self._last = bounds["max"] if self._last is None else max(self._last, bounds["max"])
 
     def write(self, job: Job, number: int) -> None:
+        write_unknown(self.unknown, job, number)
         rejects = pa.concat_tables(self._rejects) if self._rejects else REJECTS.empty_table()
         user = job.schema.tables.events.user_id if self._table == "events" else job.schema.id_column("user")
         rejects = without_users(rejects, job.forgotten, user, job.id_type)
@@ -126,8 +128,9 @@ class _ShardFacts:
         facts = {
             "table": self._table,
             "rows": self._rows,
-            "rejects": dict(Counter(rejects["reason"].to_pylist())),
+            "rejects": counts_by_reason(rejects),
             "dropped": self.dropped,
+            "multi_line": [vars(cells) for cells in self._multi_line],
             "found": sorted(self.found),
             "first": self._first,
             "last": self._last,

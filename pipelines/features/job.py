@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.contracts.files import write_parquet
+from pipelines.contracts.files import write_arrow, write_parquet
 from pipelines.contracts.manifest import Draft, remove_abandoned, write_artifact
 from pipelines.contracts.schema import SPLITS, DatasetSchema
 from pipelines.contracts.vocabulary import Vocabulary
@@ -29,12 +29,16 @@ from pipelines.features.fitting import fit, summarise
 from pipelines.features.kept_list import NOBODY, Erasure, kept_list, write_copy
 from pipelines.features.planning import FILES_FACT, KEPT_REJECTS, FeaturesPlan, FeaturesPlanner, Inputs
 from pipelines.features.reporting import drift
+from pipelines.features.reporting.found_joins import joins_of
 from pipelines.features.task import SHARDS_FOLDER
 from pipelines.features.totals import (
+    HELD_OUT_FILE,
     Ingested,
     PartitionFacts,
     events_by_split,
     item_frequency,
+    item_held_out,
+    new_items,
     require_split,
     with_item_counts,
 )
@@ -46,6 +50,8 @@ from pipelines.tables.fingerprints import remembered
 from pipelines.tables.forget_list import ForgetList
 from pipelines.tables.forgotten import Forgotten
 from pipelines.tables.reject_traces import without_texts
+from pipelines.tables.rejects.checks import counts_by_reason
+from pipelines.tables.rejects.thresholds import examples_in
 
 __all__ = ["FORMAT_VERSION", "KIND", "Inputs", "run"]
 
@@ -145,8 +151,13 @@ class _Assembler:
         rejecting = self._schema.validation.duplicates == "reject"
         now = now.with_duplicates(duplicates) if rejecting else now
         ingested = self._after(now)
-        ingested.require_fit(self._schema)
+        if len(items.rejects):
+            rejects = without_texts(items.rejects, self.plan.asked.forgotten)
+            write_parquet(rejects, self.draft.dir / "rejects" / "items.parquet")
+        ingested.require_fit(self._schema, examples_in(self.draft.dir / "rejects"))
         events = events_by_split(parts, self.plan.counted_before)
+        joins = joins_of(self.plan, parts, sum(events))
+        joins.require(self._schema)
         require_split(events, ingested)
         vocabulary = self._fit(parts)
         nulls = self._nulls(parts)
@@ -169,6 +180,12 @@ class _Assembler:
         found = now.found.union(*(part.found for part in parts))
         return {
             "counts": counts,
+            "new_in_test": {
+                "users": sum(part.new_users for part in parts),
+                "items": new_items(vocabulary.item_frequency, self._held_out(parts)),
+            },
+            "unknown": {side: vars(unknown) for side, unknown in joins.unknown.items()},
+            "joined": joins.share,
             "duplicates": duplicates,
             "drift": drifted,
             "forgotten": self.plan.asked.facts(found),
@@ -199,7 +216,7 @@ class _Assembler:
         if base is None or not base.forgets:
             return now.after(previous.facts, None)
         path = self.draft.dir / KEPT_REJECTS
-        kept = dict(Counter(pq.ParquetFile(path).read()["reason"].to_pylist())) if path.exists() else {}
+        kept = counts_by_reason(pq.ParquetFile(path).read()) if path.exists() else {}
         return now.after(previous.facts, kept)
 
     def _fit(self, parts: Sequence[PartitionFacts]) -> Vocabulary:
@@ -207,9 +224,6 @@ class _Assembler:
         frequency = item_frequency(len(items.table), parts, before, rows)
         table = with_item_counts(self._schema, items.table, parts, before, rows)
         _write_item_parts(table, self.draft.dir)
-        if len(items.rejects):
-            rejects = without_texts(items.rejects, self.plan.asked.forgotten)
-            write_parquet(rejects, self.draft.dir / "rejects" / "items.parquet")
         features = self._schema.side("item")
         summary = summarise(features, table, items.ids, frequency, self.plan.job.as_of_us)
         vocabulary = Vocabulary(
@@ -220,6 +234,13 @@ class _Assembler:
         )
         vocabulary.save(self.draft.dir / "vocabulary")
         return vocabulary
+
+    def _held_out(self, parts: Sequence[PartitionFacts]) -> pa.Table:
+        """Each item's events in valid and test; written for a run that appends to this one."""
+        plan = self.plan
+        held_out = item_held_out(len(plan.items.table), parts, plan.counted_before, plan.remap)
+        write_arrow(held_out, self.draft.dir / HELD_OUT_FILE)
+        return held_out
 
     def _nulls(self, parts: Sequence[PartitionFacts]) -> dict[str, Any]:
         """Rows and nulls by column of the items and the users."""
@@ -262,11 +283,12 @@ class _Assembler:
             "nulls": {"events": _event_nulls(ingested), **nulls},
             "days": {str(day): count for day, count in sorted(ingested.days.items())},
             "dropped_after_test_until": ingested.dropped,
+            "multi_line": ingested.multi_line,
             "first_time": ingested.first,
             "last_time": ingested.last,
             "as_of_us": job.as_of_us,
             "partitions": job.partitions,
-            "user_type": job.user_type,
+            "user_type": str(job.id_type),
             "shards": job.first_shard + len(self.plan.shards),
             FILES_FACT: remembered(self.plan.inputs.all),
             "event_files": [file.fingerprint for file in self.plan.inputs.events],

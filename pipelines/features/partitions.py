@@ -43,6 +43,9 @@ from pipelines.sequences.segments import MAX_SEGMENTS, Partition, joined, part_n
 from pipelines.sequences.window_counts import window_counts
 from pipelines.tables.event_checks import checked_schema
 
+# Ids of users without a row in the users table that are kept as examples.
+_EXAMPLES = 100
+
 
 @dataclass(frozen=True)
 class _Built:
@@ -79,10 +82,12 @@ def build_partition(job: Job, part: int, spilled: Sequence[Spilled]) -> Partitio
     write_parquet(users, Path(job.out) / "users" / part_name(part, job.partitions))
     trained = built.counted.splits == 0
     rows, counts = _counted(built.counted.rows[trained], len(job.catalogue.item_ids))
+    is_stranger = _strangers(job, built.users, profiled)
     return PartitionFacts(
         users=len(built.users.ids),
         events=[int(number) for number in np.bincount(built.counted.splits, minlength=3)],
         item_frequency=pa.table({"row": rows, "count": counts}),
+        item_held_out=_held_out(job, built.counted),
         item_counts=_item_counts(job, built.counted),
         summary=_summary(job, users, built.users),
         duplicates=built.duplicates,
@@ -90,7 +95,30 @@ def build_partition(job: Job, part: int, spilled: Sequence[Spilled]) -> Partitio
         nulls={name: profiles[name].null_count for name in profiles.column_names},
         rewritten=built.rewritten,
         found=sorted(built.found),
+        new_users=built.users.new_in_test,
+        unknown=int(built.users.events[is_stranger].sum()),
+        strangers=built.users.ids.filter(pa.array(is_stranger)).slice(0, _EXAMPLES).cast(pa.string()).to_pylist(),
     )
+
+
+def _strangers(job: Job, users: Users, profiled: pa.Array) -> npt.NDArray[np.bool_]:
+    """``[users] bool``: those without a row in the users table; nobody where there is none."""
+    if job.users_types is None:
+        return np.zeros(len(users.ids), bool)
+    return places_of(users.ids, profiled) < 0
+
+
+def _held_out(job: Job, grouped: Grouped) -> pa.Table:
+    """(row, split, count) of valid and test."""
+    parts = [
+        pa.table(
+            {"row": pa.array([], pa.int32()), "split": pa.array([], pa.string()), "count": pa.array([], pa.int64())}
+        )
+    ]
+    for code, name in enumerate(SPLITS[1:], start=1):
+        rows, counts = _counted(grouped.rows[grouped.splits == code], len(job.catalogue.item_ids))
+        parts.append(pa.table({"row": rows, "split": pa.repeat(name, len(rows)), "count": counts}))
+    return pa.concat_tables(parts)
 
 
 def _afresh(job: Job, part: int, grouped: Grouped) -> _Built:

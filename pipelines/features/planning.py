@@ -8,30 +8,31 @@ Reads the events themselves only where no items table names the catalogue. Write
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from pipelines.contracts.errors import ArtifactError, SchemaError
+from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.files import write_parquet
 from pipelines.contracts.manifest import fingerprint_of, read_manifest
 from pipelines.contracts.schema import DatasetSchema, TableName, TableSource
 from pipelines.features.increment import Decision, Previous, decide, kept_rejects, remap, unfit
 from pipelines.features.kept_list import FORGOTTEN_FILE, Asked, Erasure, kept_list
-from pipelines.features.task import Base, Job, write_asked, write_catalogue, write_remap, write_users_schema
+from pipelines.features.reporting.unknown import carry_unknown
+from pipelines.features.task import Base, Job, write_asked, write_catalogue, write_remap
 from pipelines.sequences.grouping import keep_users
 from pipelines.sequences.segments import Layout, Partition
-from pipelines.tables.catalogue import Items, items_of_events, read_items, unified_schema
-from pipelines.tables.column_types import id_types
-from pipelines.tables.entity_checks import entity_columns
+from pipelines.tables.catalogue import Items, items_of_events, read_items
+from pipelines.tables.column_types import TableTypes, id_types, require_convertible, table_types
+from pipelines.tables.entity_checks import EntityChecker, entity_columns
 from pipelines.tables.event_checks import columns_of, moment
 from pipelines.tables.files import SourceFile, find_files
 from pipelines.tables.fingerprints import recall, with_content
 from pipelines.tables.forgotten import Forgotten
-from pipelines.tables.readers import Shard, file_schema, plan_shards, require_columns
+from pipelines.tables.readers import Shard, plan_shards
 
 # In the facts of a manifest: the files that were read, by state and content.
 FILES_FACT = "source_files"
@@ -108,34 +109,36 @@ def _noted(artifact: Path | None) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Survey:
-    """What footers and headers say: shards to read, types of the ids, columns of the users table (None without one)."""
+    """What footers and headers say: shards to read, and the types of all columns of each table that the schema has.
+
+    Those of events and users are of the columns that are read, those of the items of all columns.
+    """
 
     events: tuple[Shard, ...]
     users: tuple[Shard, ...]
-    user_type: pa.DataType
-    item_type: pa.DataType
-    users_schema: pa.Schema | None
+    types: Mapping[TableName, TableTypes]
 
     @classmethod
     def of(cls, schema: DatasetSchema, inputs: Inputs) -> Survey:
-        """Looks at every file of events and users.
+        """Looks at every file.
 
         Raises:
-            SchemaError: a file cannot be read or lacks a column, or a column cannot be what the schema says.
+            SchemaError: a file cannot be read or lacks a column that the schema names, files differ in the type of a
+                column, or a column cannot be what the schema says.
         """
-        for file in inputs.events:
-            checked_columns(file, columns_of(schema), schema)
-        ids = id_types(schema, inputs.by_table)
-        users_schema = None
-        if inputs.users is not None:
-            found = unified_schema(schema, "users", inputs.users)
-            users_schema = pa.schema([found.field(name) for name in entity_columns(schema, "user", found.names)])
+        files = inputs.by_table
+        ids = id_types(schema, files)
+        types = {table: table_types(schema, table, own, ids) for table, own in files.items()}
+        types["events"] = types["events"].only(columns_of(schema))
+        if "users" in types:
+            types["users"] = types["users"].only(entity_columns(schema, "user", types["users"].columns))
+            EntityChecker(schema, "user", types["users"])
+        for table, own in files.items():
+            require_convertible(schema, table, own, types[table])
         return cls(
             events=tuple(plan_shards(inputs.events, "events")),
             users=tuple(plan_shards(inputs.users, "users")) if inputs.users is not None else (),
-            user_type=ids["user"].arrow,
-            item_type=ids["item"].arrow,
-            users_schema=users_schema,
+            types=types,
         )
 
     @property
@@ -154,30 +157,6 @@ class Survey:
         return tuple(shard for shard in self.events if shard.file.url in new)
 
 
-def checked_columns(file: SourceFile, names: Sequence[str], schema: DatasetSchema) -> pa.Schema:
-    """The file's columns, having checked that it has those the job reads and that the order column can be one.
-
-    Raises:
-        SchemaError: it cannot be read, lacks a column, or its order column is of another type than the schema says.
-    """
-    table = schema.tables.events
-    found = file_schema(file, table, "events", names)
-    require_columns(found, names, file, "events")
-    kind = found.field(table.order_column).type if table.order_column is not None else None
-    kind = kind.value_type if kind is not None and pa.types.is_dictionary(kind) else kind
-    if table.time is not None and kind is not None and (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-        raise SchemaError(
-            f"tables.events.time: expected a timestamp, a date or ISO text in column {table.time!r} of {file.url}, got "
-            f'{kind}. Convert it, or give order = "{table.time}" in place of time.'
-        )
-    if table.order is not None and kind is not None and pa.types.is_temporal(kind):
-        raise SchemaError(
-            f"tables.events.order: expected integers in column {table.order!r} of {file.url}, got {kind}. "
-            f'Give time = "{table.order}" in place of order.'
-        )
-    return found
-
-
 def catalogue_of(schema: DatasetSchema, inputs: Inputs, survey: Survey, previous: Previous | None) -> Items:
     """The catalogue: the items table, or without one every item that events name, those of a previous run included.
 
@@ -185,11 +164,12 @@ def catalogue_of(schema: DatasetSchema, inputs: Inputs, survey: Survey, previous
         SchemaError: the items table cannot be read, has no rows, lacks a column, or names an id twice.
     """
     if inputs.items is not None:
-        return read_items(schema, inputs.items, survey.item_type)
+        return read_items(schema, inputs.items, survey.types["items"])
+    types = survey.types["events"]
     known = None if previous is None else previous.vocabulary.item_ids
-    if known is not None and known.type != survey.item_type:
+    if known is not None and known.type != types.kinds[schema.tables.events.item_id].arrow:
         known, previous = None, None
-    return items_of_events(schema, survey.new_events(previous), survey.item_type, known)
+    return items_of_events(schema, survey.new_events(previous), types, known)
 
 
 def fixed_as_of_us(schema: DatasetSchema) -> int | None:
@@ -258,14 +238,15 @@ class FeaturesPlanner:
                 a line of the forget list is no user id.
         """
         survey = Survey.of(self.schema, self.inputs)
-        asked = self.erasure.asked_of(survey.user_type)
+        events_types = survey.types["events"]
+        id_type = events_types.kinds[self.schema.tables.events.user_id].arrow
+        asked = self.erasure.asked_of(id_type)
         decision = decide(directory, self.schema, self.inputs.events)
         if asked.remembers and decision.previous is not None:
             decision = Decision(None, "users were taken off the forget list, so that all files are read again")
         items = catalogue_of(self.schema, self.inputs, survey, decision.previous)
-        user_type = str(survey.user_type)
         if decision.previous is not None:
-            reason = unfit(decision.previous, items.ids, user_type, survey.partitions, partitions)
+            reason = unfit(decision.previous, items.ids, str(id_type), survey.partitions, partitions)
             if reason is not None:
                 decision = Decision(None, reason)
                 items = items if self.inputs.items else catalogue_of(self.schema, self.inputs, survey, None)
@@ -275,15 +256,14 @@ class FeaturesPlanner:
             out=str(self.out),
             work=str(self.work),
             partitions=partitions or survey.partitions,
-            user_type=user_type,
+            events_types=events_types,
+            users_types=survey.types.get("users"),
             fixed_as_of_us=fixed_as_of_us(self.schema),
         )
         rows = None if previous is None else remap(previous.vocabulary.item_ids, items.ids)
         if previous is not None:
             job = self._appending(job, previous, asked.forgotten)
         write_catalogue(items.ids, self.work)
-        if survey.users_schema is not None:
-            write_users_schema(survey.users_schema, self.work)
         if len(asked.forgotten):
             asked.forgotten.write(self.out / FORGOTTEN_FILE)
         if len(asked.wanted):
@@ -299,6 +279,7 @@ class FeaturesPlanner:
         forgets = not kept_list(previous.dir).covers(forgotten)
         if len(rejects):
             write_parquet(rejects, self.out / KEPT_REJECTS)
+        carry_unknown(previous.dir, self.out, forgotten)
         split = self.schema.split
         bounds = None
         if previous.bounds_moved and split.valid_from is not None and split.test_from is not None:

@@ -15,18 +15,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines.contracts.files import read_arrow, write_arrow, write_aside
+from pipelines.contracts.files import read_arrow, write_arrow
 from pipelines.contracts.schema import DatasetSchema
 from pipelines.features.kept_list import FORGOTTEN_FILE
 from pipelines.sequences.segments import Partition
-from pipelines.tables.entity_checks import EntityChecker
+from pipelines.tables.column_types import TableTypes
 from pipelines.tables.event_checks import ItemLookup
 from pipelines.tables.forgotten import Forgotten
 
 # Below ``work``: what each shard's task counted.
 SHARDS_FOLDER = "shards"
 _CATALOGUE_FILE = "catalogue.arrow"
-_USERS_SCHEMA_FILE = "users_schema.arrow"
 _ASKED_FILE = "asked.arrow"
 _REMAP_FILE = "remap.arrow"
 
@@ -59,16 +58,17 @@ class Base:
 class Job:
     """What every worker knows. ``out`` and ``work`` must be on a file system that all workers see.
 
-    ``fixed_as_of_us`` is ``as_of_us`` where the schema says it, else None; ``user_type`` is int64 or string;
-    ``first_shard`` the number of the first shard, above those of the runs before; events before ``late_before_us`` are
-    late.
+    ``events_types`` and ``users_types`` (None without a users table) are those of the columns that are read;
+    ``fixed_as_of_us`` is ``as_of_us`` where the schema says it, else None; ``first_shard`` is the number of the first
+    shard, above those of the runs before; events before ``late_before_us`` are late.
     """
 
     schema_json: str
     out: str
     work: str
     partitions: int
-    user_type: str
+    events_types: TableTypes
+    users_types: TableTypes | None
     fixed_as_of_us: int | None
     first_shard: int = 0
     late_before_us: int | None = None
@@ -82,7 +82,7 @@ class Job:
     @property
     def id_type(self) -> pa.DataType:
         """Arrow type of the user ids."""
-        return pa.int64() if self.user_type == "int64" else pa.string()
+        return self.events_types.kinds[self.schema.tables.events.user_id].arrow
 
     @functools.cached_property
     def as_of_us(self) -> int:
@@ -127,18 +127,12 @@ class Job:
         return np.asarray(read_arrow(path)["row"], np.int32) if path.exists() else None
 
     @functools.cached_property
-    def users_schema(self) -> pa.Schema | None:
-        """Columns and types of the users table; None where there is none."""
-        path = Path(self.work) / _USERS_SCHEMA_FILE
-        return pa.ipc.read_schema(pa.py_buffer(path.read_bytes())) if path.exists() else None
-
-    @functools.cached_property
     def users_layout(self) -> pa.Schema:
         """Columns and types of the users as they are stored: those of the users table, its id called user_id."""
         own = self.schema.id_column("user")
-        if self.users_schema is None:
+        if self.users_types is None:
             return pa.schema([("user_id", self.id_type)])
-        layout = EntityChecker(self.schema, "user", self.id_type, self.users_schema).layout
+        layout = self.users_types.arrow_schema
         return pa.schema([field.with_name("user_id") if field.name == own else field for field in layout])
 
     @functools.cached_property
@@ -150,11 +144,6 @@ class Job:
 def write_catalogue(item_ids: pa.Array, work: Path) -> None:
     """Lays out the item ids in row order."""
     write_arrow(pa.table({"item_id": item_ids}), work / _CATALOGUE_FILE)
-
-
-def write_users_schema(schema: pa.Schema, work: Path) -> None:
-    """Lays out the columns of the users table that are read."""
-    write_aside(work / _USERS_SCHEMA_FILE, lambda aside: aside.write_bytes(schema.serialize()))
 
 
 def write_asked(asked: Forgotten, work: Path) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,29 @@ from pipelines.contracts.arrays import Int64
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.files import read_arrow, write_arrow, write_json
 from pipelines.contracts.kinds.summary import Moments, Summary
-from pipelines.contracts.schema import SPLITS, DatasetSchema
+from pipelines.contracts.schema import SPLITS, DatasetSchema, TableName
 from pipelines.features.duplicates import DUPLICATE
 from pipelines.features.fitting import SideSummary
 from pipelines.features.increment import Previous
 from pipelines.sequences.reader import load_items
 from pipelines.tables.catalogue import Items
-from pipelines.tables.rejects import TableCounts, enforce_thresholds
+from pipelines.tables.rejects.place import Place
+from pipelines.tables.rejects.thresholds import TableCounts, enforce_thresholds
 
-_PLAIN = ("users", "events", "duplicates", "profiles", "nulls", "rewritten", "found")
+_PLAIN = (
+    "users",
+    "events",
+    "duplicates",
+    "profiles",
+    "nulls",
+    "rewritten",
+    "found",
+    "new_users",
+    "unknown",
+    "strangers",
+)
+# Below the artifact: each item's events in valid and in test.
+HELD_OUT_FILE = "item_held_out.arrow"
 
 
 @dataclass(frozen=True)
@@ -42,12 +56,14 @@ class PartitionFacts:
     all its events, or only the new ones of a run that appends. Tables are sparse: they hold the rows that it saw.
     ``profiles`` is the number of its rows in the users table, ``nulls`` counts the nulls of each column there.
     ``rewritten`` says that its base of sequences is a file of this run; ``found`` are the places in ``Job.asked`` of
-    the users whom the previous run had.
+    the users whom the previous run had. ``new_users`` counts its users with test events and none before, ``unknown``
+    all its events of users without a row in the users table; ``strangers`` are some of these users' ids.
     """
 
     users: int
     events: list[int]
     item_frequency: pa.Table
+    item_held_out: pa.Table
     item_counts: pa.Table
     summary: SideSummary
     duplicates: int
@@ -55,10 +71,14 @@ class PartitionFacts:
     nulls: dict[str, int]
     rewritten: bool
     found: list[int]
+    new_users: int
+    unknown: int
+    strangers: list[str]
 
     def write(self, folder: Path) -> None:
         """Writes Arrow and JSON files below ``folder``."""
         write_arrow(self.item_frequency, folder / "item_frequency.arrow")
+        write_arrow(self.item_held_out, folder / "item_held_out.arrow")
         write_arrow(self.item_counts, folder / "item_counts.arrow")
         moments = {}
         for name, summary in self.summary.features.items():
@@ -83,9 +103,11 @@ class PartitionFacts:
         for kind in ("counts", "sample"):
             for path in folder.glob(f"{kind}.*.arrow"):
                 features[path.name.split(".")[1]] = Summary(**{kind: read_arrow(path)})
-        frequency, counts = (read_arrow(folder / f"{name}.arrow") for name in ("item_frequency", "item_counts"))
+        tables = {
+            name: read_arrow(folder / f"{name}.arrow") for name in ("item_frequency", "item_held_out", "item_counts")
+        }
         plain = {name: facts[name] for name in _PLAIN}
-        return cls(item_frequency=frequency, item_counts=counts, summary=SideSummary(features), **plain)
+        return cls(summary=SideSummary(features), **tables, **plain)
 
 
 @dataclass(frozen=True)
@@ -93,14 +115,16 @@ class Ingested:
     """What reading the tables found.
 
     ``counts`` by table; ``nulls`` by column of the events table; ``days`` are accepted events by day since the epoch;
-    ``dropped`` events lay behind the split; ``first`` and ``last`` are their times; ``found`` are the places in
+    ``dropped`` events lay behind the split; ``multi_line`` describes
+    cells over several lines (``MultiLineCells``); ``first`` and ``last`` are their times; ``found`` are the places in
     ``Job.asked`` of the users seen.
     """
 
-    counts: dict[str, TableCounts]
+    counts: dict[TableName, TableCounts]
     nulls: dict[str, int]
     days: dict[int, int]
     dropped: int
+    multi_line: list[dict[str, Any]]
     first: int | None
     last: int | None
     found: frozenset[int] = frozenset()
@@ -109,8 +133,9 @@ class Ingested:
     def read(cls, folder: Path, items: Items) -> Ingested:
         """Adds up what the shards' tasks left in ``folder``."""
         facts = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-        counts = {"items": items.counts}
-        for table in ("events", "users"):
+        counts: dict[TableName, TableCounts] = {"items": items.counts}
+        tables: tuple[TableName, ...] = ("events", "users")
+        for table in tables:
             own = [fact for fact in facts if fact["table"] == table]
             if own:
                 reasons = _added([fact["rejects"] for fact in own])
@@ -122,6 +147,7 @@ class Ingested:
             nulls=_added([fact["nulls"] for fact in events]),
             days={int(day): count for day, count in _added([fact["days"] for fact in events]).items()},
             dropped=sum(fact["dropped"] for fact in events),
+            multi_line=[*map(vars, items.multi_line), *(cells for fact in facts for cells in fact["multi_line"])],
             first=min((fact["first"] for fact in events if fact["first"] is not None), default=None),
             last=max((fact["last"] for fact in events if fact["last"] is not None), default=None),
             found=frozenset(place for fact in facts for place in fact["found"]),
@@ -150,19 +176,24 @@ class Ingested:
             nulls=_added([facts["nulls"]["events"]["columns"], self.nulls]),
             days={int(day): count for day, count in days.items()},
             dropped=self.dropped + facts["dropped_after_test_until"],
+            multi_line=[*self.multi_line, *(cells for cells in facts["multi_line"] if cells["table"] == "events")],
             first=min((time for time in (self.first, facts["first_time"]) if time is not None), default=None),
             last=max((time for time in (self.last, facts["last_time"]) if time is not None), default=None),
         )
 
-    def require_fit(self, schema: DatasetSchema) -> None:
-        """Checks that there are events, and few enough rejects.
+    def require_fit(self, schema: DatasetSchema, examples: Mapping[tuple[TableName, str], Place]) -> None:
+        """Checks that there are events, and few enough rejects; ``examples`` are rejects by table and reason.
 
         Raises:
             SchemaError: there are none, or too many.
         """
         if self.counts["events"].rows == 0:
             raise SchemaError("tables.events: expected at least one event, found an empty table. Check its path.")
-        enforce_thresholds(self.counts, schema.validation)
+        shown = {
+            table: replace(count, examples={reason: place for (own, reason), place in examples.items() if own == table})
+            for table, count in self.counts.items()
+        }
+        enforce_thresholds(shown, schema)
 
 
 def _replaced(ingested: Ingested, **changes: Any) -> Ingested:
@@ -212,6 +243,27 @@ def item_frequency(
     for part in parts:
         frequency[np.asarray(part.item_frequency["row"])] += np.asarray(part.item_frequency["count"])
     return frequency
+
+
+def item_held_out(
+    items: int, parts: Sequence[PartitionFacts], previous: Previous | None, remap: pa.Array | None
+) -> pa.Table:
+    """Each row's events in ``valid`` and in ``test``, ``[items] int64``; arguments as of ``item_frequency``."""
+    before = None if previous is None else read_arrow(previous.dir / HELD_OUT_FILE)
+    columns = {}
+    for name in ("valid", "test"):
+        counts = _carried(items, None if before is None else np.asarray(before[name], np.int64), remap)
+        for part in parts:
+            own = part.item_held_out.filter(pc.equal(part.item_held_out["split"], name))
+            counts[np.asarray(own["row"])] += np.asarray(own["count"])
+        columns[name] = counts
+    return pa.table(columns)
+
+
+def new_items(frequency: Int64, held_out: pa.Table) -> int:
+    """Items with test events that have neither a train nor a valid event."""
+    valid, test = (np.asarray(held_out[name], np.int64) for name in ("valid", "test"))
+    return int(((test > 0) & (valid == 0) & (frequency == 0)).sum())
 
 
 def with_item_counts(

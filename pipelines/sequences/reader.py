@@ -27,8 +27,8 @@ __all__ = ["Sequences", "encoded_table", "load_encoded", "load_items", "load_use
 __all__ += ["write_part"]
 
 
-# Columns of ``users/`` that no table has: the user's events, and those in train.
-EVENTS_COLUMN, TRAIN_COLUMN = "__events__", "__train__"
+# Columns of ``users/`` that no table has: the user's events, and those in train and in valid.
+EVENTS_COLUMN, TRAIN_COLUMN, VALID_COLUMN = "__events__", "__train__", "__valid__"
 _EVENT_COLUMNS = ("rows", "times", "actions", "values", "splits")
 
 
@@ -82,7 +82,9 @@ def load_users(features_dir: Path) -> pa.Table:
         ArtifactError: no part can be read.
     """
     table = _read_parts(features_dir / "users", None)
-    table = table.drop_columns([name for name in (EVENTS_COLUMN, TRAIN_COLUMN) if name in table.column_names])
+    table = table.drop_columns(
+        [name for name in (EVENTS_COLUMN, TRAIN_COLUMN, VALID_COLUMN) if name in table.column_names]
+    )
     return table.take(pa.array(as_sorted(joined(table["user_id"]))))
 
 

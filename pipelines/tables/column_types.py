@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from pipelines.contracts.conversion import expected
 from pipelines.contracts.conversion.column_type import FLOAT64, INT64, LIST, STRING, TIMESTAMP, ColumnType
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.schema import DatasetSchema, Side, TableName, TableSource
@@ -38,6 +39,11 @@ class TableTypes:
     def arrow_schema(self) -> pa.Schema:
         """The columns as they are stored."""
         return pa.schema([(name, self.kept.get(name) or self.kinds[name].arrow) for name in self.columns])
+
+    def only(self, columns: Sequence[str]) -> TableTypes:
+        """The types of these columns, in this order."""
+        kinds = {name: self.kinds[name] for name in columns if name in self.kinds}
+        return TableTypes(tuple(columns), kinds, {name: self.kept[name] for name in columns if name in self.kept})
 
 
 def named_columns(schema: DatasetSchema, table: TableName) -> tuple[str, ...]:
@@ -165,6 +171,54 @@ def _schemas(schema: DatasetSchema, table: TableName, files: Sequence[SourceFile
         needed = [name for name in wanted if file.format != "jsonl" or name not in in_json]
         require_columns(own, needed, file, table)
     return filled
+
+
+def require_convertible(
+    schema: DatasetSchema, table: TableName, files: Sequence[SourceFile], types: TableTypes
+) -> None:
+    """Checks that no Parquet file has a column of which every cell would be wrong.
+
+    Raises:
+        SchemaError: one has; the message says file, column, both types, and what to write in the TOML.
+    """
+    source: TableSource = getattr(schema.tables, table)
+    for file in files:
+        if file.is_text:
+            continue
+        for field in file_schema(file, source, table):
+            kind = types.kinds.get(field.name)
+            if kind is not None and not _could_be(_plain(field.type), kind):
+                raise _unlike(schema, table, file, field, kind)
+
+
+def _could_be(found: pa.DataType, kind: ColumnType) -> bool:
+    """Whether a cell of a Parquet type can ever be one of the declared type."""
+    types = pa.types
+    if types.is_string(found) or types.is_binary(found) or types.is_null(found):
+        return True
+    if types.is_nested(found):
+        return kind.type in ("list", "embedding") and not (types.is_struct(found) or types.is_map(found))
+    if types.is_timestamp(found) or types.is_date(found):
+        return kind.type in ("timestamp", "string")
+    if types.is_integer(found) or types.is_floating(found) or types.is_decimal(found):
+        return kind.type not in ("list", "embedding") and (kind.type != "timestamp" or kind.unit is not None)
+    return kind.type not in ("list", "embedding", "timestamp")
+
+
+def _unlike(
+    schema: DatasetSchema, table: TableName, file: SourceFile, field: pa.Field, kind: ColumnType
+) -> SchemaError:
+    line = f'[tables.{table}.types] {field.name} = {{ type = "timestamp", unit = "s" }}'
+    found = f"tables.{table}: column {field.name!r} of {file.url} has type {field.type}, expected {expected(kind)}."
+    events = schema.tables.events
+    if table == "events" and field.name == events.order and kind.type == "int64":
+        return SchemaError(f'{found} Give time = "{field.name}" in place of order.')
+    if kind.type == "timestamp":
+        order = f', or give order = "{field.name}" in place of time' if field.name == events.time else ""
+        return SchemaError(f"{found} Write {line} (or ms, us, ns){order}.")
+    return SchemaError(
+        f"{found} Declare another type: [tables.{table}.types] {field.name} = ..., or correct the table."
+    )
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:

@@ -6,33 +6,42 @@ Pure: neither files nor Beam.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from pipelines.contracts.conversion import as_ids, one_array, plain_type
+from pipelines.contracts.arrays import Int64
+from pipelines.contracts.conversion import plain_type
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.kinds import Feature
-from pipelines.contracts.schema import DatasetSchema, Side
+from pipelines.contracts.schema import DatasetSchema, Side, TableName
+from pipelines.tables.column_types import TableTypes, named_columns
 from pipelines.tables.forgotten import Forgotten
 from pipelines.tables.formats.batches import TableBatch
-from pipelines.tables.rejects import MAX_ID_LENGTH, Checks, check_columns
+from pipelines.tables.rejects.checks import Checks
+from pipelines.tables.rejects.rules import check_columns
+from pipelines.tables.rejects.typed_columns import TypedColumns
+
+# What a feature's own rules expect of a cell.
+_EXPECTED = {"dimension": "a vector of the feature's dim", "nan": "finite numbers", "zero": "a vector other than 0"}
 
 
 @dataclass(frozen=True)
 class Accepted:
     """Accepted rows: ``ids`` in the side's id type, ``table`` in the layout of ``EntityChecker.layout``.
 
-    ``forgotten`` are the ids of rows that are dropped because their users are forgotten.
+    ``forgotten`` are the ids of rows that are dropped because their users are forgotten; ``rows`` (``[accepted]``) are
+    the places of the accepted rows in their file.
     """
 
     ids: pa.Array
     table: pa.Table
     rejects: pa.Table
     forgotten: pa.Array
+    rows: Int64
 
 
 def entity_columns(schema: DatasetSchema, side: Side, available: Sequence[str]) -> list[str]:
@@ -65,8 +74,7 @@ class EntityChecker:
     Args:
         schema: the data set's.
         side: item or user.
-        id_type: int64 or string.
-        arrow_schema: the table's columns and types, unified over its files.
+        types: of the table's columns, those to read.
         forgotten: users to erase without trace: their rows are neither accepted nor rejected.
 
     Raises:
@@ -74,63 +82,60 @@ class EntityChecker:
     """
 
     def __init__(
-        self,
-        schema: DatasetSchema,
-        side: Side,
-        id_type: pa.DataType,
-        arrow_schema: pa.Schema,
-        forgotten: Forgotten | None = None,
+        self, schema: DatasetSchema, side: Side, types: TableTypes, forgotten: Forgotten | None = None
     ) -> None:
         self._forgotten = Forgotten.nobody() if forgotten is None else forgotten
         self._schema = schema
-        self._side = side
-        self._id_type = id_type
-        self._arrow_schema = arrow_schema
-        self._features = {feature.source: feature for feature in schema.side(side) if not feature.made_of_events}
-        for name, feature in self._features.items():
-            _require_type(side, name, arrow_schema.field(name).type, feature)
-        self.layout = pa.schema([(field.name, self._stored_type(field)) for field in arrow_schema])
-
-    def _stored_type(self, field: pa.Field) -> pa.DataType:
-        if field.name == self._schema.id_column(self._side):
-            return self._id_type
-        arrow_type, feature = plain_type(field.type), self._features.get(field.name)
-        if feature is not None:
-            return feature.stored_type(arrow_type)
-        return pa.string() if pa.types.is_null(arrow_type) else arrow_type
+        self._table: TableName = "items" if side == "item" else "users"
+        self._id_column = schema.id_column(side)
+        self._types = types
+        self._named = frozenset(named_columns(schema, self._table))
+        self._decimal = getattr(schema.tables, self._table).decimal
+        self._features: dict[str, list[Feature]] = defaultdict(list)
+        for feature in schema.side(side):
+            if not feature.made_of_events:
+                self._features[feature.source].append(feature)
+        self.layout = types.arrow_schema
+        for name, features in self._features.items():
+            for feature in features:
+                _require_type(self._table, name, self.layout.field(name).type, feature)
 
     def check(self, batch: TableBatch) -> Accepted:
         """Checks one batch; the accepted rows keep the batch's order."""
-        raw, name = batch.table, self._schema.id_column(self._side)
-        checks = Checks(len(raw))
-        ids = as_ids(raw[name], self._id_type)
-        checks.reject(ids.null, f"null:{name}")
-        checks.reject(ids.wrong, f"type:{name}")
-        if pa.types.is_string(self._id_type):
-            lengths = np.asarray(pc.fill_null(pc.binary_length(ids.values), 0), np.int64)
-            checks.reject(lengths > MAX_ID_LENGTH, f"length:{name}")
-        columns = [
-            ids.values if field.name == name else self._column(raw, field, checks) for field in self._arrow_schema
-        ]
-        check_columns(checks, raw, self._schema.validation.columns.get(f"{self._side}s", {}))  # type: ignore[call-overload]
-        hidden = self._forgotten.holds(ids.values)
+        checks = Checks(batch, self._table)
+        typed = TypedColumns(batch, self._types, self._decimal, checks)
+        columns = {self._id_column: typed.id(self._id_column)}
+        for name in self._types.columns:
+            if name not in columns:
+                columns[name] = self._value(typed, checks, name)
+        rules = self._schema.validation.columns.get(self._table, {})
+        check_columns(checks, lambda name: columns[name], rules)
+        ids = columns[self._id_column]
+        hidden = self._forgotten.holds(ids)
         checks.hide(hidden)
-        kept = pa.array(checks.accepted)
-        table = pa.Table.from_arrays(columns, schema=self.layout).filter(kept)
-        rejects = checks.rejects(batch, f"{self._side}s")
-        return Accepted(ids.values.filter(kept), table, rejects, ids.values.filter(pa.array(hidden)))
+        kept = checks.accepted
+        arrays = [columns[name] for name in self._types.columns]
+        table = pa.Table.from_arrays(arrays, schema=self.layout).filter(pa.array(kept))
+        return Accepted(
+            ids.filter(pa.array(kept)),
+            table,
+            checks.rejects(),
+            ids.filter(pa.array(hidden)),
+            batch.rows_of(np.flatnonzero(kept)),
+        )
 
-    def _column(self, raw: pa.Table, field: pa.Field, checks: Checks) -> pa.Array:
-        column, feature = one_array(raw[field.name]), self._features.get(field.name)
-        if feature is not None:
-            column = feature.check(column, lambda bad, rule: checks.reject(bad, f"{rule}:{field.name}"))
-        return column.cast(self.layout.field(field.name).type)
+    def _value(self, typed: TypedColumns, checks: Checks, name: str) -> pa.Array:
+        if name not in self._named:
+            return typed.as_they_are(name)
+        column = typed.value(name)
+        for feature in self._features.get(name, []):
+            column = feature.check(column, lambda bad, rule: checks.reject(bad, rule, name, _EXPECTED.get(rule)))
+        return column
 
 
-def _require_type(side: Side, name: str, arrow_type: pa.DataType, feature: Feature) -> None:
-    arrow_type = plain_type(arrow_type)
-    if not feature.accepts(arrow_type) and not pa.types.is_null(arrow_type):
+def _require_type(table: TableName, name: str, arrow_type: pa.DataType, feature: Feature) -> None:
+    if not feature.accepts(plain_type(arrow_type)):
         raise SchemaError(
-            f"tables.{side}s: column {name!r} has type {arrow_type}, {feature.title} expects {feature.expects}. Change "
-            "the feature's kind or the column."
+            f"tables.{table}: column {name!r} has type {arrow_type}, {feature.title} expects {feature.expects}. Change "
+            f"the feature's kind, or declare another type: [tables.{table}.types] {name} = ..."
         )

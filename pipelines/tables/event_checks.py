@@ -1,6 +1,7 @@
 """Events: raw batches of the events table to checked, typed ones that carry catalogue rows instead of item ids.
 
-Reads a raw Arrow batch; returns one of ``checked_schema`` and the rejects. Pure: neither files nor Beam.
+Reads a raw Arrow batch; returns one of ``checked_schema``, the rejects, and the events of unknown items. Pure: neither
+files nor Beam.
 """
 
 from __future__ import annotations
@@ -12,15 +13,19 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from pipelines.contracts.conversion import EARLIEST_US, LATEST_US, Converted, as_ids, as_integers, as_numbers, as_times
+from pipelines.contracts.arrays import Bools
+from pipelines.contracts.conversion import convert
+from pipelines.contracts.conversion.column_type import STRING
 from pipelines.contracts.hashing import fractions_of
 from pipelines.contracts.schema import SPLITS, DatasetSchema
 from pipelines.contracts.vocabulary import ValueTable
+from pipelines.tables.column_types import TableTypes
 from pipelines.tables.forgotten import Forgotten
 from pipelines.tables.formats.batches import TableBatch
-from pipelines.tables.rejects import MAX_ID_LENGTH, Checks, check_columns
+from pipelines.tables.rejects.checks import Checks
+from pipelines.tables.rejects.rules import check_columns
+from pipelines.tables.rejects.typed_columns import TypedColumns
 
 # The split of an event that only its user's whole sequence determines (leave_last_out).
 UNDECIDED = -1
@@ -86,14 +91,21 @@ class ItemLookup:
 class Checked:
     """The result of one batch.
 
-    ``dropped`` counts events after the split's ``test_until``; ``forgotten`` are the user ids of rows that are dropped
+    ``dropped`` counts events after the split's ``test_until``; ``unknown`` (``unknown_schema``) are the events that are
+    left out because their item is not in the items table; ``forgotten`` are the user ids of rows that are dropped
     because their users are forgotten.
     """
 
     events: pa.Table
     rejects: pa.Table
+    unknown: pa.Table
     dropped: int
     forgotten: pa.Array
+
+
+def unknown_schema(user_type: pa.DataType, item_type: pa.DataType) -> pa.Schema:
+    """Columns of events whose item is in no table; ``row`` is the place in the file."""
+    return pa.schema([("user_id", user_type), ("item_id", item_type), ("file", pa.string()), ("row", pa.int64())])
 
 
 class EventChecker:
@@ -101,7 +113,7 @@ class EventChecker:
 
     Args:
         schema: the data set's.
-        user_type: int64 or string, the type of all user ids.
+        types: of the columns of the events table.
         catalogue: items to rows.
         late_before_us: events before this moment are rejected as late; None rejects none.
         forgotten: users to erase without trace: their events are neither accepted nor rejected.
@@ -110,100 +122,123 @@ class EventChecker:
     def __init__(
         self,
         schema: DatasetSchema,
-        user_type: pa.DataType,
+        types: TableTypes,
         catalogue: ItemLookup,
         late_before_us: int | None = None,
         forgotten: Forgotten | None = None,
     ) -> None:
         self._schema = schema
         self._table = schema.tables.events
-        self._user_type = user_type
+        self._types = types
+        self._checked_schema = checked_schema(types.kinds[self._table.user_id].arrow)
         self._catalogue = catalogue
         self._late_before_us = late_before_us
         self._forgotten = Forgotten.nobody() if forgotten is None else forgotten
 
     def check(self, batch: TableBatch) -> Checked:
         """Checks one batch; the accepted events keep the batch's order."""
-        raw = batch.table
-        checks = Checks(len(raw))
-        users = as_ids(raw[self._table.user_id], self._user_type)
-        _check_id(checks, users, self._table.user_id)
-        items = as_ids(raw[self._table.item_id], self._catalogue.item_ids.type)
-        _check_id(checks, items, self._table.item_id)
-        rows = self._catalogue.rows(items.values)
-        checks.reject(rows < 0, f"unknown:{self._table.item_id}")
-        times = self._times(raw, checks)
-        actions = self._actions(raw, checks)
-        values = self._values(raw, checks)
-        check_columns(checks, raw, self._schema.validation.columns.get("events", {}))
-        splits = self._splits(raw, checks, users, items, times)
-        hidden = self._forgotten.holds(users.values)
+        checks = Checks(batch, "events")
+        columns = TypedColumns(batch, self._types, self._table.decimal, checks)
+        users, items = columns.id(self._table.user_id), columns.id(self._table.item_id)
+        rows = self._catalogue.rows(items)
+        times = self._times(columns, checks, len(rows))
+        actions = self._actions(columns, checks, len(rows))
+        values = self._values(columns, checks, len(rows))
+        check_columns(checks, columns.value, self._schema.validation.columns.get("events", {}))
+        splits = self._splits(columns, checks, users, items, times)
+        hidden = self._forgotten.holds(users)
         checks.hide(hidden)
-        kept = checks.accepted
-        dropped = 0
-        if self._schema.split.test_until is not None:
-            inside = times < moment(self._schema.split.test_until)
-            dropped = int((kept & ~inside).sum())
-            kept = kept & inside
-        columns = [users.values, rows, times, actions, values, splits]
-        events = pa.Table.from_arrays([pa.array(column) for column in columns], schema=checked_schema(self._user_type))
+        sound = checks.accepted
+        inside = self._inside(times)
+        kept = sound & inside & (rows >= 0)
+        arrays = [users, rows, times, actions, values, splits]
+        events = pa.Table.from_arrays([pa.array(one) for one in arrays], schema=self._checked_schema)
         if not kept.all():
             events = events.filter(pa.array(kept))
-        rejects = checks.rejects(batch, "events")
-        return Checked(events, rejects, dropped, users.values.filter(pa.array(hidden)))
+        return Checked(
+            events,
+            checks.rejects(),
+            self._unknown(batch, users, items, sound & inside & (rows < 0)),
+            int((sound & ~inside).sum()),
+            users.filter(pa.array(hidden)),
+        )
 
-    def _times(self, raw: pa.Table, checks: Checks) -> npt.NDArray[np.int64]:
+    def _unknown(self, batch: TableBatch, users: pa.Array, items: pa.Array, unknown: Bools) -> pa.Table:
+        schema = unknown_schema(users.type, items.type)
+        places = np.flatnonzero(unknown)
+        if not len(places):
+            return schema.empty_table()
+        chosen = pa.array(places)
+        files = pa.repeat(batch.file, len(places))
+        rows = pa.array(batch.rows_of(places))
+        return pa.Table.from_arrays([users.take(chosen), items.take(chosen), files, rows], schema=schema)
+
+    def _inside(self, times: npt.NDArray[np.int64]) -> Bools:
+        until = self._schema.split.test_until
+        return np.ones(len(times), bool) if until is None else np.asarray(times < moment(until))
+
+    def _times(self, columns: TypedColumns, checks: Checks, count: int) -> npt.NDArray[np.int64]:
         name = self._table.order_column
         if name is None:
-            return np.zeros(len(raw), np.int64)
-        is_time = self._table.time is not None
-        converted = as_times(raw[name]) if is_time else as_integers(raw[name])
-        _check_value(checks, converted, name)
-        times = np.asarray(converted.values.fill_null(0), np.int64)
-        if is_time:
-            rules = self._schema.validation
-            earliest = EARLIEST_US if rules.earliest is None else moment(rules.earliest)
-            latest = LATEST_US if rules.latest is None else moment(rules.latest)
-            checks.reject((times < earliest) | (times >= latest), f"range:{name}")
-            if self._late_before_us is not None:
-                checks.reject(times < self._late_before_us, f"late:{name}")
+            return np.zeros(count, np.int64)
+        values = columns.value(name, required=True).cast(pa.int64())
+        times = np.asarray(values.fill_null(0) if values.null_count else values, np.int64)
+        if self._table.time is not None:
+            self._check_window(checks, times, name)
         return times
 
-    def _actions(self, raw: pa.Table, checks: Checks) -> npt.NDArray[np.int8]:
+    def _check_window(self, checks: Checks, times: npt.NDArray[np.int64], name: str) -> None:
+        rules = self._schema.validation
+        if rules.earliest is not None:
+            expected = f"not before validation.earliest, {rules.earliest.isoformat()}"
+            checks.reject(times < moment(rules.earliest), "range", name, expected)
+        if rules.latest is not None:
+            expected = f"before validation.latest, {rules.latest.isoformat()}"
+            checks.reject(times >= moment(rules.latest), "range", name, expected)
+        if self._late_before_us is not None:
+            expected = f"at most {rules.late_days:g} days before the newest event of the previous run"
+            checks.reject(times < self._late_before_us, "late", name, expected)
+
+    def _actions(self, columns: TypedColumns, checks: Checks, count: int) -> npt.NDArray[np.int8]:
         name = self._table.action
         if name is None or not self._schema.actions:
-            return np.zeros(len(raw), np.int8)
-        converted = as_ids(raw[name], pa.string())
-        _check_value(checks, converted, name)
-        codes = _codes(converted.values, self._schema.action_names)
-        checks.reject(codes < 0, f"allowed:{name}")
+            return np.zeros(count, np.int8)
+        return self._named(columns, checks, name, self._schema.action_names)
+
+    def _named(self, columns: TypedColumns, checks: Checks, name: str, names: tuple[str, ...]) -> npt.NDArray[np.int8]:
+        """``[rows] int8``: the places of a column's values among these names."""
+        values = columns.value(name, required=True)
+        codes = _codes(values if pa.types.is_string(values.type) else convert(values, STRING).values, names)
+        checks.reject(codes < 0, "allowed", name, f"one of {', '.join(map(repr, names))}")
         return codes
 
-    def _values(self, raw: pa.Table, checks: Checks) -> npt.NDArray[np.float32]:
-        if self._table.value is None:
-            return np.zeros(len(raw), np.float32)
-        converted = as_numbers(raw[self._table.value])
-        checks.reject(converted.wrong, f"type:{self._table.value}")
-        values = np.asarray(converted.values.fill_null(0.0), np.float64)
+    def _values(self, columns: TypedColumns, checks: Checks, count: int) -> npt.NDArray[np.float32]:
+        name = self._table.value
+        if name is None:
+            return np.zeros(count, np.float32)
+        read = columns.value(name)
+        values = np.asarray(read.cast(pa.float64()).fill_null(0.0), np.float64)
         limit = float(np.finfo(np.float32).max)
-        checks.reject(np.abs(values) > limit, f"range:{self._table.value}")
+        checks.reject(np.abs(values) > limit, "range", name, "a number that a float32 can hold")
         return np.clip(values, -limit, limit).astype(np.float32) + np.float32(0)  # -0.0 becomes 0.0.
 
     def _splits(
-        self, raw: pa.Table, checks: Checks, users: Converted, items: Converted, times: npt.NDArray[np.int64]
+        self,
+        columns: TypedColumns,
+        checks: Checks,
+        users: pa.Array,
+        items: pa.Array,
+        times: npt.NDArray[np.int64],
     ) -> npt.NDArray[np.int8]:
         split = self._schema.split
         if split.valid_from is not None and split.test_from is not None:
             bounds = np.array([moment(split.valid_from), moment(split.test_from)])
             return np.searchsorted(bounds, times, side="right").astype(np.int8)
         if split.column is None:
-            return np.full(len(raw), UNDECIDED, np.int8)
-        converted = as_ids(raw[split.column], pa.string())
-        _check_value(checks, converted, split.column)
-        codes = _codes(converted.values, SPLITS)
-        checks.reject(codes < 0, f"allowed:{split.column}")
+            return np.full(len(times), UNDECIDED, np.int8)
+        codes = self._named(columns, checks, split.column, SPLITS)
         if split.valid_fraction > 0:
-            drawn = fractions_of(_filled(users.values), _filled(items.values), self._schema.seed)
+            drawn = fractions_of(_filled(users), _filled(items), self._schema.seed)
             codes = np.where((codes == 0) & (drawn < split.valid_fraction), 1, codes).astype(np.int8)
         return codes
 
@@ -218,18 +253,6 @@ def _codes(texts: pa.Array, names: tuple[str, ...]) -> npt.NDArray[np.int8]:
     places = {name: code for code, name in enumerate(names)}
     known = np.array([places.get(text, -1) for text in encoded.dictionary.to_pylist()] + [-1], np.int8)
     return np.take(known, np.asarray(encoded.indices.fill_null(len(known) - 1)))
-
-
-def _check_value(checks: Checks, converted: Converted, name: str) -> None:
-    checks.reject(converted.null, f"null:{name}")
-    checks.reject(converted.wrong, f"type:{name}")
-
-
-def _check_id(checks: Checks, converted: Converted, name: str) -> None:
-    _check_value(checks, converted, name)
-    if pa.types.is_string(converted.values.type):
-        lengths = pc.fill_null(pc.binary_length(converted.values), 0)
-        checks.reject(np.asarray(lengths, np.int64) > MAX_ID_LENGTH, f"length:{name}")
 
 
 def columns_of(schema: DatasetSchema) -> tuple[str, ...]:

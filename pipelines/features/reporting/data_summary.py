@@ -11,31 +11,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipelines.contracts.schema import Side, SplitName, TableName
+from pipelines.tables.rejects.multi_line import MultiLineCells
+from pipelines.tables.rejects.place import Place, shown
 
 _NAME_WIDTH = 18
 _COUNT_WIDTH = 13
-_SHOWN_CHARACTERS = 60
-
-
-@dataclass(frozen=True)
-class Place:
-    """A cell as an example. row: from 0, without the header. value: the cell as text. What is not known is None."""
-
-    file: str | None = None
-    row: int | None = None
-    column: str | None = None
-    value: str | None = None
-    expected: str | None = None
-
-    def __str__(self) -> str:
-        where = [] if self.file is None else [self.file]
-        where += [] if self.row is None else [f"row {self.row}"]
-        parts = [" ".join(where)] if where else []
-        if self.column is not None:
-            value = "" if self.value is None else f" = {_shown(self.value)}"
-            parts.append(f"{self.column}{value}")
-        parts += [] if self.expected is None else [f"expected {self.expected}"]
-        return ", ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -59,21 +39,6 @@ class UnknownIds:
     events: int
     example: str | None = None
     known: str | None = None
-
-
-@dataclass(frozen=True)
-class MultiLineCells:
-    """Cells of a text file that go over several lines: two stray quotes make one of all that is between them.
-
-    cells: how many. lines: of the largest. row: its place.
-    """
-
-    table: TableName
-    column: str
-    cells: int
-    lines: int
-    file: str | None = None
-    row: int | None = None
 
 
 @dataclass(frozen=True)
@@ -149,18 +114,14 @@ def _rejects(table: TableName, rows: int, rejects: Sequence[RejectCount], about:
 
 
 def _ids(side: Side, unknown: UnknownIds) -> str:
-    found = "" if unknown.example is None else f", such as {_shown(unknown.example)}"
-    return found + ("" if unknown.known is None else f" (tables.{side}s has {_shown(unknown.known)})")
+    found = "" if unknown.example is None else f", such as {shown(unknown.example)}"
+    return found + ("" if unknown.known is None else f" (tables.{side}s has {shown(unknown.known)})")
 
 
 def _multi_line(cells: MultiLineCells) -> str:
     where = "" if cells.file is None else f" of {cells.file}"
     row = "" if cells.row is None else f", row {cells.row}"
     return f"in column {cells.column!r}{where}; the largest has {cells.lines:,} lines{row}"
-
-
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…")
 
 
 def _line(name: str, count: str, rest: str) -> str:

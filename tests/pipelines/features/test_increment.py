@@ -161,11 +161,36 @@ def test_where_it_cannot_build_upon_the_previous_run_it_runs_in_full_and_says_wh
     assert content(upon) == content(full)
 
 
-def test_events_rejected_for_an_unknown_item_come_back_when_the_item_does(tmp_path: Path) -> None:
+def test_events_of_an_unknown_item_come_back_when_the_item_does(tmp_path: Path) -> None:
     early = {"user": 1, "item": 15, "time": at(3), "action": "click", "price": 1.0}
     upon, full = run_pair(tmp_path, nothing, before=[*EVENTS, early], items=NEW_ITEMS)
     assert not used(upon)
     assert content(upon) == content(full)
+
+
+@pytest.mark.parametrize("forget", [(), (1,)])
+def test_unknown_events_add_up_over_runs_while_the_catalogue_grows(tmp_path: Path, forget: tuple[int, ...]) -> None:
+    """Item 99 of users 1 and 2 is unknown to both runs, item 15 comes into the catalogue and was named by nobody.
+
+    Users 1, 2 and 9 are in the users table: events of users 3 and 5 are in use, and unknown.
+    """
+    strange = {"item": 99, "time": at(3), "action": "click", "price": 1.0}
+    before = [*EVENTS, {**strange, "user": 1}, {**strange, "user": 2}]
+    after = {"events-2": [{**strange, "user": 2, "time": at(25)}]}
+
+    def any_join(raw: dict[str, Any]) -> None:
+        raw["validation"]["min_joined"] = 0.0
+
+    upon, full = run_pair(tmp_path, any_join, forget=forget, before=before, items=NEW_ITEMS, **after)
+    assert used(upon)
+    for name in ("unknown", "joined", "tables", "counts", "new_in_test"):
+        assert facts_of(upon)[name] == facts_of(full)[name]
+    unknown = facts_of(upon)["unknown"]
+    assert unknown["item"]["events"] == (2 if forget else 3)
+    assert unknown["user"]["events"] == 2
+    assert facts_of(upon)["tables"]["events"]["rejects"] == {}
+    # 11 events of known items, of which user 1 has 6; 2 of them are of users 3 and 5.
+    assert facts_of(upon)["joined"] == pytest.approx(3 / 7 if forget else 9 / 14)
 
 
 def test_late_events_are_rejected_with_their_reason_and_those_within_the_window_are_merged(tmp_path: Path) -> None:
@@ -181,11 +206,12 @@ def test_late_events_are_rejected_with_their_reason_and_those_within_the_window_
 @pytest.mark.parametrize("upon_previous", [True, False])
 def test_forgotten_users_leave_no_trace_in_a_new_artifact(tmp_path: Path, upon_previous: bool) -> None:
     bad = {"user": 1, "item": 99, "time": at(1), "action": "click", "price": 1.0}
-    upon, full = run_pair(tmp_path, nothing, forget=(1, 9), before=[*EVENTS, bad])
+    refused = {"user": 1, "item": 10, "time": at(1), "action": "returned", "price": 1.0}
+    upon, full = run_pair(tmp_path, nothing, forget=(1, 9), before=[*EVENTS, bad, refused])
     out = upon if upon_previous else full
     assert used(upon)
     found = find_traces([tmp_path / "old"], [1, 9])
-    assert {Path(trace.file).parent.name for trace in found} == {"sequences", "users", "rejects"}
+    assert {Path(trace.file).parent.name for trace in found} == {"sequences", "users", "rejects", "unknown"}
     assert {user for trace in found for user in trace.users} == {"1", "9"}
     assert find_traces([out], [1, 9]) == []
     assert content(out)["ids"] == [2, 3, 5]

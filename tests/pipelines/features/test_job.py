@@ -258,20 +258,54 @@ def test_several_files_by_glob_and_list_give_what_one_gives(small: Small, tmp_pa
     assert content(run(schema_of(raw), folder / "features")) == expected
 
 
-def test_events_of_an_unknown_item_are_rejected_with_table_file_row_and_reason(small: Small, tmp_path: Path) -> None:
+def test_events_of_unknown_items_and_users_are_counted_apart_from_rejects(small: Small, tmp_path: Path) -> None:
+    """Item 77 and user 7 are in no table, user 3 (one event) neither; the test allows no rejects at all."""
+    strange = [
+        {"user": 7, "item": 77, "time": at(1), "action": "click", "price": 0.0},
+        {"user": 7, "item": 10, "time": at(1), "action": "click", "price": 0.0},
+    ]
+    out = run(small(events=[*EVENTS, *strange]), tmp_path / "features")
+    facts = open_artifact(out, kind="features").manifest.facts
+    assert facts["tables"]["events"] == {"rows": 9, "rejects": {}}
+    assert {side: unknown["events"] for side, unknown in facts["unknown"].items()} == {"user": 2, "item": 1}
+    assert facts["unknown"]["item"]["example"] == "77"
+    assert facts["joined"] == pytest.approx(6 / 9)
+    assert facts["counts"]["events"] == 8
+    assert Sequences.open(out).user_ids.to_pylist() == [1, 2, 3, 7, 9]
+    kept = pq.read_table(out / "unknown").to_pylist()
+    assert [(event["user_id"], event["item_id"], event["row"]) for event in kept] == [(7, 77, 7)]
+
+
+def test_without_tables_of_items_and_users_nothing_is_unknown(small: Small, tmp_path: Path) -> None:
     def change(raw: dict[str, Any]) -> None:
-        raw["validation"] = {"max_reject_rate": 0.5}
+        del raw["tables"]["items"], raw["tables"]["users"]
+        raw["features"] = {}
 
     strange = {"user": 7, "item": 77, "time": at(1), "action": "click", "price": 0.0}
     out = run(small(change, events=[*EVENTS, strange]), tmp_path / "features")
-    rejects = pq.read_table(out / "rejects").to_pylist()
-    assert [(reject["table"], reject["row"], reject["reason"]) for reject in rejects] == [("events", 7, "unknown:item")]
-    assert rejects[0]["file"].endswith("events.parquet")
-    assert json.loads(rejects[0]["record"])["item"] == 77
-    assert open_artifact(out, kind="features").manifest.facts["tables"]["events"] == {
-        "rows": 8,
-        "rejects": {"unknown:item": 1},
-    }
+    facts = open_artifact(out, kind="features").manifest.facts
+    assert (facts["unknown"], facts["joined"], facts["counts"]["events"]) == ({}, None, 8)
+
+
+def test_ids_that_do_not_join_are_an_error_with_an_id_of_either_side(small: Small, tmp_path: Path) -> None:
+    events = [{**event, "item": f"00{event['item']}"} for event in EVENTS]
+    message = (
+        r"^tables\.events: 0\.00% of 7 events have a user and an item that are in their tables "
+        r"\(users: 100\.00%, items: 0\.00%\)\. validation\.min_joined is 50\.00%\.\n"
+        r"  7 events of unknown items: events have '0030', tables\.items has '30'\n"
+        r'Give both tables the same ids \(where leading zeros count: \[ids\] item = "string"'
+    )
+    with pytest.raises(SchemaError, match=message):
+        run(small(events=events), tmp_path / "features")
+
+
+def test_a_small_share_of_unknown_events_is_a_warning(
+    small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """User 3 has one event of seven and no row in the users table: 85.71 % join."""
+    run(small(), tmp_path / "features")
+    assert "85.71% of 7 events have a user and an item" in caplog.text
+    assert "1 events of unknown users: events have '3', tables.users has" in caplog.text
 
 
 def test_a_reject_far_outside_the_calendar_is_reported_as_the_number_it_is(small: Small, tmp_path: Path) -> None:
@@ -293,7 +327,9 @@ def test_bytes_that_are_no_text_reject_their_row(small: Small, tmp_path: Path) -
     lines = b"\n".join(json.dumps(event, default=lambda moment: moment.isoformat()).encode() for event in EVENTS)
     (tmp_path / "events.jsonl").write_bytes(lines.replace(b"click", b"clic\xc5", 1))
     (tmp_path / "events.parquet").unlink()
-    with pytest.raises(SchemaError, match=r"1 of 7 rows rejected .* By reason: type:action 1"):
+    with pytest.raises(
+        SchemaError, match=r"(?s)1 of 7 rows rejected .*\n  type:action 1, such as .*events.jsonl row 0, action = "
+    ):
         run(schema_of(raw_schema(tmp_path)), tmp_path / "features")
 
 
@@ -309,13 +345,28 @@ def with_value(rows: list[dict[str, Any]], column: str, value: object) -> list[d
     ("tables", "message"),
     [
         ({"events": without(EVENTS, "item")}, "expected column 'item' in .*events.parquet, found only user, time"),
-        ({"items": without(ITEMS, "color")}, "tables.items: expected column 'color', found only item, title"),
+        (
+            {"items": without(ITEMS, "color")},
+            "tables.items: expected column 'color' in .*items.parquet, found only item, title",
+        ),
         ({"users": without(USERS, "country")}, "tables.users: expected column 'country'"),
-        ({"events": with_value(EVENTS, "time", 5)}, "expected a timestamp, a date or ISO text .* got int64"),
+        (
+            {"events": with_value(EVENTS, "time", 5)},
+            r"'time' of .*events.parquet has type int64, expected a time .* Write \[tables.events.types\] time = {",
+        ),
         ({"events": with_value(EVENTS, "user", [1])}, "column 'user' has type list"),
-        ({"items": with_value(ITEMS, "price", [1.0])}, "column 'price' has type list.* expects numbers"),
-        ({"items": with_value(ITEMS, "title", 3)}, "column 'title' has type int64.* expects text"),
-        ({"items": [*ITEMS, ITEMS[0]]}, "expected each item once, 1 rows repeat one, the first 20"),
+        (
+            {"items": with_value(ITEMS, "price", [1.0])},
+            "column 'price' of .*items.parquet has type list.*, expected a finite number",
+        ),
+        (
+            {"items": with_value(ITEMS, "title", [3])},
+            "column 'title' of .*items.parquet has type list.*, expected a text",
+        ),
+        (
+            {"items": [*ITEMS, ITEMS[0]]},
+            r"expected each item once, 1 rows repeat one, the first 20 in \S*items.parquet row 0 and \S* row 4",
+        ),
         ({"users": [*USERS, USERS[0]]}, "expected each user once, 9 occurs several times"),
         ({"events": EVENTS[:4]}, r"\[split\]: expected events in test, found none \(train 4, valid 0, test 0\)"),
         ({"events": EVENTS[5:]}, r"\[split\]: expected events in train"),

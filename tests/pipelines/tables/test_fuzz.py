@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.contracts.errors import SchemaError
+from pipelines.contracts.schema import TableName
 from pipelines.features import job as features
-from pipelines.features.planning import checked_columns
-from pipelines.tables.column_types import id_types
+from pipelines.tables.column_types import id_types, require_convertible, table_types
 from pipelines.tables.event_checks import EventChecker, ItemLookup, columns_of
 from pipelines.tables.files import find_files
 from pipelines.tables.readers import plan_shards, read_shard
@@ -112,15 +112,15 @@ def check_all(folder: Path, form: str) -> None:
     raw["tables"]["events"]["path"] = str(folder / f"events.{form}")
     schema = schema_of(raw)
     files = find_files(schema.tables.events, "events")
-    for file in files:
-        checked_columns(file, columns_of(schema), schema)
-    user_type = id_types(schema, {"events": files})["user"].arrow
-    checker = EventChecker(schema, user_type, ItemLookup(pa.array([10, 20, 30, 40])))
-    names = columns_of(schema)
+    inputs: dict[TableName, Any] = {"events": files}
+    types = table_types(schema, "events", files, id_types(schema, inputs)).only(columns_of(schema))
+    require_convertible(schema, "events", files, types)
+    items = pa.array([10, 20, 30, 40]).cast(types.kinds["item"].arrow)
+    checker = EventChecker(schema, types, ItemLookup(items))
     for shard in plan_shards(files, "events"):
-        for batch in read_shard(shard, schema.tables.events, names, {}):
+        for batch in read_shard(shard, schema.tables.events, types.columns, types.kinds):
             checked = checker.check(batch)
-            assert len(checked.events) + len(checked.rejects) == len(batch.table)
+            assert len(checked.events) + len(checked.rejects) + len(checked.unknown) == len(batch.table)
 
 
 def fuzz(folder: Path, seeds: range) -> None:

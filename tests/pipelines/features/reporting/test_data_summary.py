@@ -6,12 +6,12 @@ import json
 
 from pipelines.features.reporting.data_summary import (
     DataSummary,
-    MultiLineCells,
-    Place,
     RejectCount,
     UnknownIds,
     lines,
 )
+from pipelines.tables.rejects.multi_line import MultiLineCells
+from pipelines.tables.rejects.place import Place
 
 FULL = DataSummary(
     users=120_000,

@@ -1,0 +1,41 @@
+"""The summary of a features artifact, from its manifest and its rejects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipelines.contracts.manifest import open_artifact
+from pipelines.contracts.schema import SPLITS
+from pipelines.features.reporting.data_summary import DataSummary, RejectCount, UnknownIds
+from pipelines.features.reporting.drift import Drift
+from pipelines.tables.rejects.multi_line import MultiLineCells
+from pipelines.tables.rejects.thresholds import examples_in
+
+
+def summary_of(features_dir: Path) -> DataSummary:
+    """What the features job found in the tables.
+
+    Raises:
+        ArtifactError: there is no such artifact, or it cannot be read.
+    """
+    facts = open_artifact(features_dir, kind="features", verify=False).manifest.facts
+    examples = examples_in(features_dir / "rejects")
+    rejects = [
+        RejectCount(table, reason, rows, examples.get((table, reason)))
+        for table, found in facts["tables"].items()
+        for reason, rows in found["rejects"].items()
+    ]
+    drift = facts["drift"] or {"found": []}
+    return DataSummary(
+        users=facts["counts"]["users"],
+        items=facts["counts"]["items"],
+        events={name: facts["counts"][name] for name in SPLITS},
+        new_users=facts["new_in_test"]["users"],
+        new_items=facts["new_in_test"]["items"],
+        rows={name: found["rows"] for name, found in facts["tables"].items()},
+        rejects=rejects,
+        unknown={side: UnknownIds(**found) for side, found in facts["unknown"].items()},
+        joined=facts["joined"],
+        multi_line=[MultiLineCells(**found) for found in facts["multi_line"]],
+        drift=[str(Drift(**found)) for found in drift["found"]],
+    )

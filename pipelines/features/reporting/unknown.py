@@ -1,0 +1,67 @@
+"""Events of unknown items: left out, counted apart from rejects, and kept by user and item below ``unknown/``.
+
+What is kept lets a later run that appends count again without forgotten users, and see that an item has come into the
+catalogue. Without an items table no item is unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipelines.contracts.errors import ArtifactError
+from pipelines.contracts.files import write_parquet
+from pipelines.features.task import Job
+from pipelines.tables.forgotten import Forgotten
+
+_FOLDER = "unknown"
+
+
+def write_unknown(tables: Sequence[pa.Table], job: Job, number: int) -> None:
+    """Writes one shard's events of unknown items, in columns of ``unknown_schema``."""
+    if any(len(table) for table in tables):
+        path = Path(job.out) / _FOLDER / f"events-{job.first_shard + number:06d}.parquet"
+        write_parquet(_without_texts(pa.concat_tables(tables), job.forgotten), path)
+
+
+def read_unknown(directory: Path) -> pa.Table | None:
+    """All events of unknown items of an artifact; None if it has none.
+
+    Raises:
+        ArtifactError: a file cannot be read.
+    """
+    folder = directory / _FOLDER
+    try:
+        tables = [pq.ParquetFile(path).read() for path in sorted(folder.glob("events-*.parquet"))]
+        return pa.concat_tables(tables) if tables else None
+    except (OSError, pa.ArrowException) as err:
+        raise ArtifactError(f"{folder}: cannot be read ({err}). Run `towerline features` again.") from err
+
+
+def carry_unknown(before: Path, after: Path, forgotten: Forgotten) -> None:
+    """Takes over what the artifact ``before`` has, without forgotten users."""
+    table = read_unknown(before)
+    if table is None:
+        return
+    kept = ~forgotten.holds(table["user_id"].combine_chunks())
+    table = _without_texts(table.filter(pa.array(kept)), forgotten)
+    if len(table):
+        write_parquet(table, after / _FOLDER / "events-000000.parquet")
+
+
+def _without_texts(table: pa.Table, forgotten: Forgotten) -> pa.Table:
+    """The same without item ids that name a forgotten user."""
+    ids = table["item_id"].combine_chunks()
+    if len(forgotten) == 0:
+        return table
+    encoded = ids.dictionary_encode()
+    texts = encoded.dictionary.cast(pa.string()).to_pylist()
+    names = np.array([forgotten.holds_text(text) for text in texts] + [False], bool)
+    hidden = names[np.asarray(encoded.indices.fill_null(len(texts)))]
+    kept = pc.if_else(pa.array(hidden), pa.scalar(None, ids.type), ids)
+    return table.set_column(table.column_names.index("item_id"), "item_id", kept)

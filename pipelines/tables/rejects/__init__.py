@@ -1,0 +1,1 @@
+"""Which rows of a table are accepted, why the others are not, and how many may be refused."""
