@@ -25,10 +25,10 @@ from pipelines.contracts.conversion import convert, expected, one_array
 from pipelines.contracts.conversion.column_type import STRING, ColumnType
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.schema import DatasetSchema
-from pipelines.tables.column_types import named_columns
+from pipelines.tables.column_types import TableTypes, named_columns
 from pipelines.tables.entity_checks import EntityChecker
 from pipelines.tables.formats.batches import TableBatch
-from pipelines.tables.rejects import REJECTS, Checks, malformed_rejects
+from pipelines.tables.rejects.checks import REJECTS, Checks, malformed_rejects
 
 CHANGE_COLUMN = "change"
 _TABLE = "items"
@@ -106,7 +106,7 @@ def read_changes(feed: Any, bundle: Bundle, state: DeltaState) -> Changes:
     bad = pa.concat_tables([*(part.bad for part in parts), _unfit(rows, types.id_column, state)])
     if bad.num_rows:
         what = f"{table.title}: {bad.num_rows} rows cannot be applied, so nothing was written. Correct them."
-        raise refusal(what, [_bad_row(row, types) for row in bad.to_pylist()])
+        raise refusal(what, [_bad_row(row) for row in bad.to_pylist()])
     others = rows.filter(pc.not_equal(rows["change"], "upsert")).select(["item_id", "change"])
     raw = pa.concat_tables([part.upserts for part in parts], promote_options="default")
     return Changes(raw, others)
@@ -138,14 +138,14 @@ class _FeedChecker:
         if id_column not in raw.column_names:
             found = ", ".join(raw.column_names) or "none"
             raise SchemaError(f"{batch.file}: expected a column {id_column!r}, found {found}.")
-        checks = Checks(len(raw))
+        checks = Checks(batch, _TABLE)
         ids = self._ids(raw[id_column], checks)
         change = _changes_of(raw, checks)
         upserts = np.asarray(pc.equal(change, "upsert"), dtype=bool)
         columns = self._columns(raw, upserts, checks)
         table = self._completed({**columns, id_column: ids})
         places = np.flatnonzero(checks.accepted & upserts)
-        checker = EntityChecker(self.schema, "item", ids.type, table.schema)
+        checker = EntityChecker(self.schema, "item", self._types_of(table))
         checked = checker.check(TableBatch(table.take(pa.array(places)), batch.file, 0))
         refused = places[np.asarray(checked.rejects["row"], np.int64)]
         accepted = checks.accepted
@@ -160,15 +160,16 @@ class _FeedChecker:
         )
         place = checked.rejects.column_names.index("row")
         unfit = checked.rejects.set_column(place, "row", pa.array(batch.rows_of(refused)))
-        bad = pa.concat_tables([checks.rejects(batch, _TABLE), malformed_rejects(batch, _TABLE), unfit])
+        bad = pa.concat_tables([checks.rejects(), malformed_rejects(batch, _TABLE), unfit])
         return _Part(checked.table, rows.filter(pa.array(accepted)), bad)
 
     def _ids(self, column: pa.ChunkedArray, checks: Checks) -> pa.Array:
         kind = self.types.kinds[self.types.id_column]
         read = convert(column, kind)
         empty = pc.equal(read.values, "").fill_null(False) if kind is STRING else None
-        checks.reject(read.null if empty is None else read.null | _mask(empty), f"null:{self.types.id_column}")
-        checks.reject(read.wrong, f"type:{self.types.id_column}")
+        null = read.null if empty is None else read.null | _mask(empty)
+        checks.reject(null, "null", self.types.id_column, "an id")
+        checks.reject(read.wrong, "type", self.types.id_column, expected(kind))
         return read.values
 
     def _columns(self, raw: pa.Table, upserts: Bools, checks: Checks) -> dict[str, pa.Array]:
@@ -179,13 +180,20 @@ class _FeedChecker:
             kind = self.types.kinds.get(name)
             if kind is not None:
                 read = convert(raw[name], kind, decimal=decimal)
-                checks.reject(read.wrong & upserts, f"type:{name}")
+                checks.reject(read.out_of_range & upserts, "range", name, expected(kind))
+                checks.reject(read.wrong & upserts, "type", name, expected(kind))
                 columns[name] = read.values
             elif name in self.types.kept:
                 columns[name] = _cast(raw[name], self.types.kept[name], name)
             elif name != CHANGE_COLUMN:
                 columns[name] = convert(raw[name], STRING).values
         return columns
+
+    def _types_of(self, table: pa.Table) -> TableTypes:
+        """The types of a table of ads that is converted already."""
+        names, kept = tuple(table.column_names), self.types.kept
+        kinds = {name: self.types.kinds.get(name, STRING) for name in names if name not in kept}
+        return TableTypes(names, kinds, {name: kept[name] for name in names if name in kept})
 
     def _completed(self, columns: Mapping[str, pa.Array]) -> pa.Table:
         """The columns, with nulls for those that the TOML names and the feed does not have."""
@@ -204,7 +212,7 @@ def _changes_of(raw: pa.Table, checks: Checks) -> pa.Array:
     plain = pc.utf8_lower(pc.utf8_trim_whitespace(read.values.fill_null("")))
     change = pc.if_else(pc.equal(plain, ""), "upsert", plain)
     known = _mask(pc.is_in(change, value_set=pa.array(CHANGES)))
-    checks.reject(read.wrong | ~known, f"change:{CHANGE_COLUMN}")
+    checks.reject(read.wrong | ~known, "change", CHANGE_COLUMN, f"one of {', '.join(CHANGES)}")
     return change
 
 
@@ -226,34 +234,32 @@ def _unfit(rows: pa.Table, id_column: str, state: DeltaState) -> pa.Table:
     first[np.unique(np.asarray(ids.dictionary_encode().indices), return_index=True)[1]] = True
     upserts = _mask(pc.equal(rows["change"], "upsert"))
     strange = first & ~upserts & (state.rows_of(ids) < 0)
-    parts = [(~first, f"twice:{id_column}"), (strange, f"unknown:{id_column}")]
-    return pa.concat_tables([_rejects(rows.filter(pa.array(bad)), reason, id_column) for bad, reason in parts])
+    parts = [(~first, "twice", "each id once"), (strange, "unknown", "an item of the live version")]
+    return pa.concat_tables([_rejects(rows.filter(pa.array(bad)), rule, id_column, what) for bad, rule, what in parts])
 
 
-def _rejects(rows: pa.Table, reason: str, id_column: str) -> pa.Table:
-    records = [json.dumps({id_column: item_id}) for item_id in rows["item_id"].to_pylist()]
+def _rejects(rows: pa.Table, rule: str, id_column: str, what: str) -> pa.Table:
+    ids = rows["item_id"].to_pylist()
+    records = [json.dumps({id_column: item_id}) for item_id in ids]
     return pa.table(
         {
             "table": pa.repeat(_TABLE, len(rows)),
             "file": rows["file"],
             "row": rows["row"],
-            "reason": pa.repeat(reason, len(rows)),
+            "reason": pa.repeat(f"{rule}:{id_column}", len(rows)),
+            "column": pa.repeat(id_column, len(rows)),
+            "value": pa.array([str(item_id) for item_id in ids], pa.string()),
+            "expected": pa.repeat(what, len(rows)),
             "record": pa.array(records, pa.string()),
         },
         schema=REJECTS,
     )
 
 
-def _bad_row(row: Mapping[str, Any], types: ItemTypes) -> BadRow:
-    rule, _, column = row["reason"].partition(":")
-    record = None if row["record"] is None else json.loads(row["record"])
-    value = record.get(column) if isinstance(record, dict) else record
-    wanted = {
-        "null": "an id" if column == types.id_column else "a value",
-        "change": f"one of {', '.join(CHANGES)}",
-        "twice": "each id once",
-        "unknown": "an item of the live version",
-        "malformed": "a row of the table",
-    }
-    what = expected(types.kinds[column]) if rule == "type" else wanted.get(rule, f"a value within the rule {rule}")
-    return BadRow(row["file"], row["row"], row["reason"], what, value)
+def _bad_row(row: Mapping[str, Any]) -> BadRow:
+    try:
+        record = None if row["record"] is None else json.loads(row["record"])
+    except ValueError:  # Cut short.
+        record = {row["column"]: row["value"]}
+    value = record.get(row["column"]) if isinstance(record, dict) else record
+    return BadRow(row["file"], row["row"], row["reason"], row["expected"] or "a value within the rule", value)

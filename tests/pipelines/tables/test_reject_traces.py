@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipelines.tables.forgotten import Forgotten
 from pipelines.tables.reject_traces import without_texts, without_users
-from pipelines.tables.rejects import REJECTS
+from pipelines.tables.rejects.checks import REJECTS
 
 INT64, STRING = pa.int64(), pa.string()
 
