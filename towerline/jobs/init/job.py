@@ -143,11 +143,13 @@ def _with_roles(
     value = event_roles.value_column(events, taken | {order})
     words = set() if split is None else set(split.evidence.counts or ())
     chosen = choose_split(sample, has_time=time is not None, column=None if split is None else split.name, words=words)
+    has_moments = time is not None and "leave_last_out" not in chosen.keys
     sides = {}
     for side, pair, ids in (("item", item, sample.item), ("user", user, sample.user)):
         if f"{side}s" in profiles:
             leaking = leaks(profiles[f"{side}s"], pair.key, ids, sample, has_time=time is not None)
-            sides[side] = choose_side(side, profiles[f"{side}s"], pair.key, leaking)  # type: ignore[arg-type]
+            table = profiles[f"{side}s"]
+            sides[side] = choose_side(side, table, pair.key, leaking, has_moments=has_moments)  # type: ignore[arg-type]
     return Findings(
         name=name,
         profiles=profiles,

@@ -147,7 +147,13 @@ def test_windows_are_whole_weeks_at_the_end_of_the_data(tmp_path: Path) -> None:
 def test_a_range_of_two_days_leaves_the_last_events_out(tmp_path: Path) -> None:
     world = shop()
     world.events["at_time"] = [START + (time - START) / 60 for time in world.events["at_time"]]
-    assert toml_of(propose(world, tmp_path))["split"] == {"leave_last_out": True}
+    toml = toml_of(propose(world, tmp_path))
+    assert toml["split"] == {"leave_last_out": True}
+    # An example has no moment then, from which the age of an item would count.
+    assert "time_since" not in {feature["kind"] for feature in toml["features"]["item"]}
+    assert toml["tables"]["items"]["types"]["listed"] == "timestamp"
+    assert "listed" in toml["index"]["attributes"]
+    assert toml["evaluation"]["first_seen"] == "listed"
 
 
 def test_a_split_column_cut_by_time_becomes_two_dates(tmp_path: Path) -> None:

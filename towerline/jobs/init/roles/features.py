@@ -56,6 +56,7 @@ class SideChoice:
     left_out: dict[str, str] = field(default_factory=dict)
     attributes: list[str] = field(default_factory=list)
     slices: list[str] = field(default_factory=list)
+    times: list[str] = field(default_factory=list)
     advertiser: Typed | None = None
     title: Typed | None = None
     category: str | None = None
@@ -63,7 +64,7 @@ class SideChoice:
     first_seen: str | None = None
 
 
-def choose_side(side: Side, profile: Profile, key: str, leaks: Mapping[str, str]) -> SideChoice:
+def choose_side(side: Side, profile: Profile, key: str, leaks: Mapping[str, str], *, has_moments: bool) -> SideChoice:
     """Features, types, attributes and report columns of a side.
 
     Args:
@@ -71,6 +72,7 @@ def choose_side(side: Side, profile: Profile, key: str, leaks: Mapping[str, str]
         profile: its table.
         key: its id's column.
         leaks: columns that know what comes later, with the reason.
+        has_moments: whether each training example has its moment, from which ages count.
     """
     chosen = SideChoice()
     names: set[str] = set()
@@ -85,7 +87,10 @@ def choose_side(side: Side, profile: Profile, key: str, leaks: Mapping[str, str]
         if reason or typed is None:
             chosen.left_out[name] = reason
             continue
-        _add(chosen, side, typed, names)
+        if typed.type.type == "timestamp" and not has_moments:
+            _add_time(chosen, side, typed)
+        else:
+            _add(chosen, side, typed, names)
     for name in profile.table.partial:
         chosen.left_out[name] = "some of the files lack it"
     if side == "item":
@@ -124,6 +129,15 @@ def _add(chosen: SideChoice, side: Side, typed: Typed, names: set[str]) -> None:
         chosen.attributes.append(typed.name)
     if kind == "categorical" and typed.distinct <= _MOST_SLICE_VALUES and len(chosen.slices) < _MOST_SLICES:
         chosen.slices.append(typed.name)
+
+
+def _add_time(chosen: SideChoice, side: Side, typed: Typed) -> None:
+    """A time where examples have no moment: for rules and reports alone."""
+    chosen.left_out[typed.name] = "a time, and with this split training does not know the age at each event"
+    if side == "item" and typed.name.isidentifier():
+        chosen.times.append(typed.name)
+        chosen.attributes.append(typed.name)
+        chosen.types[typed.name] = typed.type
 
 
 def _kind(side: Side, typed: Typed, is_title: bool) -> tuple[str | None, dict[str, object], str]:
@@ -281,7 +295,7 @@ def _choose_reports(chosen: SideChoice, profile: Profile) -> None:
     chosen.category = None if best is None else best.name
     prices = [column for column, kind in by_column.items() if kind == "numeric" and _PRICE.search(column)]
     chosen.price = prices[0] if prices else None
-    times = [column for column, kind in by_column.items() if kind == "time_since"]
+    times = [*chosen.times, *(column for column, kind in by_column.items() if kind == "time_since")]
     chosen.first_seen = next((column for column in times if _FIRST_SEEN.search(column)), None)
     if chosen.advertiser is not None and chosen.advertiser.name in chosen.left_out:
         del chosen.left_out[chosen.advertiser.name]
