@@ -42,6 +42,8 @@ KEPT_REJECTS = Path("rejects") / "events-000000.parquet"
 EVENTS_PER_PARTITION = 1_000_000
 # Bytes of a CSV or JSONL file per event, where no footer counts the events.
 _BYTES_PER_TEXT_EVENT = 40
+# By how much gzip and its like make such a file smaller, about.
+_PACKED = 5
 _MAX_PARTITIONS = 4_096
 
 
@@ -135,18 +137,19 @@ class Survey:
             EntityChecker(schema, "user", types["users"])
         for table, own in files.items():
             require_convertible(schema, table, own, types[table])
+        users: tuple[Shard, ...] = ()
+        if inputs.users is not None and schema.tables.users is not None:
+            users = tuple(plan_shards(inputs.users, schema.tables.users, "users"))
         return cls(
-            events=tuple(plan_shards(inputs.events, "events")),
-            users=tuple(plan_shards(inputs.users, "users")) if inputs.users is not None else (),
+            events=tuple(plan_shards(inputs.events, schema.tables.events, "events")),
+            users=users,
             types=types,
         )
 
     @property
     def partitions(self) -> int:
         """How many partitions a full run cuts the users into."""
-        events = sum(
-            shard.rows if shard.rows is not None else shard.file.bytes // _BYTES_PER_TEXT_EVENT for shard in self.events
-        )
+        events = sum(_events_in(shard) for shard in self.events)
         return min(max(-(-events // EVENTS_PER_PARTITION), 1), _MAX_PARTITIONS)
 
     def new_events(self, previous: Previous | None) -> tuple[Shard, ...]:
@@ -155,6 +158,16 @@ class Survey:
             return self.events
         new = {file.url for file in previous.new_files}
         return tuple(shard for shard in self.events if shard.file.url in new)
+
+
+def _events_in(shard: Shard) -> int:
+    """Events of a shard, estimated from its bytes where no footer counts them."""
+    if shard.rows is not None:
+        return shard.rows
+    if shard.span is not None:
+        return (shard.span.end - shard.span.start) // _BYTES_PER_TEXT_EVENT
+    packed = 1 if shard.file.compression is None else _PACKED
+    return packed * shard.file.bytes // _BYTES_PER_TEXT_EVENT
 
 
 def catalogue_of(schema: DatasetSchema, inputs: Inputs, survey: Survey, previous: Previous | None) -> Items:

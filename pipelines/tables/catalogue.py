@@ -67,7 +67,7 @@ def read_items(schema: DatasetSchema, files: Sequence[SourceFile], types: TableT
         0,
     )
     multi_line = MultiLineCount("items")
-    for shard in plan_shards(files, "items"):
+    for shard in plan_shards(files, source, "items"):
         number = files.index(shard.file)
         for batch in read_shard(shard, source, columns, types.kinds):
             accepted = checker.check(batch)

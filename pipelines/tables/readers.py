@@ -6,6 +6,7 @@ Parquet file is as many as its row groups allow, so that workers share it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,28 +14,34 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.contracts.conversion.column_type import ColumnType
+from pipelines.contracts.conversion.column_type import STRING, ColumnType
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.schema import TableSource
 from pipelines.tables.files import SourceFile
 from pipelines.tables.formats.batches import TableBatch
 from pipelines.tables.formats.csv_file import read_csv, read_header
 from pipelines.tables.formats.jsonl_file import read_jsonl, read_keys
-from pipelines.tables.formats.opening import opened, opened_text, readable
+from pipelines.tables.formats.opening import ByteSource, is_utf8, opened, opened_text, readable, utf8_mark
 from pipelines.tables.formats.parquet_file import read_row_groups, row_group_sizes
+from pipelines.tables.formats.spans import Span, SpanSource, csv_spans, line_spans
 
 ROWS_PER_SHARD = 1_000_000
+SPAN_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A part of a file that one worker reads: whole, or some row groups. ``first_row`` is its place in the file."""
+    """A part of a file that one worker reads: whole, or some row groups, or a span of a text file.
+
+    first_row: its place in the file. rows: their number, where it is known.
+    """
 
     table: str
     file: SourceFile
     row_groups: tuple[int, ...] | None
     first_row: int
     rows: int | None
+    span: Span | None = None
 
 
 def file_schema(file: SourceFile, source: TableSource, name: str, wanted: Sequence[str] = ()) -> pa.Schema:
@@ -101,19 +108,41 @@ def require_columns(schema: pa.Schema, wanted: Sequence[str], file: SourceFile, 
         )
 
 
-def plan_shards(files: Sequence[SourceFile], name: str, rows_per_shard: int = ROWS_PER_SHARD) -> list[Shard]:
+def plan_shards(
+    files: Sequence[SourceFile], source: TableSource, name: str, rows_per_shard: int = ROWS_PER_SHARD
+) -> list[Shard]:
     """Cuts files into shards of about ``rows_per_shard`` rows, without splitting a row group.
 
+    A large text file that is local, plain and UTF-8 is cut, too, at ends of records; other text files stay whole.
+
     Raises:
-        SchemaError: a Parquet footer cannot be read.
+        SchemaError: a Parquet footer or a text file cannot be read.
     """
     shards: list[Shard] = []
     for file in files:
         if file.format == "parquet":
             shards.extend(_parquet_shards(file, name, rows_per_shard))
+        elif _can_be_cut(file, source):
+            shards.extend(Shard(name, file, None, span.first_row, None, span) for span in _spans(file, source, name))
         else:
             shards.append(Shard(name, file, None, 0, None))
     return shards
+
+
+def _can_be_cut(file: SourceFile, source: TableSource) -> bool:
+    plain = file.is_local and file.compression is None and is_utf8(source.encoding)
+    return plain and file.bytes >= 2 * SPAN_BYTES
+
+
+def _spans(file: SourceFile, source: TableSource, name: str) -> list[Span]:
+    with readable(file.url, name), opened(file) as handle:
+        mark = utf8_mark(handle)
+        if file.format == "jsonl":
+            return line_spans(handle, mark, file.bytes, SPAN_BYTES)
+        delimiter = delimiter_of(file, source)
+        handle.seek(mark)
+        header = read_header(handle, delimiter)
+        return csv_spans(handle, mark + header.end, file.bytes, delimiter.encode(), SPAN_BYTES)
 
 
 def _parquet_shards(file: SourceFile, name: str, rows_per_shard: int) -> Iterator[Shard]:
@@ -165,15 +194,35 @@ def _batches(
             groups = list(shard.row_groups or ())
             yield from read_row_groups(handle, file.url, columns, groups, shard.first_row, rows_per_batch)
         return
-    own = {field.name for field in _own_fields(file, source, shard.table, ())}
-    with opened_text(file, source.encoding) as text:
+    with _opened_part(shard, source) as text:
         if file.format == "jsonl":
-            # A key that the first lines do not have may come later.
-            asked = [name for name in columns if name in own or name not in dict(file.partitions)]
-            yield from read_jsonl(text, file.url, asked, types, source.decimal)
-        else:
-            asked = [name for name in columns if name in own]
-            yield from read_csv(text, file.url, delimiter_of(file, source), asked)
+            kinds = {name: types.get(name, STRING) for name in _asked_of_json(file, source, shard.table, columns)}
+            yield from read_jsonl(text, file.url, kinds, source.decimal, first_row=shard.first_row)
+            return
+        delimiter = delimiter_of(file, source)
+        with opened_text(file, source.encoding) as head:
+            header = read_header(head, delimiter)
+        asked = [name for name in columns if name in header.usable]
+        given = None if shard.span is None else header
+        yield from read_csv(text, file.url, delimiter, asked, header=given, first_row=shard.first_row)
+
+
+@contextlib.contextmanager
+def _opened_part(shard: Shard, source: TableSource) -> Iterator[ByteSource]:
+    """The text of a shard."""
+    if shard.span is None:
+        with opened_text(shard.file, source.encoding) as text:
+            yield text
+    else:
+        with opened(shard.file) as handle:
+            yield SpanSource(handle, shard.span)
+
+
+def _asked_of_json(file: SourceFile, source: TableSource, name: str, columns: Sequence[str]) -> list[str]:
+    """The columns to look for in the lines: a key that the first lines do not have may come later."""
+    given = dict(file.partitions)
+    own = {field.name for field in _own_fields(file, source, name, ())} if given else set()
+    return [column for column in columns if column in own or column not in given]
 
 
 def _completed(

@@ -16,6 +16,7 @@ from pipelines.tables.formats.opening import ByteSource
 BLOCK_BYTES = 16 << 20
 _QUOTE, _LF, _CR = 34, 10, 13
 Places = npt.NDArray[np.int64]
+NO_QUOTES: Places = np.zeros(0, np.int64)
 
 
 def blocks(source: ByteSource, cut: Callable[[bytes], int], size: int = BLOCK_BYTES) -> Iterator[bytes]:
@@ -62,6 +63,14 @@ def record_cut(piece: bytes, delimiter: bytes) -> int:
     return _last_outside(piece, toggles, b"\n", len(piece)) or _last_outside(piece, toggles, b"\r", len(piece) - 1)
 
 
+def unclosed(piece: bytes, toggles: Places) -> int:
+    """Where the record begins whose quote, the last of ``toggles``, is never closed; the length if all are closed."""
+    if len(toggles) % 2 == 0:
+        return len(piece)
+    quote = int(toggles[-1])
+    return max(_last_outside(piece, toggles, sign, quote) for sign in (b"\n", b"\r"))
+
+
 def _last_outside(piece: bytes, toggles: Places, sign: bytes, before: int) -> int:
     """The place after the last ``sign`` outside quotes."""
     while True:
@@ -83,7 +92,7 @@ def quotes(piece: bytes, delimiter: bytes) -> Places:
         ``[n] int64``, ascending; a doubled quote closes and opens.
     """
     if b'"' not in piece:
-        return np.zeros(0, np.int64)
+        return NO_QUOTES
     content = np.frombuffer(piece, np.uint8)
     places = np.flatnonzero(content == _QUOTE)
     opening = places[::2]

@@ -18,20 +18,26 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from pipelines.tables.formats.batches import Malformed, MultiLine, TableBatch, shown
-from pipelines.tables.formats.blocks import blocks, quotes, record_cut
+from pipelines.tables.formats.blocks import BLOCK_BYTES, blocks, quotes, record_cut, unclosed
 from pipelines.tables.formats.opening import ByteSource
 from pipelines.tables.formats.undecodable import DECODABLE, is_text, marked
 
 # In place of a column's name: lines with another number of cells than the header.
 MALFORMED = "(malformed lines)"
+_HEAD_BYTES = 1 << 20
 _UNCLOSED = "a quote that is closed before the file ends"
 
 
 @dataclass(frozen=True)
 class Header:
-    """The first record of a file. names: of its columns, blanks around them removed; none if the file has no record."""
+    """The first record of a file.
+
+    names: of its columns, blanks around them removed; none if the file has no record. end: where it ends, in bytes of
+    UTF-8 from the beginning, a byte order mark not counted.
+    """
 
     names: tuple[str, ...]
+    end: int = 0
 
     def place(self, column: str) -> int:
         """The place of a column."""
@@ -50,33 +56,51 @@ class Header:
 
 def read_header(source: ByteSource, delimiter: str) -> Header:
     """The header of a file."""
-    for block in blocks(source, functools.partial(record_cut, delimiter=delimiter.encode())):
-        start, end = _first_record(block, delimiter.encode())
-        if end > start:
-            return Header(_names(block[start:end], delimiter))
-    return Header(())
+    before = 0
+    for block in blocks(source, functools.partial(record_cut, delimiter=delimiter.encode()), _HEAD_BYTES):
+        header = _header(block, delimiter)
+        if header.names:
+            return dataclasses.replace(header, end=before + header.end)
+        before += len(block)
+    return Header((), before)
 
 
-def read_csv(source: ByteSource, url: str, delimiter: str, columns: Sequence[str]) -> Iterator[TableBatch]:
-    """Reads a file from its header on.
+def _header(block: bytes, delimiter: str) -> Header:
+    start, end = _first_record(block, delimiter.encode())
+    return Header(_names(block[start:end], delimiter), end) if end > start else Header((), end)
+
+
+def read_csv(
+    source: ByteSource,
+    url: str,
+    delimiter: str,
+    columns: Sequence[str],
+    *,
+    header: Header | None = None,
+    first_row: int = 0,
+    block_bytes: int = BLOCK_BYTES,
+) -> Iterator[TableBatch]:
+    """Reads a file, or a part of it.
 
     Args:
         source: UTF-8 bytes.
         url: name of the file.
         delimiter: one ASCII character.
         columns: those wanted, each of which the header names once.
+        header: the file's, where the source begins after it; None where the source begins with it.
+        first_row: place in the file of the first record.
+        block_bytes: bytes of a batch, about.
 
     Raises:
         ValueError: a record is too long.
     """
-    header: Header | None = None
-    row = 0
-    for block in blocks(source, functools.partial(record_cut, delimiter=delimiter.encode())):
+    row = first_row
+    for block in blocks(source, functools.partial(record_cut, delimiter=delimiter.encode()), block_bytes):
         if header is None:
-            start, end = _first_record(block, delimiter.encode())
-            if end == start:
+            found = _header(block, delimiter)
+            if not found.names:
                 continue
-            header, block = Header(_names(block[start:end], delimiter)), block[end:]
+            header, block = found, block[found.end :]
         if not block.strip(b"\r\n"):
             continue
         batch = _Block(block, url, delimiter, header, row).read(columns)
@@ -103,6 +127,7 @@ def _first_record(block: bytes, delimiter: bytes) -> tuple[int, int]:
 
 
 def _names(record: bytes, delimiter: str) -> tuple[str, ...]:
+    record = record if record.endswith((b"\n", b"\r")) else record + b"\n"
     table = pacsv.read_csv(
         pa.py_buffer(record),
         pacsv.ReadOptions(use_threads=False, block_size=len(record) + 1, autogenerate_column_names=True),
@@ -137,9 +162,7 @@ class _Block:
     def read(self, columns: Sequence[str]) -> TableBatch:
         """The wanted columns as texts."""
         toggles = quotes(self.content, self.delimiter.encode())
-        whole = len(self.content)
-        if len(toggles) % 2:  # The last quote is never closed: its record is no record.
-            whole = record_cut(self.content[: int(toggles[-1])], self.delimiter.encode())
+        whole = unclosed(self.content, toggles)
         content, mark = self.content[:whole], None
         if not is_text(content):
             content, mark = marked(content)
@@ -150,9 +173,9 @@ class _Block:
         if mark is not None:
             batch = _without_marked(batch, mark)
         rest = enumerate(self.content[whole:].splitlines(), self.row + batch.rows)
-        unclosed = [Malformed.line(row, shown(line), _UNCLOSED) for row, line in rest]
+        swallowed = [Malformed.line(row, shown(line), _UNCLOSED) for row, line in rest]
         several = self._multi_line(content) if len(toggles) and batch.rows < _line_ends(content) else {}
-        return dataclasses.replace(batch, malformed=(*batch.malformed, *unclosed), multi_line=several)
+        return dataclasses.replace(batch, malformed=(*batch.malformed, *swallowed), multi_line=several)
 
     def _parsed(self, content: bytes, places: Sequence[int]) -> tuple[pa.Table, list[_Ragged]]:
         """Parses UTF-8; the columns' names are their places."""
@@ -167,6 +190,8 @@ class _Block:
 
         if not content.strip(b"\r\n"):  # Arrow refuses a file without a byte.
             return pa.table({name: pa.array([], pa.string()) for name in asked}), []
+        if not content.endswith((b"\n", b"\r")):  # Arrow takes an empty last cell for quoted if the one before is.
+            content += b"\n"
         table = pacsv.read_csv(
             pa.py_buffer(content),
             pacsv.ReadOptions(use_threads=False, block_size=len(content) + 1, column_names=names),

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pajson
 
-from pipelines.contracts.conversion.column_type import STRING, ColumnType
+from pipelines.contracts.conversion.column_type import ColumnType
 from pipelines.tables.formats.batches import TableBatch
-from pipelines.tables.formats.blocks import blocks, line_cut
+from pipelines.tables.formats.blocks import BLOCK_BYTES, blocks, line_cut
 from pipelines.tables.formats.json_lines import JsonLines
 from pipelines.tables.formats.opening import ByteSource
 
@@ -47,20 +47,27 @@ def _names(block: bytes, name: str) -> bool:
 
 
 def read_jsonl(
-    source: ByteSource, url: str, columns: Sequence[str], types: Mapping[str, ColumnType], decimal: str
+    source: ByteSource,
+    url: str,
+    kinds: Mapping[str, ColumnType],
+    decimal: str,
+    *,
+    first_row: int = 0,
+    block_bytes: int = BLOCK_BYTES,
 ) -> Iterator[TableBatch]:
-    """Reads a file.
+    """Reads a file, or a part of it.
 
     Args:
         source: UTF-8 bytes.
         url: name of the file.
-        columns: those wanted.
-        types: what they will be converted to; a string where it is not said.
+        kinds: the columns wanted, and what they will be converted to.
         decimal: decimal mark of the numbers in texts.
+        first_row: place in the file of the first line.
+        block_bytes: bytes of a batch, about.
     """
-    reader = _Reader(url, {name: types.get(name, STRING) for name in columns}, decimal)
-    row = 0
-    for block in blocks(source, line_cut):
+    reader = _Reader(url, kinds, decimal)
+    row = first_row
+    for block in blocks(source, line_cut, block_bytes):
         batch = reader.read(block, row)
         row += batch.rows
         if batch.rows:

@@ -85,6 +85,16 @@ def opened_text(file: SourceFile, encoding: str) -> Iterator[ByteSource]:
         yield _Utf8(source, encoding)
 
 
+def is_utf8(encoding: str) -> bool:
+    """Whether an encoding's name is one of UTF-8's."""
+    return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
+
+
+def utf8_mark(handle: Any) -> int:
+    """Length of the byte order mark that a UTF-8 file begins with."""
+    return len(_UTF8_MARK) if handle.read(len(_UTF8_MARK)) == _UTF8_MARK else 0
+
+
 class _Utf8:
     """A source of UTF-8 bytes."""
 
@@ -92,9 +102,9 @@ class _Utf8:
         self._source = source
         head = source.read(_READ_BYTES)
         _require_text(head, encoding)
-        is_utf8 = codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
-        self._decoder = None if is_utf8 else codecs.getincrementaldecoder(encoding)(errors=_ERRORS)
-        self._head = head.removeprefix(_UTF8_MARK) if is_utf8 else self._decoded(head).removeprefix(_UTF8_MARK)
+        plain = is_utf8(encoding)
+        self._decoder = None if plain else codecs.getincrementaldecoder(encoding)(errors=_ERRORS)
+        self._head = (head if plain else self._decoded(head)).removeprefix(_UTF8_MARK)
         self._ended = not head
 
     def _decoded(self, content: bytes) -> bytes:

@@ -117,7 +117,7 @@ def check_all(folder: Path, form: str) -> None:
     require_convertible(schema, "events", files, types)
     items = pa.array([10, 20, 30, 40]).cast(types.kinds["item"].arrow)
     checker = EventChecker(schema, types, ItemLookup(items))
-    for shard in plan_shards(files, "events"):
+    for shard in plan_shards(files, schema.tables.events, "events"):
         for batch in read_shard(shard, schema.tables.events, types.columns, types.kinds):
             checked = checker.check(batch)
             assert len(checked.events) + len(checked.rejects) + len(checked.unknown) == len(batch.table)
