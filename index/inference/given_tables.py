@@ -52,7 +52,7 @@ class GivenTable:
             yield TableBatch(self._frame(), self.title, 0)
             return
         source, files = self._files(str(self.given))
-        for shard in plan_shards(files, self.name):
+        for shard in plan_shards(files, source, self.name):
             columns = file_schema(shard.file, source, self.name, tuple(wanted)).names
             yield from read_shard(shard, source, columns, kinds)
 

@@ -44,7 +44,7 @@ class Table:
         Raises:
             SchemaError: a file cannot be read.
         """
-        for shard in plan_shards(self.files, self.name):
+        for shard in plan_shards(self.files, self.source, self.name):
             for batch in read_shard(shard, self.source, columns, {}):
                 yield batch.table
 
