@@ -8,6 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -96,6 +98,44 @@ def _plain_types(toml: dict[str, Any]) -> dict[str, Any]:
 def test_the_same_tables_give_the_same_bytes(tmp_path: Path) -> None:
     world = make_world(3, "small", "letters", "")
     assert proposed(world, tmp_path, "parquet") == proposed(world, tmp_path, "parquet")
+
+
+def test_a_column_that_folders_give_is_typed_like_one_of_the_file(tmp_path: Path) -> None:
+    world = make_world(7, "small", "letters", "")
+    plain = loaded(proposed(world, tmp_path / "plain", "csv"), tmp_path)
+    events = world.events
+    for verb in ("view", "click", "buy"):
+        rows = [row for row, value in enumerate(events["verb"]) if value == verb]
+        part = {name: [cells[row] for row in rows] for name, cells in events.items() if name != "verb"}
+        write(part, tmp_path / "hive" / f"verb={verb}", "part", "csv.gz")
+    paths = {name: write(getattr(world, name), tmp_path, name, "parquet") for name in ("items", "users")}
+    hive = loaded(towerline.init(events=tmp_path / "hive", **paths, folder=tmp_path).toml, tmp_path)
+    assert hive.tables.events.action == "verb"
+    assert hive.actions == plain.actions
+    assert types_of(hive, "events") == types_of(plain, "events")
+
+
+@pytest.mark.parametrize("kind", [pa.int32(), pa.uint64(), pa.float64(), pa.decimal128(20, 0), pa.string()])
+def test_whole_ids_are_int64_however_a_file_stores_them(tmp_path: Path, kind: pa.DataType) -> None:
+    world = make_world(8, "small", "small", "")
+    paths = {name: write(rows, tmp_path, name, "parquet") for name, rows in world.tables.items()}
+    events = pq.read_table(paths["events"])
+    place = events.column_names.index("what")
+    pq.write_table(events.set_column(place, "what", events["what"].cast(kind)), paths["events"])
+    config = loaded(towerline.init(**paths, folder=tmp_path).toml, tmp_path)
+    assert config.ids.item == "int64"
+    assert config.tables.events.item_id == "what"
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_whole_ids_beyond_an_int64_are_strings(tmp_path: Path, *, as_text: bool) -> None:
+    world = make_world(9, "small", "small", "")
+    for rows in (world.events, world.items):
+        large = pa.array([2**64 - 1 - item for item in rows["what"]], pa.uint64())
+        rows["what"] = large.cast(pa.string()) if as_text else large
+    paths = {name: write(rows, tmp_path, name, "parquet") for name, rows in world.tables.items()}
+    config = loaded(towerline.init(**paths, folder=tmp_path).toml, tmp_path)
+    assert config.ids.item == "string"
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t", "|"])

@@ -92,6 +92,8 @@ class ColumnEvidence:
     texts: dict[str, int] = field(default_factory=dict)
     leading_zeros: int = 0
     bools: int = 0
+    # Whole numbers of a file that declares them so, and of which an int64 cannot hold all.
+    integers: int = 0
     characters: int = 0
     words: int = 0
     # The cells as numbers, by the type that reads them; moments in microseconds UTC.
@@ -129,6 +131,7 @@ class ColumnEvidence:
         else:
             self.tried["decimal comma"].alive = False
             self.bools += len(array) if pa.types.is_boolean(array.type) else 0
+            self.integers += len(array) if _is_whole(array.type) else 0
         for kind, converted in self._try(values, counts):
             if kind in self.numbers:
                 _add_numbers(self.numbers[kind], converted.values, places)
@@ -233,6 +236,10 @@ class ListEvidence:
         """Whether the cells are vectors of one length: at least three numbers, not all of them whole."""
         whole = self.values.fits("int64")
         return 3 <= self.shortest == self.longest and self.values.fits("float64") and not whole
+
+
+def _is_whole(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or (pa.types.is_decimal(kind) and kind.scale == 0))
 
 
 def text_of(value: object) -> str:

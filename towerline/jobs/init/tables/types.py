@@ -103,8 +103,9 @@ def type_of(column: ColumnEvidence, decimal: str = ".") -> Typed | None:
 
 def _overflows(column: ColumnEvidence) -> bool:
     """Whether the cells are whole numbers too large for an int64: codes, which a float would round."""
-    digits = bool(column.texts) and all(re.fullmatch(r"-?[0-9]+", text) for text in column.texts)
-    return digits and not column.fits("int64")
+    digits = all(re.fullmatch(r"-?[0-9]+", text) for text in column.texts)
+    whole = column.integers == column.present or (bool(column.texts) and digits)
+    return whole and not column.fits("int64")
 
 
 def _has_text(column: ColumnEvidence) -> bool:
