@@ -99,9 +99,9 @@ def find(paths: dict[str, Paths], *, name: str, ask: Answers | None, progress: P
     """
     questions = Questions(ask)
     tables = {table: look_at(table, _as_given(path)) for table, path in paths.items()}
-    own = {table: profile(tables[table], progress) for table in tables if table != "events"}
+    own = {table: profile(tables[table], questions, progress) for table in tables if table != "events"}
     joins = Joins({(table, key): one.columns[key].distinct for table, one in own.items() for key in one.id_columns()})
-    events = profile(tables["events"], progress, joins)
+    events = profile(tables["events"], questions, progress, joins)
     _require_rows({"events": events, **own})
     item = joined_ids("item", events, own["items"], joins, questions)
     time = event_roles.time_column(events, {item.column}, questions)

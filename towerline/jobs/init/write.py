@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.contracts.conversion.column_type import ColumnType
 from towerline.jobs.init.document import Document
+from towerline.jobs.init.questions import Questions
 from towerline.jobs.init.roles.features import SideChoice, range_of
 from towerline.jobs.init.tables.profile import Profile
 from towerline.jobs.init.tables.types import Typed, moment_of, range_us
@@ -49,7 +50,7 @@ def _write_ids(out: Document, findings: Findings) -> None:
         out.key(side, found, "every id is a plain integer" if found == "int64" else "not every id is a plain integer")
 
 
-def _write_source(out: Document, profile: Profile, path: str | list[str], doubts: list[str]) -> None:
+def _write_source(out: Document, profile: Profile, path: str | list[str], questions: Questions) -> None:
     out.key(
         "path", path, f"{profile.rows:,} rows in {len(profile.table.files):,} file{'s'[: len(profile.table.files) > 1]}"
     )
@@ -58,17 +59,16 @@ def _write_source(out: Document, profile: Profile, path: str | list[str], doubts
         out.key("delimiter", source.delimiter)
     if source.encoding != "utf-8":
         out.key("encoding", source.encoding, "not all bytes are UTF-8")
-    if profile.decimal != ".":
-        out.key("decimal", profile.decimal, "", [profile.decimal_doubt] if profile.decimal_doubt else [])
-    elif profile.decimal_doubt:
-        doubts.append(profile.decimal_doubt)
+    checks = questions.checks(f"tables.{profile.table.name}.decimal")
+    if profile.decimal != "." or checks:
+        out.key("decimal", profile.decimal, "", checks)
 
 
 def _write_events(out: Document, findings: Findings, path: str | list[str]) -> None:
     questions, events = findings.questions, findings.profiles["events"]
     doubts = questions.checks("tables.events")
     out.section("tables.events", checks=doubts)
-    _write_source(out, events, path, [])
+    _write_source(out, events, path, questions)
     for key, pair in (("user_id", findings.user), ("item_id", findings.item)):
         typed = events.typed[pair.column]
         joined = "" if pair.joined is None else f", {pair.joined.share:.1%} of the events are in {key[:-3]}s.{pair.key}"
@@ -97,7 +97,7 @@ def _write_side_table(out: Document, findings: Findings, side: str, path: str | 
     profile, choice = findings.profiles[f"{side}s"], findings.sides[side]
     key = (findings.item if side == "item" else findings.user).key
     out.section(f"tables.{side}s")
-    _write_source(out, profile, path, [])
+    _write_source(out, profile, path, findings.questions)
     out.key(f"{side}_id", key, f"{profile.typed[key].distinct:,} distinct, each once")
     if choice.advertiser is not None:
         out.key("advertiser_id", choice.advertiser.name, f"{choice.advertiser.distinct:,} distinct")

@@ -163,6 +163,16 @@ def test_the_encoding_of_a_text_is_found_and_written_down(tmp_path: Path, encodi
     assert config.tables.items.encoding == {"utf-8-sig": "utf-8"}.get(encoding, encoding)
 
 
+def test_commas_that_may_be_thousands_are_a_question(tmp_path: Path) -> None:
+    world = make_world(6, "small", "small", "")
+    del world.items["picture"]
+    world.items["cost"] = [f"{row + 1},000" for row in range(len(world.items["what"]))]
+    paths = {name: write(rows, tmp_path, name, "csv") for name, rows in world.tables.items()}
+    draft = towerline.init(**paths, folder=tmp_path)
+    assert "tables.items.decimal" in [question.key for question in draft.open]
+    assert "# check: Which is the decimal mark of items?" in draft.toml
+
+
 def test_a_decimal_comma_is_found_and_written_down(tmp_path: Path) -> None:
     world = make_world(6, "small", "small", "")
     del world.items["picture"]

@@ -208,6 +208,16 @@ def test_rarer_actions_weigh_more_and_impressions_are_context(tmp_path: Path) ->
     }
 
 
+def test_actions_whose_names_say_nothing_are_a_question(tmp_path: Path) -> None:
+    world = renamed(shop(), {"verb": "action"})
+    world.events["action"] = [{"view": "x1", "click": "x2", "buy": "x3"}[verb] for verb in world.events["action"]]
+    draft = propose(world, tmp_path)
+    assert "# check: How much does each action count" in draft.toml
+    assert toml_of(draft)["actions"] == {"x1": 1.0, "x2": 1.5, "x3": 2.0}
+    equal = propose(world, tmp_path, ask=lambda question: question.choices[-1])
+    assert set(toml_of(equal)["actions"].values()) == {1.0}
+
+
 def test_odd_names_of_columns_are_written_so_that_they_are_read_back(tmp_path: Path) -> None:
     world = renamed(shop(), {"kind": 'the "kind" (2)', "cost": "cost.eur", "what": "item no.", "time": "time"})
     toml = toml_of(propose(world, tmp_path))

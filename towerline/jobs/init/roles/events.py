@@ -14,6 +14,7 @@ from towerline.jobs.init.tables.types import LATEST_US, Typed, range_us, time_un
 
 SPLIT_WORDS = {"train", "valid", "test"}
 MOST_ACTIONS = 50
+_BY_RARITY, _ALL_EQUAL = "rarer actions count more", "all count 1"
 _LATER_WORDS = re.compile(
     r"updat|modif|expir|birth|until|deliver|ship|end|load|ingest|process|valid|insert", re.IGNORECASE
 )
@@ -117,11 +118,18 @@ def action_column(events: Profile, taken: set[str | None], questions: Questions)
     if best is None:
         return None
     counts = dict(sorted((best[1].evidence.counts or {}).items(), key=lambda pair: (-pair[1], pair[0])))
-    weights = _weights(counts)
     unsure = [value for value in counts if _ACTION_WORDS.search(value) is None]
-    if unsure and len(counts) > 1:
-        questions.note("actions", f"the names do not say what {', '.join(unsure[:5])} mean; weights follow rarity.")
-    return Actions(best[1], weights, counts)
+    if not unsure or len(counts) == 1:
+        return Actions(best[1], _weights(counts), counts)
+    question = Question(
+        "actions",
+        f"How much does each action count as a positive? The names do not say what {', '.join(unsure[:5])} mean.",
+        ", ".join(f"{value}: {count:,} events" for value, count in list(counts.items())[:10]),
+        (_BY_RARITY, _ALL_EQUAL),
+        _BY_RARITY,
+    )
+    equal = questions.choose(question) == _ALL_EQUAL
+    return Actions(best[1], dict.fromkeys(counts, 1.0) if equal else _weights(counts), counts)
 
 
 def _weights(counts: Mapping[str, int]) -> dict[str, float]:

@@ -11,6 +11,7 @@ import pyarrow as pa
 from pipelines.contracts.arrays import Int64
 from pipelines.contracts.conversion import is_list, one_array
 from pipelines.progress import Progress
+from towerline.jobs.init.questions import Question, Questions
 from towerline.jobs.init.tables.columns import ColumnEvidence
 from towerline.jobs.init.tables.sketch import Sketch, UInt64, hashes_of
 from towerline.jobs.init.tables.sources import Table
@@ -44,7 +45,6 @@ class Profile:
     rows: int
     columns: Mapping[str, ColumnEvidence]
     decimal: str = "."
-    decimal_doubt: str = ""
     typed: Mapping[str, Typed] = field(default_factory=dict)
 
     def id_columns(self) -> list[str]:
@@ -58,11 +58,12 @@ class Profile:
         ]
 
 
-def profile(table: Table, progress: Progress, joins: Joins | None = None) -> Profile:
+def profile(table: Table, questions: Questions, progress: Progress, joins: Joins | None = None) -> Profile:
     """Reads a table whole.
 
     Args:
         table: the files.
+        questions: asked where a comma may be a decimal mark or not.
         progress: says how many rows are read.
         joins: also counts the rows whose values are in these keys.
 
@@ -79,10 +80,18 @@ def profile(table: Table, progress: Progress, joins: Joins | None = None) -> Pro
                 if joins is not None:
                     joins.add(name, batch[name])
     progress.line(f"{table.name}: {rows:,} rows, {len(columns)} columns")
-    decimal, doubt = decimal_of(list(columns.values())) if table.is_text else (".", "")
+    decimal = _decimal(table, list(columns.values()), questions)
     found = {name: type_of(evidence, decimal) for name, evidence in columns.items() if name}
     typed = {name: one for name, one in found.items() if one is not None}
-    return Profile(table, rows, columns, decimal, doubt, typed)
+    return Profile(table, rows, columns, decimal, typed)
+
+
+def _decimal(table: Table, columns: list[ColumnEvidence], questions: Questions) -> str:
+    mark, doubt = decimal_of(columns) if table.is_text else (".", "")
+    if not doubt:
+        return mark
+    text = f"Which is the decimal mark of {table.name}?"
+    return questions.choose(Question(f"tables.{table.name}.decimal", text, doubt, (".", ","), mark))
 
 
 # A key: its table and column.

@@ -33,13 +33,12 @@ _VECTOR_SEPARATORS = (",", ";", "|", " ")
 
 @dataclass(frozen=True)
 class Typed:
-    """A column with its type. ``wrong`` cells do not fit it, ``example`` is one; ``doubt`` says what else it may be."""
+    """A column with its type. ``kind`` is how its cells were tried (None: as texts), ``lists`` what lists hold."""
 
     evidence: ColumnEvidence
     type: ColumnType
     kind: Kind | None
     lists: ListEvidence | None = None
-    doubt: str = ""
 
     @property
     def name(self) -> str:
@@ -151,12 +150,12 @@ def _may_be_thousands(column: ColumnEvidence) -> bool:
     return all(re.fullmatch(r"\d+(,\d{3})*", text.strip().lstrip("+-")) for text in column.texts)
 
 
-def _typed_list(column: ColumnEvidence, lists: ListEvidence, separator: str | None, doubt: str = "") -> Typed:
+def _typed_list(column: ColumnEvidence, lists: ListEvidence, separator: str | None) -> Typed:
     given = {} if separator is None else {"separator": separator}
     if lists.is_vector():
-        return Typed(column, ColumnType(type="embedding", **given), "list", lists, doubt)
+        return Typed(column, ColumnType(type="embedding", **given), "list", lists)
     whole = lists.values.fits("int64") and not lists.values.leading_zeros
-    return Typed(column, ColumnType(type="list", of="int64" if whole else "string", **given), "list", lists, doubt)
+    return Typed(column, ColumnType(type="list", of="int64" if whole else "string", **given), "list", lists)
 
 
 def _separated(column: ColumnEvidence) -> Typed | None:
