@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from index.registry.delta_writer import Applied
     from index.registry.registry import Version
     from index.retrieval.retriever import Retriever
+    from pipelines.features.reporting.data_summary import DataSummary
     from pipelines.tables.forget_list import ForgetList
     from towerline.jobs.erasure.outcome import ForgetOutcome
     from towerline.jobs.erasure.report import ErasureReport
@@ -141,6 +142,16 @@ class Project:
         from towerline.jobs.erasure.outcome import ForgetOutcome
 
         return ForgetOutcome.of(self._users(forget), read_manifest(self.work / "features").facts["forgotten"])
+
+    def data_summary(self) -> DataSummary:
+        """What the last features job found in the tables: counts, joins, rejects with examples, drift.
+
+        Raises:
+            ArtifactError: there are no features yet, or they cannot be read.
+        """
+        from pipelines.features.reporting.artifact_summary import summary_of
+
+        return summary_of(self.work / "features")
 
     @_job
     def train(self) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.manifest import open_artifact
 from pipelines.contracts.schema import SPLITS
 from pipelines.features.reporting.data_summary import DataSummary, RejectCount, UnknownIds
@@ -16,9 +17,11 @@ def summary_of(features_dir: Path) -> DataSummary:
     """What the features job found in the tables.
 
     Raises:
-        ArtifactError: there is no such artifact, or it cannot be read.
+        ArtifactError: there is no such artifact, it cannot be read, or an older version wrote it.
     """
     facts = open_artifact(features_dir, kind="features", verify=False).manifest.facts
+    if "new_in_test" not in facts:
+        raise ArtifactError(f"{features_dir}: written by an older version. Run `towerline features` again.")
     examples = examples_in(features_dir / "rejects")
     rejects = [
         RejectCount(table, reason, rows, examples.get((table, reason)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ _LOG = logging.getLogger("towerline.features")
 WARN_BELOW = 0.99
 # How two systems write one id: leading zeros, decimals of a float, blanks, dashes, upper and lower case.
 _SPELLING = r"^0+|\.0*$|[\s_\-]"
+# What the type int64 reads as one number.
+_INTEGER = re.compile(r"\s*-?(0|[1-9][0-9]*)(\.0*)?\s*")
 
 
 @dataclass(frozen=True)
@@ -75,14 +78,20 @@ class Joins:
     def _lines(self) -> Iterator[str]:
         for side, unknown in self.unknown.items():
             if unknown.events:
-                yield f"  {unknown.events:,} events of unknown {side}s{_pair(side, unknown)}"
-        yield _REMEDY
+                events = "event" if unknown.events == 1 else "events"
+                yield f"  {unknown.events:,} {events} of unknown {side}s{_pair(side, unknown)}"
+        remedies = dict.fromkeys(_remedy(side, unknown) for side, unknown in self.unknown.items() if unknown.events)
+        yield f"{'; '.join(remedies)}; or lower validation.min_joined."
 
 
-_REMEDY = (
-    'Give both tables the same ids (where leading zeros count: [ids] item = "string" or user = "string"), complete '
-    "the table, or lower validation.min_joined."
-)
+def _remedy(side: Side, unknown: UnknownIds) -> str:
+    """What to do, by the two ids."""
+    found, known = unknown.example, unknown.known
+    if found is None or known is None or _plain_text(found) != _plain_text(known):
+        return f"Complete tables.{side}s"
+    if _INTEGER.fullmatch(found) and _INTEGER.fullmatch(known):
+        return f'Write [ids] {side} = "int64"'
+    return f"Write the {side} ids of both tables in one way"
 
 
 def _pair(side: Side, unknown: UnknownIds) -> str:
@@ -112,3 +121,7 @@ def example_pair(unknown: Sequence[str], known: pa.Array) -> tuple[str | None, s
 def _plain(ids: pa.Array) -> pa.Array:
     """The ids without what two systems write differently; one of zeros alone is empty."""
     return pc.utf8_lower(pc.replace_substring_regex(ids, _SPELLING, ""))
+
+
+def _plain_text(text: str) -> str:
+    return str(_plain(pa.array([text], pa.string()))[0].as_py())

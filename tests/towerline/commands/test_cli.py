@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.contracts.errors import SchemaError
+from pipelines.features.reporting.data_summary import DataSummary
 from tests.worlds import write_marketplace
 from towerline.commands import cli
 from towerline.commands.cli import PANELS, main, name_of
@@ -101,6 +102,8 @@ def test_what_follows_two_dashes_goes_to_beam_unchanged(config: Path, monkeypatc
         return Path("manifest.json")
 
     monkeypatch.setattr(Project, "features", features)
+    nothing = DataSummary(0, 0, {}, 0, 0, {})
+    monkeypatch.setattr(Project, "data_summary", lambda _: nothing)
     assert main(["features", "--config", str(config), "--", "--runner=FlinkRunner", "--config", "x"]) == 0
     assert seen == [("--runner=FlinkRunner", "--config", "x")]
 

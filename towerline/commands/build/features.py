@@ -34,8 +34,17 @@ def verb(
     remember: Remember = None,
 ) -> Answer:
     """Raw tables to features (Beam)."""
+    from pipelines.features.reporting.data_summary import lines
+
     written = call.project.features(previous=previous, forget=forget, remember=remember)
-    if forget is None:
-        return Answer(facts={"stage": "features"}, written=written)
-    done = call.project.forget_outcome(forget)
-    return Answer(lines=[done.line], facts={"stage": "features", "forgotten": done.as_fact()}, written=written)
+    summary = call.project.data_summary()
+    done = None if forget is None else call.project.forget_outcome(forget)
+    return Answer(
+        lines=[*lines(summary), *([] if done is None else [done.line])],
+        facts={
+            "stage": "features",
+            "data": summary.as_facts(),
+            **({} if done is None else {"forgotten": done.as_fact()}),
+        },
+        written=written,
+    )

@@ -22,16 +22,21 @@ def verb(
     remember: Remember = None,
 ) -> Answer:
     """The nightly job: features to publish, gated and resumable; what is up to date is skipped."""
+    from pipelines.features.reporting.data_summary import lines
+
     done = call.project.refresh(force_reason=force, dry_run=dry_run, forget=forget, remember=remember)
+    summary = call.project.data_summary()
     state = "published" if done.published else "nothing new to publish"
     return Answer(
         lines=[
+            *lines(summary),
             *([] if done.forgotten is None else [done.forgotten.line]),
             f"live: {done.version} ({state})",
         ],
         facts={
             "version": done.version,
             "published": done.published,
+            "data": summary.as_facts(),
             "stages": [vars(one) for one in done.stages],
             **({} if done.forgotten is None else {"forgotten": done.forgotten.as_fact()}),
         },
