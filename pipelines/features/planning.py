@@ -20,7 +20,7 @@ from pipelines.contracts.files import write_parquet
 from pipelines.contracts.manifest import fingerprint_of, read_manifest
 from pipelines.contracts.schema import DatasetSchema, TableName, TableSource
 from pipelines.features.increment import Decision, Previous, decide, kept_rejects, remap, unfit
-from pipelines.features.kept_list import FORGOTTEN_FILE, Asked, Erasure, kept_list
+from pipelines.features.kept_list import FORGOTTEN_FILE, Asked, Erasure, forgotten_by
 from pipelines.features.reporting.unknown import carry_unknown
 from pipelines.features.task import Base, Job, write_asked, write_catalogue, write_remap
 from pipelines.sequences.grouping import keep_users
@@ -289,7 +289,7 @@ class FeaturesPlanner:
     def _appending(self, job: Job, previous: Previous, forgotten: Forgotten) -> Job:
         """The job of a run that appends to a previous one; its rejects are taken over."""
         rejects = kept_rejects(previous.dir, forgotten, self.schema.tables.events.user_id, job.id_type)
-        forgets = not kept_list(previous.dir).covers(forgotten)
+        forgets = not forgotten_by(previous.dir).covers(forgotten)
         if len(rejects):
             write_parquet(rejects, self.out / KEPT_REJECTS)
         carry_unknown(previous.dir, self.out, forgotten)

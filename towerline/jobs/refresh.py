@@ -197,7 +197,7 @@ def _why_full(config: Config, path: Path) -> str | None:
     Raises:
         ArtifactError: the model or the live version is missing or damaged.
     """
-    from towers.training.warm_start import nights_of
+    from towers.training.warm_start import FORGOTTEN_USERS, forgotten_users, nights_of
 
     registry = Registry(config.registry)
     if registry.current_or_none() is None:
@@ -209,6 +209,8 @@ def _why_full(config: Config, path: Path) -> str | None:
         return "[towers] or the seed changed"
     if _features_of(path) != _features_of(config.work / FEATURES):
         return "the schema changed"
+    if forgotten_users(read_manifest(config.work / FEATURES)) != model.facts.get(FORGOTTEN_USERS, 0):
+        return "the list of forgotten users changed, and the last model has learned from their events"
     nights = nights_of(model)
     return f"{nights} nights have gone on from the last full training" if nights >= config.refresh.warm_nights else None
 

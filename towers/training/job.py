@@ -34,7 +34,7 @@ from towers.training.optimizers import LazyAdam
 from towers.training.prefetch import prefetched
 from towers.training.recall import Figures
 from towers.training.validation_recall import can_evaluate, evaluate, selecting, selection
-from towers.training.warm_start import NIGHTS, WarmStart
+from towers.training.warm_start import FORGOTTEN_USERS, NIGHTS, WarmStart, forgotten_users
 from towers.training.workers import part_of, workers
 
 KIND = "model"
@@ -138,6 +138,7 @@ def run(
         (draft.dir / "training.json").write_text(json.dumps(record, indent=1))
         draft.facts.update({"space": facts["space"], "dim": facts["dim"], "best_epoch": trained.best_epoch})
         draft.facts[NIGHTS] = 0 if warm is None else warm.nights()
+        draft.facts[FORGOTTEN_USERS] = forgotten_users(artifact.manifest)
         draft.facts["mined_from"] = mined_from
         draft.facts["valid"] = max((epoch.valid for epoch in trained.curves if epoch.valid is not None), default=None)
     place.remove()

@@ -21,6 +21,7 @@ from towers.network.model import TwoTowers
 from towers.runtime import tf
 
 NIGHTS = "warm_nights"
+FORGOTTEN_USERS = "forgotten_users"
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,11 @@ class WarmStart:
 
     def _misfit(self, expected: str, got: str) -> ArtifactError:
         return ArtifactError(f"{self.model}: expected {expected}, got {got}. Train in full.")
+
+
+def forgotten_users(features: Manifest) -> int:
+    """Number of users whom the features were made without, because they asked to be forgotten."""
+    return int((features.facts.get("forgotten") or {}).get("users", 0))
 
 
 def nights_of(model: Manifest) -> int:

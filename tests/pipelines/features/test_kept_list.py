@@ -97,7 +97,8 @@ def test_a_run_that_fails_has_kept_the_list(schema: DatasetSchema, tmp_path: Pat
     with pytest.raises(SchemaError):
         features.run(schema, out, forget=ForgetList.of([2]))
     (tmp_path / "events-bad.parquet").unlink()
-    features.run(schema, out)
+    features.run(schema, out, previous=out)
+    assert read_manifest(out).facts["increment"]["used"]
     assert users_of(out) == [3, 9]
 
 
