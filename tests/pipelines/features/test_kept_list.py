@@ -23,7 +23,9 @@ Small = Callable[..., DatasetSchema]
 @pytest.fixture
 def schema(small: Small, tmp_path: Path) -> DatasetSchema:
     """The small marketplace, user 1 forgotten in ``features``."""
-    made = small(events=[*EVENTS, {**EVENTS[0], "user": 3, "time": at(3)}])
+    made = small(
+        lambda raw: raw["validation"].update(min_joined=0.0), events=[*EVENTS, {**EVENTS[0], "user": 3, "time": at(3)}]
+    )
     features.run(made, tmp_path / "features", forget=ForgetList.of([1]))
     return made
 
