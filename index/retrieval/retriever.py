@@ -132,10 +132,11 @@ class Retriever:
 
         Args:
             record: ``history`` (item ids, oldest first), ``history_time``, ``history_action``, ``time``, ``user_id``,
-                and the schema's user features by column.
+                and the schema's user features by column. An id may be a number or its text. A time is a datetime, ISO
+                text, or a NumPy, pandas or Arrow value; an integer only in the unit that the schema declares.
             k: how many; if fewer may be shown, all of those are returned.
             where: only items that pass; see ``index.rules.where``.
-            exclude: item ids that must not be returned; unknown ones are ignored.
+            exclude: ids of items that must not be returned, numbers or their text; unknown ones are ignored.
             max_per: maximum number of items per value of an attribute, ``{"advertiser_id": 2}``.
             value_weight: rank by score + value_weight · log value.
             diversity: 0 ranks by score alone, 1 by difference from the items before alone.

@@ -87,6 +87,7 @@ class _AskedReader:
     features: frozenset[str]
     kinds: Mapping[str, ColumnType]
     moments: MomentReader
+    decimal: str
     stored: pa.Table | None
     places: ValueTable | None
 
@@ -107,7 +108,8 @@ class _AskedReader:
         id_names = tuple(dict.fromkeys(["user_id", schema.id_column("user"), schema.tables.events.user_id]))
         kinds = {**kinds, **dict.fromkeys(id_names, user), "time": moments.kind}
         places = None if stored is None else ValueTable(one_array(stored["user_id"]))
-        return cls(id_names, frozenset(columns), kinds, moments, stored, places)
+        decimal = "." if schema.tables.users is None else schema.tables.users.decimal
+        return cls(id_names, frozenset(columns), kinds, moments, decimal, stored, places)
 
     @property
     def layout(self) -> pa.Schema:
@@ -148,7 +150,7 @@ class _AskedReader:
     def read(self, batch: TableBatch) -> tuple[pa.Table, list[BadRow]]:
         """The records of a batch, and the rows that are none."""
         raw, id_column = batch.table, self._id_column(batch)
-        cells = _Cells(batch)
+        cells = _Cells(batch, self.decimal)
         ids = cells.converted(id_column, self.kinds[id_column], needed=True)
         given = {"user_id": ids, **dict.fromkeys(self.features & set(self.id_names), ids)}
         for name in raw.column_names:
@@ -195,13 +197,14 @@ class _AskedReader:
 class _Cells:
     """The cells of a batch in their types, and the rows with a cell that does not fit."""
 
-    def __init__(self, batch: TableBatch) -> None:
+    def __init__(self, batch: TableBatch, decimal: str) -> None:
         self.batch = batch
+        self._decimal = decimal
         self.bad = [BadRow(batch.file, line.row, line.reason, line.expected, line.value) for line in batch.malformed]
 
     def converted(self, name: str, kind: ColumnType, *, needed: bool = False) -> pa.Array:
         """A column in its type; ``needed``: a missing value is refused."""
-        read = convert(self.batch.table[name], kind)
+        read = convert(self.batch.table[name], kind, decimal=self._decimal)
         self.refuse(read.wrong, name, expected(kind))
         if needed:
             empty = np.asarray(pc.equal(read.values, "").fill_null(False), bool) if kind.type == "string" else False

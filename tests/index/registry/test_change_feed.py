@@ -105,16 +105,16 @@ class World:
         self.row_of_id = {item_id: row for row, item_id in enumerate(self.bundle.vocabulary.item_ids.to_pylist())}
 
 
-def write_bundle(path: Path, features: Path) -> Bundle:
+def write_bundle(path: Path, features: Path, attributes: tuple[str, ...] = ATTRIBUTES) -> Bundle:
     schema = DatasetSchema.model_validate_json((features / "schema.json").read_text())
     vocabulary, stored = Vocabulary.load(features / "vocabulary"), load_items(features)
     with write_artifact(path, kind="bundle", inputs={}) as draft:
         typed = with_stored_types(schema, features, vocabulary.item_ids.type)
         (draft.dir / "schema.json").write_text(typed.model_dump_json())
         shutil.copytree(features / "vocabulary", draft.dir / "vocabulary")
-        table = pa.table({"item_id": vocabulary.item_ids, **{name: stored[name] for name in ATTRIBUTES}})
+        table = pa.table({"item_id": vocabulary.item_ids, **{name: stored[name] for name in attributes}})
         pq.write_table(table, draft.dir / "items.parquet")
-        np.save(draft.dir / "vectors.npy", np.zeros((ITEMS, 2), np.float32))
+        np.save(draft.dir / "vectors.npy", np.zeros((len(stored), 2), np.float32))
     return Bundle.open(path)
 
 
@@ -274,3 +274,45 @@ def test_all_bad_rows_are_named_by_reason(worlds: dict[str, World], tmp_path: Pa
     assert "row 6, column 'ad': expected an item of the live version, got 404" in by_reason["unknown:ad"]
     assert "row 8" in by_reason["malformed:line"]
     assert "row 9, column 'ad': expected an id, got None" in by_reason["null:ad"]
+
+
+def test_the_feed_is_written_as_the_items_table_is(tmp_path: Path) -> None:
+    """Semicolons, decimal commas, UTF-16, seconds and separators, as the TOML declares them for the items table."""
+    items = {
+        **SCHEMA["tables"]["items"],
+        "path": "items.txt", "format": "csv", "delimiter": ";", "decimal": ",", "encoding": "utf-16",
+        "types": {
+            "ad": "int64",
+            "listed": {"type": "timestamp", "unit": "s", "timezone": "Europe/Berlin"},
+            "tags": {"type": "list", "separator": "|"},
+            "picture": {"type": "embedding", "separator": " "},
+        },
+    }
+    lines = ["ad;shop;title;brand;size;tags;price;listed;picture"]
+    lines += [f"{ad};s{ad % 2};T {ad};b;{ad % 3};a|b;{ad},50;{1767225600 + ad};0,1 0,2 {ad},5" for ad in range(1, 9)]
+    (tmp_path / "items.txt").write_text("\n".join(lines), "utf-16")
+    at = [datetime.datetime(2026, 1, day, tzinfo=UTC) for day in range(1, 29)]
+    events = {"user": ["u"] * 28, "ad": [1 + day % 8 for day in range(28)], "at": at}
+    pq.write_table(pa.table(events), tmp_path / "events.parquet")
+    raw = {**SCHEMA, "ids": {"item": "int64"}, "tables": {**SCHEMA["tables"], "items": items}}
+    features = features_job.run(parse_schema(resolve_paths(raw, tmp_path), "test"), tmp_path / "features")
+    attributes = ("shop", "title", "brand", "size", "price", "listed", "tags")
+    bundle = write_bundle(tmp_path / "bundle", features, attributes)
+    (tmp_path / "changes.dump").write_text("\n".join(lines[:3]), "utf-16")
+    changes = read_changes(tmp_path / "changes.dump", bundle, DeltaState.of(bundle))
+    assert catalogue_rows(changes.raw, bundle).equals(bundle.items.slice(0, 2).combine_chunks())
+    assert changes.raw["picture"].to_pylist()[1] == pytest.approx([0.1, 0.2, 2.5])
+    assert changes.raw["listed"][0].as_py() == datetime.datetime(2026, 1, 1, 0, 0, 1, tzinfo=UTC)
+
+
+def test_without_an_items_table_a_feed_is_a_list_of_ids(tmp_path: Path) -> None:
+    events = {"user": ["u"] * 28, "ad": [1 + day % 8 for day in range(28)]}
+    at = [datetime.datetime(2026, 1, day, tzinfo=UTC) for day in range(1, 29)]
+    pq.write_table(pa.table({**events, "at": at}), tmp_path / "events.parquet")
+    raw = {**SCHEMA, "tables": {"events": SCHEMA["tables"]["events"]}, "features": {}}
+    features = features_job.run(parse_schema(resolve_paths(raw, tmp_path), "test"), tmp_path / "features")
+    bundle = write_bundle(tmp_path / "bundle", features, ())
+    (tmp_path / "feed.csv").write_text("ad,change\n1,pause\n99,\n")
+    changes = read_changes(tmp_path / "feed.csv", bundle, DeltaState.of(bundle))
+    assert changes.ids.to_pylist() == [{"item_id": 1, "change": "pause"}]
+    assert changes.raw.to_pylist() == [{"ad": 99}]
