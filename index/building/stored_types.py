@@ -40,7 +40,8 @@ def with_stored_types(schema: DatasetSchema, features: Path, item_ids: pa.DataTy
 
 def _kinds(fields: pa.Schema | list[pa.Field]) -> dict[str, ColumnType]:
     kinds = {field.name: ColumnType.for_stored(field.type) for field in fields}
-    return {name: kind for name, kind in kinds.items() if kind is not None}
+    # A time that the TOML does not name may be any (9999-12-31), and one that it names is from 1990 to 2100.
+    return {name: kind for name, kind in kinds.items() if kind is not None and kind.type != "timestamp"}
 
 
 def _schema_of(folder: Path) -> pa.Schema:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from pipelines.contracts.conversion.column_type import ColumnType
+from pipelines.contracts.conversion.plain import without_views
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.schema import TableSource
 from pipelines.tables.files import SourceFile, find_files
@@ -80,7 +81,7 @@ class GivenTable:
         twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
         if twice:
             raise SchemaError(f"{self.title}: names a column twice: {', '.join(twice)}. Rename one.")
-        return table
+        return pa.table({name: without_views(table[name]) for name in table.column_names})
 
 
 @dataclass(frozen=True)

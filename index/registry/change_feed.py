@@ -21,7 +21,7 @@ from index.inference.given_tables import BadRow, GivenTable, refusal
 from index.registry.bundle import Bundle
 from index.registry.deltas import CHANGES, DeltaState
 from pipelines.contracts.arrays import Bools
-from pipelines.contracts.conversion import convert, expected, one_array
+from pipelines.contracts.conversion import convert, one_array
 from pipelines.contracts.conversion.column_type import STRING, ColumnType
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.schema import DatasetSchema
@@ -29,6 +29,7 @@ from pipelines.tables.column_types import TableTypes, named_columns
 from pipelines.tables.entity_checks import EntityChecker
 from pipelines.tables.formats.batches import TableBatch
 from pipelines.tables.rejects.checks import REJECTS, Checks, malformed_rejects
+from pipelines.tables.rejects.typed_columns import TypedColumns
 
 CHANGE_COLUMN = "change"
 _TABLE = "items"
@@ -139,14 +140,13 @@ class _FeedChecker:
             found = ", ".join(raw.column_names) or "none"
             raise SchemaError(f"{batch.file}: expected a column {id_column!r}, found {found}.")
         checks = Checks(batch, _TABLE)
-        ids = self._ids(raw[id_column], checks)
         change = _changes_of(raw, checks)
         upserts = np.asarray(pc.equal(change, "upsert"), dtype=bool)
-        columns = self._columns(raw, upserts, checks)
-        table = self._completed({**columns, id_column: ids})
+        ids = TypedColumns(batch, self._types_of(raw), self._decimal, checks).id(id_column)
         places = np.flatnonzero(checks.accepted & upserts)
-        checker = EntityChecker(self.schema, "item", self._types_of(table))
-        checked = checker.check(TableBatch(table.take(pa.array(places)), batch.file, 0))
+        ads = self._completed(raw.take(pa.array(places)))
+        checker = EntityChecker(self.schema, "item", self._types_of(ads))
+        checked = checker.check(TableBatch(ads, batch.file, 0))
         refused = places[np.asarray(checked.rejects["row"], np.int64)]
         accepted = checks.accepted
         accepted[refused] = False
@@ -163,45 +163,22 @@ class _FeedChecker:
         bad = pa.concat_tables([checks.rejects(), malformed_rejects(batch, _TABLE), unfit])
         return _Part(checked.table, rows.filter(pa.array(accepted)), bad)
 
-    def _ids(self, column: pa.ChunkedArray, checks: Checks) -> pa.Array:
-        kind = self.types.kinds[self.types.id_column]
-        read = convert(column, kind)
-        empty = pc.equal(read.values, "").fill_null(False) if kind is STRING else None
-        null = read.null if empty is None else read.null | _mask(empty)
-        checks.reject(null, "null", self.types.id_column, "an id")
-        checks.reject(read.wrong, "type", self.types.id_column, expected(kind))
-        return read.values
-
-    def _columns(self, raw: pa.Table, upserts: Bools, checks: Checks) -> dict[str, pa.Array]:
-        """The other columns in their types. Those that this version does not know are kept as text, for a later one."""
-        columns: dict[str, pa.Array] = {}
-        decimal = "." if self.schema.tables.items is None else self.schema.tables.items.decimal
-        for name in raw.column_names:
-            kind = self.types.kinds.get(name)
-            if kind is not None:
-                read = convert(raw[name], kind, decimal=decimal)
-                checks.reject(read.out_of_range & upserts, "range", name, expected(kind))
-                checks.reject(read.wrong & upserts, "type", name, expected(kind))
-                columns[name] = read.values
-            elif name in self.types.kept:
-                columns[name] = _cast(raw[name], self.types.kept[name], name)
-            elif name != CHANGE_COLUMN:
-                columns[name] = convert(raw[name], STRING).values
-        return columns
+    @property
+    def _decimal(self) -> str:
+        return "." if self.schema.tables.items is None else self.schema.tables.items.decimal
 
     def _types_of(self, table: pa.Table) -> TableTypes:
-        """The types of a table of ads that is converted already."""
+        """Types of a feed's columns. One that this version does not know is kept as text, for a later version."""
         names, kept = tuple(table.column_names), self.types.kept
         kinds = {name: self.types.kinds.get(name, STRING) for name in names if name not in kept}
         return TableTypes(names, kinds, {name: kept[name] for name in names if name in kept})
 
-    def _completed(self, columns: Mapping[str, pa.Array]) -> pa.Table:
-        """The columns, with nulls for those that the TOML names and the feed does not have."""
-        rows = len(columns[self.types.id_column])
+    def _completed(self, ads: pa.Table) -> pa.Table:
+        """The columns of the upserts, with nulls for those that the TOML names and the feed does not have."""
+        columns = {name: ads[name] for name in ads.column_names if name != CHANGE_COLUMN}
         absent = [name for name in named_columns(self.schema, "items") if name not in columns]
-        return pa.table(
-            {**columns, **{name: pa.nulls(rows, self.types.kinds.get(name, STRING).arrow) for name in absent}}
-        )
+        nulls = {name: pa.nulls(len(ads), self.types.kinds.get(name, STRING).arrow) for name in absent}
+        return pa.table({**columns, **nulls})
 
 
 def _changes_of(raw: pa.Table, checks: Checks) -> pa.Array:
@@ -218,13 +195,6 @@ def _changes_of(raw: pa.Table, checks: Checks) -> pa.Array:
 
 def _mask(flags: pa.Array) -> Bools:
     return np.asarray(flags, dtype=bool)
-
-
-def _cast(column: pa.ChunkedArray, stored: pa.DataType, name: str) -> pa.Array:
-    try:
-        return one_array(column).cast(stored)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as err:
-        raise SchemaError(f"column {name!r}: expected {stored}, got {column.type} ({err}).") from err
 
 
 def _unfit(rows: pa.Table, id_column: str, state: DeltaState) -> pa.Table:

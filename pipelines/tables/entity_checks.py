@@ -90,7 +90,8 @@ class EntityChecker:
         self._id_column = schema.id_column(side)
         self._types = types
         self._named = frozenset(named_columns(schema, self._table))
-        self._decimal = getattr(schema.tables, self._table).decimal
+        source = getattr(schema.tables, self._table)
+        self._decimal = "." if source is None else source.decimal
         self._features: dict[str, list[Feature]] = defaultdict(list)
         for feature in schema.side(side):
             if not feature.made_of_events:

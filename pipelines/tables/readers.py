@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.contracts.conversion.column_type import STRING, ColumnType
+from pipelines.contracts.conversion.plain import without_views
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.schema import TableSource
 from pipelines.tables.files import SourceFile
@@ -233,7 +234,7 @@ def _completed(
     arrays: list[pa.Array | pa.ChunkedArray] = []
     for name in columns:
         if name in batch.table.column_names:
-            arrays.append(batch.table[name])
+            arrays.append(without_views(batch.table[name]))
         elif given.get(name) is not None:
             arrays.append(pa.repeat(pa.scalar(given[name], pa.string()), rows))
         else:

@@ -67,6 +67,16 @@ def one_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     return array if plain == array.type else array.cast(plain)
 
 
+def without_views(column: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
+    """The column with plain texts and bytes in place of views, also in lists: Arrow cannot take rows of views."""
+    if "_view" not in str(column.type):
+        return column
+    array = one_array(column)
+    if is_list(array.type):
+        array = array.cast(pa.list_(plain_type(array.type.value_type)))
+    return array
+
+
 def bools(array: pa.Array) -> Bools:
     """``[n] bool`` of a boolean array; a null counts as false."""
     return np.asarray(array.fill_null(False) if array.null_count else array, dtype=bool)

@@ -273,14 +273,18 @@ def test_all_bad_rows_are_named_by_reason(worlds: dict[str, World], tmp_path: Pa
     assert "row 5, column 'ad': expected each id once, got 3" in by_reason["twice:ad"]
     assert "row 6, column 'ad': expected an item of the live version, got 404" in by_reason["unknown:ad"]
     assert "row 8" in by_reason["malformed:line"]
-    assert "row 9, column 'ad': expected an id, got None" in by_reason["null:ad"]
+    assert "row 9, column 'ad': expected an id: an integer from" in by_reason["null:ad"]
 
 
 def test_the_feed_is_written_as_the_items_table_is(tmp_path: Path) -> None:
     """Semicolons, decimal commas, UTF-16, seconds and separators, as the TOML declares them for the items table."""
     items = {
         **SCHEMA["tables"]["items"],
-        "path": "items.txt", "format": "csv", "delimiter": ";", "decimal": ",", "encoding": "utf-16",
+        "path": "items.txt",
+        "format": "csv",
+        "delimiter": ";",
+        "decimal": ",",
+        "encoding": "utf-16",
         "types": {
             "ad": "int64",
             "listed": {"type": "timestamp", "unit": "s", "timezone": "Europe/Berlin"},

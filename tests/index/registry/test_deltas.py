@@ -135,7 +135,10 @@ def test_several_changes_in_one_table_are_one_entry(registry: Registry) -> None:
     ("table", "message"),
     [
         (pa.table({"id": [1]}), r"expected a column 'item_id', found id"),
-        (pa.table({"item_id": [1, None]}), r"null:item_id, 1 row.* row 1, column 'item_id': expected an id, got None"),
+        (
+            pa.table({"item_id": [1, None]}),
+            r"null:item_id, 1 row.* row 1, column 'item_id': expected an id: .*got None",
+        ),
         (pa.table({"item_id": [5, 6, 5]}), r"twice:item_id, 1 row.* row 2, .*expected each id once, got 5"),
         (pa.table({"item_id": ["a"]}), r"type:item_id, 1 row.* row 0, .*expected an integer .*got 'a'"),
         (pa.table({"item_id": [5], "change": ["drop"]}), r"expected one of upsert, remove, pause, resume, got 'drop'"),
