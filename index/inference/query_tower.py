@@ -82,7 +82,7 @@ class QueryTower:
         except (ValueError, RuntimeError) as err:
             raise ArtifactError(f"query tower: not a LiteRT model ({err}). Export the model again.") from err
         self._features = _used_features(first.details, schema)
-        self._encoder = RecordEncoder(self._features, fitted)
+        self._encoder = RecordEncoder(self._features, fitted, schema.column_types("users"))
         fillers: dict[str, Filler] = {
             # Not a method: a tower that refers to itself would hold the vectors until the next garbage collection.
             "history": functools.partial(_fill_vectors, item_vectors),

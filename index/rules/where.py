@@ -216,7 +216,7 @@ class _Compiler:
         if column.kind == "number" and isinstance(constant, int | float) and not isinstance(constant, bool):
             return constant
         if column.kind == "time" and isinstance(constant, str):
-            return time_us(constant)
+            return time_us(constant, f"where: {column.name}")
         raise self._wrong(f"{column.name!r} is {_type_of(column)}; it cannot be compared with {constant!r:.60}")
 
     def _constant(self, node: ast.expr) -> object:

@@ -9,10 +9,12 @@ TensorFlow nor ScaNN.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
 
+from pipelines.contracts.conversion.column_type import ColumnType
 from pipelines.contracts.kinds import Feature
 from pipelines.contracts.kinds.feature import Array, Writer
 from pipelines.contracts.vocabulary import Fitted
@@ -41,7 +43,12 @@ def encode_table(
 
 
 def encode_record(
-    features: Sequence[Feature], fitted: Mapping[str, Fitted], record: Mapping[str, Any], *, as_of_us: int
+    features: Sequence[Feature],
+    fitted: Mapping[str, Fitted],
+    record: Mapping[str, Any],
+    *,
+    as_of_us: int,
+    types: Mapping[str, ColumnType] = MappingProxyType({}),
 ) -> Encoded:
     """Encodes one raw record: what ``encode_table`` returns for a table of that one row.
 
@@ -50,11 +57,15 @@ def encode_record(
         fitted: the vocabulary's entries, by feature name.
         record: raw values by column; an absent one counts as null.
         as_of_us: the moment of the request, microseconds UTC since the epoch.
+        types: the columns' types, as far as they are declared (``DatasetSchema.column_types``).
 
     Raises:
-        SchemaError: a value's type does not fit the feature's kind; the message names feature and value.
+        SchemaError: a value does not fit its column's type; the message names feature, value and type.
     """
-    return {feature.name: feature.encode_record(fitted.get(feature.name), record, as_of_us) for feature in features}
+    return {
+        feature.name: feature.encode_record(fitted.get(feature.name), record, as_of_us, types.get(feature.source))
+        for feature in features
+    }
 
 
 class RecordEncoder:
@@ -63,7 +74,14 @@ class RecordEncoder:
     Writes the features of one record into arrays that are given. Immutable, safe to use from many threads.
     """
 
-    def __init__(self, features: Sequence[Feature], fitted: Mapping[str, Fitted]) -> None:
-        """Prepares the features; their order is that of ``writers``."""
+    def __init__(
+        self,
+        features: Sequence[Feature],
+        fitted: Mapping[str, Fitted],
+        types: Mapping[str, ColumnType] = MappingProxyType({}),
+    ) -> None:
+        """Prepares the features; their order is that of ``writers``. Arguments as in ``encode_record``."""
         self.features = tuple(features)
-        self.writers: tuple[Writer, ...] = tuple(feature.writer(fitted.get(feature.name)) for feature in features)
+        self.writers: tuple[Writer, ...] = tuple(
+            feature.writer(fitted.get(feature.name), types.get(feature.source)) for feature in features
+        )

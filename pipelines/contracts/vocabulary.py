@@ -21,6 +21,8 @@ import pyarrow.compute as pc
 import xxhash
 
 from pipelines.contracts.arrays import Float64, Int32
+from pipelines.contracts.conversion import convert, convert_value, plain_type
+from pipelines.contracts.conversion.column_type import INT64, STRING, ColumnType
 from pipelines.contracts.errors import ArtifactError, SchemaError
 
 MISSING = 0
@@ -28,26 +30,20 @@ OUT_OF_VOCABULARY = 1
 RESERVED_CODES = 2
 
 
-def canonical_type(arrow_type: pa.DataType) -> pa.DataType:
+def value_type(arrow_type: pa.DataType) -> ColumnType:
     """The type in which values of a coded column are compared: int64 for integers, string for all else."""
-    return pa.int64() if pa.types.is_integer(arrow_type) else pa.string()
+    return INT64 if pa.types.is_integer(plain_type(arrow_type)) else STRING
 
 
-def canonical(values: pa.Array) -> pa.Array:
-    """Casts ids or categories to int64 or string, value by value: true reads ``true``, 3.0 reads ``3``."""
-    if isinstance(values, pa.ChunkedArray):
-        values = values.combine_chunks()
-    if pa.types.is_dictionary(values.type):
-        values = values.dictionary_decode()
-    if pa.types.is_floating(values.type):
-        whole = pc.and_(pc.equal(values, pc.floor(values)), pc.less(pc.abs(values), 2.0**53))
-        text = pc.if_else(whole, values, None).cast(pa.int64(), safe=False).cast(pa.string())
-        return pc.coalesce(text, pc.if_else(pc.is_nan(values), None, values).cast(pa.string()))
-    return values.cast(canonical_type(values.type))
+def canonical(values: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """Ids or categories as int64 or string, null where they are neither: true reads ``true``, 3.0 reads ``3``."""
+    return convert(values, value_type(values.type)).values
 
 
 class ValueTable:
     """Maps values to their places: one hash lookup per value, vectorised for arrays and direct for single values.
+
+    A value is found in any form that converts to the table's type: numbers from text, texts from numbers.
 
     Args:
         values: int64 or string, unique, no nulls; the place of a value is its position.
@@ -62,10 +58,10 @@ class ValueTable:
         return len(self.values)
 
     def places(self, values: pa.Array) -> Int32:
-        """``[n] int32`` place of each value, -1 where it is unknown or null."""
+        """``[n] int32`` place of each value, -1 where it is unknown, null or of a type that no value has."""
         if len(values) == 0 or len(self.values) == 0:
             return np.full(len(values), -1, np.int32)
-        wanted = self._same_type(canonical(values))
+        wanted = convert(values, value_type(self.values.type)).values
         # Arrow hashes all values at each call: for few, the kept mapping is faster.
         if len(wanted) < len(self.values) // 16:
             return np.fromiter(
@@ -73,14 +69,6 @@ class ValueTable:
             )
         found = pc.index_in(wanted, value_set=self.values, skip_nulls=True)
         return np.asarray(pc.fill_null(found, -1), dtype=np.int32)
-
-    def _same_type(self, values: pa.Array) -> pa.Array:
-        if values.type == self.values.type:
-            return values
-        if pa.types.is_string(self.values.type):
-            return values.cast(pa.string())
-        as_numbers = pc.if_else(pc.match_substring_regex(values, r"^-?(0|[1-9][0-9]{0,17})$"), values, None)
-        return as_numbers.cast(pa.int64())
 
     @functools.cached_property
     def value_to_place(self) -> dict[Hashable, int]:
@@ -91,10 +79,11 @@ class ValueTable:
         """Place of one value, -1 where it is unknown, null or of a type that no value has."""
         if type(value) is self.python_type:
             return self.value_to_place.get(value, -1)
-        if value is None:
+        try:
+            found = convert_value(value, value_type(self.values.type), "value")
+        except SchemaError:
             return -1
-        array = as_array([value])
-        return int(self.places(array)[0])
+        return self.value_to_place.get(found, -1)
 
     @functools.cached_property
     def python_type(self) -> type:
@@ -116,7 +105,7 @@ def as_array(values: Sequence[Any]) -> pa.Array:
 
 def hash_codes(values: pa.Array, buckets: int) -> Int32:
     """``[n] int32`` code 2 + XXH3-64(text) mod ``buckets``; 0 where null. The same on every machine."""
-    encoded = canonical(values).cast(pa.string()).dictionary_encode()
+    encoded = convert(values, STRING).values.dictionary_encode()
     codes = [RESERVED_CODES + xxhash.xxh3_64_intdigest(text) % buckets for text in encoded.dictionary.to_pylist()]
     if not codes:
         return np.zeros(len(values), np.int32)
@@ -182,20 +171,11 @@ class FittedCodes:
         """``[n] int32`` code of each value: 0 where null, 1 where unknown, else 2 and up."""
         if self.hash_buckets is not None:
             return hash_codes(values, self.hash_buckets)
-        places = self._table.places(values)
-        null = np.asarray(pc.is_null(values), dtype=bool)
-        return np.where(null, MISSING, np.where(places < 0, OUT_OF_VOCABULARY, places + RESERVED_CODES)).astype(
-            np.int32
-        )
-
-    def code(self, value: object) -> int:
-        """Code of one value; equal to ``codes`` of an array that holds it alone."""
-        if value is None:
-            return MISSING
-        if self.hash_buckets is not None:
-            return int(hash_codes(as_array([value]), self.hash_buckets)[0])
-        place = self._table.place(value)
-        return OUT_OF_VOCABULARY if place < 0 else place + RESERVED_CODES
+        converted = convert(values, value_type(self._table.values.type))
+        places = self._table.places(converted.values)
+        return np.where(
+            converted.null, MISSING, np.where(places < 0, OUT_OF_VOCABULARY, places + RESERVED_CODES)
+        ).astype(np.int32)
 
 
 @dataclass(frozen=True)

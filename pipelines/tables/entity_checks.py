@@ -130,7 +130,7 @@ class EntityChecker:
             return typed.as_they_are(name)
         column = typed.value(name)
         for feature in self._features.get(name, []):
-            column = feature.check(column, lambda bad, rule: checks.reject(bad, rule, name, _EXPECTED.get(rule)))
+            feature.check(column, lambda bad, rule: checks.reject(bad, rule, name, _EXPECTED.get(rule)))
         return column
 
 

@@ -23,30 +23,18 @@ in strings alone.
 
 from __future__ import annotations
 
-from pipelines.contracts.conversion.as_types import (
-    EARLIEST_US,
-    LATEST_US,
-    US_PER_DAY,
-    as_ids,
-    as_integers,
-    as_numbers,
-    as_times,
-    time_us,
-)
 from pipelines.contracts.conversion.columns import convert
 from pipelines.contracts.conversion.plain import Converted, is_list, is_number, one_array, plain_type
-from pipelines.contracts.conversion.values import convert_value, expected
+from pipelines.contracts.conversion.times import EARLIEST_US, LATEST_US, US_PER_DAY
+from pipelines.contracts.conversion.values import convert_cell, convert_value, expected, time_us
 
 __all__ = [
     "EARLIEST_US",
     "LATEST_US",
     "US_PER_DAY",
     "Converted",
-    "as_ids",
-    "as_integers",
-    "as_numbers",
-    "as_times",
     "convert",
+    "convert_cell",
     "convert_value",
     "expected",
     "is_list",

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.contracts.arrays import Bools
-from pipelines.contracts.conversion.plain import bools
+from pipelines.contracts.conversion.plain import bools, without
 from pipelines.contracts.conversion.texts import Cells
 
 _BRACKETS = {"[": "]", "{": "}", "(": ")"}
@@ -21,8 +21,11 @@ _NEEDS_READING = "\"'\\[](){}"
 _NO_VALUE = ("null", "NULL", "None")
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
 _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.)", re.DOTALL)
+_QUOTED = r"{0}((?:[^{0}\\]|\\.)*+){0}"
+_BARE = r"""([^\s,"'\[\](){}][^,"\[\](){}]*+|)"""
 _ITEM = re.compile(
-    r"""\s*(?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)'|([^\s,"'\[\](){}][^,"\[\](){}]*|))\s*(,|$)""", re.DOTALL
+    rf"""\s*+(?:{_QUOTED.format('"')}|{_QUOTED.format("'")}|{_BARE})\s*+(,|\Z)""",
+    re.DOTALL,
 )
 
 
@@ -33,17 +36,16 @@ def split_arrays(texts: pa.Array, *, at_blanks: bool) -> pa.Array:
     without commas is cut at blanks.
     """
     in_brackets = _in_brackets(texts)
-    inner = pc.utf8_trim_whitespace(pc.utf8_slice_codeunits(texts, 1, -1))
-    plain = in_brackets & ~_contain_any(inner, _NEEDS_READING)
-    lists = _cut(pc.if_else(pa.array(plain), inner, pa.scalar(None, pa.string())), at_blanks)
-    others = np.flatnonzero(in_brackets & ~plain)
-    if not len(others):
-        return lists
-    encoded = texts.take(pa.array(others)).dictionary_encode()
-    read = pa.array([_items(text) for text in encoded.dictionary.to_pylist()], lists.type).take(encoded.indices)
-    places = np.arange(len(texts))
-    places[others] = len(texts) + np.arange(len(others))
-    return pa.concat_arrays([lists, read]).take(pa.array(places))
+    inner = without(pc.utf8_trim_whitespace(pc.utf8_slice_codeunits(texts, 1, -1)), ~in_brackets)
+    quoted = Cells(inner).contain(_NEEDS_READING)
+    lists = [_cut(without(inner, quoted), at_blanks)]
+    if quoted.any():
+        remaining = without(inner, ~quoted)
+        for quote in ("'", '"'):
+            lists.append(_cut_quoted(remaining, quote))
+            remaining = without(remaining, bools(lists[-1].is_valid()))
+        lists.append(_read_each(without(texts, ~bools(remaining.is_valid()))))
+    return pc.coalesce(*lists)
 
 
 def _in_brackets(texts: pa.Array) -> Bools:
@@ -52,12 +54,6 @@ def _in_brackets(texts: pa.Array) -> Bools:
     closes = [(first == ord(start)) & (last == ord(end)) for start, end in _BRACKETS.items()]
     valid = np.asarray(texts.is_valid(), dtype=bool) & (cells.lengths >= 2)
     return np.logical_and(np.logical_or.reduce(closes), valid)
-
-
-def _contain_any(texts: pa.Array, characters: str) -> Bools:
-    cells = Cells(texts)
-    chosen = np.isin(cells.data, np.frombuffer(characters.encode(), np.uint8))
-    return cells.count(chosen) > 0
 
 
 def _cut(inner: pa.Array, at_blanks: bool) -> pa.Array:
@@ -75,17 +71,42 @@ def _cut(inner: pa.Array, at_blanks: bool) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets), items.filter(pa.array(kept)), mask=inner.is_null())
 
 
+def _cut_quoted(inner: pa.Array, quote: str) -> pa.Array:
+    """The items of arrays in which each item has this quote around it, and no quote or escape inside; else null."""
+    mark = "\x1f"
+    regular = ~Cells(inner).contain("\\" + mark)
+    for between in (f"{quote}, {quote}", f"{quote},{quote}"):
+        inner = pc.replace_substring(inner, between, mark)
+    cells = Cells(inner)
+    regular &= (cells.at(0) == ord(quote)) & (cells.at(cells.lengths - 1) == ord(quote))
+    regular &= cells.count(cells.are(quote)) == 2
+    return pc.split_pattern(pc.utf8_slice_codeunits(without(inner, ~regular), 1, -1), mark)
+
+
+def _read_each(texts: pa.Array) -> pa.Array:
+    """Arrays that need to be read character by character."""
+    encoded = texts.dictionary_encode()
+    items = [_items(text) for text in encoded.dictionary.to_pylist()]
+    return pa.array(items, pa.list_(pa.string())).take(encoded.indices)
+
+
 def _items(text: str) -> list[str | None] | None:
     """The items of one array; None where the text is none."""
-    if text.startswith("["):
+    for read in (_json, _read):
         try:
-            return [_text(value) for value in json.loads(text, parse_float=str, parse_int=str)]
-        except (ValueError, RecursionError):
-            pass
-    try:
-        return list(_read(text[1:-1]))
-    except ValueError:
-        return None
+            items = list(read(text))
+            "".join(item for item in items if item is not None).encode()
+            return items
+        except (ValueError, RecursionError):  # Half a surrogate pair is a ValueError as well.
+            continue
+    return None
+
+
+def _json(text: str) -> Iterator[str | None]:
+    values = json.loads(text, parse_float=str, parse_int=str)
+    if not isinstance(values, list):
+        raise ValueError("no array")
+    return map(_text, values)
 
 
 def _text(value: object) -> str | None:
@@ -96,9 +117,11 @@ def _text(value: object) -> str | None:
     raise ValueError("an array in an array")
 
 
-def _read(inner: str) -> Iterator[str | None]:
+def _read(text: str) -> Iterator[str | None]:
     """Items quoted by either quote, with escapes, or not quoted."""
-    place = 0
+    place, inner = 0, text[1:-1]
+    if text[0] == "(":  # Python writes a comma after a single item.
+        inner = inner.rstrip().removesuffix(",")
     while True:
         found = _ITEM.match(inner, place)
         if found is None:

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from pipelines.contracts.conversion.plain import Converted, bools, converted, nulls, unconvertible, without
 from pipelines.contracts.conversion.strings import EXACT, to_strings
-from pipelines.contracts.conversion.texts import Cells, present
+from pipelines.contracts.conversion.texts import Cells, cast_all, present
 
 _DIGITS = 19
 _LARGEST, _SMALLEST = "9223372036854775807", "-9223372036854775808"
@@ -42,20 +42,36 @@ def _of_floats(source: pa.Array) -> Converted:
 
 
 def _of_texts(texts: pa.Array, decimal: str) -> Converted:
-    values = _if_all_are_canonical(texts)
-    if values is not None:
-        return converted(nulls(texts), values)
-    texts = present(texts)
-    return converted(nulls(texts), parsed(_without_zero_fraction(texts, decimal)))
+    values = if_all_are_canonical(texts)
+    if values is None:
+        texts = present(texts)
+        values = if_all_are_canonical(texts)
+    if values is None:
+        values = _if_all_have_a_zero_fraction(texts)
+    if values is None:
+        values = parsed(_without_zero_fraction(texts, decimal))
+    return converted(nulls(texts), values)
 
 
-def _if_all_are_canonical(texts: pa.Array) -> pa.Array | None:
-    """Arrow reads ``007`` and ``0x1F`` as well: what is canonical is written back as it was read."""
-    try:
-        values = texts.cast(pa.int64())
-    except pa.ArrowInvalid:
+def if_all_are_canonical(texts: pa.Array) -> pa.Array | None:
+    """Texts -> int64; None if a text is not canonical.
+
+    Arrow reads ``007`` and ``0x1F`` as well: what is canonical is written back as it was read.
+    """
+    values = cast_all(texts, pa.int64())
+    if values is None:
         return None
     return values if pc.all(pc.equal(values.cast(pa.string()), texts)).as_py() is not False else None
+
+
+def _if_all_have_a_zero_fraction(texts: pa.Array) -> pa.Array | None:
+    """``5007.0`` in all cells, as pandas writes integers where some are missing."""
+    floats = cast_all(texts, pa.float64())
+    if floats is None or pc.any(pc.greater(pc.abs(floats), EXACT)).as_py():
+        return None
+    values = floats.cast(pa.int64(), safe=False)
+    written = pc.binary_join_element_wise(values.cast(pa.string()), ".0", "")
+    return values if pc.all(pc.equal(written, texts)).as_py() is not False else None
 
 
 def _without_zero_fraction(texts: pa.Array, decimal: str) -> pa.Array:
@@ -64,7 +80,7 @@ def _without_zero_fraction(texts: pa.Array, decimal: str) -> pa.Array:
     marks = cells.are(decimal)
     if not marks.any():
         return texts
-    digits, negative = cells.count(cells.digits), cells.at(0) == ord("-")
+    digits, negative = cells.digits, cells.at(0) == ord("-")
     could_be = (cells.count(marks) == 1) & (digits + negative + 1 == cells.lengths)
     shorter = pc.utf8_rtrim(texts, "0")
     is_zero = bools(pc.ends_with(shorter, decimal)) & (Cells(shorter).lengths < cells.lengths) & could_be
@@ -74,7 +90,7 @@ def _without_zero_fraction(texts: pa.Array, decimal: str) -> pa.Array:
 def parsed(texts: pa.Array) -> pa.Array:
     """Texts -> int64, null where a text is not the canonical form of an int64 (``-0`` is read as 0)."""
     cells = Cells(texts)
-    digits, negative = cells.count(cells.digits), cells.at(0) == ord("-")
+    digits, negative = cells.digits, cells.at(0) == ord("-")
     leading_zero = (cells.at(negative.astype(np.int32)) == ord("0")) & (digits > 1)
     fits = (digits >= 1) & (digits + negative == cells.lengths) & ~leading_zero & (digits <= _DIGITS)
     if (digits == _DIGITS).any():

@@ -43,7 +43,6 @@ def parse_iso(texts: pa.Array) -> IsoTimes:
     """Texts, trimmed, to times. An hour of 24 and a second of 60 are not understood."""
     cells = Cells(texts)
     valid = np.asarray(texts.is_valid(), dtype=bool) & (cells.lengths >= _DATE) & (cells.lengths <= _WIDTH)
-    valid &= cells.count(cells.data > 127) == 0
     padded = pc.ascii_rpad(without(texts, ~valid).fill_null(""), width=_WIDTH, padding=" ")
     matrix = Cells(padded).data.reshape(-1, _WIDTH)
     times = IsoTimes(np.zeros(len(texts), np.int64), np.zeros(len(texts), bool), valid)
@@ -80,7 +79,10 @@ class _Block:
 
     def is_at(self, place: int, characters: str) -> Bools:
         """``[n] bool``: whether the byte at a place is one of ``characters``."""
-        return np.isin(self.bytes[place], np.frombuffer(characters.encode(), np.uint8))
+        found: Bools = self.bytes[place] == ord(characters[0])
+        for character in characters[1:]:
+            found |= self.bytes[place] == ord(character)
+        return found
 
     def number(self, place: int, digits: int, where: Bools | None = None) -> Int32:
         """``[n] int32`` number at a place, 0 outside ``where``; cells without these digits are not valid."""

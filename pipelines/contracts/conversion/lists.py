@@ -31,7 +31,11 @@ def to_lists(source: pa.Array, kind: ColumnType, decimal: str) -> Converted:
     in an embedding as they are.
     """
     if is_list(source.type):
-        return _of_lists(source.cast(pa.list_(source.type.value_type)), nulls(source), kind, ".")
+        value_type = source.type.value_type
+        if pa.types.is_null(value_type):  # Arrow casts lists of nulls to shorter ones.
+            source, value_type = source.cast(pa.list_(pa.string())), pa.string()
+        lists = source if pa.types.is_list(source.type) else source.cast(pa.list_(value_type))
+        return _of_lists(lists, nulls(source), kind, ".")
     if not (pa.types.is_string(source.type) or pa.types.is_binary(source.type)):
         return unconvertible(source, kind.arrow)
     known = nulls(source)

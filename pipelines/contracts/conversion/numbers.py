@@ -17,7 +17,7 @@ from pipelines.contracts.conversion.plain import (
     without,
 )
 from pipelines.contracts.conversion.strings import to_strings
-from pipelines.contracts.conversion.texts import Cells, present
+from pipelines.contracts.conversion.texts import Cells, cast_all, present
 
 _TRUE = ("true", "t", "yes", "y", "1", "1.0")
 _FALSE = ("false", "f", "no", "n", "0", "0.0")
@@ -52,10 +52,12 @@ def _finite(null: Bools, values: pa.Array) -> Converted:
 
 def _floats_of_texts(texts: pa.Array, decimal: str) -> Converted:
     values = _if_all_are_finite(texts) if decimal == "." else None
-    if values is not None:
-        return converted(nulls(texts), values)
-    texts = present(texts)
+    if values is None:
+        texts = present(texts)
+        values = _if_all_are_finite(texts) if decimal == "." else None
     null = nulls(texts)
+    if values is not None:
+        return converted(null, values)
     if decimal != ".":
         texts = without(texts, bools(pc.match_substring(texts, ".")))
         texts = pc.replace_substring(texts, decimal, ".")
@@ -64,16 +66,13 @@ def _floats_of_texts(texts: pa.Array, decimal: str) -> Converted:
 
 def _if_all_are_finite(texts: pa.Array) -> pa.Array | None:
     """Arrow reads ``inf`` and ``nan(1)`` as well; its other forms are ours."""
-    try:
-        values = texts.cast(pa.float64())
-    except pa.ArrowInvalid:
-        return None
-    return values if pc.all(pc.is_finite(values)).as_py() is not False else None
+    values = cast_all(texts, pa.float64())
+    return values if values is not None and pc.all(pc.is_finite(values)).as_py() is not False else None
 
 
 def _are_floats(texts: pa.Array) -> Bools:
     cells = Cells(texts)
-    digits, points = cells.count(cells.digits), cells.count(cells.are("."))
+    digits, points = cells.digits, cells.count(cells.are("."))
     signed = (cells.at(0) == ord("-")) | (cells.at(0) == ord("+"))
     plain: Bools = (digits >= 1) & (points <= 1) & (digits + points + signed == cells.lengths)
     others = np.flatnonzero(~plain)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -12,6 +14,9 @@ from pipelines.contracts.conversion.plain import bools, without
 
 # Cells that mean "no value" in every type but string; compared after trimming, in any case.
 MISSING_TEXTS = ("", "na", "n/a", "#n/a", "nan", "null", "none", r"\n")
+# Few bytes are looked up one by one, others counted by a running sum over all.
+_SPARSE = 4
+_TRIED = 64
 _LONGEST = max(len(text) for text in MISSING_TEXTS)
 
 
@@ -37,9 +42,18 @@ class Cells:
 
     def count(self, chosen: Bools) -> Int32:
         """``[cells] int32`` number of ``chosen`` (``[bytes] bool``) bytes in each cell."""
+        if np.count_nonzero(chosen) * _SPARSE < len(self.starts):
+            owners = np.searchsorted(self.ends, np.flatnonzero(chosen), side="right")
+            return np.bincount(owners, minlength=len(self.starts)).astype(np.int32)
         sums = np.zeros(len(self.data) + 1, np.int32)
         np.cumsum(chosen, out=sums[1:])
         return sums[self.ends] - sums[self.starts]
+
+    def contain(self, characters: str) -> Bools:
+        """``[cells] bool``: whether a cell has any of these ASCII characters."""
+        wanted = np.zeros(256, bool)
+        wanted[np.frombuffer(characters.encode(), np.uint8)] = True
+        return self.count(wanted[self.data]) > 0
 
     def at(self, place: int | Int32) -> npt.NDArray[np.uint8]:
         """``[cells] uint8`` byte of each cell at a place from its start; 0 where the cell is shorter."""
@@ -48,21 +62,32 @@ class Cells:
         found = self.data[np.minimum(self.starts + place, len(self.data) - 1)]
         return np.where(place < self.lengths, found, 0).astype(np.uint8)
 
-    @property
-    def digits(self) -> Bools:
-        """``[bytes] bool``: the decimal digits of ASCII."""
-        return (self.data - np.uint8(ord("0"))) < 10
+    @functools.cached_property
+    def digits(self) -> Int32:
+        """``[cells] int32`` number of decimal digits of ASCII in each cell."""
+        return self.lengths - self.count((self.data - np.uint8(ord("0"))) > 9)
 
     def are(self, character: str) -> Bools:
         """``[bytes] bool``: the bytes that are this ASCII character."""
         return np.asarray(self.data == np.uint8(ord(character)))
 
 
+def cast_all(texts: pa.Array, target: pa.DataType) -> pa.Array | None:
+    """The texts read by Arrow's own parser; None if it cannot read one of them.
+
+    Arrow writes an error for each such text, which is slow: a few are tried first.
+    """
+    try:
+        texts.slice(0, _TRIED).cast(target)
+        return texts.cast(target)
+    except pa.ArrowInvalid:
+        return None
+
+
 def trimmed(texts: pa.Array) -> pa.Array:
     """The texts without blanks around them."""
-    data = Cells(texts).data
-    has_blanks = len(data) and bool(((data <= 32) | (data >= 127)).any())
-    return pc.utf8_trim_whitespace(texts) if has_blanks else texts
+    visible = (Cells(texts).data - np.uint8(33)) < 94
+    return texts if visible.all() else pc.utf8_trim_whitespace(texts)
 
 
 def missing(texts: pa.Array) -> Bools:

@@ -10,19 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.contracts.arrays import Bools
 from pipelines.contracts.conversion.column_type import MOMENT, ColumnType
-from pipelines.contracts.conversion.integers import to_integers
+from pipelines.contracts.conversion.integers import if_all_are_canonical, to_integers
 from pipelines.contracts.conversion.iso import parse_iso
-from pipelines.contracts.conversion.plain import (
-    Converted,
-    converted,
-    is_number,
-    nulls,
-    without,
-)
+from pipelines.contracts.conversion.plain import Converted, converted, is_number, nulls, unconvertible, without
 from pipelines.contracts.conversion.strings import to_strings
-from pipelines.contracts.conversion.texts import Cells, present
+from pipelines.contracts.conversion.texts import Cells, cast_all, present
 from pipelines.contracts.errors import ConfigError
 
 US_PER_DAY = 86_400_000_000
@@ -33,32 +26,40 @@ LATEST_US = 4_102_444_800_000_000  # 2100-01-01, itself outside
 _BEFORE, _AFTER = -(2**61), 2**61
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _NAIVE = pa.timestamp("us")
-# "2026-02-01 12" is not taken, but Arrow takes it: texts of these lengths may be of that form.
-_MAYBE_HOURS = range(11, 20)
+# Lengths of "2026-02-01", "2026-02-01 12:30" and "2026-02-01 12:30:15Z". Arrow takes "2026-02-01 12" too, which is none
+# of our forms: shorter texts are left to our own parser.
+_DATE, _MINUTES, _ZONED = 10, 16, 20
 
 
 def to_moments(source: pa.Array, kind: ColumnType, decimal: str) -> Converted:
     """Times of any form -> timestamp[us, UTC]; those outside of 1990 to 2100 are wrong and ``out_of_range``."""
+    read = to_microseconds(source, kind, decimal)
+    values = np.asarray(read.values.fill_null(EARLIEST_US), np.int64)
+    outside = (values < EARLIEST_US) | (values >= LATEST_US)
+    numbers = without(read.values, outside)
+    return Converted(numbers.cast(MOMENT), read.null, nulls(numbers) & ~read.null, outside)
+
+
+def to_microseconds(source: pa.Array, kind: ColumnType, decimal: str) -> Converted:
+    """Times of any form and any year -> int64 microseconds UTC."""
     types = pa.types
     if types.is_timestamp(source.type):
         numbers = _microseconds(source.cast(pa.int64()), source.type.unit)
-        return _in_range(nulls(source), numbers if source.type.tz else _localised(numbers, kind.timezone))
-    if types.is_date(source.type):
-        days = source.cast(pa.timestamp("ms")).cast(pa.int64()) if types.is_date64(source.type) else None
-        days = source.cast(pa.int32()).cast(pa.int64()) if days is None else pc.divide(days, 86_400_000)
-        return _in_range(nulls(source), _localised(_multiplied(days, US_PER_DAY), kind.timezone))
+        return converted(nulls(source), numbers if source.type.tz else _localised(numbers, kind.timezone))
+    if types.is_date64(source.type):
+        return converted(nulls(source), _localised(_microseconds(source.cast(pa.int64()), "ms"), kind.timezone))
+    if types.is_date32(source.type):
+        days = source.cast(pa.int32()).cast(pa.int64())
+        return converted(nulls(source), _localised(_multiplied(days, US_PER_DAY), kind.timezone))
     if types.is_string(source.type) or types.is_binary(source.type):
         texts = source if types.is_string(source.type) else to_strings(source).values
         return _of_texts(texts, kind, decimal)
-    is_plain_number = is_number(source.type) and not types.is_boolean(source.type)
-    if kind.unit is not None and (is_plain_number or types.is_decimal(source.type)):
-        return _of_integers(to_integers(source, decimal), kind.unit)
-    null = to_integers(source, decimal).null if types.is_floating(source.type) else nulls(source)
-    return converted(null, pa.nulls(len(source), MOMENT))
-
-
-def _of_integers(numbers: Converted, unit: str) -> Converted:
-    return _in_range(numbers.null, _microseconds(numbers.values, unit))
+    if not (is_number(source.type) or types.is_decimal(source.type)) or types.is_boolean(source.type):
+        return unconvertible(source, pa.int64())
+    integers = to_integers(source, decimal)
+    if kind.unit is None:
+        return converted(integers.null, pa.nulls(len(source), pa.int64()))
+    return converted(integers.null, _microseconds(integers.values, kind.unit))
 
 
 def _microseconds(numbers: pa.Array, unit: str) -> pa.Array:
@@ -97,19 +98,14 @@ def _localised(numbers: pa.Array, timezone: str | None) -> pa.Array:
     return pc.if_else(pa.array(inside), moments.cast(pa.int64()), numbers)
 
 
-def _in_range(null: Bools, numbers: pa.Array) -> Converted:
-    values = np.asarray(numbers.fill_null(EARLIEST_US), np.int64)
-    outside = (values < EARLIEST_US) | (values >= LATEST_US)
-    numbers = without(numbers, outside)
-    return Converted(numbers.cast(MOMENT), null, nulls(numbers) & ~null, outside)
-
-
 def _of_texts(texts: pa.Array, kind: ColumnType, decimal: str) -> Converted:
-    numbers = _if_all_are_iso(texts, kind.timezone)
-    if numbers is not None:
-        return _in_range(nulls(texts), numbers)
-    texts = present(texts)
+    numbers = _if_all_are_alike(texts, kind)
+    if numbers is None:
+        texts = present(texts)
+        numbers = _if_all_are_alike(texts, kind)
     null = nulls(texts)
+    if numbers is not None:
+        return converted(null, numbers)
     times = parse_iso(texts)
     values = pa.array(times.microseconds, mask=~times.valid)
     if times.naive.any():
@@ -117,29 +113,35 @@ def _of_texts(texts: pa.Array, kind: ColumnType, decimal: str) -> Converted:
     if kind.unit is not None and not (times.valid | null).all():
         others = to_integers(without(texts, times.valid), decimal)
         values = pc.coalesce(values, _microseconds(others.values, kind.unit))
-    return _in_range(null, values)
+    return converted(null, values)
 
 
-def _if_all_are_iso(texts: pa.Array, timezone: str | None) -> pa.Array | None:
-    """int64 microseconds UTC by Arrow's own parser; None where a cell needs ours."""
-    lengths = Cells(texts).lengths
+def _if_all_are_alike(texts: pa.Array, kind: ColumnType) -> pa.Array | None:
+    """int64 microseconds UTC by Arrow's own parsers; None where a cell needs ours."""
     first = _first(texts)
-    if first is None:
+    if kind.unit is not None and first.lstrip("-").isdigit():
+        integers = if_all_are_canonical(texts)
+        return None if integers is None else _microseconds(integers, kind.unit)
+    if first.endswith(" UTC"):
+        texts, first = pc.replace_substring(texts, " UTC", "Z"), first[:-4] + "Z"
+    is_zoned = first.endswith("Z") or "+" in first or "-" in first[_DATE:]
+    lengths = Cells(texts).lengths
+    shortest = _ZONED if is_zoned else _MINUTES
+    if ((lengths < shortest) & (lengths > _DATE)).any():
         return None
-    is_zoned = first[-1] == "Z" or "+" in first or "-" in first[10:]
-    hours = np.isin(lengths, _MAYBE_HOURS) if is_zoned else (lengths > 10) & (lengths < 16)
-    if hours.any():
-        return None
-    try:
-        numbers = texts.cast(MOMENT if is_zoned else _NAIVE).cast(pa.int64())
-    except pa.ArrowInvalid:
-        return None
-    return numbers if is_zoned else _localised(numbers, timezone)
+    numbers = _cast(texts, "UTC" if is_zoned else None)
+    return numbers if numbers is None or is_zoned else _localised(numbers, kind.timezone)
 
 
-def _first(texts: pa.Array) -> str | None:
-    """The first text that is neither null nor empty."""
-    for text in texts.slice(0, 100).to_pylist():
-        if text:
-            return str(text)
+def _cast(texts: pa.Array, zone: str | None) -> pa.Array | None:
+    """int64 microseconds by Arrow, which reads more than six digits as nanoseconds only."""
+    for unit in ("us", "ns"):
+        moments = cast_all(texts, pa.timestamp(unit, tz=zone))
+        if moments is not None:
+            return _microseconds(moments.cast(pa.int64()), unit)
     return None
+
+
+def _first(texts: pa.Array) -> str:
+    """A text of the column's beginning; empty if there is none."""
+    return next((text for text in texts.slice(0, 100).to_pylist() if text), "")

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.contracts.conversion.column_type import ColumnType
+from pipelines.contracts.conversion.column_type import TIMESTAMP, ColumnType
 from pipelines.contracts.conversion.columns import convert
+from pipelines.contracts.conversion.plain import one_array
+from pipelines.contracts.conversion.times import to_microseconds
 from pipelines.contracts.errors import SchemaError
 
 _INT64 = range(-(2**63), 2**63)
@@ -17,27 +19,29 @@ _EXPECTED = {
     "int64": "an integer from -2^63 to 2^63 - 1 (text with leading zeros needs the type string)",
     "float64": "a finite number",
     "bool": "true or false (or yes, no, 1, 0)",
-    "list": 'a list, or an array in brackets such as ["a", "b"] (other lists in text need a separator: '
-    '{ type = "list", separator = "|" })',
-    "embedding": "a list of numbers, or an array of them in brackets such as [0.1, 0.2] (other lists in text need a "
-    'separator: { type = "embedding", separator = " " })',
+    "list": 'a list, or an array in brackets such as ["a", "b"]',
+    "embedding": "a list of numbers, or an array of them in brackets such as [0.1, 0.2]",
 }
-_TIMES = (
-    "a time from 1990 to 2099 such as 2026-01-31, 2026-01-31 12:30, 2026-01-31T12:30:15.123456Z, "
+_FORMS = (
+    "such as 2026-01-31, 2026-01-31 12:30, 2026-01-31T12:30:15.123456Z, "
     "2026-01-31 12:30:15+05:30 or 2026-01-31 12:30:15 UTC"
 )
+_TIMES = f"a time from 1990 to 2099, {_FORMS}"
 
 
-def expected(kind: ColumnType) -> str:
-    """What a cell of this type may be, as an error names it."""
+def expected(kind: ColumnType, column: str = "COLUMN", table: str = "TABLE") -> str:
+    """What a cell of this type may be, as an error names it, with the line of the TOML that would declare more."""
     if kind.type == "timestamp":
         if kind.unit is None:
-            return f'{_TIMES} (integers need a unit: {{ type = "timestamp", unit = "s" }})'
+            unit = f'[tables.{table}.types] {column} = {{ type = "timestamp", unit = "s" }}'
+            return f"{_TIMES} (integers need a unit: {unit})"
         return f"{_TIMES}, or an integer of unit {kind.unit}"
     if kind.separator is not None:
         return f"a list, or text cut by {kind.separator!r}" + (", of numbers" if kind.type == "embedding" else "")
-    if kind.type == "list" and kind.of == "int64":
-        return _EXPECTED["list"].replace("a list,", "a list of integers,")
+    if kind.type in ("list", "embedding"):
+        separator = f'[tables.{table}.types] {column} = {{ type = "{kind.type}", separator = "|" }}'
+        of = " of integers" if kind.of == "int64" else ""
+        return f"{_EXPECTED[kind.type]}{of} (other lists in text need a separator: {separator})"
     return _EXPECTED[kind.type]
 
 
@@ -56,12 +60,34 @@ def convert_value(value: object, kind: ColumnType, what: str) -> Any:
         return value
     if kind.type == "int64" and type(value) is int and value in _INT64:
         return value
+    converted = convert_cell(value, kind, what)
+    return (converted.cast(pa.int64()) if kind.type == "timestamp" else converted)[0].as_py()
+
+
+def time_us(value: object, what: str, kind: ColumnType = TIMESTAMP) -> int:
+    """A moment of any year as microseconds UTC: a bound to compare times with.
+
+    Raises:
+        SchemaError: the value is no time, or an integer and ``kind`` declares no unit.
+    """
+    array = _as_array(value)
+    done = None if array is None else to_microseconds(one_array(array), kind, ".")
+    if done is None or done.values[0].as_py() is None:
+        raise SchemaError(f"{what}: expected a time, {_FORMS}, got {_shown(value)}")
+    return int(done.values[0].as_py())
+
+
+def convert_cell(value: object, kind: ColumnType, what: str, column: str = "COLUMN") -> pa.Array:
+    """``convert_value`` as a column of one cell, of type ``kind.arrow``.
+
+    Raises:
+        SchemaError: the value does not fit the type.
+    """
     array = _as_array(value)
     done = None if array is None else convert(array, kind)
     if done is None or done.wrong[0]:
-        raise SchemaError(f"{what}: expected {expected(kind)}, got {value!r:.80}")
-    values = done.values.cast(pa.int64()) if kind.type == "timestamp" else done.values
-    return values[0].as_py()
+        raise SchemaError(f"{what}: expected {expected(kind, column)}, got {_shown(value)}")
+    return done.values
 
 
 def _as_array(value: object) -> pa.Array | None:
@@ -74,3 +100,10 @@ def _as_array(value: object) -> pa.Array | None:
         return pa.array([value])
     except (pa.ArrowException, OverflowError, TypeError, ValueError):
         return None
+
+
+def _shown(value: object) -> str:
+    try:
+        return f"{value!r:.80}"
+    except ValueError:  # Python does not write integers of more than some thousand digits.
+        return f"a {type(value).__name__} too long to show"

@@ -12,13 +12,11 @@ from pydantic import Field
 
 from pipelines.contracts.arrays import Int32, Int64
 from pipelines.contracts.conversion import is_list, is_number
+from pipelines.contracts.conversion.column_type import INT64, STRING, ColumnType
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.kinds.feature import Array, FeatureKind, TrainRows, Writer
 from pipelines.contracts.kinds.summary import Summary, merged_counts
 from pipelines.contracts.vocabulary import OUT_OF_VOCABULARY, Fitted, FittedCodes
-
-# Types of single values that have a code.
-_PLAIN: tuple[type, ...] = (str, int, float, bool, type(None))
 
 
 class Coded(FeatureKind):
@@ -84,8 +82,10 @@ class OneCode(Coded):
         return ()
 
     def accepts(self, arrow_type: pa.DataType) -> bool:
-        """Text, numbers, booleans and times."""
-        return bool(pa.types.is_string(arrow_type) or is_number(arrow_type) or pa.types.is_temporal(arrow_type))
+        """Text, numbers, booleans, decimals and times."""
+        types = pa.types
+        is_text = types.is_string(arrow_type) or types.is_decimal(arrow_type)
+        return bool(is_text or is_number(arrow_type) or types.is_temporal(arrow_type))
 
     def summarise(self, rows: TrainRows) -> Summary:
         """Counts of the values, each as often as its row has train events."""
@@ -95,17 +95,17 @@ class OneCode(Coded):
         """``[n] int32`` codes."""
         return self.codes_of(fitted).codes(column)
 
-    def encode_record(self, fitted: Fitted | None, record: Mapping[str, Any], as_of_us: int) -> Int32:
-        """``[1] int32`` code."""
-        value = record.get(self.source)
-        if type(value) not in _PLAIN:
-            raise SchemaError(f"feature {self.name!r}: expected one text or number, got {value!r:.80}")
-        return np.array([self.codes_of(fitted).code(value)], np.int32)
+    def value_type(self, fitted: Fitted | None) -> ColumnType:
+        """The vocabulary's own type."""
+        return INT64 if isinstance(fitted, FittedCodes) and fitted.python_type is int else STRING
 
-    def writer(self, fitted: Fitted | None) -> Writer:
-        """Directly for values of the vocabulary's own type."""
-        through_encode = super().writer(fitted)
+    def writer(self, fitted: Fitted | None, kind: ColumnType | None = None) -> Writer:
+        """Directly for known values of the vocabulary's own type."""
+        through_encode = super().writer(fitted, kind)
+        kind = self.value_type(fitted) if kind is None else kind
         if not isinstance(fitted, FittedCodes) or fitted.hash_buckets is not None:
+            return through_encode
+        if kind != self.value_type(fitted):
             return through_encode
         source, get, plain = self.source, fitted.value_to_code.get, fitted.python_type
 
@@ -113,8 +113,8 @@ class OneCode(Coded):
             value = record.get(source)
             if value is None:
                 target[0] = 0
-            elif type(value) is plain:
-                target[0] = get(value, OUT_OF_VOCABULARY)
+            elif type(value) is plain and ((code := get(value)) is not None or plain is str):
+                target[0] = OUT_OF_VOCABULARY if code is None else code
             else:
                 through_encode(target, record, as_of_us)
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from pipelines.contracts.arrays import Float32
+from pipelines.contracts.conversion.column_type import FLOAT64, ColumnType
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.kinds.feature import ARROW_ERRORS, Array, FeatureKind, TrainRows, Writer
 from pipelines.contracts.kinds.scaled import MAX_FLOAT32, clipped, floats, numbers_of, scaler
@@ -35,6 +36,7 @@ class CountFeature(FeatureKind):
     )
 
     expects: ClassVar[str] = "counts"
+    implied_type: ClassVar[ColumnType | None] = FLOAT64
     needs_table: ClassVar[bool] = False
     made_of_events: ClassVar[bool] = True
     summarised: ClassVar[bool] = False
@@ -86,9 +88,9 @@ class CountFeature(FeatureKind):
         """``[n] float32`` scaled counts of one window."""
         return clipped(numbers_of(self, fitted).scaled(np.nan_to_num(floats(column)))).astype(np.float32)
 
-    def writer(self, fitted: Fitted | None) -> Writer:
+    def writer(self, fitted: Fitted | None, kind: ColumnType | None = None) -> Writer:
         """Directly for integers that a float64 holds exactly, and for None."""
-        through_encode = super().writer(fitted)
+        through_encode = super().writer(fitted, kind)
         if not isinstance(fitted, FittedNumbers):
             return through_encode
         columns, scaled = self.raw_columns, scaler(fitted)

@@ -38,23 +38,15 @@ class EmbeddingFeature(FeatureKind):
         """Lists of numbers, of fixed length or not."""
         return is_list(arrow_type) and is_number(arrow_type.value_type)
 
-    def stored_type(self, arrow_type: pa.DataType) -> pa.DataType:
-        """Lists of float32."""
-        return pa.list_(pa.float32())
-
-    def check(self, column: pa.Array, reject: Reject) -> pa.Array:
+    def check(self, column: pa.Array, reject: Reject) -> None:
         """Rejects a wrong length (``dimension``), a NaN, infinity or null inside (``nan``), and all 0 (``zero``)."""
-        if pa.types.is_null(column.type):
-            return column
-        column = column.cast(pa.list_(column.type.value_type))
         lengths = np.asarray(pc.fill_null(pc.list_value_length(column), self.dim), np.int64)
         reject(lengths != self.dim, "dimension")
-        values = np.asarray(pc.list_flatten(column).cast(pa.float64()).fill_null(np.nan), np.float64)
-        owners = np.asarray(pc.list_parent_indices(column), np.int64)
+        values = np.asarray(pc.list_flatten(column).fill_null(np.nan), np.float32)
+        owners = np.repeat(np.arange(len(column)), np.asarray(pc.list_value_length(column).fill_null(0), np.int64))
         reject(np.bincount(owners, ~np.isfinite(values), len(column)) > 0, "nan")
         zero = (np.bincount(owners, values != 0, len(column)) == 0) & (lengths > 0)
         reject(zero & np.asarray(column.is_valid(), dtype=bool), "zero")
-        return column
 
     def summarise(self, rows: TrainRows) -> Summary:
         """Nothing is summarised."""
@@ -84,7 +76,7 @@ class EmbeddingFeature(FeatureKind):
                 f"feature {self.name!r}: expected vectors of {self.dim} numbers, row {wrong[0]} of column "
                 f"{self.source!r} has {lengths[wrong[0]]}. Correct dim or the column."
             )
-        values = np.asarray(pc.list_flatten(column).cast(pa.float32()).fill_null(np.nan), np.float32)
+        values = np.asarray(pc.list_flatten(column).fill_null(np.nan), np.float32)
         if not np.isfinite(values).all():
             row = np.flatnonzero(present)[np.flatnonzero(~np.isfinite(values))[0] // self.dim]
             raise SchemaError(
@@ -93,9 +85,9 @@ class EmbeddingFeature(FeatureKind):
         encoded[present] = values.reshape(-1, self.dim)
         return encoded
 
-    def writer(self, fitted: Fitted | None) -> Writer:
+    def writer(self, fitted: Fitted | None, kind: ColumnType | None = None) -> Writer:
         """Directly for float32 arrays of finite numbers."""
-        through_encode = super().writer(fitted)
+        through_encode = super().writer(fitted, kind)
         source, dim = self.source, self.dim
 
         def write(target: Array, record: Mapping[str, Any], as_of_us: int) -> None:

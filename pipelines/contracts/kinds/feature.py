@@ -1,9 +1,10 @@
 """The interface of all kinds of features, and the implementations that most kinds share.
 
-A feature's way through the job: its column is checked (``accepts``, ``stored_type``, ``check``), each partition
-summarises its values in the train window (``summarise``), the summaries are merged (``fit``), and the fitted entry
-encodes tables (``encode``) and single records (``encode_record``, ``writer``). A row of a table and the same record
-encode to the same numbers; a property test holds the three ways equal.
+A feature's way through the job: its column is converted to its type (``pipelines.contracts.conversion``) and checked
+(``accepts``, ``check``), each partition summarises its values in the train window (``summarise``), the summaries are
+merged (``fit``), and the fitted entry encodes tables (``encode``) and single records (``encode_record``, ``writer``).
+A row of a table and the same record, in any form that the column's type allows, encode to the same numbers; property
+tests hold the three ways equal.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from pydantic import Field, field_validator
 
 from pipelines.contracts.arrays import Bools, Int64
 from pipelines.contracts.configuration import Section
-from pipelines.contracts.conversion import one_array
+from pipelines.contracts.conversion import convert, convert_cell, expected, one_array
 from pipelines.contracts.conversion.column_type import STRING, ColumnType
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.kinds.summary import Summary
-from pipelines.contracts.vocabulary import Fitted, as_array
+from pipelines.contracts.vocabulary import Fitted
 
 # Inputs of the query tower that are not features: no feature may take their names.
 HISTORY_INPUTS = ("history", "history_mask", "history_age_days", "history_action")
@@ -116,23 +117,15 @@ class FeatureKind(Section, abc.ABC):
 
     @abc.abstractmethod
     def accepts(self, arrow_type: pa.DataType) -> bool:
-        """Whether the feature can read a column of this type (no dictionary, no null)."""
+        """Whether the feature can read a converted column of this type (no dictionary, no null)."""
 
-    def stored_type(self, arrow_type: pa.DataType) -> pa.DataType:
-        """The type in which the job stores the column, given its plain type in the table."""
-        return pa.string() if pa.types.is_null(arrow_type) else arrow_type
-
-    def check(self, column: pa.Array, reject: Reject) -> pa.Array:
-        """Rejects the rows whose value the feature cannot read.
+    def check(self, column: pa.Array, reject: Reject) -> None:
+        """Rejects the rows that break a rule of the kind.
 
         Args:
-            column: one plain array.
+            column: one plain array, converted.
             reject: called with the rows of each broken rule and its name.
-
-        Returns:
-            The column in a type that casts to ``stored_type``, null in the rejected rows where it must be.
         """
-        return column
 
     @abc.abstractmethod
     def summarise(self, rows: TrainRows) -> Summary:
@@ -151,7 +144,8 @@ class FeatureKind(Section, abc.ABC):
 
         Args:
             fitted: the vocabulary's entry.
-            table: raw columns; one that is absent counts as null.
+            table: raw columns, which are converted where they are not of the kind's implied type; an absent one counts
+                as null.
             as_of_us: the moment, microseconds UTC, from which ``time_since`` counts.
 
         Returns:
@@ -160,33 +154,57 @@ class FeatureKind(Section, abc.ABC):
         Raises:
             SchemaError: the column's type or a value does not fit the kind, or the vocabulary's entry is of another.
         """
-        column = pa.nulls(len(table)) if self.source not in table.column_names else table[self.source]
-        column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+        column = pa.nulls(len(table)) if self.source not in table.column_names else one_array(table[self.source])
         try:
-            return self.encode_column(fitted, column, as_of_us)
+            return self.encode_column(fitted, self._implied(column), as_of_us)
         except ARROW_ERRORS as err:
             raise SchemaError(
                 f"{self.title} cannot be read from column {self.source!r} of type {column.type}: {err}. Change the "
                 "feature's kind or the column."
             ) from err
 
+    def _implied(self, column: pa.Array) -> pa.Array:
+        """The column in the type that the kind implies."""
+        kind = self.implied_type
+        if kind is None or column.type == kind.arrow or pa.types.is_null(column.type):
+            return column
+        converted = convert(column, kind)
+        if converted.wrong.any():
+            row = int(np.flatnonzero(converted.wrong)[0])
+            raise pa.ArrowInvalid(f"row {row}: expected {expected(kind, self.source)}, got {column[row].as_py()!r:.80}")
+        return converted.values
+
     @abc.abstractmethod
     def encode_column(self, fitted: Fitted | None, column: pa.Array, as_of_us: int) -> Array:
         """``encode`` for the feature's one column; ``encode`` translates Arrow's errors."""
 
-    def encode_record(self, fitted: Fitted | None, record: Mapping[str, Any], as_of_us: int) -> Array:
+    def value_type(self, fitted: Fitted | None) -> ColumnType:
+        """The type of values in records where none is declared for the column."""
+        return STRING if self.implied_type is None else self.implied_type
+
+    def encode_record(
+        self, fitted: Fitted | None, record: Mapping[str, Any], as_of_us: int, kind: ColumnType | None = None
+    ) -> Array:
         """Encodes one raw record, ``[1, *input_shape]``: what ``encode`` returns for a table of that one row.
 
+        Args:
+            fitted: the vocabulary's entry.
+            record: raw values by column; an absent one counts as null.
+            as_of_us: the moment, microseconds UTC, from which ``time_since`` counts.
+            kind: the column's type; by default what the kind implies, or the type of the fitted values.
+
         Raises:
-            SchemaError: a value's type does not fit the kind; the message names feature and value.
+            SchemaError: a value does not fit the column's type; the message names feature, value and type.
         """
-        table = pa.table({name: as_array([record.get(name)]) for name in self.raw_columns})
+        kind = self.value_type(fitted) if kind is None else kind
+        what = f"feature {self.name!r}"
+        table = pa.table({name: convert_cell(record.get(name), kind, what, name) for name in self.raw_columns})
         return self.encode(fitted, table, as_of_us)
 
-    def writer(self, fitted: Fitted | None) -> Writer:
+    def writer(self, fitted: Fitted | None, kind: ColumnType | None = None) -> Writer:
         """Prepares ``encode_record`` for a server: plain values take a direct path, any other goes through it."""
 
         def write(target: Array, record: Mapping[str, Any], as_of_us: int) -> None:
-            target[...] = self.encode_record(fitted, record, as_of_us)
+            target[...] = self.encode_record(fitted, record, as_of_us, kind)
 
         return write

@@ -16,6 +16,8 @@ from pipelines.contracts.kinds.feature import Array, TrainRows, Writer
 from pipelines.contracts.kinds.summary import Summary
 from pipelines.contracts.vocabulary import OUT_OF_VOCABULARY, Fitted, FittedCodes
 
+_PYTHON = {"string": str, "int64": int}
+
 
 class ListFeature(Coded):
     """Several values out of a set, at most ``max_length`` of them (the first ones)."""
@@ -43,10 +45,18 @@ class ListFeature(Coded):
         """``[n, max_length] int32`` codes, left aligned."""
         return encode_lists(self.codes_of(fitted), column, self.max_length)
 
-    def writer(self, fitted: Fitted | None) -> Writer:
+    def value_type(self, fitted: Fitted | None) -> ColumnType:
+        """A list of the vocabulary's own type."""
+        is_integers = isinstance(fitted, FittedCodes) and fitted.python_type is int
+        return ColumnType(type="list", of="int64") if is_integers else LIST
+
+    def writer(self, fitted: Fitted | None, kind: ColumnType | None = None) -> Writer:
         """Directly for lists of values of the vocabulary's own type."""
-        through_encode = super().writer(fitted)
+        through_encode = super().writer(fitted, kind)
+        kind = self.value_type(fitted) if kind is None else kind
         if not isinstance(fitted, FittedCodes) or fitted.hash_buckets is not None:
+            return through_encode
+        if kind.type != "list" or _PYTHON[kind.of] is not fitted.python_type:
             return through_encode
         source, max_length = self.source, self.max_length
         get, plain = fitted.value_to_code.get, fitted.python_type

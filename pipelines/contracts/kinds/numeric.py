@@ -11,10 +11,9 @@ import pyarrow as pa
 from pydantic import Field
 
 from pipelines.contracts.arrays import Float32
-from pipelines.contracts.conversion import as_numbers, is_number
+from pipelines.contracts.conversion import is_number
 from pipelines.contracts.conversion.column_type import FLOAT64, ColumnType
-from pipelines.contracts.errors import SchemaError
-from pipelines.contracts.kinds.feature import Array, Reject, TrainRows, Writer
+from pipelines.contracts.kinds.feature import Array, TrainRows, Writer
 from pipelines.contracts.kinds.scaled import (
     MAX_FLOAT32,
     Scaled,
@@ -48,20 +47,8 @@ class NumericFeature(Scaled):
     implied_type: ClassVar[ColumnType | None] = FLOAT64
 
     def accepts(self, arrow_type: pa.DataType) -> bool:
-        """Numbers, booleans, decimals, and text that reads as numbers."""
-        return bool(pa.types.is_string(arrow_type) or is_number(arrow_type) or pa.types.is_decimal(arrow_type))
-
-    def stored_type(self, arrow_type: pa.DataType) -> pa.DataType:
-        """Text is stored as the numbers it reads as."""
-        return pa.float64() if pa.types.is_string(arrow_type) else super().stored_type(arrow_type)
-
-    def check(self, column: pa.Array, reject: Reject) -> pa.Array:
-        """Rejects text that is no finite number (``type``)."""
-        if not pa.types.is_string(column.type):
-            return column
-        converted = as_numbers(column)
-        reject(converted.wrong, "type")
-        return converted.values
+        """Numbers and booleans."""
+        return is_number(arrow_type)
 
     def summarise(self, rows: TrainRows) -> Summary:
         """Moments of the scaled numbers, or a sample of them; each row once, however many train events it has."""
@@ -83,18 +70,10 @@ class NumericFeature(Scaled):
         """``[n, 2] float32``: scaled value, present."""
         return with_presence(numbers_of(self, fitted), floats(column))
 
-    def encode_record(self, fitted: Fitted | None, record: Mapping[str, Any], as_of_us: int) -> Float32:
-        """``[1, 2] float32``: scaled value, present."""
-        value = record.get(self.source)
-        if value is not None and type(value) not in (int, float, bool):
-            raise SchemaError(f"feature {self.name!r}: expected a number, got {value!r:.80}")
-        number = np.array([np.nan if value is None else float(value)])
-        return with_presence(numbers_of(self, fitted), np.where(np.isfinite(number), number, np.nan))
-
-    def writer(self, fitted: Fitted | None) -> Writer:
+    def writer(self, fitted: Fitted | None, kind: ColumnType | None = None) -> Writer:
         """Directly for finite floats and for integers that a float64 holds exactly."""
-        through_encode = super().writer(fitted)
-        if not isinstance(fitted, FittedNumbers):
+        through_encode = super().writer(fitted, kind)
+        if not isinstance(fitted, FittedNumbers) or kind not in (None, FLOAT64):
             return through_encode
         source, scaled = self.source, scaler(fitted)
 

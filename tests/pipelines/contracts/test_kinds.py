@@ -12,7 +12,9 @@ import pytest
 from pydantic import TypeAdapter
 
 from pipelines.contracts import kinds
-from pipelines.contracts.kinds import Feature
+from pipelines.contracts.conversion import convert
+from pipelines.contracts.conversion.column_type import INT64, LIST
+from pipelines.contracts.kinds import Feature, ListFeature
 from pipelines.contracts.kinds.feature import FeatureKind, TrainRows
 from pipelines.contracts.kinds.summary import Summary
 
@@ -50,8 +52,12 @@ def checked(feature: FeatureKind, column: pa.Array, wrong: dict[int, str]) -> pa
         for row in np.flatnonzero(bad):
             rules.setdefault(int(row), rule)
 
-    assert feature.accepts(column.type)
-    stored = feature.check(column, reject).cast(feature.stored_type(column.type))
+    kind = feature.value_type(None) if column.type != pa.int64() else INT64
+    converted = convert(column, kind if not isinstance(feature, ListFeature) else LIST)
+    reject(converted.wrong, "type")
+    stored = converted.values
+    assert feature.accepts(stored.type)
+    feature.check(stored, reject)
     assert rules == wrong
     return stored.filter(pa.array([row not in wrong for row in range(len(column))]))
 
@@ -98,6 +104,7 @@ def test_a_kind_goes_from_its_column_to_the_towers_input(kind: str) -> None:
         ("list", pa.string()),
         ("list", pa.list_(pa.list_(pa.string()))),
         ("text", pa.int64()),
+        ("time_since", pa.date32()),
         ("numeric", pa.timestamp("us")),
         ("time_since", pa.float64()),
         ("time_since", pa.int32()),
