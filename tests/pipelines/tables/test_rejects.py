@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,64 @@ def test_the_job_applies_the_rules_of_each_table(small: Callable[..., DatasetSch
     rejects = pq.read_table(out / "rejects").to_pylist()
     found = sorted((reject["table"], reject["row"], reject["reason"]) for reject in rejects)
     assert found == [("events", 6, "range:price"), ("items", 3, "range:price"), ("users", 0, "allowed:country")]
+
+
+# Items 10 and 30 are sound; each other breaks the rule that it is named after.
+RULED = [
+    {"item": 10, "title": "Lamp", "stock": 0, "price": 0.5, "code": "a", "size": "M", "label": "été"},
+    {"item": 20, "title": None, "stock": 5, "price": 1.0, "code": "a", "size": "M", "label": "été"},
+    {"item": 80, "title": "Lamp", "stock": -1, "price": 1.0, "code": "a", "size": "M", "label": "été"},
+    {"item": 40, "title": "Lamp", "stock": 5, "price": 99.5, "code": "a", "size": "M", "label": "été"},
+    {"item": 50, "title": "Lamp", "stock": 5, "price": 1.0, "code": "a", "size": "m", "label": "été"},
+    {"item": 60, "title": "Lamp", "stock": 5, "price": 1.0, "code": "a", "size": "M", "label": "étés"},
+    {"item": 30, "title": "Lamp", "stock": 10, "price": 99.0, "code": None, "size": None, "label": None},
+]
+RULES = {
+    "title": {"nullable": False},
+    "stock": {"min": 0, "max": 10},
+    "price": {"min": 0.5, "max": 99.0},
+    "size": {"allowed": ["M", "L"]},
+    "label": {"max_length": 3},
+    "code": {"nullable": True},
+}
+BROKEN = {20: "null:title", 80: "range:stock", 40: "range:price", 50: "allowed:size", 60: "length:label"}
+
+
+def write_as(form: str, path: Path, rows: list[dict[str, Any]]) -> None:
+    """The rows as Parquet, CSV or JSONL; a missing cell is an empty one, or no key."""
+    if form == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif form == "csv":
+        cells = [",".join("" if value is None else str(value) for value in row.values()) for row in rows]
+        path.write_text("\n".join([",".join(rows[0]), *cells]) + "\n")
+    else:
+        kept = [{key: value for key, value in row.items() if value is not None} for row in rows]
+        path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv", "jsonl"])
+def test_every_rule_gives_the_same_rejects_whatever_the_format(
+    small: Callable[..., DatasetSchema], tmp_path: Path, form: str
+) -> None:
+    """Bounds belong to the range, lengths are of characters, and a missing value breaks only ``nullable = false``."""
+    folder = tmp_path / "ruled"
+    folder.mkdir()
+    write_as(form, folder / f"goods.{form}", RULED)
+
+    def change(raw: dict[str, Any]) -> None:
+        raw["tables"]["items"].update(path=str(folder), types={"stock": "int64", "price": "float64"})
+        raw["ids"] = {"item": "int64"}
+        raw["features"]["item"] = [{"name": "size", "kind": "categorical"}]
+        raw["validation"] = {"max_reject_rate": 1.0, "columns": {"items": RULES}, "min_joined": 0.0}
+
+    out = features.run(small(change), tmp_path / "features")
+    assert load_items(out)["item"].to_pylist() == [10, 30]
+    rejects = [one for one in pq.read_table(out / "rejects").to_pylist() if one["table"] == "items"]
+    assert {RULED[one["row"]]["item"]: one["reason"] for one in rejects} == BROKEN
+    assert open_artifact(out, kind="features").manifest.facts["tables"]["items"] == {
+        "rows": len(RULED),
+        "rejects": dict.fromkeys(BROKEN.values(), 1),
+    }
 
 
 @pytest.mark.parametrize("table", ["events", "items", "users"])
