@@ -37,6 +37,15 @@ def renamed(world: World, names: dict[str, str]) -> World:
     return world
 
 
+@pytest.mark.parametrize("separator", ["|", " | ", ";", "; ", ",", ", ", " > "])
+def test_a_separator_has_the_blanks_next_to_it(tmp_path: Path, separator: str) -> None:
+    """Cut without them, ``wool, kids`` would have a value that begins with a blank."""
+    world = shop()
+    world.items["labels"] = [None if one is None else separator.join(one) for one in world.items["labels"]]
+    kind = toml_of(propose(world, tmp_path))["tables"]["items"]["types"]["labels"]
+    assert kind == {"type": "list", "separator": separator}
+
+
 def test_ids_are_found_by_their_values_whatever_the_columns_are_called(tmp_path: Path) -> None:
     world = shop()
     world.items = {"z": world.items["what"], **{name: cells for name, cells in world.items.items() if name != "what"}}

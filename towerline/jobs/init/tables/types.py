@@ -27,7 +27,10 @@ _BOOL_WORDS = re.compile(
     r"^(is|has|can|was)_|(^|_)(live|active|enabled|available|flag|stock|in_stock|on_sale|promoted)$"
 )
 # Separators, with how often a value must come again on average: the more, the commoner the character is in prose.
-_SEPARATORS = {"|": 1.3, ";": 2.0, " > ": 2.0, ">": 2.0, ",": 3.0, "/": 3.0}
+# Those with blanks come first: cut by the character alone, values would keep the blanks.
+_SEPARATORS = {
+    " | ": 1.3, "|": 1.3, "; ": 2.0, ";": 2.0, " > ": 2.0, ">": 2.0, ", ": 3.0, ",": 3.0, " / ": 3.0, "/": 3.0,
+}  # fmt: skip
 _VECTOR_SEPARATORS = (",", ";", "|", " ")
 
 
@@ -204,7 +207,7 @@ def _repeats(column: ColumnEvidence, separator: str) -> float:
     values = set(parts)
     wordy = sum(len(value.split()) for value in values) / len(values)
     repeats = len(parts) / len(values)
-    few = separator == "|" or len(values) < 0.8 * len(texts)
+    few = separator.strip() == "|" or len(values) < 0.8 * len(texts)
     is_list = repeats >= _SEPARATORS[separator] and wordy <= 3.0 and few
     return repeats if is_list else 0.0
 
