@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from pipelines.contracts.errors import ArtifactError, ConfigError, GateError, SchemaError, TowerlineError
     from pipelines.progress import Progress
     from towerline.config import Config
+    from towerline.jobs.check.finding import Finding
+    from towerline.jobs.check.job import CheckResult
     from towerline.jobs.init.job import propose as init
     from towerline.project import Project
     from towerline.project import open_project as open
@@ -38,6 +40,8 @@ _PLACES = {
     "open": ("towerline.project", "open_project"),
     "init": ("towerline.jobs.init.job", "propose"),
     "Project": ("towerline.project", "Project"),
+    "CheckResult": ("towerline.jobs.check.job", "CheckResult"),
+    "Finding": ("towerline.jobs.check.finding", "Finding"),
     "Config": ("towerline.config", "Config"),
     "Retriever": ("index.retrieval.retriever", "Retriever"),
     "Candidates": ("index.retrieval.candidates", "Candidates"),
@@ -57,10 +61,12 @@ _PLACES = {
 __all__ = [
     "ArtifactError",
     "Candidates",
+    "CheckResult",
     "Comparison",
     "Config",
     "ConfigError",
     "EvaluationReport",
+    "Finding",
     "GateError",
     "Progress",
     "Project",

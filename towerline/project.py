@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from index.retrieval.retriever import Retriever
     from pipelines.features.reporting.data_summary import DataSummary
     from pipelines.tables.forget_list import ForgetList
+    from towerline.jobs.check.job import CheckResult
     from towerline.jobs.erasure.outcome import ForgetOutcome
     from towerline.jobs.erasure.report import ErasureReport
     from towerline.jobs.refresh import Refreshed
@@ -102,6 +103,17 @@ class Project:
     def work(self) -> Path:
         """The run's folder."""
         return self.config.work
+
+    @_job
+    def check(self, *, sample: int | None = None) -> CheckResult:
+        """Everything that a refresh would refuse, found in seconds and without writing anything.
+
+        Args:
+            sample: events to read at most; None reads all of up to 5 M events, and 2 M of more.
+        """
+        from towerline.jobs.check import job
+
+        return job.run(self.config, sample=sample, progress=self.progress)
 
     @_job
     def features(

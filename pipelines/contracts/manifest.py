@@ -160,7 +160,7 @@ def _seal(draft: Draft, kind: str, format_version: int, inputs: dict[str, str], 
         "kind": kind,
         "format_version": format_version,
         "inputs": inputs,
-        "config": _plain(config),
+        "config": plain_config(config),
         "files": {name: entry.model_dump() for name, entry in files.items()},
     }
     fields = {
@@ -168,7 +168,7 @@ def _seal(draft: Draft, kind: str, format_version: int, inputs: dict[str, str], 
         "created_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "towerline_version": towerline_version(),
         "git_commit": git_commit(),
-        "facts": _plain(draft.facts),
+        "facts": plain_config(draft.facts),
         "fingerprint": fingerprint_of(content),
     }
     return Manifest.model_validate({**fields, "seal": fingerprint_of(fields)})
@@ -194,8 +194,8 @@ def _made_durable(path: Path) -> FileEntry:
     return FileEntry(bytes=path.stat().st_size, xxh128=checksum(path))
 
 
-def _plain(value: dict[str, Any]) -> dict[str, Any]:
-    """``value`` after a round trip through JSON."""
+def plain_config(value: dict[str, Any]) -> dict[str, Any]:
+    """``value`` after a round trip through JSON, as a manifest has it."""
     plain: dict[str, Any] = json.loads(json.dumps(value, default=str))
     return plain
 
@@ -260,7 +260,9 @@ def _writer_lives(aside: Path) -> bool:
     return True
 
 
-def open_artifact(path: Path, *, kind: str, format_version: int = 1, verify: bool = True) -> Artifact:
+def open_artifact(
+    path: Path, *, kind: str, format_version: int = 1, verify: bool = True, sweep: bool = True
+) -> Artifact:
     """Returns the artifact at ``path``.
 
     Args:
@@ -268,12 +270,14 @@ def open_artifact(path: Path, *, kind: str, format_version: int = 1, verify: boo
         kind: what it must hold: features, model, embeddings, bundle.
         format_version: the newest format this reader knows; older ones are read too.
         verify: compare each file's checksum; without it only the names and sizes are compared.
+        sweep: remove what killed writers left next to it.
 
     Raises:
         ArtifactError: the directory or its manifest is missing, the artifact is of another kind or a newer format, or a
             file is missing, left over, of another size or of other content; the message names the file.
     """
-    remove_abandoned(path)
+    if sweep:
+        remove_abandoned(path)
     manifest = read_manifest(path)
     if manifest.kind != kind:
         raise ArtifactError(f"{path}: expected an artifact of kind {kind!r}, found {manifest.kind!r}. Check the path.")
@@ -340,5 +344,5 @@ def is_current(path: Path, *, kind: str, format_version: int, inputs: dict[str, 
         manifest = open_artifact(path, kind=kind, format_version=format_version, verify=False).manifest
     except ArtifactError:
         return False
-    same_config = manifest.config == _plain(config)
+    same_config = manifest.config == plain_config(config)
     return manifest.format_version == format_version and manifest.inputs == inputs and same_config

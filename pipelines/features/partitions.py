@@ -68,7 +68,7 @@ def build_partition(job: Job, part: int, spilled: Sequence[Spilled]) -> Partitio
         SchemaError: the users table has a user twice.
     """
     profiles = read_spilled(spilled, "users", part, job.users_layout)
-    _refuse_twice(profiles["user_id"], job.schema)
+    refuse_twice(profiles["user_id"], job.schema)
     profiled = pc.array_take(joined(profiles["user_id"]), pc.array_sort_indices(joined(profiles["user_id"])))
     events = read_spilled(spilled, "events", part, checked_schema(job.id_type))
     last_out = job.schema.split.leave_last_out
@@ -207,7 +207,12 @@ def _counted(rows: npt.NDArray[np.int32], items: int) -> tuple[npt.NDArray[np.in
     return seen.astype(np.int32), table[seen]
 
 
-def _refuse_twice(ids: pa.ChunkedArray, schema: DatasetSchema) -> None:
+def refuse_twice(ids: pa.ChunkedArray, schema: DatasetSchema) -> None:
+    """Checks that no user is in the users table twice.
+
+    Raises:
+        SchemaError: one is.
+    """
     counts = pc.value_counts(ids)
     if len(counts) < len(ids):
         twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")

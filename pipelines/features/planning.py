@@ -149,7 +149,7 @@ class Survey:
     @property
     def partitions(self) -> int:
         """How many partitions a full run cuts the users into."""
-        events = sum(_events_in(shard) for shard in self.events)
+        events = sum(events_in(shard) for shard in self.events)
         return min(max(-(-events // EVENTS_PER_PARTITION), 1), _MAX_PARTITIONS)
 
     def new_events(self, previous: Previous | None) -> tuple[Shard, ...]:
@@ -160,7 +160,7 @@ class Survey:
         return tuple(shard for shard in self.events if shard.file.url in new)
 
 
-def _events_in(shard: Shard) -> int:
+def events_in(shard: Shard) -> int:
     """Events of a shard, estimated from its bytes where no footer counts them."""
     if shard.rows is not None:
         return shard.rows

@@ -58,6 +58,7 @@ def test_the_verbs_of_a_server_run_as_any_user(world: Path, temporary: Path, hom
     calls = [
         ["--version"],
         ["doctor"],
+        ["check", *config, "--quiet"],
         ["versions", *config],
         ["retrieve", *config, "--user", "u3", "--k", "5"],
     ]

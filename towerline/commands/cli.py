@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from towerline.commands.build import build, embed, features, init, publish, refresh, train
-from towerline.commands.look import config, doctor, retrieve, versions
+from towerline.commands.look import check, config, doctor, retrieve, versions
 from towerline.commands.measure import compare, evaluate, tune
 from towerline.commands.operate import apply_delta, candidates, compact, erasure_report, rollback
 from towerline.commands.verb import command
@@ -22,7 +22,7 @@ from towerline.commands.verb import command
 # Purpose -> verbs, in the order of the help.
 PANELS: dict[str, tuple[ModuleType, ...]] = {
     "Build a night": (init, refresh, features, train, embed, build, publish),
-    "Look": (retrieve, versions, config, doctor),
+    "Look": (check, retrieve, versions, config, doctor),
     "Operate": (apply_delta, compact, rollback, candidates, erasure_report),
     "Measure": (evaluate, compare, tune),
 }

@@ -45,16 +45,26 @@ def require(config: Config, needs: Sequence[Need], *, previous: Path | None = No
 
 def preflight(config: Config, needs: Sequence[Need], *, previous: Path | None = None) -> Iterator[Finding]:
     """What ``require`` refuses, as findings; all of them are errors. Writes nothing."""
-    yield from _extras(config, needs)
-    yield from unwritable(config, registry="publish" in needs)
+    yield from of_machine(config, needs)
     if previous is not None:
         yield from _previous(previous)
     if "features" in needs:
         heads = Heads.read(config)
         yield from heads.wrong
-        yield from missing_columns(config, heads.columns)
+        yield from of_heads(config, heads)
     else:
         yield from missing_columns(config, _kept_columns(config.work / FEATURES), later=True)
+
+
+def of_machine(config: Config, needs: Sequence[Need]) -> Iterator[Finding]:
+    """Errors for missing extras, and for places that cannot be written."""
+    yield from _extras(config, needs)
+    yield from unwritable(config, registry="publish" in needs)
+
+
+def of_heads(config: Config, heads: Heads) -> Iterator[Finding]:
+    """Errors for columns that the TOML names and the tables do not have."""
+    yield from missing_columns(config, heads.columns)
 
 
 def _extras(config: Config, needs: Sequence[Need]) -> Iterator[Finding]:
