@@ -44,8 +44,8 @@ def verb(
 ) -> Answer:
     """Writes a TOML for your tables: reads them whole, finds ids, types, features and the split.
 
-    Each line says what it rests on. What the tables do not tell for certain is a question in a terminal, and a comment
-    that begins with `check:` elsewhere. Next: `towerline check`, then `towerline refresh`.
+    Each line says what it rests on. What the tables do not tell for certain is a question in a terminal,
+    and a `# check:` comment elsewhere. Next: `towerline check`, then `towerline refresh`.
     """
     if out.exists() and not force:
         raise ConfigError(f"{out} is there already. Give another file with --out, or replace it with --force.")

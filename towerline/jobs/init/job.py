@@ -102,7 +102,6 @@ def find(paths: dict[str, Paths], *, name: str, ask: Answers | None, progress: P
     own = {table: profile(tables[table], questions, progress) for table in tables if table != "events"}
     joins = Joins({(table, key): one.columns[key].distinct for table, one in own.items() for key in one.id_columns()})
     events = profile(tables["events"], questions, progress, joins)
-    _require_rows({"events": events, **own})
     item = joined_ids("item", events, own["items"], joins, questions)
     time = event_roles.time_column(events, {item.column}, questions)
     if "users" in own:
@@ -178,11 +177,11 @@ def _rejected_share(
     events: Profile, ids: list[str], time: Typed | None, actions: Actions | None, value: Typed | None
 ) -> float:
     """Most events that a run could reject: those without id, time or action, and those with cells of a wrong type."""
-    rejected = sum(events.columns[name].nulls + events.columns[name].empty for name in ids)
+    rejected = events.malformed + sum(events.columns[name].nulls + events.columns[name].empty for name in ids)
     for typed in (time, None if actions is None else actions.column):
         rejected += 0 if typed is None else typed.evidence.missing(typed.kind) + typed.wrong
     rejected += 0 if value is None else value.wrong
-    return rejected / max(events.rows, 1)
+    return rejected / (events.rows + events.malformed)
 
 
 def _user_without_table(events: Profile, item: IdPair, time: Typed | None, questions: Questions) -> IdPair:
@@ -218,12 +217,6 @@ def _order(sample: Sample) -> str | None:
     shares = {name: ordered_by(sample, name) for name in sample.orders}
     best = max(shares, key=lambda name: shares[name], default=None)
     return best if best is not None and shares[best] >= _ORDERED else None
-
-
-def _require_rows(profiles: dict[str, Profile]) -> None:
-    for table, one in profiles.items():
-        if one.rows == 0:
-            raise SchemaError(f"{table}: expected rows, found an empty table in {one.table.files[0].url}.")
 
 
 def _as_given(path: Paths) -> str | tuple[str, ...]:

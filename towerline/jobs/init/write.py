@@ -96,7 +96,7 @@ def _time_note(typed: Typed) -> str:
 def _write_side_table(out: Document, findings: Findings, side: str, path: str | list[str]) -> None:
     profile, choice = findings.profiles[f"{side}s"], findings.sides[side]
     key = (findings.item if side == "item" else findings.user).key
-    out.section(f"tables.{side}s")
+    out.section(f"tables.{side}s", checks=findings.questions.checks(f"tables.{side}s"))
     _write_source(out, profile, path, findings.questions)
     out.key(f"{side}_id", key, f"{profile.typed[key].distinct:,} distinct, each once")
     if choice.advertiser is not None:

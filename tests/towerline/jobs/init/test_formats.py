@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import towerline
 from pipelines.contracts.conversion.column_type import ColumnType
+from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.schema import DatasetSchema
 from tests.towerline.jobs.init.worlds import FORMATS, ID_KINDS, World, make_world, write
 from towerline.config import Config, load_config
@@ -150,6 +151,19 @@ def test_the_delimiter_of_a_csv_is_found_and_written_down(tmp_path: Path, delimi
     paths = {name: tmp_path / f"{name}.csv" for name in plain}
     toml = towerline.init(**paths, folder=tmp_path).toml
     assert loaded(toml, tmp_path).tables.events.delimiter == delimiter
+
+
+def test_lines_that_give_no_row_are_counted_with_an_example(tmp_path: Path) -> None:
+    world = make_world(5, "small", "small", "")
+    paths = {name: write(rows, tmp_path, name, "csv") for name, rows in world.tables.items()}
+    with paths["events"].open("a") as file:
+        file.write("a,b\n" * 100)
+    draft = towerline.init(**paths, folder=tmp_path)
+    assert "# check: 100 lines give no row" in draft.toml
+    assert loaded(draft.toml, tmp_path).validation.max_reject_rate > 100 / 1_600
+    paths["events"].write_text("a,b\n1\n2\n")
+    with pytest.raises(SchemaError, match="found 2 lines that give none"):
+        towerline.init(**paths, folder=tmp_path)
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "cp1252", "utf-8-sig"])

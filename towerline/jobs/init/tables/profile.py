@@ -10,7 +10,9 @@ import pyarrow as pa
 
 from pipelines.contracts.arrays import Int64
 from pipelines.contracts.conversion import is_list, one_array
+from pipelines.contracts.errors import SchemaError
 from pipelines.progress import Progress
+from pipelines.tables.formats.batches import Malformed
 from towerline.jobs.init.questions import Question, Questions
 from towerline.jobs.init.tables.columns import ColumnEvidence
 from towerline.jobs.init.tables.sketch import Sketch, UInt64, hashes_of
@@ -39,10 +41,11 @@ class Joined:
 
 @dataclass(frozen=True)
 class Profile:
-    """A table read whole."""
+    """A table read whole: ``rows``, and next to them ``malformed`` lines that give no row."""
 
     table: Table
     rows: int
+    malformed: int
     columns: Mapping[str, ColumnEvidence]
     decimal: str = "."
     typed: Mapping[str, Typed] = field(default_factory=dict)
@@ -68,22 +71,36 @@ def profile(table: Table, questions: Questions, progress: Progress, joins: Joins
         joins: also counts the rows whose values are in these keys.
 
     Raises:
-        SchemaError: a file cannot be read.
+        SchemaError: a file cannot be read, or the table has no row.
     """
     columns = {name: ColumnEvidence(name) for name in table.columns}
-    rows = 0
+    rows, malformed = 0, 0
+    first: Malformed | None = None
     with progress.waiting(f"read {table.name}"):
-        for batch in table.batches(table.columns):
-            rows += len(batch)
+        for batch in table.read(table.columns):
+            rows += len(batch.table)
+            malformed += len(batch.malformed)
+            first = first or next(iter(batch.malformed), None)
             for name, evidence in columns.items():
-                evidence.add(batch[name])
+                evidence.add(batch.table[name])
                 if joins is not None:
-                    joins.add(name, batch[name])
+                    joins.add(name, batch.table[name])
+    if first is not None:
+        _note_malformed(table, rows, malformed, first, questions)
+    if rows == 0:
+        raise SchemaError(f"{table.name}: expected rows, found an empty table in {table.files[0].url}.")
     progress.line(f"{table.name}: {rows:,} rows, {len(columns)} columns")
     decimal = _decimal(table, list(columns.values()), questions)
     found = {name: type_of(evidence, decimal) for name, evidence in columns.items() if name}
     typed = {name: one for name, one in found.items() if one is not None}
-    return Profile(table, rows, columns, decimal, typed)
+    return Profile(table, rows, malformed, columns, decimal, typed)
+
+
+def _note_malformed(table: Table, rows: int, malformed: int, first: Malformed, questions: Questions) -> None:
+    example = f"row {first.row}: expected {first.expected}, got {first.record:.100}"
+    if rows == 0:
+        raise SchemaError(f"{table.name}: expected rows, found {malformed:,} lines that give none; {example}.")
+    questions.note(f"tables.{table.name}", f"{malformed:,} lines give no row and are rejected; the first is", example)
 
 
 def _decimal(table: Table, columns: list[ColumnEvidence], questions: Questions) -> str:

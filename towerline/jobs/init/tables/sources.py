@@ -13,6 +13,7 @@ import pyarrow as pa
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.schema import TableSource
 from pipelines.tables.files import SourceFile, find_files
+from pipelines.tables.formats.batches import TableBatch
 from pipelines.tables.formats.opening import opened_text, readable, unpacked
 from pipelines.tables.readers import file_schema, plan_shards, read_shard
 
@@ -39,14 +40,17 @@ class Table:
         return any(file.is_text for file in self.files)
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """The rows of ``read``."""
+        return (batch.table for batch in self.read(columns))
+
+    def read(self, columns: Sequence[str]) -> Iterator[TableBatch]:
         """Batches of these columns over all files, the cells as the files have them.
 
         Raises:
             SchemaError: a file cannot be read.
         """
         for shard in plan_shards(self.files, self.source, self.name):
-            for batch in read_shard(shard, self.source, columns, {}):
-                yield batch.table
+            yield from read_shard(shard, self.source, columns, {})
 
 
 def look_at(name: str, path: str | tuple[str, ...]) -> Table:
