@@ -58,13 +58,19 @@ def test_the_verbs_of_a_server_run_as_any_user(world: Path, temporary: Path, hom
     calls = [
         ["--version"],
         ["doctor"],
-        ["check", *config, "--quiet"],
+        ["check", *config[:2], "--work", str(temporary / "run"), "--quiet"],
         ["versions", *config],
         ["retrieve", *config, "--user", "u3", "--k", "5"],
     ]
     for words in calls:
         done = run(words, HOMES[home], temporary)
         assert (done.returncode, done.stderr) == (0, ""), (words, done.stdout)
+    assert list(temporary.iterdir()) == []
+    if os.getuid() == 0 and shutil.which("setpriv"):
+        foreign = run(["check", *config], HOMES[home], temporary)
+        assert foreign.returncode == 1
+        assert "paths.work: " in foreign.stdout
+        assert "cannot be written by this user" in foreign.stdout
 
 
 @pytest.mark.parametrize("home", HOMES)
