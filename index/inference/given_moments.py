@@ -15,9 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.contracts.arrays import Int64
-from pipelines.contracts.conversion import convert, convert_value
+from pipelines.contracts.conversion import EARLIEST_US, LATEST_US, convert, convert_value
 from pipelines.contracts.conversion.column_type import MOMENT, TIMESTAMP, ColumnType
-from pipelines.contracts.conversion.times import EARLIEST_US, LATEST_US
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.schema import DatasetSchema
 

@@ -24,8 +24,8 @@ in strings alone.
 from __future__ import annotations
 
 from pipelines.contracts.conversion.columns import convert
+from pipelines.contracts.conversion.local_times import EARLIEST_US, LATEST_US, US_PER_DAY
 from pipelines.contracts.conversion.plain import Converted, is_list, is_number, one_array, plain_type
-from pipelines.contracts.conversion.times import EARLIEST_US, LATEST_US, US_PER_DAY
 from pipelines.contracts.conversion.values import convert_cell, convert_value, expected, time_us
 
 __all__ = [

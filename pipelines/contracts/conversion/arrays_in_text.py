@@ -37,6 +37,9 @@ def split_arrays(texts: pa.Array, *, at_blanks: bool) -> pa.Array:
     """
     in_brackets = _in_brackets(texts)
     inner = without(pc.utf8_trim_whitespace(pc.utf8_slice_codeunits(texts, 1, -1)), ~in_brackets)
+    is_tuple = Cells(texts).at(0) == ord("(")
+    if is_tuple.any():  # Python writes a comma after a single value.
+        inner = pc.if_else(pa.array(is_tuple), pc.utf8_rtrim(inner, ","), inner)
     quoted = Cells(inner).contain(_NEEDS_READING)
     lists = [_cut(without(inner, quoted), at_blanks)]
     if quoted.any():
@@ -120,8 +123,8 @@ def _text(value: object) -> str | None:
 def _read(text: str) -> Iterator[str | None]:
     """Items quoted by either quote, with escapes, or not quoted."""
     place, inner = 0, text[1:-1]
-    if text[0] == "(":  # Python writes a comma after a single item.
-        inner = inner.rstrip().removesuffix(",")
+    if text[0] == "(":
+        inner = inner.rstrip().rstrip(",")
     while True:
         found = _ITEM.match(inner, place)
         if found is None:

@@ -9,8 +9,8 @@ from pipelines.contracts.conversion.column_type import ColumnType
 from pipelines.contracts.conversion.integers import to_integers
 from pipelines.contracts.conversion.lists import to_lists
 from pipelines.contracts.conversion.numbers import to_bools, to_floats
-from pipelines.contracts.conversion.plain import Converted, converted, one_array
-from pipelines.contracts.conversion.strings import to_strings
+from pipelines.contracts.conversion.plain import Converted, converted, nulls, one_array
+from pipelines.contracts.conversion.strings import decoded, to_strings
 from pipelines.contracts.conversion.times import to_moments
 
 
@@ -26,6 +26,8 @@ def convert(column: pa.Array | pa.ChunkedArray, kind: ColumnType, *, decimal: st
         ConfigError: the machine's time zone database does not have the declared ``timezone``.
     """
     source = one_array(column)
+    if pa.types.is_binary(source.type):
+        return _of_bytes(source, kind, decimal)
     if pa.types.is_null(source.type):
         return converted(np.ones(len(source), bool), pa.nulls(len(source), kind.arrow))
     match kind.type:
@@ -41,3 +43,11 @@ def convert(column: pa.Array | pa.ChunkedArray, kind: ColumnType, *, decimal: st
             return to_moments(source, kind, decimal)
         case _:
             return to_lists(source, kind, decimal)
+
+
+def _of_bytes(source: pa.Array, kind: ColumnType, decimal: str) -> Converted:
+    """Some writers of Parquet do not mark text as text. Bytes that are no UTF-8 are wrong."""
+    texts = decoded(source)
+    done = convert(texts, kind, decimal=decimal)
+    undecoded = nulls(texts) & ~nulls(source)
+    return Converted(done.values, done.null & ~undecoded, done.wrong | undecoded, done.out_of_range)

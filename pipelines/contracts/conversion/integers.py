@@ -20,8 +20,6 @@ def to_integers(source: pa.Array, decimal: str) -> Converted:
     kind = source.type
     if types.is_string(kind):
         return _of_texts(source, decimal)
-    if types.is_binary(kind):
-        return _of_texts(to_strings(source).values, decimal)
     if types.is_decimal(kind):
         return _of_texts(to_strings(source).values, ".")
     if types.is_floating(kind):
@@ -46,7 +44,7 @@ def _of_texts(texts: pa.Array, decimal: str) -> Converted:
     if values is None:
         texts = present(texts)
         values = if_all_are_canonical(texts)
-    if values is None:
+    if values is None and decimal == ".":
         values = _if_all_have_a_zero_fraction(texts)
     if values is None:
         values = parsed(_without_zero_fraction(texts, decimal))

@@ -36,11 +36,10 @@ def to_lists(source: pa.Array, kind: ColumnType, decimal: str) -> Converted:
             source, value_type = source.cast(pa.list_(pa.string())), pa.string()
         lists = source if pa.types.is_list(source.type) else source.cast(pa.list_(value_type))
         return _of_lists(lists, nulls(source), kind, ".")
-    if not (pa.types.is_string(source.type) or pa.types.is_binary(source.type)):
+    if not pa.types.is_string(source.type):
         return unconvertible(source, kind.arrow)
-    known = nulls(source)
-    texts = present(source if pa.types.is_string(source.type) else to_strings(source).values)
-    null = nulls(texts) if pa.types.is_string(source.type) else known
+    texts = present(source)
+    null = nulls(texts)
     if kind.separator is None:
         return _of_lists(split_arrays(texts, at_blanks=kind.type == "embedding"), null, kind, ".")
     if kind.separator.isspace() and kind.type == "embedding":

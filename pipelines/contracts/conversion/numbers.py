@@ -16,7 +16,6 @@ from pipelines.contracts.conversion.plain import (
     unconvertible,
     without,
 )
-from pipelines.contracts.conversion.strings import to_strings
 from pipelines.contracts.conversion.texts import Cells, cast_all, present
 
 _TRUE = ("true", "t", "yes", "y", "1", "1.0")
@@ -31,8 +30,6 @@ def to_floats(source: pa.Array, decimal: str) -> Converted:
     kind = source.type
     if types.is_string(kind):
         return _floats_of_texts(source, decimal)
-    if types.is_binary(kind):
-        return _floats_of_texts(to_strings(source).values, decimal)
     if types.is_decimal(kind):  # By its text: Arrow's own cast is not rounded correctly.
         return _floats_of_texts(source.cast(pa.string()), ".")
     if types.is_boolean(kind):
@@ -86,8 +83,8 @@ def to_bools(source: pa.Array) -> Converted:
     kind = source.type
     if types.is_boolean(kind):
         return converted(nulls(source), source)
-    if types.is_string(kind) or types.is_binary(kind):
-        texts = present(to_strings(source).values if types.is_binary(kind) else source)
+    if types.is_string(kind):
+        texts = present(source)
         lower = pc.ascii_lower(texts)
         true, false = (bools(pc.is_in(lower, value_set=pa.array(words))) for words in (_TRUE, _FALSE))
         return converted(nulls(texts), pa.array(true, mask=~(true | false)))

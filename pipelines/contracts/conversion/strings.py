@@ -24,8 +24,6 @@ def to_strings(source: pa.Array) -> Converted:
         return _of_floats(source)
     if types.is_decimal(kind):
         return converted(nulls(source), _of_decimals(source))
-    if types.is_binary(kind):
-        return converted(nulls(source), _of_bytes(source))
     if types.is_integer(kind) or types.is_boolean(kind) or types.is_temporal(kind):
         try:
             return converted(nulls(source), source.cast(pa.string()))
@@ -55,16 +53,16 @@ def _of_decimals(source: pa.Array) -> pa.Array:
     return pc.if_else(zero, pa.scalar("0"), texts)
 
 
-def _of_bytes(source: pa.Array) -> pa.Array:
-    """Bytes that are UTF-8: some writers of Parquet do not mark text as text."""
+def decoded(source: pa.Array) -> pa.Array:
+    """Bytes as texts, null where they are no UTF-8."""
     try:
         return source.cast(pa.string())
     except pa.ArrowInvalid:
-        texts = [_decoded(value) for value in source.to_pylist()]
+        texts = [_text(value) for value in source.to_pylist()]
         return without(pa.array(texts, pa.string()), nulls(source))
 
 
-def _decoded(value: bytes | None) -> str | None:
+def _text(value: bytes | None) -> str | None:
     try:
         return None if value is None else value.decode("utf-8")
     except UnicodeDecodeError:

@@ -13,15 +13,10 @@ import pyarrow.compute as pc
 from pipelines.contracts.conversion.column_type import MOMENT, ColumnType
 from pipelines.contracts.conversion.integers import if_all_are_canonical, to_integers
 from pipelines.contracts.conversion.iso import parse_iso
+from pipelines.contracts.conversion.local_times import EARLIEST_US, LATEST_US, US_PER_DAY, localised
 from pipelines.contracts.conversion.plain import Converted, converted, is_number, nulls, unconvertible, without
-from pipelines.contracts.conversion.strings import to_strings
 from pipelines.contracts.conversion.texts import Cells, cast_all, present
-from pipelines.contracts.errors import ConfigError
 
-US_PER_DAY = 86_400_000_000
-# A moment outside has a wrong unit or is a placeholder.
-EARLIEST_US = 631_152_000_000_000  # 1990-01-01
-LATEST_US = 4_102_444_800_000_000  # 2100-01-01, itself outside
 # Microseconds before 1990 and after 2100 that stand for all that an int64 cannot hold; a day of room for time zones.
 _BEFORE, _AFTER = -(2**61), 2**61
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
@@ -45,15 +40,14 @@ def to_microseconds(source: pa.Array, kind: ColumnType, decimal: str) -> Convert
     types = pa.types
     if types.is_timestamp(source.type):
         numbers = _microseconds(source.cast(pa.int64()), source.type.unit)
-        return converted(nulls(source), numbers if source.type.tz else _localised(numbers, kind.timezone))
+        return converted(nulls(source), numbers if source.type.tz else localised(numbers, kind.timezone))
     if types.is_date64(source.type):
-        return converted(nulls(source), _localised(_microseconds(source.cast(pa.int64()), "ms"), kind.timezone))
+        return converted(nulls(source), localised(_microseconds(source.cast(pa.int64()), "ms"), kind.timezone))
     if types.is_date32(source.type):
         days = source.cast(pa.int32()).cast(pa.int64())
-        return converted(nulls(source), _localised(_multiplied(days, US_PER_DAY), kind.timezone))
-    if types.is_string(source.type) or types.is_binary(source.type):
-        texts = source if types.is_string(source.type) else to_strings(source).values
-        return _of_texts(texts, kind, decimal)
+        return converted(nulls(source), localised(_multiplied(days, US_PER_DAY), kind.timezone))
+    if types.is_string(source.type):
+        return _of_texts(source, kind, decimal)
     if not (is_number(source.type) or types.is_decimal(source.type)) or types.is_boolean(source.type):
         return unconvertible(source, pa.int64())
     integers = to_integers(source, decimal)
@@ -81,23 +75,6 @@ def _multiplied(numbers: pa.Array, factor: int) -> pa.Array:
     return pc.multiply(numbers, pa.scalar(factor))
 
 
-def _localised(numbers: pa.Array, timezone: str | None) -> pa.Array:
-    """int64 microseconds of local time -> int64 microseconds UTC."""
-    if timezone is None or timezone == "UTC":
-        return numbers
-    room = 2 * US_PER_DAY
-    values = np.asarray(numbers.fill_null(0), np.int64)
-    inside = (values > EARLIEST_US - room) & (values < LATEST_US + room)
-    local = without(numbers, ~inside).cast(_NAIVE)
-    try:
-        moments = pc.assume_timezone(local, timezone, ambiguous="earliest", nonexistent="latest")
-    except pa.ArrowInvalid as err:
-        raise ConfigError(
-            f'timezone = "{timezone}" cannot be read on this machine: {err}. Install its time zone database (tzdata).'
-        ) from err
-    return pc.if_else(pa.array(inside), moments.cast(pa.int64()), numbers)
-
-
 def _of_texts(texts: pa.Array, kind: ColumnType, decimal: str) -> Converted:
     numbers = _if_all_are_alike(texts, kind)
     if numbers is None:
@@ -109,7 +86,7 @@ def _of_texts(texts: pa.Array, kind: ColumnType, decimal: str) -> Converted:
     times = parse_iso(texts)
     values = pa.array(times.microseconds, mask=~times.valid)
     if times.naive.any():
-        values = pc.if_else(pa.array(times.naive), _localised(values, kind.timezone), values)
+        values = pc.if_else(pa.array(times.naive), localised(values, kind.timezone), values)
     if kind.unit is not None and not (times.valid | null).all():
         others = to_integers(without(texts, times.valid), decimal)
         values = pc.coalesce(values, _microseconds(others.values, kind.unit))
@@ -130,7 +107,7 @@ def _if_all_are_alike(texts: pa.Array, kind: ColumnType) -> pa.Array | None:
     if ((lengths < shortest) & (lengths > _DATE)).any():
         return None
     numbers = _cast(texts, "UTC" if is_zoned else None)
-    return numbers if numbers is None or is_zoned else _localised(numbers, kind.timezone)
+    return numbers if numbers is None or is_zoned else localised(numbers, kind.timezone)
 
 
 def _cast(texts: pa.Array, zone: str | None) -> pa.Array | None:

@@ -106,4 +106,4 @@ def _shown(value: object) -> str:
     try:
         return f"{value!r:.80}"
     except ValueError:  # Python does not write integers of more than some thousand digits.
-        return f"a {type(value).__name__} too long to show"
+        return f"a value of type {type(value).__name__}, too long to show"

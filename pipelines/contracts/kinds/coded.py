@@ -18,6 +18,8 @@ from pipelines.contracts.kinds.feature import Array, FeatureKind, TrainRows, Wri
 from pipelines.contracts.kinds.summary import Summary, merged_counts
 from pipelines.contracts.vocabulary import OUT_OF_VOCABULARY, Fitted, FittedCodes
 
+INT64_RANGE = range(-(2**63), 2**63)
+
 
 class Coded(FeatureKind):
     """A feature of values that become codes."""
@@ -100,7 +102,7 @@ class OneCode(Coded):
         return INT64 if isinstance(fitted, FittedCodes) and fitted.python_type is int else STRING
 
     def writer(self, fitted: Fitted | None, kind: ColumnType | None = None) -> Writer:
-        """Directly for known values of the vocabulary's own type."""
+        """Directly for values of the vocabulary's own type."""
         through_encode = super().writer(fitted, kind)
         kind = self.value_type(fitted) if kind is None else kind
         if not isinstance(fitted, FittedCodes) or fitted.hash_buckets is not None:
@@ -113,8 +115,8 @@ class OneCode(Coded):
             value = record.get(source)
             if value is None:
                 target[0] = 0
-            elif type(value) is plain and ((code := get(value)) is not None or plain is str):
-                target[0] = OUT_OF_VOCABULARY if code is None else code
+            elif type(value) is plain and (plain is str or value in INT64_RANGE):
+                target[0] = get(value, OUT_OF_VOCABULARY)
             else:
                 through_encode(target, record, as_of_us)
 

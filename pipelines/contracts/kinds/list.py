@@ -11,7 +11,7 @@ from pydantic import Field
 from pipelines.contracts.arrays import Int32
 from pipelines.contracts.conversion import is_list
 from pipelines.contracts.conversion.column_type import LIST, ColumnType
-from pipelines.contracts.kinds.coded import Coded, encode_lists
+from pipelines.contracts.kinds.coded import INT64_RANGE, Coded, encode_lists
 from pipelines.contracts.kinds.feature import Array, TrainRows, Writer
 from pipelines.contracts.kinds.summary import Summary
 from pipelines.contracts.vocabulary import OUT_OF_VOCABULARY, Fitted, FittedCodes
@@ -61,9 +61,12 @@ class ListFeature(Coded):
         source, max_length = self.source, self.max_length
         get, plain = fitted.value_to_code.get, fitted.python_type
 
+        def fits(value: object) -> bool:
+            return type(value) is plain and (plain is str or value in INT64_RANGE)
+
         def write(target: Array, record: Mapping[str, Any], as_of_us: int) -> None:
             values = record.get(source)
-            if values is not None and (type(values) is not list or any(type(value) is not plain for value in values)):
+            if values is not None and (type(values) is not list or not all(map(fits, values))):
                 through_encode(target, record, as_of_us)
                 return
             line = target[0]

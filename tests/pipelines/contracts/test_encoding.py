@@ -261,3 +261,11 @@ def test_a_record_encodes_to_the_row_of_its_table(records: list[dict[str, Any]],
 
 def test_a_day_has_its_microseconds() -> None:
     assert US_PER_DAY == 24 * 60 * 60 * 1_000_000
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.one_of(st.none(), st.text(max_size=20)), max_size=20))
+def test_few_texts_and_many_have_the_same_words(texts: list[str | None]) -> None:
+    few = pa.array(texts, pa.string())
+    many = pa.concat_arrays([few, pa.nulls(300, pa.string())])
+    assert words(few).to_pylist() == words(many).to_pylist()[: len(texts)]
