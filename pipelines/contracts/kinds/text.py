@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,9 +12,9 @@ from pydantic import Field
 from pipelines.contracts.arrays import Int32
 from pipelines.contracts.conversion.column_type import STRING, ColumnType
 from pipelines.contracts.kinds.coded import Coded, encode_lists
-from pipelines.contracts.kinds.feature import TrainRows
+from pipelines.contracts.kinds.feature import Array, TrainRows, Writer
 from pipelines.contracts.kinds.summary import Summary
-from pipelines.contracts.vocabulary import Fitted, FittedCodes
+from pipelines.contracts.vocabulary import OUT_OF_VOCABULARY, Fitted, FittedCodes
 
 # Characters of words: letters, marks and numbers of Unicode.
 _IN_WORDS = r"\p{L}\p{M}\p{N}"
@@ -62,6 +63,34 @@ class TextFeature(Coded):
     def encode_column(self, fitted: Fitted | None, column: pa.Array, as_of_us: int) -> Int32:
         """``[n, max_length] int32`` codes, left aligned."""
         return encode_lists(self.codes_of(fitted), words(column), self.max_length)
+
+    def writer(self, fitted: Fitted | None, kind: ColumnType | None = None) -> Writer:
+        """Directly for texts."""
+        through_encode = super().writer(fitted, kind)
+        if not isinstance(fitted, FittedCodes) or fitted.hash_buckets is not None or kind not in (None, STRING):
+            return through_encode
+        source, max_length, get = self.source, self.max_length, fitted.value_to_code.get
+
+        def write(target: Array, record: Mapping[str, Any], as_of_us: int) -> None:
+            value = record.get(source)
+            if type(value) is not str or not _is_text(value):
+                through_encode(target, record, as_of_us)
+                return
+            found = words(pa.array([value])).to_pylist()[0][:max_length]
+            line = target[0]
+            line[:] = 0
+            line[: len(found)] = [get(word, OUT_OF_VOCABULARY) for word in found]
+
+        return write
+
+
+def _is_text(value: str) -> bool:
+    """Whether Arrow can hold the text: not with half a surrogate pair in it."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def words(texts: pa.Array) -> pa.Array:

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar, Literal
+import datetime
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 
 from pipelines.contracts.arrays import Float32, Float64
-from pipelines.contracts.conversion import US_PER_DAY
+from pipelines.contracts.conversion import EARLIEST_US, LATEST_US, US_PER_DAY
 from pipelines.contracts.conversion.column_type import MOMENT, TIMESTAMP, ColumnType
-from pipelines.contracts.kinds.feature import TrainRows
-from pipelines.contracts.kinds.scaled import Scaled, fitted_numbers, numbers_of, summarised_numbers, with_presence
+from pipelines.contracts.kinds.feature import Array, TrainRows, Writer
+from pipelines.contracts.kinds.scaled import (
+    MAX_FLOAT32,
+    Scaled,
+    fitted_numbers,
+    numbers_of,
+    scaler,
+    summarised_numbers,
+    with_presence,
+)
 from pipelines.contracts.kinds.summary import Summary
 from pipelines.contracts.vocabulary import Fitted, FittedNumbers
+
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_US = datetime.timedelta(microseconds=1)
 
 
 class TimeSinceFeature(Scaled):
@@ -41,6 +53,30 @@ class TimeSinceFeature(Scaled):
     def encode_column(self, fitted: Fitted | None, column: pa.Array, as_of_us: int) -> Float32:
         """``[n, 2] float32``: scaled days, present."""
         return with_presence(numbers_of(self, fitted), days_since(column, as_of_us))
+
+    def writer(self, fitted: Fitted | None, kind: ColumnType | None = None) -> Writer:
+        """Directly for datetimes, those without a zone where none is declared."""
+        through_encode = super().writer(fitted, kind)
+        if not isinstance(fitted, FittedNumbers):
+            return through_encode
+        source, scaled = self.source, scaler(fitted)
+        naive_is_utc = kind is None or kind.timezone is None
+
+        def write(target: Array, record: Mapping[str, Any], as_of_us: int) -> None:
+            value = record.get(source)
+            if type(value) is not datetime.datetime or (value.tzinfo is None and not naive_is_utc):
+                through_encode(target, record, as_of_us)
+                return
+            value = value.replace(tzinfo=datetime.UTC) if value.tzinfo is None else value
+            moment_us = (value - _EPOCH) // _US
+            if EARLIEST_US <= moment_us < LATEST_US:
+                line = target[0]
+                line[0] = max(-MAX_FLOAT32, min(MAX_FLOAT32, scaled(max((as_of_us - moment_us) / US_PER_DAY, 0.0))))
+                line[1] = 1.0
+            else:
+                through_encode(target, record, as_of_us)
+
+        return write
 
 
 def days_since(column: pa.Array, as_of_us: int) -> Float64:

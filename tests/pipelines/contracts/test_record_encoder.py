@@ -51,7 +51,8 @@ FITTED = {
 NUMBERS = st.one_of(st.integers(-(2**60), 2**60), st.floats(), st.booleans(), st.sampled_from([7, 1, 11, 2**40]))
 TEXTS = st.one_of(st.sampled_from(["US", "CA", "7", "true", "x", "Red us", ""]), st.text(max_size=5))
 ANYTHING = st.one_of(st.none(), NUMBERS, TEXTS, st.lists(st.one_of(st.none(), TEXTS), max_size=5), st.just({}))
-MOMENTS = st.one_of(ANYTHING, st.datetimes(datetime.datetime(2000, 1, 1), datetime.datetime(2030, 1, 1)))
+TIMES = st.datetimes(datetime.datetime(1985, 1, 1), datetime.datetime(2030, 1, 1))
+MOMENTS = st.one_of(ANYTHING, TIMES, TIMES.map(lambda time: time.replace(tzinfo=datetime.UTC)))
 VECTORS = st.one_of(
     ANYTHING,
     st.lists(st.floats(width=32), max_size=4),
