@@ -27,7 +27,8 @@ from pipelines.contracts.conversion.texts import present
 def to_lists(source: pa.Array, kind: ColumnType, decimal: str) -> Converted:
     """Lists of any length, text cut by the type's ``separator``, or arrays in brackets.
 
-    A cell with a value that does not fit is wrong as a whole. Missing values stay in the list as nulls, infinite ones
+    A cell with a value that does not fit is wrong as a whole. Of texts cut by a separator only an empty cell is missing,
+    as of strings: ``NA`` may be one of the values. Missing values stay in the list as nulls, infinite ones
     in an embedding as they are.
     """
     if is_list(source.type):
@@ -38,13 +39,19 @@ def to_lists(source: pa.Array, kind: ColumnType, decimal: str) -> Converted:
         return _of_lists(lists, nulls(source), kind, ".")
     if not pa.types.is_string(source.type):
         return unconvertible(source, kind.arrow)
-    texts = present(source)
+    of_texts = kind.separator is not None and kind.arrow.value_type == pa.string()
+    texts = _not_empty(source) if of_texts else present(source)
     null = nulls(texts)
     if kind.separator is None:
         return _of_lists(split_arrays(texts, at_blanks=kind.type == "embedding"), null, kind, ".")
     if kind.separator.isspace() and kind.type == "embedding":
         return _of_lists(pc.utf8_split_whitespace(texts), null, kind, decimal)
     return _of_lists(pc.split_pattern(texts, kind.separator), null, kind, decimal)
+
+
+def _not_empty(texts: pa.Array) -> pa.Array:
+    """The texts, empty ones null."""
+    return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
 
 
 def _of_lists(lists: pa.Array, null: Bools, kind: ColumnType, decimal: str) -> Converted:

@@ -62,7 +62,7 @@ def floats(column: pa.Array) -> Float64:
         raise pa.ArrowTypeError("expected numbers, got text")
     if pa.types.is_boolean(column.type):
         column = column.cast(pa.int8())
-    values = np.asarray(column.cast(pa.float64()).fill_null(np.nan), np.float64)
+    values = np.asarray(column.cast(pa.float64(), safe=False).fill_null(np.nan), np.float64)
     return np.where(np.isfinite(values), values, np.nan)
 
 
