@@ -25,7 +25,7 @@ _INT_LIST = ColumnType(type="list", of="int64")
 
 @dataclass(frozen=True)
 class TableTypes:
-    """Types of a table's columns, in the order of its files.
+    """Types of a table's columns: first those that the TOML names, in its order, then the others as in the files.
 
     kinds: what the columns are converted to. kept: Parquet types that no kind expresses (a decimal, a structure), of
     columns that stay as they are.
@@ -86,7 +86,7 @@ def table_types(
         SchemaError: a file cannot be read or lacks a column that the TOML names, or files differ in a type.
     """
     found = _schemas(schema, table, files)
-    names = tuple(dict.fromkeys(name for own in found.values() for name in own.names))
+    names = _in_order(named_columns(schema, table), [own.names for own in found.values()])
     any_text = any(file.is_text for file in found)
     declared = schema.column_types(table, text=any_text)
     declared |= {column: ids[side] for side, column in id_columns(schema, table).items()}
@@ -99,6 +99,12 @@ def table_types(
         else:
             kept[name] = settled
     return TableTypes(names, kinds, kept)
+
+
+def _in_order(named: Sequence[str], found: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """All columns found: those that the TOML names in its order, which no format has a say in, then the others."""
+    there = dict.fromkeys(name for names in found for name in names)
+    return tuple(dict.fromkeys([*(name for name in named if name in there), *there]))
 
 
 def id_types(schema: DatasetSchema, files: Mapping[TableName, Sequence[SourceFile]]) -> dict[Side, ColumnType]:

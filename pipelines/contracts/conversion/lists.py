@@ -27,9 +27,9 @@ from pipelines.contracts.conversion.texts import present
 def to_lists(source: pa.Array, kind: ColumnType, decimal: str) -> Converted:
     """Lists of any length, text cut by the type's ``separator``, or arrays in brackets.
 
-    A cell with a value that does not fit is wrong as a whole. Of texts cut by a separator only an empty cell is missing,
-    as of strings: ``NA`` may be one of the values. Missing values stay in the list as nulls, infinite ones
-    in an embedding as they are.
+    A cell with a value that does not fit is wrong as a whole. Of texts cut by a separator only an empty cell is
+    missing, as of strings: ``NA`` may be one of the values. Missing values stay in the list as nulls, infinite ones in
+    an embedding as they are.
     """
     if is_list(source.type):
         value_type = source.type.value_type

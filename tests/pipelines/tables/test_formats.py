@@ -140,9 +140,7 @@ def worlds(draw: st.DrawFn) -> World:
             "live": draw(maybe(st.booleans())),
             "listed": draw(maybe(moments())),
             "tags": draw(maybe(tags)),
-            "vector": draw(
-                maybe(st.lists(st.integers(1, 8).map(lambda eighths: eighths / 8), min_size=2, max_size=2))
-            ),
+            "vector": draw(maybe(st.lists(st.integers(1, 8).map(lambda eighths: eighths / 8), min_size=2, max_size=2))),
         }
         for item in items
     ]
@@ -283,7 +281,7 @@ def as_csv(rows: list[dict[str, Any]], columns: list[Column], world: World, choo
 
 
 def as_jsonl(rows: list[dict[str, Any]], columns: list[Column], world: World, choose: Any) -> bytes:
-    """JSON lines: values in their own JSON types or as text; a missing one null or left out."""
+    """JSON lines: values in their own JSON types or as text; a missing one null or left out, but not in all lines."""
     lines = []
     for row in rows:
         found: dict[str, Any] = {}
@@ -292,7 +290,7 @@ def as_jsonl(rows: list[dict[str, Any]], columns: list[Column], world: World, ch
             own = column.kind in ("int64", "float64", "bool", "list", "embedding") and choose(2) == 0
             if value is not None and not own:
                 value = cell(value, column, world, choose)
-            if value is not None or choose(2):
+            if value is not None or not lines or choose(2):
                 found[column.name] = value
         lines.append(json.dumps(found, ensure_ascii=bool(choose(2))))
     return ("\n".join(lines) + "\n").encode()
