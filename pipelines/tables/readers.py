@@ -20,6 +20,7 @@ from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.schema import TableSource
 from pipelines.tables.files import SourceFile
 from pipelines.tables.formats.batches import TableBatch
+from pipelines.tables.formats.blocks import BLOCK_BYTES
 from pipelines.tables.formats.csv_file import read_csv, read_header
 from pipelines.tables.formats.jsonl_file import read_jsonl, read_keys
 from pipelines.tables.formats.opening import ByteSource, is_utf8, opened, opened_text, readable, utf8_mark
@@ -27,7 +28,7 @@ from pipelines.tables.formats.parquet_file import read_row_groups, row_group_siz
 from pipelines.tables.formats.spans import Span, SpanSource, csv_spans, line_spans
 
 ROWS_PER_SHARD = 1_000_000
-SPAN_BYTES = 32 << 20
+SPAN_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,9 @@ def _batches(
             header = read_header(head, delimiter)
         asked = [name for name in columns if name in header.usable]
         given = None if shard.span is None else header
-        yield from read_csv(text, file.url, delimiter, asked, header=given, first_row=shard.first_row)
+        # A span is whole records, and one batch.
+        size = BLOCK_BYTES if shard.span is None else shard.span.end - shard.span.start + 1
+        yield from read_csv(text, file.url, delimiter, asked, header=given, first_row=shard.first_row, block_bytes=size)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.contracts.arrays import Int32
 from pipelines.contracts.conversion.plain import Converted, bools, converted, nulls, unconvertible, without
 from pipelines.contracts.conversion.strings import EXACT, to_strings
 from pipelines.contracts.conversion.texts import Cells, cast_all, present
@@ -54,12 +55,30 @@ def _of_texts(texts: pa.Array, decimal: str) -> Converted:
 def if_all_are_canonical(texts: pa.Array) -> pa.Array | None:
     """Texts -> int64; None if a text is not canonical.
 
-    Arrow reads ``007`` and ``0x1F`` as well: what is canonical is written back as it was read.
+    Arrow reads ``007`` and ``0x1F`` as well. A text without an x that is as long as its number's canonical text is that
+    text: whatever else Arrow reads is longer.
     """
     values = cast_all(texts, pa.int64())
     if values is None:
         return None
-    return values if pc.all(pc.equal(values.cast(pa.string()), texts)).as_py() is not False else None
+    cells = Cells(texts)
+    if any(bool((cells.data == np.uint8(ord(sign))).any()) for sign in "xX"):
+        return None
+    known = np.asarray(texts.is_valid(), dtype=bool) if texts.null_count else True
+    return values if bool(((cells.lengths == _canonical_lengths(values)) | ~np.asarray(known)).all()) else None
+
+
+def _canonical_lengths(values: pa.Array) -> Int32:
+    """``[n] int32``: characters of each number's text; any number where it is null."""
+    numbers = np.asarray(values.fill_null(0) if values.null_count else values, np.int64)
+    # The absolute value of -2^63 is itself, which is 2^63 as an unsigned number.
+    sizes = np.abs(numbers).view(np.uint64)
+    lengths = 1 + (numbers < 0).astype(np.int8)
+    largest, power = int(sizes.max(initial=0)), 10
+    while power <= largest:
+        lengths += sizes >= np.uint64(power)
+        power *= 10
+    return lengths.astype(np.int32)
 
 
 def _if_all_have_a_zero_fraction(texts: pa.Array) -> pa.Array | None:

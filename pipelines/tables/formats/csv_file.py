@@ -20,6 +20,7 @@ import pyarrow.csv as pacsv
 from pipelines.tables.formats.batches import Malformed, MultiLine, TableBatch, shown
 from pipelines.tables.formats.blocks import BLOCK_BYTES, blocks, quotes, record_cut, unclosed
 from pipelines.tables.formats.opening import ByteSource
+from pipelines.tables.formats.spans import has_feeds_alone, line_ends
 from pipelines.tables.formats.undecodable import DECODABLE, is_text, marked
 
 # In place of a column's name: lines with another number of cells than the header.
@@ -101,7 +102,7 @@ def read_csv(
             if not found.names:
                 continue
             header, block = found, block[found.end :]
-        if not block.strip(b"\r\n"):
+        if _is_blank(block):
             continue
         batch = _Block(block, url, delimiter, header, row).read(columns)
         row += batch.rows
@@ -161,6 +162,27 @@ class _Block:
 
     def read(self, columns: Sequence[str]) -> TableBatch:
         """The wanted columns as texts."""
+        plain = self._of_lines(columns)
+        return self._of_any(columns) if plain is None else plain
+
+    def _of_lines(self, columns: Sequence[str]) -> TableBatch | None:
+        """The batch if each line of the block is one record of text; then quotes need not be looked for."""
+        if b'"' not in self.content or not has_feeds_alone(self.content) or not is_text(self.content):
+            return None
+        last = self.content[self.content.rfind(b"\n", 0, -1) + 1 :]
+        if len(quotes(last, self.delimiter.encode())) % 2:
+            return None
+        try:
+            table, ragged = self._parsed(self.content, [self.header.place(name) for name in columns])
+        except pa.ArrowInvalid:
+            return None
+        if table.num_rows + len(ragged) < line_ends(self.content):
+            return None
+        lines = tuple(Malformed.line(self.row + line.place, line.text, line.expected) for line in ragged)
+        return TableBatch(table.rename_columns(list(columns)), self.url, self.row, lines)
+
+    def _of_any(self, columns: Sequence[str]) -> TableBatch:
+        """The batch, whatever is in the block."""
         toggles = quotes(self.content, self.delimiter.encode())
         whole = unclosed(self.content, toggles)
         content, mark = self.content[:whole], None
@@ -174,7 +196,7 @@ class _Block:
             batch = _without_marked(batch, mark)
         rest = enumerate(self.content[whole:].splitlines(), self.row + batch.rows)
         swallowed = [Malformed.line(row, shown(line), _UNCLOSED) for row, line in rest]
-        several = self._multi_line(content) if len(toggles) and batch.rows < _line_ends(content) else {}
+        several = self._multi_line(content) if len(toggles) and batch.rows < line_ends(content) else {}
         return dataclasses.replace(batch, malformed=(*batch.malformed, *swallowed), multi_line=several)
 
     def _parsed(self, content: bytes, places: Sequence[int]) -> tuple[pa.Table, list[_Ragged]]:
@@ -188,7 +210,7 @@ class _Block:
             ragged.append(_Ragged(line.number - 1, line.text, expected))
             return "skip"
 
-        if not content.strip(b"\r\n"):  # Arrow refuses a file without a byte.
+        if _is_blank(content):  # Arrow refuses a file without a byte.
             return pa.table({name: pa.array([], pa.string()) for name in asked}), []
         if not content.endswith((b"\n", b"\r")):  # Arrow takes an empty last cell for quoted if the one before is.
             content += b"\n"
@@ -226,6 +248,11 @@ class _Block:
         return found
 
 
+def _is_blank(content: bytes) -> bool:
+    """Whether there are line ends alone."""
+    return content[:1] in b"\r\n" and not content.strip(b"\r\n")
+
+
 def _without_marked(batch: TableBatch, mark: str) -> TableBatch:
     """The batch without the rows that hold a byte that is no text, which ``mark`` shows."""
     wrong: dict[int, Malformed] = {}
@@ -241,9 +268,3 @@ def _without_marked(batch: TableBatch, mark: str) -> TableBatch:
 def _plain(text: str | None, mark: str | None) -> str | None:
     """The text, its marked bytes as ``\\x..``."""
     return text if text is None or mark is None else text.replace(mark, "\\x")
-
-
-def _line_ends(content: bytes) -> int:
-    """Number of lines, by line feeds or, without any, by carriage returns."""
-    sign = b"\n" if b"\n" in content else b"\r"
-    return content.count(sign) + int(not content.endswith(sign))

@@ -1,11 +1,13 @@
 """Spans: a plain text file cut at ends of records, so that several workers read it with the row numbers of one.
 
-The cuts are those of ``blocks``, found in one pass that parses nothing: only quotes and line ends are looked at.
+The cuts are found in one pass that parses nothing: only quotes and line ends are looked at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +16,9 @@ import numpy as np
 from pipelines.tables.formats.blocks import BLOCK_BYTES, NO_QUOTES, Places, blocks, line_cut, quotes, record_cut
 
 _LF, _CR = 10, 13
+_THREADS = 4
+# In place of the number of records of a piece that ends inside quotes.
+_INSIDE = -1
 
 
 @dataclass(frozen=True)
@@ -56,33 +61,64 @@ def csv_spans(handle: Any, start: int, size: int, delimiter: bytes, block_bytes:
     Raises:
         ValueError: a record is too long.
     """
-    return list(
-        _spans(
-            blocks(SpanSource(handle, Span(start, size, 0)), lambda piece: record_cut(piece, delimiter), block_bytes),
-            start,
-            lambda block: records(block, quotes(block, delimiter)),
-        )
-    )
+    found = _spans_at_feeds(handle, start, size, delimiter, block_bytes)
+    if found is not None:
+        return found
+    source = SpanSource(handle, Span(start, size, 0))
+    pieces = blocks(source, lambda piece: record_cut(piece, delimiter), block_bytes)
+    return list(_spans(((len(piece), records(piece, quotes(piece, delimiter))) for piece in pieces), start))
+
+
+def _spans_at_feeds(handle: Any, start: int, size: int, delimiter: bytes, block_bytes: int) -> list[Span] | None:
+    """Spans that end at line feeds, several looked at at once; None if a line feed turns out to be within quotes.
+
+    Each piece is looked at as if it began outside quotes. The first does, and where one also ends outside quotes, so
+    does the next.
+    """
+
+    def count(piece: bytes) -> tuple[int, int]:
+        toggles = quotes(piece, delimiter)
+        return len(piece), records(piece, toggles) if len(toggles) % 2 == 0 else _INSIDE
+
+    found: list[tuple[int, int]] = []
+    source = SpanSource(handle, Span(start, size, 0))
+    try:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            pieces = blocks(source, lambda piece: piece.rfind(b"\n") + 1, block_bytes)
+            # No more pieces are in memory than are looked at.
+            while held := list(itertools.islice(pieces, _THREADS)):
+                counted = list(pool.map(count, held))
+                if any(number == _INSIDE for _, number in counted):
+                    return None
+                found += counted
+    except ValueError:  # A piece without a line feed.
+        return None
+    return list(_spans(found, start))
 
 
 def line_spans(handle: Any, start: int, size: int, block_bytes: int = BLOCK_BYTES) -> list[Span]:
     """Cuts a file of one record per line; see ``csv_spans``."""
-    source = SpanSource(handle, Span(start, size, 0))
-    return list(_spans(blocks(source, line_cut, block_bytes), start, lambda block: records(block, NO_QUOTES)))
+    pieces = blocks(SpanSource(handle, Span(start, size, 0)), line_cut, block_bytes)
+    return list(_spans(((len(piece), records(piece, NO_QUOTES)) for piece in pieces), start))
 
 
-def _spans(found: Iterator[bytes], start: int, count: Callable[[bytes], int]) -> Iterator[Span]:
+def _spans(counted: Iterable[tuple[int, int]], start: int) -> Iterator[Span]:
+    """Spans of consecutive pieces, given the bytes and the records of each."""
     row = 0
-    for block in found:
-        yield Span(start, start + len(block), row)
-        start += len(block)
-        row += count(block)
+    for length, number in counted:
+        yield Span(start, start + length, row)
+        start += length
+        row += number
 
 
 def records(block: bytes, toggles: Places) -> int:
     """Number of records in a block: of line ends outside quotes, apart from empty lines."""
-    if len(toggles) == 0 and _is_simple(block):
-        return block.count(b"\n") + (not block.endswith(b"\n"))
+    if has_feeds_alone(block) and block[:1] not in (b"", b"\n", b"\r"):
+        feeds = np.flatnonzero(np.frombuffer(block, np.uint8) == _LF)
+        least = 2 if b"\r" in block else 1
+        if len(feeds) < 2 or int(np.diff(feeds).min()) > least:  # No line is empty.
+            inside = int(np.count_nonzero(np.searchsorted(toggles, feeds) % 2)) if len(toggles) else 0
+            return len(feeds) - inside + (not block.endswith(b"\n"))
     if not block:
         return 0
     content = np.frombuffer(block, np.uint8)
@@ -97,11 +133,12 @@ def records(block: bytes, toggles: Places) -> int:
     return int(((lengths > 0) & ~returns).sum())
 
 
-def _is_simple(block: bytes) -> bool:
-    """Whether all lines end alike and none is empty."""
-    if not block or block[:1] in b"\r\n":
-        return False
-    if b"\r" not in block:
-        return b"\n\n" not in block
-    feeds = block.count(b"\n")
-    return feeds == block.count(b"\r") == block.count(b"\r\n") and b"\r\n\r\n" not in block
+def has_feeds_alone(block: bytes) -> bool:
+    """Whether no line ends with a carriage return alone."""
+    return b"\r" not in block or block.count(b"\r") == block.count(b"\r\n")
+
+
+def line_ends(content: bytes) -> int:
+    """Number of lines, by line feeds or, without any, by carriage returns."""
+    sign = b"\n" if b"\n" in content else b"\r"
+    return content.count(sign) + int(not content.endswith(sign))
