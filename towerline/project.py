@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from index.registry.registry import Version
     from index.retrieval.retriever import Retriever
     from pipelines.features.reporting.data_summary import DataSummary
-    from pipelines.tables.forget_list import ForgetList
+    from pipelines.tables.erasure.forget_list import ForgetList
     from towerline.jobs.check.job import CheckResult
     from towerline.jobs.erasure.outcome import ForgetOutcome
     from towerline.jobs.erasure.report import ErasureReport
@@ -239,9 +239,9 @@ class Project:
             remember: a file of user ids to take off the list of those.
         """
         from towerline.jobs import refresh
-        from towerline.jobs.check.preflight import of_night, require
+        from towerline.jobs.check.preflight import needs_of_night, require
 
-        require(self.config, of_night(self.config))
+        require(self.config, needs_of_night(self.config))
         return refresh.run(
             self.config,
             beam_args=self.beam_args,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from index.inference.given_ids import id_kind
+from index.inference.request_ids import id_kind
 from pipelines.contracts.conversion.column_type import ColumnType
 from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.schema import DatasetSchema, Ids

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from index.inference.given_ids import GivenIds, int64_ids, num_given, text_ids
+from index.inference.request_ids import IdsLike, int64_ids, num_ids, text_ids
 from index.search.searcher import Rows
 from pipelines.contracts.arrays import Int64
 
@@ -56,19 +56,19 @@ class ItemIds:
         ids: npt.NDArray[Any] = self._by_row.take(rows)
         return ids
 
-    def rows(self, item_ids: GivenIds, what: str) -> Rows:
+    def rows(self, item_ids: IdsLike, what: str) -> Rows:
         """``[n] int32`` row of each id, -1 if it is not in the catalogue. A number and its text are the same id.
 
         Raises:
             SchemaError: not a flat list, or a value can be no id of the catalogue's type; ``what`` names the argument.
         """
-        if not num_given(item_ids, what):
+        if not num_ids(item_ids, what):
             return np.zeros(0, np.int32)
         if self._numbers:
             return self._rows_of_numbers(int64_ids(item_ids, what))
         return self._rows_of_texts(item_ids, what)
 
-    def _rows_of_texts(self, item_ids: GivenIds, what: str) -> Rows:
+    def _rows_of_texts(self, item_ids: IdsLike, what: str) -> Rows:
         found = self._known_texts(item_ids)
         if found is None or None in found:
             found = [self._row_of_text.get(text, -1) for text in text_ids(item_ids, what)]

@@ -2,7 +2,7 @@
 
 A record has the keys ``history`` (item ids, oldest first), ``history_time``, ``history_action`` (as long as the
 history), ``time`` (the moment of the request), ``user_id``, and feature columns. Ids and moments are read by the rules
-of the tables: see ``given_ids`` and ``given_moments``.
+of the tables: see ``request_ids`` and ``request_times``.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from index.inference.given_ids import one_id
-from index.inference.given_moments import MomentReader
 from index.inference.item_ids import ItemIds
+from index.inference.request_ids import one_id
+from index.inference.request_times import MomentReader
 from index.search.searcher import Rows
 from pipelines.contracts.conversion import US_PER_DAY
 from pipelines.contracts.conversion.column_type import ColumnType

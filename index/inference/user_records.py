@@ -17,7 +17,7 @@ import pyarrow as pa
 import xxhash
 
 from pipelines.contracts.arrays import Int8, Int64
-from pipelines.contracts.conversion import one_array
+from pipelines.contracts.conversion import plain_array
 from pipelines.contracts.conversion.column_type import MOMENT
 from pipelines.contracts.schema import SPLITS, DatasetSchema, SplitName
 from pipelines.sequences.event_lists import EventLists
@@ -142,7 +142,7 @@ def records_of(table: pa.Table) -> list[dict[str, Any]]:
     plain = table.drop_columns("history_time") if "history_time" in table.column_names else table
     records = [{key: value for key, value in row.items() if value is not None} for row in plain.to_pylist()]
     if plain is not table:
-        for record, times in zip(records, one_array(table["history_time"]), strict=True):
+        for record, times in zip(records, plain_array(table["history_time"]), strict=True):
             if times.is_valid:
                 record["history_time"] = times.values
     return records

@@ -16,18 +16,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from index.inference.given_ids import id_kind
-from index.inference.given_tables import BadRow, GivenTable, refusal
+from index.inference.request_ids import id_kind
 from index.registry.bundle import Bundle
 from index.registry.deltas import CHANGES, DeltaState
 from pipelines.contracts.arrays import Bools
-from pipelines.contracts.conversion import convert, one_array
+from pipelines.contracts.conversion import convert, plain_array
 from pipelines.contracts.conversion.column_type import STRING, ColumnType
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.schema import DatasetSchema
 from pipelines.tables.column_types import TableTypes, named_columns
 from pipelines.tables.entity_checks import EntityChecker
 from pipelines.tables.formats.batches import TableBatch
+from pipelines.tables.input_table import BadRow, InputTable, refusal
 from pipelines.tables.rejects.checks import REJECTS, Checks, malformed_rejects
 from pipelines.tables.rejects.typed_columns import TypedColumns
 
@@ -79,7 +79,7 @@ class ItemTypes:
         """A table of ads of another version in these types; a cell that does not fit is null."""
         kinds = {name: self.kinds.get(name) for name in table.column_names}
         columns = {
-            name: one_array(table[name]) if kind is None else convert(table[name], kind).values
+            name: plain_array(table[name]) if kind is None else convert(table[name], kind).values
             for name, kind in kinds.items()
         }
         return pa.table(columns)
@@ -97,7 +97,7 @@ def read_changes(feed: Any, bundle: Bundle, state: DeltaState) -> Changes:
         SchemaError: it cannot be read, has no id column, or rows that cannot be applied.
     """
     types = ItemTypes.of(bundle)
-    table = GivenTable(feed, bundle.schema.tables.items, "items")
+    table = InputTable(feed, bundle.schema.tables.items, "items")
     checker = _FeedChecker(bundle.schema, types)
     wanted = (types.id_column, CHANGE_COLUMN, *types.kinds)
     parts = [checker.check(batch) for batch in table.batches(types.kinds, wanted)]
@@ -199,7 +199,7 @@ def _mask(flags: pa.Array) -> Bools:
 
 def _unfit(rows: pa.Table, id_column: str, state: DeltaState) -> pa.Table:
     """``REJECTS``: rows whose id came before, and changes of items that the live version does not have."""
-    ids = one_array(rows["item_id"])
+    ids = plain_array(rows["item_id"])
     first = np.zeros(len(ids), bool)
     first[np.unique(np.asarray(ids.dictionary_encode().indices), return_index=True)[1]] = True
     upserts = _mask(pc.equal(rows["change"], "upsert"))

@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from index.inference.given_ids import id_kind
 from index.inference.item_tower import LiteItemTower
+from index.inference.request_ids import id_kind
 from index.registry.bundle import ITEM_TOWER_FILE, Bundle
 from index.registry.change_feed import Changes, ItemTypes, read_changes
 from index.registry.deltas import (

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from index.inference.given_ids import one_id
+from index.inference.request_ids import one_id
 from index.rules.attributes import Attributes, Column, Mask
 from pipelines.contracts.conversion import time_us
 from pipelines.contracts.conversion.column_type import INT64, STRING

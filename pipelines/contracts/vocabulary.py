@@ -35,7 +35,7 @@ def value_type(arrow_type: pa.DataType) -> ColumnType:
     return INT64 if pa.types.is_integer(plain_type(arrow_type)) else STRING
 
 
-def canonical(values: pa.Array | pa.ChunkedArray) -> pa.Array:
+def plain_values(values: pa.Array | pa.ChunkedArray) -> pa.Array:
     """Ids or categories as int64 or string, null where they are neither: true reads ``true``, 3.0 reads ``3``."""
     return convert(values, value_type(values.type)).values
 
@@ -50,7 +50,7 @@ class ValueTable:
     """
 
     def __init__(self, values: pa.Array) -> None:
-        self.values = canonical(values)
+        self.values = plain_values(values)
         if self.values.null_count:
             raise SchemaError(f"expected values without nulls, got {self.values.null_count} nulls")
 
@@ -135,7 +135,7 @@ class FittedCodes:
             values: unique values of the train window (nulls are dropped).
             counts: int64, how often each was seen.
         """
-        table = pa.table({"value": canonical(values), "count": counts})
+        table = pa.table({"value": plain_values(values), "count": counts})
         table = table.filter(pc.and_(pc.is_valid(table["value"]), pc.greater_equal(table["count"], min_frequency)))
         table = table.sort_by([("count", "descending"), ("value", "ascending")]).slice(0, limit)
         return cls(table["value"].combine_chunks(), np.asarray(table["count"], np.int64))
@@ -143,7 +143,7 @@ class FittedCodes:
     @classmethod
     def pinned(cls, values: Sequence[str], seen: pa.Array, counts: pa.Array) -> FittedCodes:
         """Keeps exactly ``values``, in their order, with the counts of those ``seen``; arguments as above."""
-        table = pa.table({"value": canonical(seen).cast(pa.string()), "count": counts})
+        table = pa.table({"value": plain_values(seen).cast(pa.string()), "count": counts})
         known = pa.table({"value": pa.array(values, pa.string()), "place": np.arange(len(values))})
         joined = known.join(table, "value").sort_by("place")
         return cls(pa.array(values, pa.string()), np.asarray(pc.fill_null(joined["count"], 0), np.int64))

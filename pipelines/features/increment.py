@@ -23,10 +23,10 @@ from pipelines.contracts.schema import DatasetSchema
 from pipelines.contracts.vocabulary import Vocabulary
 from pipelines.features.reporting.unknown import read_unknown
 from pipelines.sequences.segments import joined
+from pipelines.tables.erasure.forgotten import Forgotten
+from pipelines.tables.erasure.reject_traces import without_users
 from pipelines.tables.event_checks import ItemLookup
 from pipelines.tables.files import SourceFile
-from pipelines.tables.forgotten import Forgotten
-from pipelines.tables.reject_traces import without_users
 from pipelines.tables.rejects.checks import REJECTS
 
 # Partitions may grow to this many times the size that a fresh run would choose before a full run cuts them again.

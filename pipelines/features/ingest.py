@@ -24,10 +24,10 @@ from pipelines.features.reporting.unknown import write_unknown
 from pipelines.features.task import SHARDS_FOLDER, Job
 from pipelines.sequences.segments import joined
 from pipelines.tables.entity_checks import EntityChecker
+from pipelines.tables.erasure.reject_traces import without_users
 from pipelines.tables.event_checks import EventChecker
 from pipelines.tables.formats.batches import TableBatch
 from pipelines.tables.readers import Shard, read_shard
-from pipelines.tables.reject_traces import without_users
 from pipelines.tables.rejects.checks import REJECTS, counts_by_reason, malformed_rejects
 from pipelines.tables.rejects.multi_line import MultiLineCount
 

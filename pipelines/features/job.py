@@ -46,10 +46,10 @@ from pipelines.progress import SILENT, Progress, files_in
 from pipelines.runner import pipeline_options
 from pipelines.sequences.reader import part_name
 from pipelines.sequences.segments import Layout, Partition, carry_rows
+from pipelines.tables.erasure.forget_list import ForgetList
+from pipelines.tables.erasure.forgotten import Forgotten
+from pipelines.tables.erasure.reject_traces import without_texts
 from pipelines.tables.fingerprints import remembered
-from pipelines.tables.forget_list import ForgetList
-from pipelines.tables.forgotten import Forgotten
-from pipelines.tables.reject_traces import without_texts
 from pipelines.tables.rejects.checks import counts_by_reason
 from pipelines.tables.rejects.thresholds import examples_in
 
@@ -109,7 +109,7 @@ def run(
         work.mkdir()
         before = drift.Before.read(previous)
         plan = FeaturesPlanner(schema, inputs, draft.dir, work, erasure).plan(previous, partitions)
-        write_copy(plan.asked.forgotten, out)
+        write_copy(plan.erasure.forgotten, out)
         facts = _Assembler(plan, draft, tuple(beam_args), progress).write(before)
         draft.facts.update(facts)
     return out
@@ -152,7 +152,7 @@ class _Assembler:
         now = now.with_duplicates(duplicates) if rejecting else now
         ingested = self._after(now)
         if len(items.rejects):
-            rejects = without_texts(items.rejects, self.plan.asked.forgotten)
+            rejects = without_texts(items.rejects, self.plan.erasure.forgotten)
             write_parquet(rejects, self.draft.dir / "rejects" / "items.parquet")
         ingested.require_fit(self._schema, examples_in(self.draft.dir / "rejects"))
         events = events_by_split(parts, self.plan.counted_before)
@@ -188,7 +188,7 @@ class _Assembler:
             "joined": joins.share,
             "duplicates": duplicates,
             "drift": drifted,
-            "forgotten": self.plan.asked.facts(found),
+            "forgotten": self.plan.erasure.facts(found),
             **self._facts(ingested, nulls),
         }
 

@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 
 from pipelines.contracts.errors import ArtifactError, SchemaError
 from pipelines.contracts.manifest import MANIFEST_FILE, read_manifest, write_durably
-from pipelines.tables.forget_list import ForgetList
-from pipelines.tables.forgotten import Forgotten
+from pipelines.tables.erasure.forget_list import ForgetList
+from pipelines.tables.erasure.forgotten import Forgotten
 
 FORGOTTEN_FILE = "forgotten.arrow"
 NOBODY = ForgetList("an empty list")
@@ -112,7 +112,7 @@ class Erasure:
     forget: ForgetList = NOBODY
     remember: ForgetList = NOBODY
 
-    def asked_of(self, id_type: pa.DataType) -> Asked:
+    def as_ids(self, id_type: pa.DataType) -> ErasureIds:
         """The lists as ids.
 
         Args:
@@ -130,11 +130,11 @@ class Erasure:
                 f"got one on both lists ({self.remember.source}). Take the line out of one of them."
             )
         left = self.before.without_users(remember)
-        return Asked(self, forget, left.with_users(forget), remembers=left is not self.before)
+        return ErasureIds(self, forget, left.with_users(forget), remembers=left is not self.before)
 
 
 @dataclass(frozen=True)
-class Asked:
+class ErasureIds:
     """The lists of a run as ids: ``forgotten`` is everyone to drop; ``remembers`` says that somebody may come back."""
 
     erasure: Erasure

@@ -139,7 +139,7 @@ def _appended(job: Job, base: Base, part: int, new: Grouped, profiled: pa.Array)
     found = unique(job, part, old, new)
     new, duplicates = found.events, found.duplicates
     known = Users.read(Path(base.dir) / "users" / part_name(part, job.partitions))
-    asked = frozenset(job.found([known.ids]))
+    forgotten = frozenset(job.found([known.ids]))
     users = Users.together([known, Users.of(new), Users.idle(profiled)])
     alive = (users.events > 0) | (places_of(users.ids, profiled) >= 0)
     if base.forgets:
@@ -148,7 +148,7 @@ def _appended(job: Job, base: Base, part: int, new: Grouped, profiled: pa.Array)
     added = with_more_users(new, profiled.filter(pa.array(places_of(profiled, known.ids) < 0)))
     if not rewritten and not base.recount:
         _append(job, base, part, partition, added)
-        return _Built(users, new, duplicates, rewritten=False, found=asked)
+        return _Built(users, new, duplicates, rewritten=False, found=forgotten)
     old = _read_base(job, base, partition) if old is None else old
     whole = merge(old, added)
     whole = keep_users(whole, places_of(whole.user_ids, users.ids.filter(pa.array(alive))) >= 0)
@@ -159,7 +159,7 @@ def _appended(job: Job, base: Base, part: int, new: Grouped, profiled: pa.Array)
         _append(job, base, part, partition, added)
     if base.recount and job.schema.validation.duplicates == "keep":
         duplicates = int(repeats(whole, by_split=by_split(job)).sum())
-    return _Built(Users.of(whole), whole if base.recount else new, duplicates, rewritten, asked)
+    return _Built(Users.of(whole), whole if base.recount else new, duplicates, rewritten, forgotten)
 
 
 def _read_base(job: Job, base: Base, partition: Partition) -> Grouped:

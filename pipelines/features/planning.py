@@ -20,18 +20,18 @@ from pipelines.contracts.files import write_parquet
 from pipelines.contracts.manifest import fingerprint_of, read_manifest
 from pipelines.contracts.schema import DatasetSchema, TableName, TableSource
 from pipelines.features.increment import Decision, Previous, decide, kept_rejects, remap, unfit
-from pipelines.features.kept_list import FORGOTTEN_FILE, Asked, Erasure, forgotten_by
+from pipelines.features.kept_list import FORGOTTEN_FILE, Erasure, ErasureIds, forgotten_by
 from pipelines.features.reporting.unknown import carry_unknown
-from pipelines.features.task import Base, Job, write_asked, write_catalogue, write_remap
+from pipelines.features.task import Base, Job, write_catalogue, write_remap, write_to_forget
 from pipelines.sequences.grouping import keep_users
 from pipelines.sequences.segments import Layout, Partition
 from pipelines.tables.catalogue import Items, items_of_events, read_items
 from pipelines.tables.column_types import TableTypes, id_types, require_convertible, table_types
 from pipelines.tables.entity_checks import EntityChecker, entity_columns
+from pipelines.tables.erasure.forgotten import Forgotten
 from pipelines.tables.event_checks import columns_of, moment
 from pipelines.tables.files import SourceFile, find_files
 from pipelines.tables.fingerprints import recall, with_content
-from pipelines.tables.forgotten import Forgotten
 from pipelines.tables.readers import Shard, plan_shards
 
 # In the facts of a manifest: the files that were read, by state and content.
@@ -217,7 +217,7 @@ class FeaturesPlan:
     items: Items
     inputs: Inputs
     decision: Decision
-    asked: Asked
+    erasure: ErasureIds
     remap: pa.Array | None
 
     @property
@@ -253,9 +253,9 @@ class FeaturesPlanner:
         survey = Survey.of(self.schema, self.inputs)
         events_types = survey.types["events"]
         id_type = events_types.kinds[self.schema.tables.events.user_id].arrow
-        asked = self.erasure.asked_of(id_type)
+        erasure = self.erasure.as_ids(id_type)
         decision = decide(directory, self.schema, self.inputs.events)
-        if asked.remembers and decision.previous is not None:
+        if erasure.remembers and decision.previous is not None:
             decision = Decision(None, "users were taken off the forget list, so that all files are read again")
         items = catalogue_of(self.schema, self.inputs, survey, decision.previous)
         if decision.previous is not None:
@@ -275,16 +275,16 @@ class FeaturesPlanner:
         )
         rows = None if previous is None else remap(previous.vocabulary.item_ids, items.ids)
         if previous is not None:
-            job = self._appending(job, previous, asked.forgotten)
+            job = self._appending(job, previous, erasure.forgotten)
         write_catalogue(items.ids, self.work)
-        if len(asked.forgotten):
-            asked.forgotten.write(self.out / FORGOTTEN_FILE)
-        if len(asked.wanted):
-            write_asked(asked.wanted, self.work)
+        if len(erasure.forgotten):
+            erasure.forgotten.write(self.out / FORGOTTEN_FILE)
+        if len(erasure.wanted):
+            write_to_forget(erasure.wanted, self.work)
         if rows is not None:
             write_remap(rows, self.work)
         shards = [*survey.new_events(previous), *survey.users]
-        return FeaturesPlan(job, shards, items, self.inputs, decision, asked, rows)
+        return FeaturesPlan(job, shards, items, self.inputs, decision, erasure, rows)
 
     def _appending(self, job: Job, previous: Previous, forgotten: Forgotten) -> Job:
         """The job of a run that appends to a previous one; its rejects are taken over."""

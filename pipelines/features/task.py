@@ -20,13 +20,13 @@ from pipelines.contracts.schema import DatasetSchema
 from pipelines.features.kept_list import FORGOTTEN_FILE
 from pipelines.sequences.segments import Partition
 from pipelines.tables.column_types import TableTypes
+from pipelines.tables.erasure.forgotten import Forgotten
 from pipelines.tables.event_checks import ItemLookup
-from pipelines.tables.forgotten import Forgotten
 
 # Below ``work``: what each shard's task counted.
 SHARDS_FOLDER = "shards"
 _CATALOGUE_FILE = "catalogue.arrow"
-_ASKED_FILE = "asked.arrow"
+_TO_FORGET_FILE = "to_forget.arrow"
 _REMAP_FILE = "remap.arrow"
 
 
@@ -109,16 +109,16 @@ class Job:
         return Forgotten.read(path) if path.exists() else Forgotten.nobody()
 
     @functools.cached_property
-    def asked(self) -> Forgotten:
+    def to_forget(self) -> Forgotten:
         """The users whom this run's forget list names, and what it may have meant: who of them is found is counted."""
-        path = Path(self.work) / _ASKED_FILE
+        path = Path(self.work) / _TO_FORGET_FILE
         return Forgotten.read(path) if path.exists() else Forgotten.nobody()
 
     def found(self, ids: Iterable[pa.Array]) -> set[int]:
-        """Places in ``asked`` of the users whom these arrays of ids name."""
-        if len(self.asked) == 0:
+        """Places in ``to_forget`` of the users whom these arrays of ids name."""
+        if len(self.to_forget) == 0:
             return set()
-        return {place for one in ids for place in self.asked.places(one).tolist() if place >= 0}
+        return {place for one in ids for place in self.to_forget.places(one).tolist() if place >= 0}
 
     @functools.cached_property
     def remap(self) -> npt.NDArray[np.int32] | None:
@@ -146,9 +146,9 @@ def write_catalogue(item_ids: pa.Array, work: Path) -> None:
     write_arrow(pa.table({"item_id": item_ids}), work / _CATALOGUE_FILE)
 
 
-def write_asked(asked: Forgotten, work: Path) -> None:
+def write_to_forget(users: Forgotten, work: Path) -> None:
     """Lays out the users whom the forget list names."""
-    asked.write(work / _ASKED_FILE)
+    users.write(work / _TO_FORGET_FILE)
 
 
 def write_remap(rows: pa.Array, work: Path) -> None:

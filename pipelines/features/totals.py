@@ -55,8 +55,8 @@ class PartitionFacts:
     submitted the job. ``users`` is the number of its users; ``events`` (by split), ``duplicates`` and the tables count
     all its events, or only the new ones of a run that appends. Tables are sparse: they hold the rows that it saw.
     ``profiles`` is the number of its rows in the users table, ``nulls`` counts the nulls of each column there.
-    ``rewritten`` says that its base of sequences is a file of this run; ``found`` are the places in ``Job.asked`` of
-    the users whom the previous run had. ``new_users`` counts its users with test events and none before, ``unknown``
+    ``rewritten`` says that its base of sequences is a file of this run; ``found`` are the places in ``Job.to_forget``
+    of the users whom the previous run had. ``new_users`` counts its users with test events and none before, ``unknown``
     all its events of users without a row in the users table; ``strangers`` are some of these users' ids.
     """
 
@@ -117,7 +117,7 @@ class Ingested:
     ``counts`` by table; ``nulls`` by column of the events table; ``days`` are accepted events by day since the epoch;
     ``dropped`` events lay behind the split; ``multi_line`` describes
     cells over several lines (``MultiLineCells``); ``first`` and ``last`` are their times; ``found`` are the places in
-    ``Job.asked`` of the users seen.
+    ``Job.to_forget`` of the users seen.
     """
 
     counts: dict[TableName, TableCounts]

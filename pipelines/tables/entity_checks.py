@@ -19,7 +19,7 @@ from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.kinds import Feature
 from pipelines.contracts.schema import DatasetSchema, Side, TableName
 from pipelines.tables.column_types import TableTypes, named_columns
-from pipelines.tables.forgotten import Forgotten
+from pipelines.tables.erasure.forgotten import Forgotten
 from pipelines.tables.formats.batches import TableBatch
 from pipelines.tables.rejects.checks import Checks
 from pipelines.tables.rejects.rules import check_columns

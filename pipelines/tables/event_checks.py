@@ -21,7 +21,7 @@ from pipelines.contracts.hashing import fractions_of
 from pipelines.contracts.schema import SPLITS, DatasetSchema
 from pipelines.contracts.vocabulary import ValueTable
 from pipelines.tables.column_types import TableTypes
-from pipelines.tables.forgotten import Forgotten
+from pipelines.tables.erasure.forgotten import Forgotten
 from pipelines.tables.formats.batches import TableBatch
 from pipelines.tables.rejects.checks import Checks
 from pipelines.tables.rejects.rules import check_columns

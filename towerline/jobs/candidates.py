@@ -31,7 +31,7 @@ from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.manifest import write_artifact
 from pipelines.progress import SILENT, Progress, files_in
 from pipelines.runner import new_pipeline, pipeline_options
-from towerline.jobs.asked_users import Asked, write_asked
+from towerline.jobs.batch_users import UserCounts, write_user_records
 
 KIND = "candidates"
 # Below the draft while the job runs: the records of the users that were asked for.
@@ -84,11 +84,11 @@ def run(
         folder.mkdir()
         if users is None:
             stored = own_users(opened.bundle)
-            asked = Asked(stored.num_rows, stored.num_rows)
+            counts = UserCounts(stored.num_rows, stored.num_rows)
         else:
             with progress.waiting("reading users"):
-                asked = write_asked(users, opened.bundle, records, _ELEMENT_USERS, progress)
-        elements = list(plan(asked.users))
+                counts = write_user_records(users, opened.bundle, records, _ELEMENT_USERS, progress)
+        elements = list(plan(counts.users))
         source = None if users is None else records
         job = RetrieveCandidates(registry, opened.version, source, folder, k, len(elements))
         with (
@@ -104,9 +104,9 @@ def run(
         records.unlink(missing_ok=True)
         draft.facts.update(
             version=opened.version,
-            users=asked.users,
-            known=asked.known,
-            unknown=asked.users - asked.known,
+            users=counts.users,
+            known=counts.known,
+            unknown=counts.users - counts.known,
             cold=_cold_users(folder),
         )
     return out

@@ -26,7 +26,7 @@ from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.manifest import open_artifact, read_manifest, write_durably
 from pipelines.features.kept_list import NOBODY
 from pipelines.progress import SILENT, Progress
-from pipelines.tables.forget_list import ForgetList
+from pipelines.tables.erasure.forget_list import ForgetList
 from towerline.config import Config
 from towerline.jobs.erasure.outcome import ForgetOutcome
 from towerline.jobs.stages import (

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pipelines.contracts.manifest import is_current, read_manifest
 from pipelines.features.kept_list import NOBODY
 from pipelines.progress import SILENT, Progress
-from pipelines.tables.forget_list import ForgetList
+from pipelines.tables.erasure.forget_list import ForgetList
 from towerline.config import Config
 from towerline.jobs.extras import Need
 

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from index.inference.given_ids import GivenIds, int64_ids, num_given, text_ids
 from index.inference.item_ids import ItemIds
 from index.inference.query_tower import QueryTower
 from index.inference.records import RecordReader
+from index.inference.request_ids import IdsLike, int64_ids, num_ids, text_ids
 from index.registry.delta_search import DeltaSearcher, MaskedSearcher
 from index.registry.deltas import Delta, DeltaLog, DeltaState
 from index.retrieval.live.version import MIB, ServingVersion, attributes_of
@@ -45,9 +45,9 @@ class FreshItemIds(ItemIds):
         known = base.of(np.arange(self._first_fresh, dtype=np.int32))
         self._by_row = np.concatenate([known, np.asarray(ids, dtype=known.dtype)])
 
-    def rows(self, item_ids: GivenIds, what: str) -> Rows:
+    def rows(self, item_ids: IdsLike, what: str) -> Rows:
         """See ``ItemIds.rows``."""
-        if not num_given(item_ids, what):
+        if not num_ids(item_ids, what):
             return np.zeros(0, np.int32)
         given = int64_ids(item_ids, what) if self._numbers else text_ids(item_ids, what)
         rows = self._base.rows(given, what)

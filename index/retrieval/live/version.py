@@ -15,10 +15,10 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import ValidationError
 
-from index.inference.given_ids import id_kind, one_id
 from index.inference.item_ids import ItemIds
 from index.inference.query_tower import QueryTower
 from index.inference.records import Clock, RecordReader
+from index.inference.request_ids import id_kind, one_id
 from index.inference.user_records import records_of
 from index.registry.bundle import Bundle
 from index.rules.attributes import Attributes, Mask

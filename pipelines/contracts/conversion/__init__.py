@@ -12,7 +12,7 @@ int64      every integer of 64 bits as a number (whole floats up to 2^53) or as 
            too
 float64    finite numbers, or their text with the table's decimal mark
 bool       true, false, 1, 0; in text also t, f, yes, no, y, n
-timestamp  timestamps, dates, ISO text (``pipelines.contracts.conversion.iso``), integers with a declared unit
+timestamp  timestamps, dates, ISO text (see ``timestamps.iso``), integers with a declared unit
 list       lists; text cut by the declared separator, or arrays in brackets
 embedding  the same of numbers
 ========== =========================================================================================================
@@ -24,8 +24,8 @@ in strings alone.
 from __future__ import annotations
 
 from pipelines.contracts.conversion.columns import convert
-from pipelines.contracts.conversion.local_times import EARLIEST_US, LATEST_US, US_PER_DAY
-from pipelines.contracts.conversion.plain import Converted, is_list, is_number, one_array, plain_type
+from pipelines.contracts.conversion.plain import Converted, is_list, is_number, plain_array, plain_type
+from pipelines.contracts.conversion.timestamps.local_times import EARLIEST_US, LATEST_US, US_PER_DAY
 from pipelines.contracts.conversion.values import convert_cell, convert_value, expected, time_us
 
 __all__ = [
@@ -39,7 +39,7 @@ __all__ = [
     "expected",
     "is_list",
     "is_number",
-    "one_array",
+    "plain_array",
     "plain_type",
     "time_us",
 ]

@@ -9,9 +9,9 @@ from pipelines.contracts.conversion.column_type import ColumnType
 from pipelines.contracts.conversion.integers import to_integers
 from pipelines.contracts.conversion.lists import to_lists
 from pipelines.contracts.conversion.numbers import to_bools, to_floats
-from pipelines.contracts.conversion.plain import Converted, converted, nulls, one_array
+from pipelines.contracts.conversion.plain import Converted, converted, nulls, plain_array
 from pipelines.contracts.conversion.strings import decoded, to_strings
-from pipelines.contracts.conversion.times import to_moments
+from pipelines.contracts.conversion.timestamps.times import to_moments
 
 
 def convert(column: pa.Array | pa.ChunkedArray, kind: ColumnType, *, decimal: str = ".") -> Converted:
@@ -25,7 +25,7 @@ def convert(column: pa.Array | pa.ChunkedArray, kind: ColumnType, *, decimal: st
     Raises:
         ConfigError: the machine's time zone database does not have the declared ``timezone``.
     """
-    source = one_array(column)
+    source = plain_array(column)
     if pa.types.is_binary(source.type):
         return _of_bytes(source, kind, decimal)
     if pa.types.is_null(source.type):

@@ -17,7 +17,7 @@ from pipelines.contracts.conversion.plain import (
     is_list,
     is_number,
     nulls,
-    one_array,
+    plain_array,
     unconvertible,
 )
 from pipelines.contracts.conversion.strings import to_strings
@@ -55,7 +55,7 @@ def _not_empty(texts: pa.Array) -> pa.Array:
 
 
 def _of_lists(lists: pa.Array, null: Bools, kind: ColumnType, decimal: str) -> Converted:
-    values = one_array(pc.list_flatten(lists))
+    values = plain_array(pc.list_flatten(lists))
     lengths = np.asarray(pc.list_value_length(lists).fill_null(0), np.int64)
     owners = np.repeat(np.arange(len(lists)), lengths)
     inner = _values(values, kind, decimal)

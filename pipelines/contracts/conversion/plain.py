@@ -26,7 +26,7 @@ class Converted:
 
 
 def plain_type(arrow_type: pa.DataType) -> pa.DataType:
-    """The type of a column after ``one_array``."""
+    """The type of a column after ``plain_array``."""
     types = pa.types
     if isinstance(arrow_type, pa.BaseExtensionType):
         return plain_type(arrow_type.storage_type)
@@ -51,7 +51,7 @@ def is_number(arrow_type: pa.DataType) -> bool:
     return bool(types.is_integer(arrow_type) or types.is_floating(arrow_type) or types.is_boolean(arrow_type))
 
 
-def one_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+def plain_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     """The column as one plain array: chunks joined, dictionaries decoded, large strings as strings."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if isinstance(array, pa.ChunkedArray):  # Arrow keeps several chunks where one would overflow its offsets.
@@ -62,7 +62,7 @@ def one_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
         array = pc.run_end_decode(array)
     if pa.types.is_dictionary(array.type):
         # Arrow cannot take from views: their texts become plain ones first.
-        array = pa.DictionaryArray.from_arrays(array.indices, one_array(array.dictionary)).dictionary_decode()
+        array = pa.DictionaryArray.from_arrays(array.indices, plain_array(array.dictionary)).dictionary_decode()
     plain = plain_type(array.type)
     return array if plain == array.type else array.cast(plain)
 
@@ -71,7 +71,7 @@ def without_views(column: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Ar
     """The column with plain texts and bytes in place of views, also in lists: Arrow cannot take rows of views."""
     if "_view" not in str(column.type):
         return column
-    array = one_array(column)
+    array = plain_array(column)
     if is_list(array.type):
         array = array.cast(pa.list_(plain_type(array.type.value_type)))
     return array

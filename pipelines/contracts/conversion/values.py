@@ -9,8 +9,8 @@ import pyarrow as pa
 
 from pipelines.contracts.conversion.column_type import TIMESTAMP, ColumnType
 from pipelines.contracts.conversion.columns import convert
-from pipelines.contracts.conversion.plain import one_array
-from pipelines.contracts.conversion.times import to_microseconds
+from pipelines.contracts.conversion.plain import plain_array
+from pipelines.contracts.conversion.timestamps.times import to_microseconds
 from pipelines.contracts.errors import SchemaError
 
 _INT64 = range(-(2**63), 2**63)
@@ -71,7 +71,7 @@ def time_us(value: object, what: str, kind: ColumnType = TIMESTAMP) -> int:
         SchemaError: the value is no time, or an integer and ``kind`` declares no unit.
     """
     array = _as_array(value)
-    done = None if array is None else to_microseconds(one_array(array), kind, ".")
+    done = None if array is None else to_microseconds(plain_array(array), kind, ".")
     if done is None or done.values[0].as_py() is None:
         raise SchemaError(f"{what}: expected a time, {_FORMS}, got {_shown(value)}")
     return int(done.values[0].as_py())

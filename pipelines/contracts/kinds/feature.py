@@ -22,7 +22,7 @@ from pydantic import Field, field_validator
 
 from pipelines.contracts.arrays import Bools, Int64
 from pipelines.contracts.configuration import Section
-from pipelines.contracts.conversion import convert, convert_cell, expected, one_array
+from pipelines.contracts.conversion import convert, convert_cell, expected, plain_array
 from pipelines.contracts.conversion.column_type import STRING, ColumnType
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.kinds.summary import Summary
@@ -57,7 +57,7 @@ class TrainRows:
 
     def column(self, name: str) -> pa.Array:
         """A raw column as one plain array; nulls where the table does not have it."""
-        return one_array(self.table[name]) if name in self.table.column_names else pa.nulls(len(self.table))
+        return plain_array(self.table[name]) if name in self.table.column_names else pa.nulls(len(self.table))
 
 
 class FeatureKind(Section, abc.ABC):
@@ -154,7 +154,7 @@ class FeatureKind(Section, abc.ABC):
         Raises:
             SchemaError: the column's type or a value does not fit the kind, or the vocabulary's entry is of another.
         """
-        column = pa.nulls(len(table)) if self.source not in table.column_names else one_array(table[self.source])
+        column = pa.nulls(len(table)) if self.source not in table.column_names else plain_array(table[self.source])
         try:
             return self.encode_column(fitted, self._implied(column), as_of_us)
         except ARROW_ERRORS as err:

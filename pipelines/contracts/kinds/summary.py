@@ -16,9 +16,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.contracts.arrays import Float64, Int64
-from pipelines.contracts.conversion import one_array
+from pipelines.contracts.conversion import plain_array
 from pipelines.contracts.hashing import hash_ids
-from pipelines.contracts.vocabulary import canonical
+from pipelines.contracts.vocabulary import plain_values
 
 # Values kept for the quantiles, those of the smallest hashes: the error of a quantile is about 0.5 / sqrt(size).
 _SAMPLE = 100_000
@@ -91,7 +91,7 @@ class Summary:
         """Counts ``[n]`` values, each ``weights`` (``[n] int64``) times; nulls are left out."""
         if pa.types.is_null(values.type):
             return cls.of_no_values()
-        table = pa.table({"value": canonical(values), "count": weights})
+        table = pa.table({"value": plain_values(values), "count": weights})
         return cls(counts=_summed(table.filter(table["value"].is_valid())))
 
     @classmethod
@@ -133,7 +133,7 @@ def merged_sample(parts: Sequence[Summary]) -> Float64:
 
 def _summed(table: pa.Table) -> pa.Table:
     """Each value once, its counts added up (exact: float64 holds every integer below 2**53)."""
-    values = one_array(table["value"]).dictionary_encode()
+    values = plain_array(table["value"]).dictionary_encode()
     counts = np.bincount(np.asarray(values.indices), np.asarray(table["count"], np.float64), len(values.dictionary))
     return pa.table({"value": values.dictionary, "count": counts.astype(np.int64)})
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.files import write_parquet
 from pipelines.features.task import Job
-from pipelines.tables.forgotten import Forgotten
+from pipelines.tables.erasure.forgotten import Forgotten
 
 _FOLDER = "unknown"
 

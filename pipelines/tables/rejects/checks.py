@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.contracts.arrays import Bools
-from pipelines.contracts.conversion import one_array
+from pipelines.contracts.conversion import plain_array
 from pipelines.tables.formats.batches import TableBatch
 
 # row: place in the file, from 0. value: the cell as text. expected: what it should have been.
@@ -107,14 +107,14 @@ class Checks:
             places = np.flatnonzero(self._broken[shown] == number)
             if rule.column not in self._batch.table.column_names or not len(places):
                 continue
-            cells = _objects(one_array(self._batch.table[rule.column].take(pa.array(shown[places]))))
+            cells = _objects(plain_array(self._batch.table[rule.column].take(pa.array(shown[places]))))
             for place, cell in zip(places.tolist(), cells, strict=True):
                 texts[place] = cell_text(cell)
         return pa.array(texts, pa.string())
 
     def _records(self, rows: npt.NDArray[np.int64]) -> pa.Array:
         kept = self._batch.table.take(pa.array(rows[:RECORDS_PER_BATCH]))
-        columns = [_objects(one_array(column)) for column in kept.columns]
+        columns = [_objects(plain_array(column)) for column in kept.columns]
         records = [dict(zip(kept.column_names, values, strict=True)) for values in zip(*columns, strict=True)]
         texts = [json.dumps(record, default=str, ensure_ascii=False)[:_RECORD_CHARACTERS] for record in records]
         return pa.array(texts + [None] * (len(rows) - len(texts)), pa.string())

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.contracts.conversion import Converted, convert, expected, one_array
+from pipelines.contracts.conversion import Converted, convert, expected, plain_array
 from pipelines.contracts.conversion.column_type import ColumnType
 from pipelines.contracts.conversion.plain import without
 from pipelines.tables.column_types import TableTypes
@@ -60,7 +60,7 @@ class TypedColumns:
     def as_they_are(self, name: str) -> pa.Array:
         """``value`` for a column that the TOML does not name: no moment is too early or too late."""
         kind = self._types.kinds.get(name)
-        column = one_array(self._raw[name])
+        column = plain_array(self._raw[name])
         if kind is None or kind.type != "timestamp" or not pa.types.is_temporal(column.type):
             return self.value(name)
         try:
@@ -81,7 +81,7 @@ class TypedColumns:
 
     def _kept(self, name: str) -> pa.Array:
         """A column of a Parquet type that no declared type expresses: as it is."""
-        column, wanted = one_array(self._raw[name]), self._types.kept[name]
+        column, wanted = plain_array(self._raw[name]), self._types.kept[name]
         return column if column.type == wanted else column.cast(wanted)
 
 

@@ -21,7 +21,7 @@ from pipelines.contracts.errors import ArtifactError, SchemaError
 from pipelines.contracts.kinds import Feature
 from pipelines.contracts.kinds.summary import Summary
 from pipelines.contracts.kinds.text import words
-from pipelines.contracts.vocabulary import Fitted, FittedCodes, FittedNumbers, ValueTable, Vocabulary, canonical
+from pipelines.contracts.vocabulary import Fitted, FittedCodes, FittedNumbers, ValueTable, Vocabulary, plain_values
 
 DAY = datetime.datetime(2025, 1, 11, tzinfo=datetime.UTC)
 AS_OF_US = int(DAY.timestamp()) * 1_000_000
@@ -69,9 +69,9 @@ def test_numbers_and_texts_of_one_meaning_have_one_code() -> None:
 
 
 def test_floats_are_cast_value_by_value() -> None:
-    assert canonical(pa.array([3.0, 2.5, None])).to_pylist() == ["3", "2.5", None]
-    assert canonical(pa.array([3.0])).to_pylist() == ["3"]
-    assert canonical(pa.array([True, False])).to_pylist() == ["true", "false"]
+    assert plain_values(pa.array([3.0, 2.5, None])).to_pylist() == ["3", "2.5", None]
+    assert plain_values(pa.array([3.0])).to_pylist() == ["3"]
+    assert plain_values(pa.array([True, False])).to_pylist() == ["true", "false"]
 
 
 def test_hashed_codes_need_no_vocabulary_and_stay_in_range() -> None:

@@ -16,7 +16,7 @@ from pipelines.contracts.manifest import open_artifact
 from pipelines.contracts.vocabulary import Vocabulary
 from pipelines.features import job as features
 from pipelines.sequences.grouping import group_events, merge
-from pipelines.tables.forget_list import ForgetList
+from pipelines.tables.erasure.forget_list import ForgetList
 from tests.pipelines.conftest import EVENTS, ITEMS, USERS, at, raw_schema, schema_of, write_rows
 from tests.pipelines.features.test_job import content, micros
 from tests.pipelines.sequences.test_grouping import as_lists, as_table, events

@@ -20,7 +20,7 @@ import pytest
 
 from pipelines.contracts.schema import DatasetSchema
 from pipelines.features import job as features
-from pipelines.tables.forget_list import ForgetList
+from pipelines.tables.erasure.forget_list import ForgetList
 from tests.pipelines.conftest import EVENTS, ITEMS, at, raw_schema, schema_of
 from towerline.jobs.erasure.traces import find_traces
 

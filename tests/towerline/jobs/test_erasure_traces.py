@@ -154,7 +154,7 @@ def test_large_integers_are_found_as_bytes(tmp_path: Path) -> None:
 
 
 def test_an_id_across_two_blocks_of_a_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("towerline.jobs.erasure.contents._BLOCK_BYTES", 5_000)
+    monkeypatch.setattr("towerline.jobs.erasure.file_scanner._BLOCK_BYTES", 5_000)
     for place in range(4_990, 5_010):
         (tmp_path / "log.txt").write_text("." * place + f" {NAME} " + "." * 9_000)
         assert len(find_traces([tmp_path], [NAME])) == 1

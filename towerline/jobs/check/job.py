@@ -17,12 +17,12 @@ from pipelines.features.planning import Inputs
 from pipelines.features.reporting.data_summary import DataSummary
 from pipelines.progress import SILENT, Progress
 from towerline.config import Config
-from towerline.jobs.check import preflight, verdicts
+from towerline.jobs.check import preflight, row_checks
 from towerline.jobs.check.finding import Finding
 from towerline.jobs.check.heads import TABLES, Heads
 from towerline.jobs.check.machine import needs_of, of_machine
-from towerline.jobs.check.night import StageState, of_night
 from towerline.jobs.check.rows import Rows, read_rows
+from towerline.jobs.check.stage_plan import StageState, plan_night
 from towerline.jobs.check.summary import summary_of
 from towerline.jobs.stages import FEATURES
 
@@ -74,9 +74,9 @@ def run(config: Config, *, sample: int | None = None, progress: Progress = SILEN
         sample: events to read at most; None reads all of up to 5 M events, and 2 M of more.
         progress: shows that rows are being read.
     """
-    needs = preflight.of_night(config)
+    needs = preflight.needs_of_night(config)
     findings = [Finding("config", "ok", f"{config.dataset.name}: the TOML can be read")]
-    findings += preflight.of_machine(config, needs)
+    findings += preflight.of_installation(config, needs)
     heads = Heads.read(config, most=None)
     findings += heads.wrong
     findings += preflight.of_heads(config, heads)
@@ -104,8 +104,8 @@ def _files(heads: Heads) -> Iterator[Finding]:
 
 
 def _of_rows(rows: Rows, config: Config) -> Iterator[Finding]:
-    yield from verdicts.of_rows(rows, config)
-    yield from verdicts.of_catalogue(rows, config)
+    yield from row_checks.of_rows(rows, config)
+    yield from row_checks.of_catalogue(rows, config)
     events, items = round(rows.counts["events"].rows * rows.scale), len(rows.items.table)
     users = len(rows.grouped.user_ids)
     yield from of_machine(config, needs_of(config, events, items, users, rows.items.table.nbytes), items)
@@ -116,4 +116,4 @@ def _stages(config: Config, inputs: Inputs) -> tuple[StageState, ...]:
     features = config.work / FEATURES
     if features.is_dir():
         inputs = Inputs.find(config.schema_only(), features)
-    return of_night(config, inputs)
+    return plan_night(config, inputs)

@@ -14,17 +14,17 @@ from pipelines.contracts.errors import ConfigError, TowerlineError
 from pipelines.contracts.manifest import check_files, read_manifest
 from pipelines.contracts.schema import TableName
 from towerline.config import Config
+from towerline.jobs.check.destinations import unwritable
 from towerline.jobs.check.finding import Finding, raise_errors
 from towerline.jobs.check.heads import Heads
 from towerline.jobs.check.named_columns import Columns, missing_columns
-from towerline.jobs.check.places import unwritable
 from towerline.jobs.extras import Need, missing_extras, pip_line
 from towerline.jobs.stages import FEATURES
 
 NIGHT: tuple[Need, ...] = ("features", "train", "embed", "build", "publish")
 
 
-def of_night(config: Config) -> tuple[Need, ...]:
+def needs_of_night(config: Config) -> tuple[Need, ...]:
     """What a refresh runs: the stages, and the report where ``refresh.evaluate`` asks for it."""
     return (*NIGHT, "evaluate") if config.refresh.evaluate else NIGHT
 
@@ -45,7 +45,7 @@ def require(config: Config, needs: Sequence[Need], *, previous: Path | None = No
 
 def preflight(config: Config, needs: Sequence[Need], *, previous: Path | None = None) -> Iterator[Finding]:
     """What ``require`` refuses, as findings; all of them are errors. Writes nothing."""
-    yield from of_machine(config, needs)
+    yield from of_installation(config, needs)
     if previous is not None:
         yield from _previous(previous)
     if "features" in needs:
@@ -56,7 +56,7 @@ def preflight(config: Config, needs: Sequence[Need], *, previous: Path | None = 
         yield from missing_columns(config, _kept_columns(config.work / FEATURES), later=True)
 
 
-def of_machine(config: Config, needs: Sequence[Need]) -> Iterator[Finding]:
+def of_installation(config: Config, needs: Sequence[Need]) -> Iterator[Finding]:
     """Errors for missing extras, and for places that cannot be written."""
     yield from _extras(config, needs)
     yield from unwritable(config, registry="publish" in needs)

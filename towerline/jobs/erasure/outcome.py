@@ -11,7 +11,7 @@ from typing import Any
 
 from pipelines.contracts.schema import DatasetSchema
 from pipelines.features.kept_list import NOBODY
-from pipelines.tables.forget_list import ForgetList
+from pipelines.tables.erasure.forget_list import ForgetList
 
 
 def read_list(path: Path | None, schema: DatasetSchema) -> ForgetList:
@@ -20,10 +20,10 @@ def read_list(path: Path | None, schema: DatasetSchema) -> ForgetList:
     Raises:
         SchemaError: the file cannot be read, or names nobody.
     """
-    return NOBODY if path is None else ForgetList.read(path, id_columns(schema))
+    return NOBODY if path is None else ForgetList.read(path, user_id_columns(schema))
 
 
-def id_columns(schema: DatasetSchema) -> tuple[str, ...]:
+def user_id_columns(schema: DatasetSchema) -> tuple[str, ...]:
     """Names under which the data set's tables and artifacts have a user's id."""
     users = schema.tables.users
     own = () if users is None else (users.user_id,)

@@ -15,11 +15,11 @@ import pyarrow as pa
 from index.registry.store import ObjectStore, open_store
 from pipelines.contracts.errors import ArtifactError
 from pipelines.features.kept_list import id_type_of, kept_list
-from pipelines.tables.forget_list import ForgetList
+from pipelines.tables.erasure.forget_list import ForgetList
 from towerline.config import Config
-from towerline.jobs.erasure.roles import Roles
+from towerline.jobs.erasure.id_columns import IdColumns
+from towerline.jobs.erasure.id_matcher import DISTINCTIVE, is_short
 from towerline.jobs.erasure.traces import Search, Trace, Unread, search
-from towerline.jobs.erasure.wanted import DISTINCTIVE, is_short
 from towerline.jobs.stages import FEATURES
 
 
@@ -96,7 +96,7 @@ def run(config: Config, users: ForgetList) -> ErasureReport:
     ids = users.ids(_id_type(config, folder))
     distinct = ids.unique()
     schema = config.schema_only()
-    found = search(_places(config), distinct.to_pylist(), Roles.of(schema.model_dump(mode="json")))
+    found = search(_places(config), distinct.to_pylist(), IdColumns.of(schema.model_dump(mode="json")))
     return ErasureReport(
         users=len(distinct),
         kept=int(kept_list(folder).holds(distinct).sum()),

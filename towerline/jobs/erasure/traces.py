@@ -19,9 +19,9 @@ import pyarrow as pa
 
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.manifest import MANIFEST_FILE
-from towerline.jobs.erasure.contents import Reader
-from towerline.jobs.erasure.roles import Roles, roles_at
-from towerline.jobs.erasure.wanted import Found, Wanted
+from towerline.jobs.erasure.file_scanner import FileScanner
+from towerline.jobs.erasure.id_columns import IdColumns, id_columns_at
+from towerline.jobs.erasure.id_matcher import IdMatcher, Matches
 
 # A lock holds the number of a process.
 _LOCK_SUFFIX = ".lock"
@@ -82,26 +82,26 @@ def find_traces(folders: Sequence[Path], users: Sequence[int | str]) -> list[Tra
 def search(
     folders: Sequence[Path | str],
     users: Sequence[int | str],
-    roles: Roles = Roles(),  # noqa: B008
+    columns: IdColumns = IdColumns(),  # noqa: B008
 ) -> Search:
     """Looks through every file below folders or URLs; what cannot be read is in the report.
 
     Args:
         folders: folders, or fsspec URLs of object stores.
         users: the ids.
-        roles: names of columns of users' and items' ids, next to those that the artifacts' own schemas give.
+        columns: names of columns of users' and items' ids, next to those that the artifacts' own schemas give.
 
     Raises:
         SchemaError: a folder does not exist.
     """
-    wanted = Wanted(users)
+    matcher = IdMatcher(users)
     traces, unread, files = [], [], 0
     for folder in folders:
-        for file in _files(folder, roles):
+        for file in _files(folder, columns):
             files += 1
             try:
                 with file.open() as opened:
-                    found = Reader(wanted, file.roles, file.name).read(opened)
+                    found = FileScanner(matcher, file.columns, file.name).read(opened)
             except _UNREADABLE as err:
                 if file.is_there():
                     unread.append(Unread(f"{file.artifact}/{file.name}", f"{type(err).__name__}: {err}"[:200]))
@@ -111,7 +111,7 @@ def search(
     return Search(files - len(unread), tuple(traces), tuple(unread))
 
 
-def _trace(file: _File, found: Found) -> Trace:
+def _trace(file: _File, found: Matches) -> Trace:
     return Trace(file.artifact, file.name, tuple(sorted(found.certain)), tuple(sorted(found.possible)))
 
 
@@ -121,25 +121,25 @@ class _File:
 
     artifact: str
     name: str
-    roles: Roles
+    columns: IdColumns
     open: Callable[[], IO[bytes]]
     is_there: Callable[[], bool]
 
 
-def _files(folder: Path | str, given: Roles) -> Iterator[_File]:
+def _files(folder: Path | str, given: IdColumns) -> Iterator[_File]:
     if isinstance(folder, str) and "://" in folder:
         yield from _files_of_store(folder, given)
         return
     root = Path(folder)
     if not root.is_dir():
         raise SchemaError(f"{root}: expected a directory of artifacts, found none.")
-    folder_to_roles: dict[Path, Roles] = {}
+    folder_to_roles: dict[Path, IdColumns] = {}
     for path in sorted(root.rglob("*")):
         if path.is_dir() or path.suffix == _LOCK_SUFFIX:
             continue
         artifact = _artifact_of(path, root)
         if artifact not in folder_to_roles:
-            folder_to_roles[artifact] = roles_at(artifact, root).joined(given)
+            folder_to_roles[artifact] = id_columns_at(artifact, root).joined(given)
         name = str(path.relative_to(artifact))
         opener = functools.partial(_open, path)
         yield _File(str(artifact), name, folder_to_roles[artifact], opener, path.exists)
@@ -159,8 +159,8 @@ def _artifact_of(path: Path, root: Path) -> Path:
     return path.parent
 
 
-def _files_of_store(url: str, given: Roles) -> Iterator[_File]:
-    """All files of an object store's registry; its roles are those of the configuration."""
+def _files_of_store(url: str, given: IdColumns) -> Iterator[_File]:
+    """All files of an object store's registry; its columns are those of the configuration."""
     try:
         fs, root = fsspec.core.url_to_fs(url)
         names: list[Any] = sorted(fs.find(root))

@@ -152,7 +152,7 @@ def test_the_features_alone_need_no_tensorflow(tmp_path: Path) -> None:
 
 def test_what_a_report_needs_is_asked_for_where_the_night_writes_one(world: Path, monkeypatch) -> None:
     from towerline.jobs import extras
-    from towerline.jobs.check.preflight import of_night, preflight
+    from towerline.jobs.check.preflight import needs_of_night, preflight
 
     monkeypatch.setattr(extras, "is_installed", lambda module: module not in ("jinja2", "umap"))
     for override, expected in (
@@ -160,11 +160,11 @@ def test_what_a_report_needs_is_asked_for_where_the_night_writes_one(world: Path
         ("refresh.evaluate=true", ["towerline[evaluation]"]),
     ):
         config = opened(world, world / "run", override).config
-        found = [str(finding) for finding in preflight(config, of_night(config))]
+        found = [str(finding) for finding in preflight(config, needs_of_night(config))]
         assert [name for name in expected if name in " ".join(found)] == expected
         assert len(found) == len(expected)
     config = opened(world, world / "run", "refresh.evaluate=true", 'evaluation.map="umap"').config
-    assert "towerline[evaluation,umap]" in next(str(finding) for finding in preflight(config, of_night(config)))
+    assert "towerline[evaluation,umap]" in next(str(finding) for finding in preflight(config, needs_of_night(config)))
 
 
 def test_a_previous_run_that_is_not_there_is_refused(world: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.contracts.arrays import Float64
-from pipelines.contracts.conversion import convert, one_array
+from pipelines.contracts.conversion import convert, plain_array
 from towerline.jobs.init.tables.profile import Profile
 from towerline.jobs.init.tables.sample import Sample
 from towerline.jobs.init.tables.sketch import UInt64, hashes_of
@@ -64,7 +64,7 @@ def _read(profile: Profile, key: str, columns: Sequence[Typed]) -> _Own:
     hashes: list[UInt64] = []
     values: dict[str, list[Float64]] = {typed.name: [] for typed in columns}
     for batch in profile.table.batches([key, *values]):
-        ids = one_array(batch[key])
+        ids = plain_array(batch[key])
         kept = ids.is_valid()
         hashes.append(hashes_of(ids.filter(kept)))
         for typed in columns:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.contracts.arrays import Float64, Int64
-from pipelines.contracts.conversion import Converted, convert, is_list, one_array
+from pipelines.contracts.conversion import Converted, convert, is_list, plain_array
 from pipelines.contracts.conversion.column_type import FLOAT64, INT64, LIST, TIMESTAMP, ColumnType
 from towerline.jobs.init.tables.sketch import Sketch, hashes_of
 
@@ -106,7 +106,7 @@ class ColumnEvidence:
 
     def add(self, column: pa.Array | pa.ChunkedArray) -> None:
         """Adds the cells of one batch."""
-        array = one_array(column)
+        array = plain_array(column)
         self.rows += len(array)
         self.nulls += array.null_count
         array = array.drop_null() if array.null_count else array

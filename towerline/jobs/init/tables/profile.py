@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.contracts.arrays import Int64
-from pipelines.contracts.conversion import is_list, one_array
+from pipelines.contracts.conversion import is_list, plain_array
 from pipelines.contracts.errors import SchemaError
 from pipelines.progress import Progress
 from pipelines.tables.formats.batches import Malformed
@@ -126,7 +126,7 @@ class Joins:
 
     def add(self, name: str, column: pa.ChunkedArray) -> None:
         """Adds a batch of a column of events."""
-        array = one_array(column)
+        array = plain_array(column)
         array = array.drop_null() if array.null_count else array
         if len(array) == 0 or not _may_be_id(array.type):
             return

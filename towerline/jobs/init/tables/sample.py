@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.contracts.arrays import Bools, Int64
-from pipelines.contracts.conversion import convert, one_array
+from pipelines.contracts.conversion import convert, plain_array
 from pipelines.contracts.conversion.column_type import STRING
 from pipelines.progress import Progress
 from towerline.jobs.init.tables.profile import Profile
@@ -87,7 +87,7 @@ class _Hashed:
 
 
 def _hashed(column: pa.ChunkedArray) -> _Hashed:
-    array = one_array(column)
+    array = plain_array(column)
     known = np.asarray(array.is_valid(), dtype=bool)
     encoded = (array.drop_null() if array.null_count else array).dictionary_encode()
     hashes = np.zeros(len(array), np.uint64)

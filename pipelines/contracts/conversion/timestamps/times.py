@@ -12,10 +12,10 @@ import pyarrow.compute as pc
 
 from pipelines.contracts.conversion.column_type import MOMENT, ColumnType
 from pipelines.contracts.conversion.integers import if_all_are_canonical, to_integers
-from pipelines.contracts.conversion.iso import parse_iso
-from pipelines.contracts.conversion.local_times import EARLIEST_US, LATEST_US, US_PER_DAY, localised
 from pipelines.contracts.conversion.plain import Converted, converted, is_number, nulls, unconvertible, without
 from pipelines.contracts.conversion.texts import Cells, cast_all, present
+from pipelines.contracts.conversion.timestamps.iso import parse_iso
+from pipelines.contracts.conversion.timestamps.local_times import EARLIEST_US, LATEST_US, US_PER_DAY, localised
 
 # Microseconds before 1990 and after 2100 that stand for all that an int64 cannot hold; a day of room for time zones.
 _BEFORE, _AFTER = -(2**61), 2**61

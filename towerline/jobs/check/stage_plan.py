@@ -1,4 +1,4 @@
-"""The night: which stages would run, and why. Reads manifests, and hashes files of tables that have changed."""
+"""The stage plan: which stages would run, and why. Reads manifests, and hashes files of tables that have changed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class StageState:
     reason: str
 
 
-def of_night(config: Config, inputs: Inputs) -> tuple[StageState, ...]:
+def plan_night(config: Config, inputs: Inputs) -> tuple[StageState, ...]:
     """The stages in their order; once one would run, those after it would, too.
 
     Args:

@@ -19,7 +19,7 @@ from pipelines.contracts.conversion import convert, convert_value
 from pipelines.contracts.conversion.column_type import INT64, STRING, ColumnType
 from pipelines.contracts.errors import SchemaError
 
-GivenIds: TypeAlias = Sequence[Any] | npt.NDArray[Any] | pa.Array | pa.ChunkedArray
+IdsLike: TypeAlias = Sequence[Any] | npt.NDArray[Any] | pa.Array | pa.ChunkedArray
 _INT64 = np.dtype(np.int64)
 _ARROW = (pa.Array, pa.ChunkedArray)
 _TRUTHS = frozenset({bool, np.bool_})
@@ -48,7 +48,7 @@ def one_id(value: object, kind: ColumnType, what: str) -> int | str:
     return read
 
 
-def num_given(given: GivenIds, what: str) -> int:
+def num_ids(given: IdsLike, what: str) -> int:
     """Number of ids.
 
     Raises:
@@ -60,7 +60,7 @@ def num_given(given: GivenIds, what: str) -> int:
         raise _not_flat(given, what) from err
 
 
-def int64_ids(given: GivenIds, what: str) -> Int64:
+def int64_ids(given: IdsLike, what: str) -> Int64:
     """``[n] int64`` ids. Lists of int and arrays of int64 are read as they are, in a microsecond or two.
 
     Raises:
@@ -81,7 +81,7 @@ def int64_ids(given: GivenIds, what: str) -> Int64:
     return np.array(_converted(given, INT64, what), np.int64)
 
 
-def text_ids(given: GivenIds, what: str) -> Sequence[str]:
+def text_ids(given: IdsLike, what: str) -> Sequence[str]:
     """Ids as texts. Lists of str are read as they are.
 
     Raises:
@@ -92,7 +92,7 @@ def text_ids(given: GivenIds, what: str) -> Sequence[str]:
     return _converted(given, STRING, what)
 
 
-def _converted(given: GivenIds, kind: ColumnType, what: str) -> Sequence[Any]:
+def _converted(given: IdsLike, kind: ColumnType, what: str) -> Sequence[Any]:
     """The ids in their type: as a column at once or, where that fails, one by one to find and name the wrong one."""
     column = _as_column(given)
     if column is not None and not (pa.types.is_nested(column.type) or pa.types.is_boolean(column.type)):
@@ -103,7 +103,7 @@ def _converted(given: GivenIds, kind: ColumnType, what: str) -> Sequence[Any]:
     return [_flat_id(value, kind, f"{what}[{place}]") for place, value in enumerate(given)]
 
 
-def _as_column(given: GivenIds) -> pa.Array | pa.ChunkedArray | None:
+def _as_column(given: IdsLike) -> pa.Array | pa.ChunkedArray | None:
     """The ids as a column; None if they are of several types."""
     if isinstance(given, pa.Array | pa.ChunkedArray):
         return given

@@ -1,4 +1,4 @@
-"""Places that a night writes to: the run's folder and the registry. Nothing is written to find out."""
+"""Destinations of a night: the run's folder and the registry. Nothing is written to find out."""
 
 from __future__ import annotations
 

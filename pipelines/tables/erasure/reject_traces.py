@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from pipelines.contracts.conversion import convert
 from pipelines.contracts.conversion.column_type import INT64, STRING
-from pipelines.tables.forgotten import Forgotten
+from pipelines.tables.erasure.forgotten import Forgotten
 
 # Columns that hold text of the source.
 _TEXTS = ("record", "value")

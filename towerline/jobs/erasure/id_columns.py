@@ -13,7 +13,7 @@ _SCHEMA_FILE = "schema.json"
 
 
 @dataclass(frozen=True)
-class Roles:
+class IdColumns:
     """Names of columns and keys: ``users`` hold users' ids and ``items`` items'.
 
     ``user_values`` and ``item_values`` are the names of vocabulary files whose values are such ids.
@@ -25,7 +25,7 @@ class Roles:
     item_values: frozenset[str] = field(default=frozenset({"items.arrow"}))
 
     @classmethod
-    def of(cls, schema: dict[str, Any]) -> Roles:
+    def of(cls, schema: dict[str, Any]) -> IdColumns:
         """By a data set's schema as JSON."""
         tables, features = schema.get("tables") or {}, schema.get("features") or {}
         users = _names(_USER, tables, "user_id", ("events", "users"))
@@ -43,10 +43,10 @@ class Roles:
             users, tuple(one for one in items if one not in users), files["user"], files["item"] | {"items.arrow"}
         )
 
-    def joined(self, other: Roles) -> Roles:
+    def joined(self, other: IdColumns) -> IdColumns:
         """Names of either."""
         users, items = (tuple(dict.fromkeys(both)) for both in (self.users + other.users, self.items + other.items))
-        return Roles(
+        return IdColumns(
             users,
             tuple(one for one in items if one not in users),
             self.user_values | other.user_values,
@@ -58,12 +58,12 @@ def _names(own: tuple[str, ...], tables: dict[str, Any], role: str, of: Sequence
     return tuple(dict.fromkeys([*own, *(tables[name][role] for name in of if tables.get(name))]))
 
 
-def roles_at(folder: Path, root: Path) -> Roles:
+def id_columns_at(folder: Path, root: Path) -> IdColumns:
     """By the schema in the folder or in the nearest one above it, up to ``root``."""
     for one in (folder, *folder.parents):
         try:
-            return Roles.of(json.loads((one / _SCHEMA_FILE).read_bytes()))
+            return IdColumns.of(json.loads((one / _SCHEMA_FILE).read_bytes()))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             if one == root:
                 break
-    return Roles()
+    return IdColumns()

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.contracts.errors import SchemaError
-from pipelines.tables.forget_list import ForgetLine, ForgetList
+from pipelines.tables.erasure.forget_list import ForgetLine, ForgetList
 
 
 def read(folder: Path, raw: bytes, *columns: str) -> ForgetList:

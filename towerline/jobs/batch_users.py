@@ -1,4 +1,4 @@
-"""Users to answer: ids, or raw records, of a table that a caller gives, joined with what the bundle knows of them.
+"""The users of a batch job: ids, or raw records, of a given table, joined with what the bundle knows of them.
 
 Reads a table in any form that the users table may have; writes a Parquet table of records (``user_id``, features,
 history, ``known``). A user whom the bundle knows is answered with the stored record, of which the columns of the table
@@ -19,32 +19,34 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from index.inference.given_ids import id_kind
-from index.inference.given_moments import MomentReader
-from index.inference.given_tables import BadRow, GivenTable, refusal
+from index.inference.request_ids import id_kind
+from index.inference.request_times import MomentReader
 from index.registry.bundle import Bundle
 from pipelines.contracts.arrays import Bools, Int32
-from pipelines.contracts.conversion import convert, expected, is_list, one_array
+from pipelines.contracts.conversion import convert, expected, is_list, plain_array
 from pipelines.contracts.conversion.column_type import MOMENT, STRING, ColumnType
 from pipelines.contracts.errors import ArtifactError, SchemaError
 from pipelines.contracts.schema import id_type
 from pipelines.contracts.vocabulary import ValueTable
 from pipelines.progress import SILENT, Progress
 from pipelines.tables.formats.batches import TableBatch
+from pipelines.tables.input_table import BadRow, InputTable, refusal
 
 # What a history brings with it.
 _HISTORY_KEYS = ("history", "history_time", "history_action", "time")
 
 
 @dataclass(frozen=True)
-class Asked:
+class UserCounts:
     """How many users were asked for, and how many of them the bundle knows."""
 
     users: int
     known: int
 
 
-def write_asked(users: Any, bundle: Bundle, target: Path, rows_per_group: int, progress: Progress = SILENT) -> Asked:
+def write_user_records(
+    users: Any, bundle: Bundle, target: Path, rows_per_group: int, progress: Progress = SILENT
+) -> UserCounts:
     """Writes the records of the users to answer.
 
     Args:
@@ -58,8 +60,8 @@ def write_asked(users: Any, bundle: Bundle, target: Path, rows_per_group: int, p
         SchemaError: the table cannot be read, has no column of ids, or rows that cannot be read.
         ArtifactError: it holds ids alone, and the bundle was built without users.
     """
-    reader = _AskedReader.of(bundle)
-    table = GivenTable(users, bundle.schema.tables.users, "users")
+    reader = _UserReader.of(bundle)
+    table = InputTable(users, bundle.schema.tables.users, "users")
     count = known = 0
     bad: list[BadRow] = []
     with pq.ParquetWriter(target, reader.layout, compression="zstd") as writer:
@@ -72,11 +74,11 @@ def write_asked(users: Any, bundle: Bundle, target: Path, rows_per_group: int, p
             count, known = count + len(records), known + int(pc.sum(records["known"]).as_py() or 0)
     if bad:
         raise refusal(f"{table.title}: {len(bad)} rows cannot be read, so nobody was answered. Correct them.", bad)
-    return Asked(count, known)
+    return UserCounts(count, known)
 
 
 @dataclass(frozen=True)
-class _AskedReader:
+class _UserReader:
     """Reads batches of users for one bundle.
 
     id_names: names that the column of ids may have. features: columns that user features read. kinds: types of all
@@ -92,7 +94,7 @@ class _AskedReader:
     places: ValueTable | None
 
     @classmethod
-    def of(cls, bundle: Bundle) -> _AskedReader:
+    def of(cls, bundle: Bundle) -> _UserReader:
         schema, stored = bundle.schema, bundle.users
         types = schema.column_types("users")
         columns = {column for feature in schema.side("user") for column in feature.raw_columns}
@@ -107,7 +109,7 @@ class _AskedReader:
             kinds[key] = ColumnType.model_validate({"type": "list", "of": of, "separator": separator.get(key)})
         id_names = tuple(dict.fromkeys(["user_id", schema.id_column("user"), schema.tables.events.user_id]))
         kinds = {**kinds, **dict.fromkeys(id_names, user), "time": moments.kind}
-        places = None if stored is None else ValueTable(one_array(stored["user_id"]))
+        places = None if stored is None else ValueTable(plain_array(stored["user_id"]))
         decimal = "." if schema.tables.users is None else schema.tables.users.decimal
         return cls(id_names, frozenset(columns), kinds, moments, decimal, stored, places)
 
@@ -169,7 +171,7 @@ class _AskedReader:
 
     def _history_times(self, cells: _Cells) -> pa.Array:
         """Lists of moments; whole cells are refused where one moment is."""
-        column = one_array(cells.batch.table["history_time"])
+        column = plain_array(cells.batch.table["history_time"])
         lists = column if is_list(column.type) else cells.converted("history_time", self.kinds["history_time"])
         lists = lists.cast(pa.list_(lists.type.value_type))
         read = convert(pc.list_flatten(lists), self.moments.kind)
@@ -190,7 +192,7 @@ class _AskedReader:
         from_stored = ~_valid(own) & (places >= 0)
         if name in _HISTORY_KEYS:
             from_stored &= ~has_history
-        both = pa.concat_arrays([own, one_array(self.stored[name]).cast(kind)])
+        both = pa.concat_arrays([own, plain_array(self.stored[name]).cast(kind)])
         return both.take(pa.array(np.where(from_stored, len(places) + places, rows)))
 
 

@@ -1,4 +1,4 @@
-"""Contents: which wanted ids one file holds, whatever its place. Reads files by their bytes, not by their names alone.
+"""The file scanner: which of the ids one file holds. Reads files by their bytes, not by their names alone.
 
 Parquet and Arrow are decoded column by column; JSON key by key; NumPy files by their type; compressed files are
 unpacked; anything else is text, or bytes where it is no text.
@@ -22,8 +22,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from towerline.jobs.erasure.roles import Roles
-from towerline.jobs.erasure.wanted import Found, Wanted, is_number, is_short
+from towerline.jobs.erasure.id_columns import IdColumns
+from towerline.jobs.erasure.id_matcher import IdMatcher, Matches, is_number, is_short
 
 _BATCH_ROWS = 1 << 16
 _BLOCK_BYTES = 1 << 26
@@ -38,14 +38,14 @@ _QUOTES = ("record", "value")
 
 
 @dataclass(frozen=True)
-class Reader:
-    """Looks for ids in a file of an artifact. ``name`` is its path there, ``roles`` are of the artifact's columns."""
+class FileScanner:
+    """Looks for ids in a file of an artifact. ``name`` is its path there, ``columns`` are of the artifact's columns."""
 
-    wanted: Wanted
-    roles: Roles
+    matcher: IdMatcher
+    columns: IdColumns
     name: str
 
-    def read(self, file: IO[bytes]) -> Found:
+    def read(self, file: IO[bytes]) -> Matches:
         """What the file holds.
 
         Raises:
@@ -61,7 +61,7 @@ class Reader:
             return self._numpy(file)
         unpacked = _unpacked(file, head)
         if unpacked is not None:
-            inner = Reader(self.wanted, self.roles, str(PurePosixPath(self.name).with_suffix("")))
+            inner = FileScanner(self.matcher, self.columns, str(PurePosixPath(self.name).with_suffix("")))
             return inner.read(io.BytesIO(unpacked))
         if self._suffix in (".json", ".jsonl"):
             return self._json(file.read().decode("utf-8", "surrogateescape"))
@@ -80,39 +80,39 @@ class Reader:
         """Whether its texts quote the tables."""
         return PurePosixPath(self.name).parent.name == "rejects"
 
-    def _parquet(self, file: IO[bytes]) -> Found:
+    def _parquet(self, file: IO[bytes]) -> Matches:
         opened = pq.ParquetFile(file)
         return self._columns(pa.Table.from_batches([batch]) for batch in opened.iter_batches(_BATCH_ROWS))
 
-    def _columns(self, tables: Iterator[pa.Table]) -> Found:
-        found = Found()
+    def _columns(self, tables: Iterator[pa.Table]) -> Matches:
+        found = Matches()
         for table in tables:
             for name in table.column_names:
                 for leaf, values in _leaves(name, table[name].combine_chunks()):
                     found |= self._column(leaf, values)
         return found
 
-    def _column(self, name: str, values: pa.Array) -> Found:
+    def _column(self, name: str, values: pa.Array) -> Matches:
         is_value = name == "value" and self._suffix == ".arrow"
-        if name in self.roles.users or (is_value and self._file in self.roles.user_values):
-            return self.wanted.values(values)
-        if name in self.roles.items or (is_value and self._file in self.roles.item_values):
-            return Found()
+        if name in self.columns.users or (is_value and self._file in self.columns.user_values):
+            return self.matcher.values(values)
+        if name in self.columns.items or (is_value and self._file in self.columns.item_values):
+            return Matches()
         if pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
             texts = [raw.decode("utf-8", "replace") for raw in values.drop_null().to_pylist() if _is_text(raw)]
         elif pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
             texts = values.drop_null().unique().to_pylist()
         else:
-            return Found()
+            return Matches()
         quotes = self._are_lines and name in _QUOTES
         if not quotes:
-            return self.wanted.text("\n".join(texts), self.roles.users)
-        found = Found()
+            return self.matcher.text("\n".join(texts), self.columns.users)
+        found = Matches()
         for text in texts:
             found |= self._quoted(text)
         return found
 
-    def _quoted(self, text: str) -> Found:
+    def _quoted(self, text: str) -> Matches:
         """A reject's record: the row as JSON, or the line as it was."""
         try:
             row = json.loads(text)
@@ -120,66 +120,67 @@ class Reader:
             row = text
         if isinstance(row, dict):
             return self._leaf(row, "", short=True)
-        return self.wanted.text(text, self.roles.users, short=True)
+        return self.matcher.text(text, self.columns.users, short=True)
 
-    def _json(self, text: str) -> Found:
+    def _json(self, text: str) -> Matches:
         try:
             return self._leaf(json.loads(text), "", short=False)
         except (ValueError, RecursionError):
             pass
-        found = Found()
+        found = Matches()
         for line in text.splitlines():
             try:
                 found |= self._leaf(json.loads(line), "", short=False)
             except (ValueError, RecursionError):
-                found |= self.wanted.text(line, self.roles.users)
+                found |= self.matcher.text(line, self.columns.users)
         return found
 
-    def _leaf(self, value: Any, key: str, *, short: bool) -> Found:
-        found = Found()
+    def _leaf(self, value: Any, key: str, *, short: bool) -> Matches:
+        found = Matches()
         waiting = [(key, value)]
         while waiting:
             key, value = waiting.pop()
             if isinstance(value, dict):
-                names = self.wanted.text("\n".join(value), self.roles.users)
-                found |= Found(names.certain, frozenset(one for one in names.possible if not is_number(one)))
+                names = self.matcher.text("\n".join(value), self.columns.users)
+                found |= Matches(names.certain, frozenset(one for one in names.possible if not is_number(one)))
                 waiting.extend(value.items())
             elif isinstance(value, list):
                 waiting.extend((key, one) for one in value)
-            elif key in self.roles.users:
-                found |= self.wanted.value(value)
+            elif key in self.columns.users:
+                found |= self.matcher.value(value)
             elif isinstance(value, int | float) and "user" in key.lower():
-                found |= Found(possible=frozenset(one for one in self.wanted.value(value).certain if not is_short(one)))
-            elif isinstance(value, str) and key not in self.roles.items:
-                found |= self.wanted.text(value, self.roles.users, short=short)
+                certain = self.matcher.value(value).certain
+                found |= Matches(possible=frozenset(one for one in certain if not is_short(one)))
+            elif isinstance(value, str) and key not in self.columns.items:
+                found |= self.matcher.text(value, self.columns.users, short=short)
         return found
 
-    def _numpy(self, file: IO[bytes]) -> Found:
+    def _numpy(self, file: IO[bytes]) -> Matches:
         major = np.lib.format.read_magic(file)[0]
         header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
         kind: np.dtype[Any] = header(file)[2]
         if kind.kind in "fcb":
-            return Found()
+            return Matches()
         if kind.kind not in "iu" or kind.itemsize < 8:
-            return self._blocks(file) if kind.kind not in "iu" else Found()
-        found = Found()
+            return self._blocks(file) if kind.kind not in "iu" else Matches()
+        found = Matches()
         while block := file.read(_BLOCK_BYTES):
-            found |= self.wanted.numbers(np.frombuffer(block, kind, len(block) // kind.itemsize))
+            found |= self.matcher.numbers(np.frombuffer(block, kind, len(block) // kind.itemsize))
         return found
 
-    def _blocks(self, file: IO[bytes]) -> Found:
-        found, tail = Found(), b""
+    def _blocks(self, file: IO[bytes]) -> Matches:
+        found, tail = Matches(), b""
         while block := file.read(_BLOCK_BYTES):
             block = tail + block
-            found |= self.wanted.content(block) if b"\0" in block else self._text(block)
+            found |= self.matcher.content(block) if b"\0" in block else self._text(block)
             tail = block[-_OVERLAP_BYTES:] if len(block) > _OVERLAP_BYTES else b""
         return found
 
-    def _text(self, block: bytes) -> Found:
+    def _text(self, block: bytes) -> Matches:
         text = _PICTURE.sub("", block.decode("utf-8", "replace"))
-        found = self.wanted.text(text, self.roles.users)
+        found = self.matcher.text(text, self.columns.users)
         plain = html.unescape(text) if "&" in text else text
-        return found if plain == text else found | self.wanted.text(plain, self.roles.users)
+        return found if plain == text else found | self.matcher.text(plain, self.columns.users)
 
 
 def _batches(file: IO[bytes]) -> Iterator[pa.RecordBatch]:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from index.inference.given_moments import MomentReader
+from index.inference.request_times import MomentReader
 from pipelines.contracts.conversion.column_type import ColumnType
 from pipelines.contracts.errors import SchemaError
 

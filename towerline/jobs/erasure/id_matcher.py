@@ -1,4 +1,4 @@
-"""The users looked for: their ids as values of columns, as words of texts, and as bytes.
+"""The id matcher: finds users' ids as values of columns, as words of texts, and as bytes.
 
 An id is *certain* where the place is a user's (a column or key of that name) or where the id is hardly anything else (a
 text of five characters or more). Elsewhere a plain number or a short text is *possible*: it may be a count or a code.
@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.contracts.arrays import Int64
-from pipelines.contracts.conversion import one_array
-from pipelines.contracts.vocabulary import canonical
+from pipelines.contracts.conversion import plain_array
+from pipelines.contracts.vocabulary import plain_values
 
 # Shorter texts and numbers occur by chance.
 DISTINCTIVE = 5
@@ -31,21 +31,21 @@ _ESCAPED = re.compile(r"\\u([0-9a-fA-F]{4})")
 
 
 @dataclass(frozen=True)
-class Found:
+class Matches:
     """Ids found, as text: ``certain`` ones, and those that may be something else."""
 
     certain: frozenset[str] = frozenset()
     possible: frozenset[str] = frozenset()
 
-    def __or__(self, other: Found) -> Found:
+    def __or__(self, other: Matches) -> Matches:
         certain = self.certain | other.certain
-        return Found(certain, (self.possible | other.possible) - certain)
+        return Matches(certain, (self.possible | other.possible) - certain)
 
     def __bool__(self) -> bool:
         return bool(self.certain or self.possible)
 
 
-class Wanted:
+class IdMatcher:
     """Ids to look for.
 
     Args:
@@ -64,24 +64,24 @@ class Wanted:
             else:
                 self._word_to_ids.setdefault(first.group(), []).append(text)
 
-    def values(self, column: pa.Array | pa.ChunkedArray) -> Found:
+    def values(self, column: pa.Array | pa.ChunkedArray) -> Matches:
         """Those among the values of a column of users' ids, of any plain type."""
         try:
-            texts = canonical(one_array(column)).cast(pa.string())
+            texts = plain_values(plain_array(column)).cast(pa.string())
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            return Found()
+            return Matches()
         texts = pc.replace_substring_regex(texts, r"^\s*(-?[0-9]+)(\.0*)?\s*$", r"\1")
-        return Found(certain=frozenset(pc.unique(texts.filter(pc.is_in(texts, value_set=self._array))).to_pylist()))
+        return Matches(certain=frozenset(pc.unique(texts.filter(pc.is_in(texts, value_set=self._array))).to_pylist()))
 
-    def value(self, value: object) -> Found:
+    def value(self, value: object) -> Matches:
         """Whether a single value of a user's key is one of them."""
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         text = str(value)
         whole = re.fullmatch(r"\s*(-?[0-9]+)(?:\.0*)?\s*", text)
-        return Found(certain=frozenset({text, whole.group(1) if whole else text} & self.texts))
+        return Matches(certain=frozenset({text, whole.group(1) if whole else text} & self.texts))
 
-    def text(self, text: str, keys: Sequence[str] = (), *, short: bool = False) -> Found:
+    def text(self, text: str, keys: Sequence[str] = (), *, short: bool = False) -> Matches:
         """Those in a text, between characters that do not go on a word.
 
         Args:
@@ -93,12 +93,12 @@ class Wanted:
         if "\\" in text:
             found |= self._occurring(_unescaped(text))
         if not found:
-            return Found()
+            return Matches()
         keyed = found & self._keyed(text, keys)
         rest = found - keyed
         certain = {one for one in rest if len(one) >= DISTINCTIVE and not is_number(one)}
         possible = {one for one in rest - certain if short or not is_short(one)}
-        return Found(frozenset(keyed | certain), frozenset(possible))
+        return Matches(frozenset(keyed | certain), frozenset(possible))
 
     def _occurring(self, text: str) -> set[str]:
         words = set(_WORD.findall(text))
@@ -113,7 +113,7 @@ class Wanted:
         found = re.findall(rf"""(?i)(?<!\w)(?:{names})[\s"'\\]*[:=>][\s"'\\]*([^\s"'\\<>,;&}}\]]+)""", text)
         return {one for value in found for one in self.value(value).certain}
 
-    def content(self, raw: bytes) -> Found:
+    def content(self, raw: bytes) -> Matches:
         """Those in bytes that are no text, such as weights: distinctive ids only, and large integers as eight bytes."""
         found = {
             one
@@ -122,12 +122,12 @@ class Wanted:
         }
         found |= {one for one in self.texts if not one.isascii() and one.encode() in raw}
         certain = frozenset(one for one in found if not is_number(one))
-        return Found(certain, frozenset((found | self._as_eight_bytes(raw)) - certain))
+        return Matches(certain, frozenset((found | self._as_eight_bytes(raw)) - certain))
 
-    def numbers(self, values: np.ndarray) -> Found:
+    def numbers(self, values: np.ndarray) -> Matches:
         """Those in an array of integers: large ones only, since small numbers are rows and codes."""
         found = np.intersect1d(values.astype(np.int64, copy=False), self._large)
-        return Found(possible=frozenset(str(one) for one in found.tolist()))
+        return Matches(possible=frozenset(str(one) for one in found.tolist()))
 
     def _as_eight_bytes(self, raw: bytes) -> set[str]:
         if len(self._large) == 0:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.contracts.errors import ArtifactError
-from pipelines.tables.forgotten import Forgotten
+from pipelines.tables.erasure.forgotten import Forgotten
 
 numbers = st.integers(-(2**63), 2**63 - 1)
 texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)

@@ -1,4 +1,4 @@
-"""Verdicts on the rows: what the features job would refuse of them, and what a person should know."""
+"""Checks of the rows: what the features job would refuse of them, and what a person should know."""
 
 from __future__ import annotations
 

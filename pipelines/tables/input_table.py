@@ -1,4 +1,4 @@
-"""Tables as callers give them: a change feed, users to answer. They are read as the nightly tables are.
+"""Tables that a caller gives: a change feed, the users of a batch job. They are read as the nightly tables are.
 
 A path is read in all formats that a table of the TOML may have, with the delimiter, encoding and decimal mark of that
 table; a frame is anything with Arrow's capsule interface. What cannot be read is refused with examples of each kind.
@@ -23,21 +23,21 @@ from pipelines.tables.readers import file_schema, plan_shards, read_shard
 
 
 @dataclass(frozen=True)
-class GivenTable:
+class InputTable:
     """A table that a caller gives.
 
-    given: a path (file, folder, glob, URL) or a frame. like: the table of the TOML that it is written as; None is plain
+    data: a path (file, folder, glob, URL) or a frame. like: the table of the TOML that it is written as; None is plain
     text formats. name: items or users, for errors.
     """
 
-    given: Any
+    data: Any
     like: TableSource | None
     name: Literal["items", "users"]
 
     @property
     def title(self) -> str:
         """The table as an error names it."""
-        return str(self.given) if isinstance(self.given, str | Path) else f"the given {self.name}"
+        return str(self.data) if isinstance(self.data, str | Path) else f"the given {self.name}"
 
     def batches(self, kinds: Mapping[str, ColumnType], wanted: Collection[str]) -> Iterator[TableBatch]:
         """All rows with all columns, raw or in their type.
@@ -49,10 +49,10 @@ class GivenTable:
         Raises:
             SchemaError: it cannot be read.
         """
-        if not isinstance(self.given, str | Path):
+        if not isinstance(self.data, str | Path):
             yield TableBatch(self._frame(), self.title, 0)
             return
-        source, files = self._files(str(self.given))
+        source, files = self._files(str(self.data))
         for shard in plan_shards(files, source, self.name):
             columns = file_schema(shard.file, source, self.name, tuple(wanted)).names
             yield from read_shard(shard, source, columns, kinds)
@@ -69,13 +69,13 @@ class GivenTable:
             return source, find_files(source, self.name)
 
     def _frame(self) -> pa.Table:
-        if not hasattr(self.given, "__arrow_c_stream__"):
+        if not hasattr(self.data, "__arrow_c_stream__"):
             raise SchemaError(
                 f"{self.title}: expected a path, an Arrow table, a Polars or pandas frame, or anything else with "
-                f"__arrow_c_stream__, got {type(self.given).__name__}."
+                f"__arrow_c_stream__, got {type(self.data).__name__}."
             )
         try:
-            table = pa.RecordBatchReader.from_stream(self.given).read_all()
+            table = pa.RecordBatchReader.from_stream(self.data).read_all()
         except (pa.ArrowException, ValueError, TypeError) as err:
             raise SchemaError(f"{self.title}: cannot be read through Arrow: {err}. Convert the column.") from err
         twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})

@@ -9,8 +9,8 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.tables.forgotten import Forgotten
-from pipelines.tables.reject_traces import without_texts, without_users
+from pipelines.tables.erasure.forgotten import Forgotten
+from pipelines.tables.erasure.reject_traces import without_texts, without_users
 from pipelines.tables.rejects.checks import REJECTS
 
 INT64, STRING = pa.int64(), pa.string()

@@ -1,0 +1,1 @@
+"""Timestamps: ISO text, local times and integers of a declared unit, to microseconds UTC."""
