@@ -29,7 +29,7 @@ def _import_beam() -> Any:
 beam = _import_beam()
 
 # Threads of a local job, unless Beam's arguments say otherwise: each holds a partition, about 200 MB.
-_MAX_THREADS = 8
+MAX_THREADS = 8
 _LOCAL = (None, "DirectRunner", "FnApiRunner", "direct", "SwitchingDirectRunner")
 
 
@@ -53,7 +53,7 @@ def pipeline_options(beam_args: Sequence[str] = (), *, tasks: int = 1) -> Any:
     except SystemExit as err:
         raise ConfigError(f"Beam cannot read its arguments {' '.join(beam_args)!r}. See docs/scale.md.") from err
     if not any(arg.startswith("--direct_") for arg in beam_args) and local_workers(options) == 1:
-        direct.direct_num_workers = max(min(tasks, _cores(), _MAX_THREADS), 1)
+        direct.direct_num_workers = max(min(tasks, _cores(), MAX_THREADS), 1)
         direct.direct_running_mode = "multi_threading" if direct.direct_num_workers > 1 else "in_memory"
     elif direct.direct_num_workers != 1 and direct.direct_running_mode == "in_memory":
         direct.direct_running_mode = "multi_processing"

@@ -11,7 +11,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from index.inference.request_ids import id_kind
 from pipelines.contracts.conversion.column_type import ColumnType
 from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.schema import DatasetSchema, Ids
@@ -33,7 +32,9 @@ def with_stored_types(schema: DatasetSchema, features: Path, item_ids: pa.DataTy
         ArtifactError: the items or the users cannot be read.
     """
     items, users = _schema_of(features / "items"), _schema_of(features / "users")
-    ids = Ids.model_validate({"user": id_kind(users.field("user_id").type).type, "item": id_kind(item_ids).type})
+    ids = Ids.model_validate(
+        {"user": ColumnType.for_ids(users.field("user_id").type).type, "item": ColumnType.for_ids(item_ids).type}
+    )
     own = [field for field in users if field.name not in _ADDED]
     return schema.with_stored({"items": _kinds(items), "users": _kinds(own)}, ids)
 

@@ -84,7 +84,7 @@ class ItemIds:
     def _rows_of_numbers(self, numbers: Int64) -> Rows:
         if self._row_of_number is not None:
             # Clipping leads to the ends, which have no row; this also holds for numbers that wrap around.
-            return self._row_of_number.take(numbers - (self._first - 1), mode="clip")
+            return self._row_of_number.take(numbers - self._first + 1, mode="clip")
         if len(self._sorted) == 0:
             return np.full(len(numbers), -1, np.int32)
         if self._buckets is None:

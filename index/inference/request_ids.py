@@ -25,11 +25,6 @@ _ARROW = (pa.Array, pa.ChunkedArray)
 _TRUTHS = frozenset({bool, np.bool_})
 
 
-def id_kind(stored: pa.DataType) -> ColumnType:
-    """The declared type of ids that are stored as int64 or string."""
-    return INT64 if pa.types.is_integer(stored) else STRING
-
-
 def one_id(value: object, kind: ColumnType, what: str) -> int | str:
     """One id in its type.
 

@@ -15,13 +15,11 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.contracts.arrays import Int64
-from pipelines.contracts.conversion import EARLIEST_US, LATEST_US, convert, convert_value
+from pipelines.contracts.conversion import EARLIEST_US, LATEST_US, convert, convert_value, utc_us
 from pipelines.contracts.conversion.column_type import MOMENT, TIMESTAMP, ColumnType
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.schema import DatasetSchema
 
-_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
-_US_PER_DAY, _US_PER_SECOND = 86_400_000_000, 1_000_000
 # The texts of most callers. They are read one by one, since to convert a column takes a tenth of a millisecond.
 _ISO = re.compile(r"\d{4}-\d\d-\d\d[T ](?:[01]\d|2[0-3]):\d\d:\d\d(?:\.\d{1,6})?(?:Z|[+-]\d\d:\d\d)?", re.ASCII)
 
@@ -77,8 +75,7 @@ class MomentReader:
             if self.kind.timezone is not None or value != value:  # NaT of pandas.
                 return None
             value = value.replace(tzinfo=datetime.UTC)
-        since = value - _EPOCH
-        us = since.days * _US_PER_DAY + since.seconds * _US_PER_SECOND + since.microseconds
+        us = utc_us(value)
         return us if EARLIEST_US <= us < LATEST_US else None
 
     def many(self, values: Any, what: str) -> Int64:

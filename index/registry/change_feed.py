@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from index.inference.request_ids import id_kind
 from index.registry.bundle import Bundle
 from index.registry.deltas import CHANGES, DeltaState
 from pipelines.contracts.arrays import Bools
@@ -71,7 +70,7 @@ class ItemTypes:
             **schema.column_types("items"),
         }
         id_column = schema.id_column("item")
-        kinds[id_column] = id_kind(bundle.vocabulary.item_ids.type)
+        kinds[id_column] = ColumnType.for_ids(bundle.vocabulary.item_ids.type)
         kept = {field.name: field.type for field in stored if attributes[field.name] is None}
         return cls(id_column, kinds, kept)
 

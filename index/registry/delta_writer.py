@@ -18,7 +18,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from index.inference.item_tower import LiteItemTower
-from index.inference.request_ids import id_kind
 from index.registry.bundle import ITEM_TOWER_FILE, Bundle
 from index.registry.change_feed import Changes, ItemTypes, read_changes
 from index.registry.deltas import (
@@ -39,6 +38,7 @@ from index.registry.registry import Registry
 from index.registry.store import Store
 from index.search.searcher import Vectors, check_vectors
 from pipelines.contracts.conversion import convert
+from pipelines.contracts.conversion.column_type import ColumnType
 from pipelines.contracts.encoding import encode_table
 from pipelines.contracts.errors import ArtifactError, SchemaError
 from pipelines.contracts.manifest import write_artifact
@@ -215,4 +215,4 @@ def _changes_since(old: Bundle, log: DeltaLog, since: str | None, new: Bundle, s
 
 def _ids_of(ids: pa.Array, bundle: Bundle) -> pa.Array:
     """Ids of another version in this one's type; those that it cannot have are left out."""
-    return convert(ids, id_kind(bundle.vocabulary.item_ids.type)).values.drop_null()
+    return convert(ids, ColumnType.for_ids(bundle.vocabulary.item_ids.type)).values.drop_null()

@@ -21,8 +21,8 @@ import pyarrow.compute as pc
 import xxhash
 
 from pipelines.contracts.arrays import Float64, Int32
-from pipelines.contracts.conversion import convert, convert_value, plain_type
-from pipelines.contracts.conversion.column_type import INT64, STRING, ColumnType
+from pipelines.contracts.conversion import convert, convert_value
+from pipelines.contracts.conversion.column_type import STRING, ColumnType
 from pipelines.contracts.errors import ArtifactError, SchemaError
 
 MISSING = 0
@@ -30,14 +30,9 @@ OUT_OF_VOCABULARY = 1
 RESERVED_CODES = 2
 
 
-def value_type(arrow_type: pa.DataType) -> ColumnType:
-    """The type in which values of a coded column are compared: int64 for integers, string for all else."""
-    return INT64 if pa.types.is_integer(plain_type(arrow_type)) else STRING
-
-
 def plain_values(values: pa.Array | pa.ChunkedArray) -> pa.Array:
     """Ids or categories as int64 or string, null where they are neither: true reads ``true``, 3.0 reads ``3``."""
-    return convert(values, value_type(values.type)).values
+    return convert(values, ColumnType.for_ids(values.type)).values
 
 
 class ValueTable:
@@ -61,7 +56,7 @@ class ValueTable:
         """``[n] int32`` place of each value, -1 where it is unknown, null or of a type that no value has."""
         if len(values) == 0 or len(self.values) == 0:
             return np.full(len(values), -1, np.int32)
-        wanted = convert(values, value_type(self.values.type)).values
+        wanted = convert(values, ColumnType.for_ids(self.values.type)).values
         # Arrow hashes all values at each call: for few, the kept mapping is faster.
         if len(wanted) < len(self.values) // 16:
             return np.fromiter(
@@ -80,7 +75,7 @@ class ValueTable:
         if type(value) is self.python_type:
             return self.value_to_place.get(value, -1)
         try:
-            found = convert_value(value, value_type(self.values.type), "value")
+            found = convert_value(value, ColumnType.for_ids(self.values.type), "value")
         except SchemaError:
             return -1
         return self.value_to_place.get(found, -1)
@@ -171,7 +166,7 @@ class FittedCodes:
         """``[n] int32`` code of each value: 0 where null, 1 where unknown, else 2 and up."""
         if self.hash_buckets is not None:
             return hash_codes(values, self.hash_buckets)
-        converted = convert(values, value_type(self._table.values.type))
+        converted = convert(values, ColumnType.for_ids(self._table.values.type))
         places = self._table.places(converted.values)
         return np.where(
             converted.null, MISSING, np.where(places < 0, OUT_OF_VOCABULARY, places + RESERVED_CODES)

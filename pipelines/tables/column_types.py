@@ -14,8 +14,9 @@ import pyarrow as pa
 
 from pipelines.contracts.conversion import expected
 from pipelines.contracts.conversion.column_type import FLOAT64, INT64, LIST, STRING, TIMESTAMP, ColumnType
+from pipelines.contracts.conversion.plain import parquet_type
 from pipelines.contracts.errors import SchemaError
-from pipelines.contracts.schema import DatasetSchema, Side, TableName, TableSource
+from pipelines.contracts.schema import DatasetSchema, Side, TableName, TableSource, id_type
 from pipelines.tables.files import SourceFile
 from pipelines.tables.readers import file_schema, require_columns
 
@@ -124,9 +125,9 @@ def id_types(schema: DatasetSchema, files: Mapping[TableName, Sequence[SourceFil
 
 
 def _id_type(schema: DatasetSchema, side: Side, files: Mapping[TableName, Sequence[SourceFile]]) -> ColumnType:
-    own: str | None = getattr(schema.ids, side)
+    own = id_type(getattr(schema.ids, side))
     if own is not None:
-        return INT64 if own == "int64" else STRING
+        return own
     columns = {table: id_columns(schema, table).get(side) for table in files}
     named = {table: column for table, column in columns.items() if column is not None}
     declared = {
@@ -154,7 +155,7 @@ def _id_type(schema: DatasetSchema, side: Side, files: Mapping[TableName, Sequen
 
 
 def _id_field(kind: pa.DataType, column: str, file: SourceFile, table: TableName) -> pa.DataType:
-    plain = _plain(kind)
+    plain = parquet_type(kind)
     types = pa.types
     fits = types.is_integer(plain) or types.is_string(plain) or types.is_floating(plain) or types.is_decimal(plain)
     if not (fits or types.is_null(plain) or types.is_binary(plain)):
@@ -193,7 +194,7 @@ def require_convertible(
             continue
         for field in file_schema(file, source, table):
             kind = types.kinds.get(field.name)
-            if kind is not None and not _could_be(_plain(field.type), kind):
+            if kind is not None and not _could_be(parquet_type(field.type), kind):
                 raise _unlike(schema, table, file, field, kind)
 
 
@@ -227,23 +228,9 @@ def _unlike(
     )
 
 
-def _plain(kind: pa.DataType) -> pa.DataType:
-    """The type of the values: without dictionaries, views and large offsets."""
-    types = pa.types
-    if types.is_dictionary(kind) or types.is_run_end_encoded(kind):
-        return _plain(kind.value_type)
-    if types.is_large_string(kind) or types.is_string_view(kind):
-        return pa.string()
-    if types.is_large_binary(kind) or types.is_binary_view(kind):
-        return pa.binary()
-    if types.is_list(kind) or types.is_large_list(kind):
-        return pa.list_(_plain(kind.value_type))
-    return kind
-
-
 def _widened(name: str, table: TableName, found: Mapping[SourceFile, pa.Schema]) -> ColumnType | pa.DataType:
     """The type that holds the values of all Parquet files."""
-    kinds = {file: _plain(own.field(name).type) for file, own in found.items() if name in own.names}
+    kinds = {file: parquet_type(own.field(name).type) for file, own in found.items() if name in own.names}
     kinds = {file: kind for file, kind in kinds.items() if not pa.types.is_null(kind)}
     distinct = list(dict.fromkeys(kinds.values()))
     if not distinct:

@@ -19,7 +19,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from index.inference.request_ids import id_kind
 from index.inference.request_times import MomentReader
 from index.registry.bundle import Bundle
 from pipelines.contracts.arrays import Bools, Int32
@@ -102,8 +101,8 @@ class _UserReader:
         kinds = {**schema.column_types("users", text=True), **_kinds_of(fields), **types}
         moments = MomentReader.of(schema)
         separator = {name: types[name].separator for name in _HISTORY_KEYS if name in types}
-        user = id_kind(fields["user_id"]) if stored is not None else id_type(schema.ids.user) or STRING
-        item = id_kind(bundle.vocabulary.item_ids.type)
+        user = ColumnType.for_ids(fields["user_id"]) if stored is not None else id_type(schema.ids.user) or STRING
+        item = ColumnType.for_ids(bundle.vocabulary.item_ids.type)
         kinds = {name: kinds.get(name, STRING) for name in sorted(columns)}
         for key, of in (("history", item.type), ("history_action", "string"), ("history_time", "string")):
             kinds[key] = ColumnType.model_validate({"type": "list", "of": of, "separator": separator.get(key)})

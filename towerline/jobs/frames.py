@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.contracts.conversion.plain import parquet_type
 from pipelines.contracts.errors import SchemaError
 
 TABLES = "tables"
@@ -58,21 +59,8 @@ def _as_table(name: str, frame: Any) -> pa.Table:
         )
     try:
         table = pa.RecordBatchReader.from_stream(frame).read_all()
-        schema = pa.schema([pa.field(field.name, _plain(field.type), field.nullable) for field in table.schema])
+        schema = pa.schema([pa.field(field.name, parquet_type(field.type), field.nullable) for field in table.schema])
         # Without metadata and in one piece: the same rows are the same bytes, whichever library they come from.
         return table.cast(schema).combine_chunks()
     except (pa.ArrowException, ValueError, TypeError) as err:
         raise SchemaError(f"{name}: the frame cannot be read through Arrow: {err}. Convert the column.") from err
-
-
-def _plain(kind: pa.DataType) -> pa.DataType:
-    """Parquet has one text type and one list type; views, large offsets and categories become those."""
-    if pa.types.is_dictionary(kind):
-        return _plain(kind.value_type)
-    if pa.types.is_string_view(kind) or pa.types.is_large_string(kind):
-        return pa.string()
-    if pa.types.is_binary_view(kind) or pa.types.is_large_binary(kind):
-        return pa.binary()
-    if pa.types.is_large_list(kind) or pa.types.is_list(kind):
-        return pa.list_(_plain(kind.value_type))
-    return kind

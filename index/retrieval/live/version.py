@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from index.inference.item_ids import ItemIds
 from index.inference.query_tower import QueryTower
 from index.inference.records import Clock, RecordReader
-from index.inference.request_ids import id_kind, one_id
+from index.inference.request_ids import one_id
 from index.inference.user_records import records_of
 from index.registry.bundle import Bundle
 from index.rules.attributes import Attributes, Mask
@@ -28,6 +28,7 @@ from index.rules.where import mask_of
 from index.search.searcher import Rows, Scores, Searcher, Vectors
 from index.search.value_tree import load_value
 from index.settings import RETRIEVER_FILE, RetrieverSettings
+from pipelines.contracts.conversion.column_type import ColumnType
 from pipelines.contracts.errors import ArtifactError, SchemaError
 from pipelines.contracts.vocabulary import ValueTable
 
@@ -182,7 +183,7 @@ class ServingVersion:
                 f"version {self.version}: built without users, so none can be retrieved by id. Give the raw record, or "
                 "build with include_users = true."
             )
-        place = places.place(one_id(user_id, id_kind(places.values.type), "user_id"))
+        place = places.place(one_id(user_id, ColumnType.for_ids(places.values.type), "user_id"))
         return records_of(users.slice(place, 1))[0] if place >= 0 else None
 
     def describe(self, rows: Rows) -> pa.Table:

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from pipelines.contracts.conversion.columns import convert
 from pipelines.contracts.conversion.plain import Converted, is_list, is_number, plain_array, plain_type
-from pipelines.contracts.conversion.timestamps.local_times import EARLIEST_US, LATEST_US, US_PER_DAY
+from pipelines.contracts.conversion.timestamps.local_times import EARLIEST_US, LATEST_US, US_PER_DAY, utc_us
 from pipelines.contracts.conversion.values import convert_cell, convert_value, expected, time_us
 
 __all__ = [
@@ -42,4 +42,5 @@ __all__ = [
     "plain_array",
     "plain_type",
     "time_us",
+    "utc_us",
 ]

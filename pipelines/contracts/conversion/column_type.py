@@ -9,6 +9,7 @@ import pyarrow as pa
 from pydantic import Field, field_validator, model_validator
 
 from pipelines.contracts.configuration import Section
+from pipelines.contracts.conversion.plain import plain_type
 
 TypeName = Literal["string", "int64", "float64", "bool", "timestamp", "list", "embedding"]
 TimeUnit = Literal["s", "ms", "us", "ns"]
@@ -77,6 +78,11 @@ class ColumnType(Section):
                 return kind
         lists = (LIST, INT64_LIST, EMBEDDING)
         return next((kind for kind in lists if kind.arrow == stored), None)
+
+    @classmethod
+    def for_ids(cls, stored: pa.DataType) -> ColumnType:
+        """The type of ids or categories that a column holds: int64 where it holds integers, else string."""
+        return INT64 if pa.types.is_integer(plain_type(stored)) else STRING
 
     @property
     def arrow(self) -> pa.DataType:

@@ -39,6 +39,16 @@ def plain_type(arrow_type: pa.DataType) -> pa.DataType:
     return arrow_type
 
 
+def parquet_type(arrow_type: pa.DataType) -> pa.DataType:
+    """The type of the values in Parquet, which has one text type and one list type: without dictionaries and views."""
+    types = pa.types
+    if types.is_dictionary(arrow_type) or types.is_run_end_encoded(arrow_type):
+        return parquet_type(arrow_type.value_type)
+    if types.is_list(arrow_type) or types.is_large_list(arrow_type):
+        return pa.list_(parquet_type(arrow_type.value_type))
+    return arrow_type if isinstance(arrow_type, pa.BaseExtensionType) else plain_type(arrow_type)
+
+
 def is_list(arrow_type: pa.DataType) -> bool:
     """Whether a type is a list, of fixed length or not."""
     types = pa.types

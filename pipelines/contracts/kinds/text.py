@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -20,8 +21,8 @@ from pipelines.contracts.vocabulary import OUT_OF_VOCABULARY, Fitted, FittedCode
 _IN_WORDS = r"\p{L}\p{M}\p{N}"
 # Up to this number of texts, characters are looked up one by one.
 _FEW = 256
-# Whether a character is one of words, by Arrow's own tables; asked once for each.
-_KNOWN: dict[str, bool] = {}
+# Code points that are looked up together: an alphabet.
+_BLOCK = 256
 
 
 class TextFeature(Coded):
@@ -110,12 +111,21 @@ def _words_of_few(plain: pa.Array) -> pa.Array:
     """The same without the regular expression, which Arrow compiles at each call: 2 ms for one text."""
     texts = plain.to_pylist()
     characters = {character for text in texts if text is not None for character in text}
-    unknown = sorted(characters - _KNOWN.keys())
-    if unknown:
-        in_words = pc.match_substring_regex(pa.array(unknown), f"[{_IN_WORDS}]").to_pylist()
-        _KNOWN.update(zip(unknown, in_words, strict=True))
-    breaks = {ord(character): " " for character in characters if not _KNOWN[character]}
+    breaks = {ord(character): " " for character in characters if not _is_in_words(character)}
     return pa.array(
         [None if text is None else [word for word in text.translate(breaks).split(" ") if word] for text in texts],
         pa.list_(pa.string()),
     )
+
+
+def _is_in_words(character: str) -> bool:
+    block, place = divmod(ord(character), _BLOCK)
+    return _in_words(block)[place]
+
+
+@functools.cache
+def _in_words(block: int) -> tuple[bool, ...]:
+    """Whether the characters of a block are of words, by Arrow's own tables. No text has half a surrogate pair."""
+    points = range(block * _BLOCK, (block + 1) * _BLOCK)
+    characters = [" " if 0xD800 <= point < 0xE000 else chr(point) for point in points]
+    return tuple(pc.match_substring_regex(pa.array(characters), f"[{_IN_WORDS}]").to_pylist())

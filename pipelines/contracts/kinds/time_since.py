@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.contracts.arrays import Float32, Float64
-from pipelines.contracts.conversion import EARLIEST_US, LATEST_US, US_PER_DAY
+from pipelines.contracts.conversion import EARLIEST_US, LATEST_US, US_PER_DAY, utc_us
 from pipelines.contracts.conversion.column_type import MOMENT, TIMESTAMP, ColumnType
 from pipelines.contracts.kinds.feature import Array, TrainRows, Writer
 from pipelines.contracts.kinds.scaled import (
@@ -24,9 +24,6 @@ from pipelines.contracts.kinds.scaled import (
 )
 from pipelines.contracts.kinds.summary import Summary
 from pipelines.contracts.vocabulary import Fitted, FittedNumbers
-
-_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
-_US = datetime.timedelta(microseconds=1)
 
 
 class TimeSinceFeature(Scaled):
@@ -68,7 +65,7 @@ class TimeSinceFeature(Scaled):
                 through_encode(target, record, as_of_us)
                 return
             value = value.replace(tzinfo=datetime.UTC) if value.tzinfo is None else value
-            moment_us = (value - _EPOCH) // _US
+            moment_us = utc_us(value)
             if EARLIEST_US <= moment_us < LATEST_US:
                 line = target[0]
                 line[0] = max(-MAX_FLOAT32, min(MAX_FLOAT32, scaled(max((as_of_us - moment_us) / US_PER_DAY, 0.0))))

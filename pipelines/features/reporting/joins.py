@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -18,6 +18,8 @@ from pipelines.tables.rejects.place import shown
 _LOG = logging.getLogger("towerline.features")
 # Below this share a run warns: some events are always newer than the tables, but few.
 WARN_BELOW = 0.99
+# Unknown ids among which a pair is searched that differs in spelling alone.
+MOST_SEARCHED = 1_000
 # How two systems write one id: leading zeros, decimals of a float, blanks, dashes, upper and lower case.
 _SPELLING = r"^0+|\.0*$|[\s_\-]"
 # What the type int64 reads as one number.
@@ -99,6 +101,25 @@ def _pair(side: Side, unknown: UnknownIds) -> str:
         return ""
     known = "" if unknown.known is None else f", tables.{side}s has {shown(unknown.known)}"
     return f": events have {shown(unknown.example)}{known}"
+
+
+def joins_with_examples(
+    accepted: int, unknown: Mapping[Side, tuple[int, Sequence[str]]], known: Callable[[Side], pa.Array]
+) -> Joins:
+    """How events join the tables, with an example of each side; where they join badly, one that the table resembles.
+
+    Args:
+        accepted: number of accepted events.
+        unknown: events whose id is in no table, and some of these ids as text.
+        known: ids of the side's table; called only where events join badly.
+    """
+    joins = Joins(
+        accepted, {side: UnknownIds(events, next(iter(ids), None)) for side, (events, ids) in unknown.items()}
+    )
+    if joins.share is None or joins.share >= WARN_BELOW:
+        return joins
+    pairs = {side: example_pair(ids, known(side)) for side, (_, ids) in unknown.items()}
+    return Joins(accepted, {side: UnknownIds(events, *pairs[side]) for side, (events, _) in unknown.items()})
 
 
 def example_pair(unknown: Sequence[str], known: pa.Array) -> tuple[str | None, str | None]:

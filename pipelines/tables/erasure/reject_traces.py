@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.contracts.conversion import convert
-from pipelines.contracts.conversion.column_type import INT64, STRING
+from pipelines.contracts.conversion.column_type import ColumnType
 from pipelines.tables.erasure.forgotten import Forgotten
 
 # Columns that hold text of the source.
@@ -55,7 +55,7 @@ def without_users(rejects: pa.Table, forgotten: Forgotten, column: str, id_type:
     if len(forgotten) == 0 or len(rejects) == 0:
         return rejects
     users = [_user_of(record, column) for record in rejects["record"].to_pylist()]
-    kind = INT64 if pa.types.is_int64(id_type) else STRING
+    kind = ColumnType.for_ids(id_type)
     own = forgotten.holds(convert(pa.array(users, pa.string()), kind).values)
     return without_texts(rejects.filter(pa.array(~own)), forgotten)
 

@@ -97,7 +97,7 @@ def test_every_night_equals_a_full_run(name: str, tmp_path: Path, monkeypatch: p
         if night:
             write_rows(tmp_path, **{f"events-{night}": day(rng, night)})
         raw = raw_schema(tmp_path)
-        raw["validation"] = {"max_reject_rate": 0.5, "drift": "off", "max_rate": {"duplicate": 1.0}}
+        raw["validation"] = {"max_reject_rate": 0.5, "drift": "off", "min_joined": 0.0, "max_rate": {"duplicate": 1.0}}
         CHANGES[name](raw, night)
         if night == 0 and raw["split"].get("column"):
             write_rows(tmp_path, **{"events-0": [*({**event, "part": "train"} for event in EVENTS[1:]), TEST_EVENT]})

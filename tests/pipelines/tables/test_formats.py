@@ -370,7 +370,7 @@ def check_world(world: World, data: st.DataObject, folder: Path) -> None:
     assert rejects_of(written) == rejects_of(expected)
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(world=worlds(), data=st.data())
 def test_a_world_in_any_format_comes_to_the_same_features(world: World, data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -69,7 +69,7 @@ def read(content: bytes, kinds: dict[str, ColumnType], size: int = 1 << 20) -> l
     return list(read_jsonl(io.BytesIO(content), "file", kinds, ".", block_bytes=size))
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(
     name=st.sampled_from(sorted(KINDS)),
     column=st.one_of(
@@ -98,7 +98,7 @@ def test_a_value_does_not_depend_on_its_neighbours(name: str, column: list[Any],
     assert found(batches, "c", kind) == expected
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(name=st.sampled_from(sorted(KINDS)), value=values.filter(lambda value: not is_mixed(value)))
 def test_a_value_of_a_line_comes_to_what_it_comes_to_in_a_request(name: str, value: Any) -> None:
     kind = KINDS[name]

@@ -9,14 +9,11 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.contracts.schema import SPLITS, Side, SplitName
-from pipelines.features.reporting.data_summary import DataSummary, RejectCount, UnknownIds
-from pipelines.features.reporting.joins import WARN_BELOW, Joins, example_pair
+from pipelines.features.reporting.data_summary import DataSummary, RejectCount
+from pipelines.features.reporting.joins import MOST_SEARCHED, Joins, joins_with_examples
 from pipelines.sequences.grouping import places_of
 from pipelines.sequences.partition_users import Users
 from towerline.jobs.check.rows import Rows
-
-# Unknown ids among which a pair is searched that differs in spelling alone, as many as the job searches.
-_SEARCHED = 1_000
 
 
 def summary_of(rows: Rows) -> DataSummary:
@@ -69,24 +66,18 @@ def _new_items(rows: Rows) -> int:
 
 def joins_of(rows: Rows) -> Joins:
     """How events join the tables, with an example of each side; where they join badly, one that the table resembles."""
-    grouped = rows.grouped
-    ids: dict[Side, tuple[list[str], pa.Array]] = {}
-    unknown: dict[Side, UnknownIds] = {}
-    if rows.profiled is not None:
+    grouped, profiled = rows.grouped, rows.profiled
+    unknown: dict[Side, tuple[int, list[str]]] = {}
+    known = {"item": rows.items.ids}
+    if profiled is not None:
+        known["user"] = profiled
         events = np.diff(grouped.offsets)
-        strange = (places_of(grouped.user_ids, rows.profiled) < 0) & (events > 0)
-        ids["user"] = (_texts(grouped.user_ids.filter(pa.array(strange))), rows.profiled)
-        unknown["user"] = UnknownIds(int(events[strange].sum()), next(iter(ids["user"][0]), None))
+        strange = (places_of(grouped.user_ids, profiled) < 0) & (events > 0)
+        unknown["user"] = (int(events[strange].sum()), _texts(grouped.user_ids.filter(pa.array(strange))))
     if rows.has_items:
-        ids["item"] = (_texts(rows.unknown.drop_null().unique()), rows.items.ids)
-        unknown["item"] = UnknownIds(len(rows.unknown), next(iter(ids["item"][0]), None))
-    joins = Joins(len(grouped.rows), unknown)
-    if joins.share is None or joins.share >= WARN_BELOW:
-        return joins
-    pairs = {side: example_pair(*pair) for side, pair in ids.items()}
-    paired = {side: UnknownIds(one.events, *pairs[side]) for side, one in unknown.items()}
-    return Joins(len(grouped.rows), paired)
+        unknown["item"] = (len(rows.unknown), _texts(rows.unknown.drop_null().unique()))
+    return joins_with_examples(len(grouped.rows), unknown, known.__getitem__)
 
 
 def _texts(ids: pa.Array) -> list[str]:
-    return list(ids.slice(0, _SEARCHED).cast(pa.string()).to_pylist())
+    return list(ids.slice(0, MOST_SEARCHED).cast(pa.string()).to_pylist())

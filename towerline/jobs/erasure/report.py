@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from index.registry.store import ObjectStore, open_store
 from pipelines.contracts.errors import ArtifactError
+from pipelines.contracts.schema import id_type
 from pipelines.features.kept_list import id_type_of, kept_list
 from pipelines.tables.erasure.forget_list import ForgetList
 from towerline.config import Config
@@ -110,9 +111,9 @@ def run(config: Config, users: ForgetList) -> ErasureReport:
 
 def _id_type(config: Config, features: Path) -> pa.DataType:
     """As declared, else as the features have them; without either any line is an id."""
-    declared = config.ids.user
+    declared = id_type(config.ids.user)
     if declared is not None:
-        return pa.int64() if declared == "int64" else pa.string()
+        return declared.arrow
     try:
         return id_type_of(features)
     except ArtifactError:

@@ -26,7 +26,14 @@ _LISTED_US = 2_145_916_800_000_000  # 2038-01-01
 # Times further out are out of range in every time zone.
 _ROOM_US = 2 * US_PER_DAY
 _EPOCH = datetime.datetime(1970, 1, 1)
+_EPOCH_UTC = _EPOCH.replace(tzinfo=datetime.UTC)
 _US = datetime.timedelta(microseconds=1)
+
+
+def utc_us(moment: datetime.datetime) -> int:
+    """Microseconds UTC of a moment with a zone."""
+    since = moment - _EPOCH_UTC
+    return since.days * US_PER_DAY + since.seconds * 1_000_000 + since.microseconds
 
 
 def localised(numbers: pa.Array, timezone: str | None) -> pa.Array:

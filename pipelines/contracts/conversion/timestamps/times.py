@@ -20,7 +20,6 @@ from pipelines.contracts.conversion.timestamps.local_times import EARLIEST_US, L
 # Microseconds before 1990 and after 2100 that stand for all that an int64 cannot hold; a day of room for time zones.
 _BEFORE, _AFTER = -(2**61), 2**61
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
-_NAIVE = pa.timestamp("us")
 # Lengths of "2026-02-01", "2026-02-01 12:30" and "2026-02-01 12:30:15Z". Arrow takes "2026-02-01 12" too, which is none
 # of our forms: shorter texts are left to our own parser.
 _DATE, _MINUTES, _ZONED = 10, 16, 20

@@ -112,8 +112,8 @@ BREAKS: dict[str, Callable[[World, float], object]] = {
         columns={"events": {"value": {"max": 100 - 100 * share}}}
     ),
     "a rule of values": lambda w, _: w["toml"]["validation"].update(columns={"items": {"color": {"allowed": ["red"]}}}),
-    "no items table": lambda w, _: (w["toml"]["tables"].pop("items"), w["toml"]["features"].pop("item")),
-    "no users table": lambda w, _: (w["toml"]["tables"].pop("users"), w["toml"]["features"].pop("user")),
+    "no items table": lambda w, _: (w["toml"]["tables"].pop("items", None), w["toml"]["features"].pop("item", None)),
+    "no users table": lambda w, _: (w["toml"]["tables"].pop("users", None), w["toml"]["features"].pop("user", None)),
     "a missing column": lambda w, _: w["toml"]["tables"]["events"].update(value="worth"),
     "a feature without its column": lambda w, _: (
         w["toml"]["features"].get("item", []).append({"name": "size", "kind": "numeric"})

@@ -7,12 +7,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pipelines.contracts.conversion import LATEST_US
 from pipelines.contracts.conversion.column_type import ColumnType
+from pipelines.contracts.schema import SPLITS
 from towerline.jobs.init.questions import Question, Questions
 from towerline.jobs.init.tables.profile import Profile
-from towerline.jobs.init.tables.types import LATEST_US, Typed, range_us, time_unit
+from towerline.jobs.init.tables.types import Typed, range_us, time_unit
 
-SPLIT_WORDS = {"train", "valid", "test"}
 MOST_ACTIONS = 50
 _BY_RARITY, _ALL_EQUAL = "rarer actions count more", "all count 1"
 _LATER_WORDS = re.compile(
@@ -109,7 +110,7 @@ def action_column(events: Profile, taken: set[str | None], questions: Questions)
     for name, typed in events.typed.items():
         counts = typed.evidence.counts
         plain = typed.type.type in ("string", "int64") and counts is not None and 1 <= len(counts) <= MOST_ACTIONS
-        if name in taken or not plain or typed.missing_share > 0.05 or set(counts or ()) <= SPLIT_WORDS:
+        if name in taken or not plain or typed.missing_share > 0.05 or set(counts or ()) <= set(SPLITS):
             continue
         known = sum(_ACTION_WORDS.search(value) is not None for value in counts or ()) / len(counts or (1,))
         score = known + 0.6 * (_ACTION_NAMES.search(name) is not None and len(counts or ()) <= 12)
@@ -161,7 +162,7 @@ def split_column(events: Profile, taken: set[str | None]) -> Typed | None:
     """A column with the words train, valid and test."""
     for name, typed in events.typed.items():
         words = set(typed.evidence.counts or ())
-        if name not in taken and typed.type.type == "string" and {"train", "test"} <= words <= SPLIT_WORDS:
+        if name not in taken and typed.type.type == "string" and {"train", "test"} <= words <= set(SPLITS):
             return typed
     return None
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.contracts.conversion import convert
+from pipelines.contracts.conversion import EARLIEST_US, LATEST_US, convert
 from pipelines.contracts.conversion.column_type import FLOAT64, INT64, STRING, TIMESTAMP, ColumnType, TimeUnit
 from towerline.jobs.init.tables.columns import BOOL, ColumnEvidence, Kind, ListEvidence, Numbers
 
@@ -18,8 +18,6 @@ from towerline.jobs.init.tables.columns import BOOL, ColumnEvidence, Kind, ListE
 MOST_WRONG = 0.005
 _FEW = 100
 _US_PER_UNIT: dict[TimeUnit, float] = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3}
-EARLIEST_US = 631_152_000_000_000  # 1990-01-01
-LATEST_US = 4_102_444_800_000_000  # 2100-01-01
 _TIME_WORDS = re.compile(
     r"(time|date|day|timestamp|created|updated|modified|since|seen|until|expires?|(^|_)(ts|at|on|dt))s?$"
 )
