@@ -1,4 +1,4 @@
-"""Cells over several lines: no rejects, but told, since two stray quotes make one of all that is between them."""
+"""Cells over several lines: no rejects, but reported, since two stray quotes make one of all that is between them."""
 
 from __future__ import annotations
 

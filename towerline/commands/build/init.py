@@ -44,7 +44,7 @@ def verb(
 ) -> Answer:
     """Writes a TOML for your tables: reads them whole, finds ids, types, features and the split.
 
-    Each line says what it rests on. What the tables do not tell for certain is a question in a terminal,
+    Each line says what it rests on. What the tables leave open is a question in a terminal,
     and a `# check:` comment elsewhere. Next: `towerline check`, then `towerline refresh`.
     """
     if out.exists() and not force:

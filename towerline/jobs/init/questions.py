@@ -1,4 +1,4 @@
-"""What the tables do not tell for certain: questions, each with its evidence and the answer that holds by default."""
+"""What the tables leave open: questions, each with its evidence and the answer that holds by default."""
 
 from __future__ import annotations
 

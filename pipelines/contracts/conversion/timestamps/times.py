@@ -17,7 +17,7 @@ from pipelines.contracts.conversion.texts import Cells, cast_all, present
 from pipelines.contracts.conversion.timestamps.iso import parse_iso
 from pipelines.contracts.conversion.timestamps.local_times import EARLIEST_US, LATEST_US, US_PER_DAY, localised
 
-# Microseconds before 1990 and after 2100 that stand for all that an int64 cannot hold; a day of room for time zones.
+# Microseconds before 1990 and after 2100 in place of all that an int64 cannot hold; a day of room for time zones.
 _BEFORE, _AFTER = -(2**61), 2**61
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 # Lengths of "2026-02-01", "2026-02-01 12:30" and "2026-02-01 12:30:15Z". Arrow takes "2026-02-01 12" too, which is none
@@ -75,10 +75,10 @@ def _multiplied(numbers: pa.Array, factor: int) -> pa.Array:
 
 
 def _of_texts(texts: pa.Array, kind: ColumnType, decimal: str) -> Converted:
-    numbers = _if_all_are_alike(texts, kind)
+    numbers = _if_all_have_one_form(texts, kind)
     if numbers is None:
         texts = present(texts)
-        numbers = _if_all_are_alike(texts, kind)
+        numbers = _if_all_have_one_form(texts, kind)
     null = nulls(texts)
     if numbers is not None:
         return converted(null, numbers)
@@ -92,7 +92,7 @@ def _of_texts(texts: pa.Array, kind: ColumnType, decimal: str) -> Converted:
     return converted(null, values)
 
 
-def _if_all_are_alike(texts: pa.Array, kind: ColumnType) -> pa.Array | None:
+def _if_all_have_one_form(texts: pa.Array, kind: ColumnType) -> pa.Array | None:
     """int64 microseconds UTC by Arrow's own parsers; None where a cell needs ours."""
     first = _first(texts)
     if kind.unit is not None and first.lstrip("-").isdigit():

@@ -302,7 +302,7 @@ def _choose_reports(chosen: SideChoice, profile: Profile) -> None:
 
 
 def _declare(chosen: SideChoice, profile: Profile) -> None:
-    """Writes down the types of all columns that are used, but for those that role and kind imply in every format."""
+    """Writes down the types of all columns that are used, except those that role and kind imply in every format."""
     for feature in chosen.features:
         kind = str(feature.keys["kind"])
         typed = profile.typed[feature.column]

@@ -87,7 +87,7 @@ def type_of(column: ColumnEvidence, decimal: str = ".") -> Typed | None:
     says_bool = column.bools > 0 or not column.fits("int64") or _BOOL_WORDS.search(column.name.lower()) is not None
     if column.fits("bool") and says_bool and column.distinct.count > 1:
         return Typed(column, BOOL, "bool")
-    # Few values that are numbers but for some, such as sizes, are names; of many, the others are mistakes.
+    # Few values that are mostly numbers, such as sizes, are names; of many, the others are mistakes.
     most_wrong = 0.0 if column.distinct.count <= _FEW else MOST_WRONG
     whole, real = column.tried["int64"], column.tried[number]
     if column.leading_zeros or _overflows(column):
