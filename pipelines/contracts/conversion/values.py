@@ -35,7 +35,7 @@ def expected(kind: ColumnType, column: str = "COLUMN", table: str = "TABLE") -> 
         if kind.unit is None:
             unit = f'[tables.{table}.types] {column} = {{ type = "timestamp", unit = "s" }}'
             return f"{_TIMES} (integers need a unit: {unit})"
-        return f"{_TIMES}, or an integer of unit {kind.unit}"
+        return f"{_TIMES}, or a number of unit {kind.unit}"
     if kind.separator is not None:
         return f"a list, or text cut by {kind.separator!r}" + (", of numbers" if kind.type == "embedding" else "")
     if kind.type in ("list", "embedding"):

@@ -15,9 +15,10 @@ MISSING = ("", "na", "n/a", "#n/a", "nan", "null", "none", "\\n")
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 US = datetime.timedelta(microseconds=1)
 _TIME = re.compile(
-    r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?(Z| UTC|[+-]\d\d(?::?\d\d)?)?)?", re.ASCII
+    r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?(Z| UTC| ?[+-]\d\d(?::?\d\d)?)?)?", re.ASCII
 )
 _FLOAT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_NAMED_ZONE = re.compile(r"(.* [+-]\d\d(?::?\d\d)?) [A-Z]{3,5}", re.ASCII)
 PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
@@ -102,13 +103,21 @@ def timestamp(cell: Any, unit: str | None = None, zone: str | None = None) -> An
 
 
 def _moment(cell: Any, unit: str | None, zone: str | None) -> Any:
+    if isinstance(cell, str) and (named := _NAMED_ZONE.fullmatch(cell)):
+        cell = named[1]
     if isinstance(cell, str) and (found := _TIME.fullmatch(cell)):
         return _of_text(*found.groups(), zone=zone)
     if isinstance(cell, datetime.datetime):
         return (cell - EPOCH) // US if cell.tzinfo else local(cell, zone)
     if isinstance(cell, datetime.date):
         return local(datetime.datetime(cell.year, cell.month, cell.day), zone)
-    number = int64(cell) if unit is not None and not isinstance(cell, bool) else WRONG
+    if unit is None or isinstance(cell, bool):
+        return WRONG
+    number = int64(cell)
+    # The shortest decimal of a float; a float beyond 2^53 is not exact.
+    is_exact = isinstance(cell, str | Decimal) or (isinstance(cell, float) and cell <= 2**53)
+    if number is WRONG and is_exact and re.fullmatch(r"(0|[1-9][0-9]{0,18})\.[0-9]+", str(cell), re.ASCII):
+        return int(Decimal(str(cell)).scaleb(6) / PER_SECOND[unit])
     return WRONG if number is WRONG else number * 10**6 // PER_SECOND[unit]  # type: ignore[index]
 
 
@@ -124,6 +133,7 @@ def _of_text(
         return local(moment, zone)
     minutes = 0
     if offset not in ("Z", " UTC"):
+        offset = offset.strip()
         digits = offset[1:].replace(":", "").ljust(4, "0")
         if int(digits[:2]) > 23 or int(digits[2:]) > 59:
             return WRONG

@@ -57,7 +57,12 @@ TIMES = st.builds(
     st.sampled_from(["", "", "."]).flatmap(
         lambda point: st.text("0123456789", max_size=11).map(lambda text: point + text)
     ),
-    st.sampled_from(["", "", "Z", " UTC", "+00", "-05", "+0530", "+05:30", "+24:00", "+00:60", "z", " Z", "+5", "UTC"]),
+    st.sampled_from(
+        ["", "", "Z", " UTC", "+00", "-05", "+0530", "+05:30", "+24:00", "+00:60", "z", " Z", "+5", "UTC", " +00"]
+    )
+    | st.sampled_from(
+        [" -0500", " +05:30", " +0000 UTC", " +0100 CET", " +0100 cet", "+0100 CET", "  +01", " UTC +00"]
+    ),
 )
 TEXTS = st.one_of(
     st.builds(lambda before, text, after: before + text + after, BLANKS, st.one_of(NUMBERS, TIMES, MISSING), BLANKS),
@@ -100,7 +105,7 @@ def test_text_converts_to_moments_as_the_rules_say(cells: list[str | None], unit
 
 
 @pytest.mark.parametrize("form", ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S.%f"])
-@pytest.mark.parametrize("zone", ["", "Z", " UTC", "+00", "+0530", "-03:30"])
+@pytest.mark.parametrize("zone", ["", "Z", " UTC", "+00", "+0530", "-03:30", " -0330", " +0000 UTC"])
 @settings(max_examples=20, deadline=None)
 @given(
     moments=st.lists(st.datetimes(datetime.datetime(1989, 6, 1), datetime.datetime(2100, 6, 1)), min_size=1, max_size=5)
@@ -168,6 +173,22 @@ def test_timestamps_and_dates_convert_as_the_rules_say(cells: list[datetime.date
     dates = [cell.date() for cell in cells]
     for width in (pa.date32(), pa.date64()):
         check(pa.array(dates, width), kind, [oracle.timestamp(cell, zone=zone) for cell in dates])
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.integers(10**11, 5 * 10**15 - 1), min_size=1, max_size=5),
+    st.sampled_from([("s", 6), ("ms", 3), ("us", 1), ("ns", 2)]),
+)
+def test_numbers_of_a_unit_may_have_fractions_in_every_form(digits: list[int], of_unit: tuple[Any, int]) -> None:
+    unit, places = of_unit
+    kind = ColumnType(type="timestamp", unit=unit)
+    cells = [Decimal(number).scaleb(-places) for number in digits]
+    expected = [oracle.timestamp(cell, unit) for cell in cells]
+    check(pa.array(cells, pa.decimal128(30, places)), kind, expected)
+    check(pa.array([f"{cell:f}" for cell in cells]), kind, expected)
+    check(pa.array([f"{cell:f}".replace(".", ",") for cell in cells]), kind, expected, decimal=",")
+    check(pa.array([float(cell) for cell in cells]), kind, expected)
 
 
 def test_nanoseconds_are_rounded_down() -> None:

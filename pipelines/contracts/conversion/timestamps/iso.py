@@ -1,7 +1,8 @@
 """ISO 8601 text to moments: whole columns at once, each cell on its own.
 
 Understood are ``2026-02-01``, ``2026-02-01T12:30``, ``2026-02-01 12:30:15`` and fractions of 1 to 9 digits (cut to
-microseconds), each time with ``Z``, `` UTC``, ``+00``, ``+0000``, ``+00:00`` or no zone at its end.
+microseconds), each time with ``Z``, `` UTC``, ``+00``, ``+0000``, ``+00:00`` or no zone at its end. A
+blank may come before an offset, as Ruby writes it, and then the name of its zone after it: Go's ``12:30 +0100 CET``.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ _DAYS_OF_MONTH = np.array(
     [0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] + [0] * 87, np.int32
 )  # By any two digits.
 _DAYS_BEFORE_MONTH = np.cumsum([0, *_DAYS_OF_MONTH[:-1]], dtype=np.int32)
+# A time, a blank, an offset, and the name of the zone, which says no more than the offset.
+_SPACED_OFFSET = r"^(.{16,29}) ([+-][0-9]{2}(?::?[0-9]{2})?)(?: [A-Z]{3,5})?$"
 _EPOCH_DAY = 719_162  # Days from 0001-01-01 to 1970-01-01.
 
 
@@ -37,6 +40,14 @@ class IsoTimes:
     microseconds: Int64
     naive: Bools
     valid: Bools
+
+
+def with_offsets_joined(texts: pa.Array) -> pa.Array:
+    """``2026-02-01 12:30:15 +0000 UTC`` as ``2026-02-01 12:30:15+0000``; any other text stays as it is."""
+    signs = (pc.match_substring(texts, sign) for sign in (" +", " -"))
+    if not any(pc.any(found).as_py() for found in signs):
+        return texts
+    return pc.replace_substring_regex(texts, pattern=_SPACED_OFFSET, replacement=r"\1\2")
 
 
 def parse_iso(texts: pa.Array) -> IsoTimes:
