@@ -80,7 +80,8 @@ class EmbeddingFeature(FeatureKind):
         if not np.isfinite(values).all():
             row = np.flatnonzero(present)[np.flatnonzero(~np.isfinite(values))[0] // self.dim]
             raise SchemaError(
-                f"feature {self.name!r}: row {row} of column {self.source!r} has a NaN or infinite number"
+                f"feature {self.name!r}: row {row} of column {self.source!r} has a NaN or infinite number. Correct the "
+                "vector, or leave it empty."
             )
         encoded[present] = values.reshape(-1, self.dim)
         return encoded

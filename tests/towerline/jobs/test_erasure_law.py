@@ -22,7 +22,7 @@ from pipelines.contracts.schema import DatasetSchema
 from pipelines.features import job as features
 from pipelines.tables.erasure.forget_list import ForgetList
 from tests.pipelines.conftest import EVENTS, ITEMS, at, raw_schema, schema_of
-from towerline.jobs.erasure.traces import find_traces
+from tests.traces import find_traces
 
 Id = int | str
 LETTERS = "abcdefgxyzABC0123456789é中 -_.|;#@&<'"

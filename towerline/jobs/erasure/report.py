@@ -65,9 +65,10 @@ class ErasureReport:
             yield f"no trace of {self.users} listed users in {self.files} files"
         yield f"{self.kept} of {self.users} are on the list of users that every run of features drops"
         if self.short:
+            are = "id is a number" if self.short == 1 else "ids are numbers"
             yield (
-                f"{self.short} ids are numbers of fewer than {DISTINCTIVE} digits: looked for in users' columns and "
-                "keys only, since such numbers are in every file"
+                f"{self.short} {are} of fewer than {DISTINCTIVE} digits: looked for in users' columns and keys only, "
+                "since such numbers are in every file"
             )
         for one in self.unread:
             yield f"not searched: {one.file} ({one.reason})"

@@ -62,23 +62,6 @@ class Search:
     unread: tuple[Unread, ...]
 
 
-def find_traces(folders: Sequence[Path], users: Sequence[int | str]) -> list[Trace]:
-    """Looks through every file below the folders; an empty list says that there is no trace.
-
-    Args:
-        folders: of artifacts, registries, logs.
-        users: the ids.
-
-    Raises:
-        SchemaError: a folder does not exist, or a file cannot be read: no trace can be ruled out then.
-    """
-    found = search(folders, users)
-    if found.unread:
-        first = found.unread[0]
-        raise SchemaError(f"{first.file}: cannot be read ({first.reason}), so that no trace can be ruled out.")
-    return list(found.traces)
-
-
 def search(
     folders: Sequence[Path | str],
     users: Sequence[int | str],
@@ -132,17 +115,17 @@ def _files(folder: Path | str, given: IdColumns) -> Iterator[_File]:
         return
     root = Path(folder)
     if not root.is_dir():
-        raise SchemaError(f"{root}: expected a directory of artifacts, found none.")
-    folder_to_roles: dict[Path, IdColumns] = {}
+        raise SchemaError(f"{root}: expected a directory of artifacts, found none. Correct the path.")
+    folder_to_columns: dict[Path, IdColumns] = {}
     for path in sorted(root.rglob("*")):
         if path.is_dir() or path.suffix == _LOCK_SUFFIX:
             continue
         artifact = _artifact_of(path, root)
-        if artifact not in folder_to_roles:
-            folder_to_roles[artifact] = id_columns_at(artifact, root).joined(given)
+        if artifact not in folder_to_columns:
+            folder_to_columns[artifact] = id_columns_at(artifact, root).joined(given)
         name = str(path.relative_to(artifact))
         opener = functools.partial(_open, path)
-        yield _File(str(artifact), name, folder_to_roles[artifact], opener, path.exists)
+        yield _File(str(artifact), name, folder_to_columns[artifact], opener, path.exists)
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -165,7 +148,7 @@ def _files_of_store(url: str, given: IdColumns) -> Iterator[_File]:
         fs, root = fsspec.core.url_to_fs(url)
         names: list[Any] = sorted(fs.find(root))
     except (OSError, ValueError, ImportError) as err:
-        raise SchemaError(f"{url}: cannot be reached: {err}") from err
+        raise SchemaError(f"{url}: cannot be reached: {err}. Correct the URL or the credentials.") from err
     for name in names:
         below = name.removeprefix(root).lstrip("/")
         opener, is_there = functools.partial(fs.open, name, "rb"), functools.partial(fs.exists, name)
