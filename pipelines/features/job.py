@@ -117,7 +117,7 @@ def run(
 
 def _kept(out: Path, previous: Path | None) -> Forgotten:
     """Everyone forgotten in the artifact that is replaced and in the one that is appended to."""
-    kept = Forgotten.nobody()
+    kept = Forgotten.empty()
     for artifact in dict.fromkeys([out] if previous is None else [out, previous]):
         remove_abandoned(artifact)
         kept = kept.joined(kept_list(artifact))

@@ -1,7 +1,7 @@
 """The kept list: everyone whom a data set's features have ever forgotten, found again by each run.
 
 Kept in the features artifact, and once more next to it, so that it outlives an artifact that is removed or damaged.
-The copy is written before the artifact is: a run that fails later has forgotten nobody in vain.
+The copy is written before the artifact is: users whom a failed run was asked to forget stay on the list.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def kept_list(artifact: Path) -> Forgotten:
         ArtifactError: a list is damaged, or the manifest names one that is gone.
     """
     own, copy = artifact / FORGOTTEN_FILE, copy_of(artifact)
-    found = Forgotten.nobody()
+    found = Forgotten.empty()
     for file, other in ((own, copy), (copy, own)):
         if not file.is_file():
             continue
@@ -61,7 +61,7 @@ def forgotten_by(artifact: Path) -> Forgotten:
         ArtifactError: the list is damaged.
     """
     file = artifact / FORGOTTEN_FILE
-    return Forgotten.read(file) if file.is_file() else Forgotten.nobody()
+    return Forgotten.read(file) if file.is_file() else Forgotten.empty()
 
 
 def id_type_of(artifact: Path) -> pa.DataType:
@@ -153,7 +153,7 @@ class ErasureIds:
     @functools.cached_property
     def wanted(self) -> Forgotten:
         """Whom to look for in the tables: the users asked for, and those whom blanks may have hidden."""
-        return Forgotten.nobody().with_users(self.ids).with_users(self._stripped.drop_null())
+        return Forgotten.empty().with_users(self.ids).with_users(self._stripped.drop_null())
 
     def facts(self, found: Collection[int]) -> dict[str, Any]:
         """What the manifest says, without any id.

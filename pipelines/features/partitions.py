@@ -82,7 +82,7 @@ def build_partition(job: Job, part: int, spilled: Sequence[Spilled]) -> Partitio
     write_parquet(users, Path(job.out) / "users" / part_name(part, job.partitions))
     trained = built.counted.splits == 0
     rows, counts = _counted(built.counted.rows[trained], len(job.catalogue.item_ids))
-    is_stranger = _strangers(job, built.users, profiled)
+    is_unknown = _unknown_users(job, built.users, profiled)
     return PartitionFacts(
         users=len(built.users.ids),
         events=[int(number) for number in np.bincount(built.counted.splits, minlength=3)],
@@ -96,12 +96,12 @@ def build_partition(job: Job, part: int, spilled: Sequence[Spilled]) -> Partitio
         rewritten=built.rewritten,
         found=sorted(built.found),
         new_users=built.users.new_in_test,
-        unknown=int(built.users.events[is_stranger].sum()),
-        strangers=built.users.ids.filter(pa.array(is_stranger)).slice(0, _EXAMPLES).cast(pa.string()).to_pylist(),
+        unknown=int(built.users.events[is_unknown].sum()),
+        unknown_users=built.users.ids.filter(pa.array(is_unknown)).slice(0, _EXAMPLES).cast(pa.string()).to_pylist(),
     )
 
 
-def _strangers(job: Job, users: Users, profiled: pa.Array) -> npt.NDArray[np.bool_]:
+def _unknown_users(job: Job, users: Users, profiled: pa.Array) -> npt.NDArray[np.bool_]:
     """``[users] bool``: those without a row in the users table; nobody where there is none."""
     if job.users_types is None:
         return np.zeros(len(users.ids), bool)

@@ -106,13 +106,13 @@ class Job:
     def forgotten(self) -> Forgotten:
         """The users whom this run drops."""
         path = Path(self.out) / FORGOTTEN_FILE
-        return Forgotten.read(path) if path.exists() else Forgotten.nobody()
+        return Forgotten.read(path) if path.exists() else Forgotten.empty()
 
     @functools.cached_property
     def to_forget(self) -> Forgotten:
         """The users whom this run's forget list names, and what it may have meant: who of them is found is counted."""
         path = Path(self.work) / _TO_FORGET_FILE
-        return Forgotten.read(path) if path.exists() else Forgotten.nobody()
+        return Forgotten.read(path) if path.exists() else Forgotten.empty()
 
     def found(self, ids: Iterable[pa.Array]) -> set[int]:
         """Places in ``to_forget`` of the users whom these arrays of ids name."""

@@ -41,7 +41,7 @@ _PLAIN = (
     "found",
     "new_users",
     "unknown",
-    "strangers",
+    "unknown_users",
 )
 # Below the artifact: each item's events in valid and in test.
 HELD_OUT_FILE = "item_held_out.arrow"
@@ -57,7 +57,7 @@ class PartitionFacts:
     ``profiles`` is the number of its rows in the users table, ``nulls`` counts the nulls of each column there.
     ``rewritten`` says that its base of sequences is a file of this run; ``found`` are the places in ``Job.to_forget``
     of the users whom the previous run had. ``new_users`` counts its users with test events and none before, ``unknown``
-    all its events of users without a row in the users table; ``strangers`` are some of these users' ids.
+    all its events of users without a row in the users table; ``unknown_users`` are some of these users' ids.
     """
 
     users: int
@@ -73,7 +73,7 @@ class PartitionFacts:
     found: list[int]
     new_users: int
     unknown: int
-    strangers: list[str]
+    unknown_users: list[str]
 
     def write(self, folder: Path) -> None:
         """Writes Arrow and JSON files below ``folder``."""

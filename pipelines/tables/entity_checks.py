@@ -84,7 +84,7 @@ class EntityChecker:
     def __init__(
         self, schema: DatasetSchema, side: Side, types: TableTypes, forgotten: Forgotten | None = None
     ) -> None:
-        self._forgotten = Forgotten.nobody() if forgotten is None else forgotten
+        self._forgotten = Forgotten.empty() if forgotten is None else forgotten
         self._schema = schema
         self._table: TableName = "items" if side == "item" else "users"
         self._id_column = schema.id_column(side)

@@ -133,7 +133,7 @@ class EventChecker:
         self._checked_schema = checked_schema(types.kinds[self._table.user_id].arrow)
         self._catalogue = catalogue
         self._late_before_us = late_before_us
-        self._forgotten = Forgotten.nobody() if forgotten is None else forgotten
+        self._forgotten = Forgotten.empty() if forgotten is None else forgotten
 
     def check(self, batch: TableBatch) -> Checked:
         """Checks one batch; the accepted events keep the batch's order."""

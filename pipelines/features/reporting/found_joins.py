@@ -20,7 +20,7 @@ def joins_of(plan: FeaturesPlan, parts: Sequence[PartitionFacts], accepted: int)
     """How the accepted events (their number) and those of unknown items join the tables."""
     unknown: dict[Side, tuple[int, Sequence[str]]] = {}
     if plan.inputs.users is not None:
-        ids = [text for part in parts for text in part.strangers]
+        ids = [text for part in parts for text in part.unknown_users]
         unknown["user"] = (sum(part.unknown for part in parts), ids[:MOST_SEARCHED])
     if plan.inputs.items is not None:
         table = read_unknown(Path(plan.job.out))

@@ -61,7 +61,7 @@ class Forgotten:
     words: int = 0
 
     @classmethod
-    def nobody(cls) -> Forgotten:
+    def empty(cls) -> Forgotten:
         """An empty list."""
         return cls(_COLUMNS.empty_table())
 
@@ -113,7 +113,7 @@ class Forgotten:
         return found
 
     def holds_text(self, text: str) -> bool:
-        """Whether an id on the list occurs in a text between characters that do not go on a word.
+        """Whether an id on the list occurs in a text between characters that are no part of a word.
 
         Leading zeros of whole numbers do not count: 005007 holds the id 5007. A text too long to be searched counts as
         one that holds an id.

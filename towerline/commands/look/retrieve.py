@@ -67,10 +67,10 @@ def verb(
         for rank, (item_id, score, source, item) in enumerate(found, start=1)
     ]
     plan = candidates.plan
-    stranger = [f"user {user} is in no table; answered as a new user"] if candidates.known_user is False else []
+    unknown = [f"user {user} is in no table; answered as a new user"] if candidates.known_user is False else []
     summary = f"version {candidates.version}, plan {plan.method}, {len(candidates)} of {k}"
     return Answer(
-        lines=[*stranger, *_lines(facts), summary + _START[candidates.cold_start]],
+        lines=[*unknown, *_lines(facts), summary + _START[candidates.cold_start]],
         facts={
             "version": candidates.version,
             "plan": dataclasses.asdict(plan),

@@ -82,7 +82,7 @@ class IdMatcher:
         return Matches(certain=frozenset({text, whole.group(1) if whole else text} & self.texts))
 
     def text(self, text: str, keys: Sequence[str] = (), *, short: bool = False) -> Matches:
-        """Those in a text, between characters that do not go on a word.
+        """Those in a text, between characters that are no part of a word.
 
         Args:
             text: any text.

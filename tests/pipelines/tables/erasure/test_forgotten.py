@@ -18,7 +18,7 @@ texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
 
 
 def listed(ids: list[int] | list[str]) -> Forgotten:
-    return Forgotten.nobody().with_users(pa.array(ids, pa.int64() if isinstance(ids[0], int) else pa.string()))
+    return Forgotten.empty().with_users(pa.array(ids, pa.int64() if isinstance(ids[0], int) else pa.string()))
 
 
 @given(st.lists(numbers, min_size=1), st.lists(numbers | st.none()))

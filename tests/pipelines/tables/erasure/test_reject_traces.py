@@ -28,7 +28,7 @@ def record(**cells: Any) -> str:
     return json.dumps(cells, ensure_ascii=False)
 
 
-FORGOTTEN = Forgotten.nobody().with_users(pa.array([5007], INT64))
+FORGOTTEN = Forgotten.empty().with_users(pa.array([5007], INT64))
 
 
 def test_rows_of_forgotten_users_are_dropped_in_any_form_of_the_id() -> None:
@@ -48,7 +48,7 @@ def test_texts_that_name_a_forgotten_user_are_not_kept_and_their_places_are() ->
 
 def test_malformed_lines_have_no_text_once_anybody_is_forgotten() -> None:
     lines = rejects('"5007,a"', '"1,2,3,4"', reason="malformed:line")
-    assert without_texts(lines, Forgotten.nobody()).equals(lines)
+    assert without_texts(lines, Forgotten.empty()).equals(lines)
     kept = without_texts(lines, FORGOTTEN)
     assert kept["record"].to_pylist() == [None, None]
     assert kept.drop(["record"]).equals(lines.drop(["record"]))
@@ -59,7 +59,7 @@ def test_malformed_lines_have_no_text_once_anybody_is_forgotten() -> None:
     cells=st.dictionaries(st.sampled_from("abc"), st.text(st.characters(codec="utf-8")), max_size=2),
 )
 def test_no_record_has_the_id_as_a_cell_or_among_other_words(user: str, cells: dict[str, str]) -> None:
-    forgotten = Forgotten.nobody().with_users(pa.array([user], STRING))
+    forgotten = Forgotten.empty().with_users(pa.array([user], STRING))
     records = [
         record(user=user, **cells),
         record(user="x!", **{**cells, "d": user}),
