@@ -327,6 +327,7 @@ class DatasetSchema(Section):
             raise ValueError(
                 f"actions: expected weights of 0 (context only) or more, one of them above 0, got {self.actions}"
             )
+        self._refuse_types_against_roles()
         if self.tables.events.unordered and self.split.column is None:
             raise ValueError("unordered events have no time: split.column must name the column that splits them")
         if self.tables.events.order is not None and isinstance(self.split.valid_from, datetime.datetime):
@@ -378,6 +379,25 @@ class DatasetSchema(Section):
         side: Side = "item" if table == "items" else "user"
         implied = self._event_types() if table == "events" else self._entity_types(side, text=text)
         return {name: kind for name, kind in {**implied, **source.types}.items() if kind is not None}
+
+    def _refuse_types_against_roles(self) -> None:
+        events, items = self.tables.events, self.tables.items
+        roles = [
+            ("events", "time", events.time, ("timestamp",)),
+            ("events", "order", events.order, ("int64",)),
+            ("events", "action", events.action, ("string",)),
+            ("events", "value", events.value, ("float64", "int64")),
+            ("events", "split.column", self.split.column, ("string",)),
+            ("items", "title", None if items is None else items.title, ("string",)),
+        ]
+        for table, role, column, fitting in roles:
+            declared = getattr(self.tables, table).types.get(column) if column is not None else None
+            if declared is not None and declared.type not in fitting:
+                raise ValueError(
+                    f'{role} = "{column}": expected a column of type {" or ".join(fitting)}, '
+                    f'got [tables.{table}.types] {column} = "{declared.type}". '
+                    f'Remove that line, or write {column} = "{fitting[0]}".'
+                )
 
     def _event_types(self) -> dict[str, ColumnType | None]:
         events = self.tables.events

@@ -22,7 +22,7 @@ from pipelines.tables.files import SourceFile
 from pipelines.tables.readers import Shard, plan_shards, read_shard
 from pipelines.tables.rejects.checks import REJECTS, counts_by_reason, malformed_rejects
 from pipelines.tables.rejects.multi_line import MultiLineCells, MultiLineCount
-from pipelines.tables.rejects.thresholds import TableCounts
+from pipelines.tables.rejects.thresholds import TableCounts, examples_of
 from pipelines.tables.rejects.typed_columns import ids_of
 
 # Where a row comes from, while the table is read.
@@ -76,7 +76,7 @@ def read_items(schema: DatasetSchema, files: Sequence[SourceFile], types: TableT
             multi_line.add(batch)
             rows += batch.rows
     refused = pa.concat_tables(rejects)
-    counts = TableCounts(rows, counts_by_reason(refused))
+    counts = TableCounts(rows, counts_by_reason(refused), examples_of(refused))
     if rows == 0:
         raise SchemaError("tables.items: expected at least one item, found an empty table.")
     return Items(_sorted(pa.concat_tables(tables), name, files), name, refused, counts, tuple(multi_line))

@@ -142,8 +142,7 @@ class _Place:
     def _below(self, folder: str, any_name: bool) -> list[str]:
         """Files in a folder and below; of known suffixes unless the format is declared (``any_name``)."""
         base = folder.rstrip("/") + "/"
-        # By default fsspec leaves out a local folder that it may not list, without a word.
-        names = self.fs.find(folder, on_error="raise") if self._is_local else self.fs.find(folder)
+        names = _walked(folder) if self._is_local else self.fs.find(folder)
         seen = [path for path in names if path.startswith(base) and not _hidden(path[len(base) :].split("/"), "._")]
         for path in seen:
             if _is_packed(path):
@@ -188,6 +187,25 @@ class _Place:
 
 def _has_magic(path: str) -> bool:
     return any(character in path for character in "*?[")
+
+
+def _walked(folder: str) -> list[str]:
+    """All files in a local folder and below, links followed; a folder that several links lead to is read once.
+
+    fsspec leaves out linked folders, and those that it may not list, without a word.
+    """
+    files: list[str] = []
+    seen: set[str] = set()
+
+    def refuse(err: OSError) -> None:
+        raise err
+
+    for here, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        real = os.path.realpath(here)
+        folders[:] = [] if real in seen else sorted(name for name in folders if not _hidden([name], "._"))
+        files += [] if real in seen else [os.path.join(here, name) for name in names]
+        seen.add(real)
+    return sorted(files)
 
 
 def _hidden(parts: Iterable[str], signs: str) -> bool:

@@ -9,7 +9,9 @@ from pipelines.tables.column_types import id_columns
 from pipelines.tables.rejects.place import Place
 
 _INTEGER = re.compile(r"-?[0-9]+(\.0*)?")
-_COMMA_NUMBER = re.compile(r"-?[0-9.]*,[0-9]+")
+_COMMA_NUMBER = re.compile(r"-?[0-9]*,[0-9]+")
+# Such as 1.234,56, 1,234.56, 1,234,567, 1 234,56 (of any blank) and 1'234.56.
+_GROUPED_NUMBER = re.compile(r"-?[0-9]{1,3}([.,\s'\u2019][0-9]{3})+([.,][0-9]+)?")
 _SEPARATORS = ("|", ";", ",", " ")
 # Integers since 1970 of about today, by their number of digits.
 _UNITS = {10: "s", 13: "ms", 16: "us", 19: "ns"}
@@ -31,6 +33,8 @@ def remedy(schema: DatasetSchema, table: TableName, reason: str, example: Place 
     if kind.type == "timestamp" and kind.unit is None and _INTEGER.fullmatch(value):
         unit = _UNITS.get(len(value.split(".")[0].lstrip("-")), "s")
         return f'Integers need a unit; write {place} = {{ type = "timestamp", unit = "{unit}" }}.'
+    if kind.type in ("float64", "int64") and _GROUPED_NUMBER.fullmatch(value):
+        return "Numbers with separators between thousands are not read; export them without, such as 1234.56."
     if kind.type in ("float64", "int64") and _COMMA_NUMBER.fullmatch(value):
         return f'Where numbers have a decimal comma, write [tables.{table}] decimal = ",".'
     if kind.type in ("list", "embedding") and kind.separator is None:

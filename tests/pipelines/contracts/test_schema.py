@@ -141,3 +141,17 @@ def test_an_empty_range_of_times_is_refused() -> None:
     day = datetime.date(2026, 2, 1)
     with pytest.raises(ConfigError, match="expected earliest < latest"):
         parse_schema(marketplace(validation={"earliest": day, "latest": day}), "m.toml")
+
+
+@pytest.mark.parametrize("column", ["time", "action", "price"])
+@pytest.mark.parametrize("declared", ["string", "int64", "float64", "bool", "timestamp", "list", "embedding"])
+def test_a_declared_type_that_contradicts_a_role_is_refused_with_the_line(column: str, declared: str) -> None:
+    fitting = {"time": ["timestamp"], "action": ["string"], "price": ["float64", "int64"]}[column]
+    raw = marketplace()
+    raw["tables"]["events"]["types"] = {column: declared}
+    if declared in fitting:
+        assert parse_schema(raw, "m.toml").column_types("events")[column].type == declared
+    else:
+        with pytest.raises(ConfigError, match=rf'\[tables.events.types\] {column} = "{declared}"') as caught:
+            parse_schema(raw, "m.toml")
+        assert f'write {column} = "{fitting[0]}"' in str(caught.value)

@@ -125,3 +125,18 @@ def test_errors_say_what_was_there(tmp_path: Path) -> None:
         found(tmp_path / "packed")
     with pytest.raises(SchemaError, match=r"nosuch://x cannot be reached"):
         found("nosuch://x")
+
+
+def test_linked_folders_are_read_and_each_folder_once(tmp_path: Path) -> None:
+    """``_old`` is a hidden link to what ``day`` holds; ``loop`` leads back to the folder itself."""
+    for folder in ("table/day", "elsewhere"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "a.csv").write_text("user\n1\n")
+    (tmp_path / "table" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "table" / "again").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "table" / "_old").symlink_to(tmp_path / "table" / "day")
+    (tmp_path / "table" / "day" / "loop").symlink_to(tmp_path / "table")
+    assert sorted(Path(file.url).resolve() for file in found(tmp_path / "table")) == [
+        tmp_path.resolve() / "elsewhere" / "a.csv",
+        tmp_path.resolve() / "table" / "day" / "a.csv",
+    ]

@@ -18,6 +18,8 @@ from pipelines.features import job as features
 from pipelines.sequences.reader import load_items
 from pipelines.tables.formats.batches import TableBatch
 from pipelines.tables.rejects.checks import Checks
+from pipelines.tables.rejects.place import Place
+from pipelines.tables.rejects.remedies import remedy
 from pipelines.tables.rejects.rules import check_columns
 from tests.pipelines.conftest import EVENTS, ITEMS, USERS
 
@@ -174,3 +176,25 @@ def test_a_rule_for_a_column_that_the_table_lacks_is_an_error(
 
     with pytest.raises(SchemaError, match="expected column 'weight'"):
         features.run(small(change), tmp_path / "features")
+
+
+@pytest.mark.parametrize("value", ["1.234,56", "1,234.56", "1,234,567", "1 234,56", "1\u00a0234,56", "1'234.56"])
+@pytest.mark.parametrize("decimal", [".", ","])
+def test_numbers_with_separators_between_thousands_have_a_remedy_of_their_own(value: str, decimal: str) -> None:
+    """A decimal comma would not make them readable: the remedy does not ask for one."""
+    schema = DatasetSchema.model_validate(
+        {
+            "dataset": {"name": "shop"},
+            "tables": {
+                "events": {"path": "events.csv", "user_id": "user", "item_id": "item", "time": "time"},
+                "items": {"path": "x", "item_id": "item", "delimiter": ";", "decimal": decimal},
+            },
+            "features": {"item": [{"name": "price", "kind": "numeric"}]},
+            "split": {"leave_last_out": True},
+        }
+    )
+    place = Place("items.csv", 0, "price", value, "a finite number")
+    remedied = remedy(schema, "items", "type:price", place)
+    assert remedied is not None
+    assert "export them without" in remedied
+    assert "decimal" not in remedied
