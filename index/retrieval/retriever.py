@@ -172,7 +172,7 @@ class Retriever:
 
         Raises:
             ArtifactError: the bundle was built without users.
-            SchemaError: it can be no id of the users' type, or as ``retrieve``.
+            SchemaError: it is neither a text nor an id of the users' type, or as ``retrieve``.
         """
         record = self._serving().user_record(user_id)
         candidates = self.retrieve({} if record is None else record, k, **rules)

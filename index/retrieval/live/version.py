@@ -173,9 +173,11 @@ class ServingVersion:
     def user_record(self, user_id: object) -> dict[str, Any] | None:
         """The raw record of a user in the bundle's own table; None if it has no such user.
 
+        A text that can be no id of the users' type is in no table.
+
         Raises:
             ArtifactError: the bundle was built without users.
-            SchemaError: it can be no id of the users' type.
+            SchemaError: it is neither a text nor an id of the users' type.
         """
         users, places = self.bundle.users, self._user_places
         if users is None or places is None:
@@ -183,7 +185,12 @@ class ServingVersion:
                 f"version {self.version}: built without users, so none can be retrieved by id. Give the raw record, or "
                 "build with include_users = true."
             )
-        place = places.place(one_id(user_id, ColumnType.for_ids(places.values.type), "user_id"))
+        try:
+            place = places.place(one_id(user_id, ColumnType.for_ids(places.values.type), "user_id"))
+        except SchemaError:
+            if isinstance(user_id, str) and user_id:
+                return None
+            raise
         return records_of(users.slice(place, 1))[0] if place >= 0 else None
 
     def describe(self, rows: Rows) -> pa.Table:

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from index.registry.registry import Registry
 from index.retrieval.candidates import Candidates
 from index.retrieval.retriever import Retriever
+from pipelines.contracts.errors import SchemaError
 from tests.index.serving_bundles import CATEGORIES, COUNTRIES, SCHEMA, write_bundle
 from towerline.commands.cli import main
 from towerline.jobs import candidates as candidates_job
@@ -191,5 +192,7 @@ def test_a_user_in_no_table_is_said_to_be_new(worlds: dict[str, World], capsys: 
     common = ["--config", str(world.config), "--registry", str(world.registry)]
     assert main(["retrieve", *common, "--user", "404"]) == 0
     assert capsys.readouterr().out.startswith("user 404 is in no table")
-    assert main(["retrieve", *common, "--user", "abc"]) == 1
-    assert "user_id: expected an integer" in capsys.readouterr().err
+    assert main(["retrieve", *common, "--user", "abc"]) == 0
+    assert capsys.readouterr().out.startswith("user abc is in no table")
+    with pytest.raises(SchemaError, match="user_id: expected an integer"):
+        world.retriever.retrieve_by_id(5.5, K)
