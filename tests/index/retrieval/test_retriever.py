@@ -215,7 +215,7 @@ def test_k_above_the_corpus_gives_the_corpus(retriever: Retriever) -> None:
         ({"history": [1000], "history_action": ["steal"]}, "expected one of click, purchase .* got 'steal'"),
         ({"time": "later"}, "time: "),
         ({"country": ["US"]}, "feature 'country'"),
-        ({"age": "old"}, "feature 'age': expected a number, got 'old'"),
+        ({"age": "old"}, "feature 'age': expected a finite number, got 'old'"),
         ({"interests": "rugs"}, "feature 'interests'"),
     ],
 )

@@ -131,7 +131,9 @@ def test_excluded_items_do_not_come_back(retriever: Retriever, items: dict[str, 
         assert retriever.retrieve(RECORD, 20, exclude=exclude).rows.tolist() == reference(
             retriever, items, 20, exclude=best
         )
-    assert retriever.retrieve(RECORD, 20, exclude=("no such id",)).rows.tolist() == reference(retriever, items, 20)
+    assert retriever.retrieve(RECORD, 20, exclude=("-12",)).rows.tolist() == reference(retriever, items, 20)
+    with pytest.raises(SchemaError, match=r"exclude\[0\]: expected an integer"):
+        retriever.retrieve(RECORD, 20, exclude=("no such id",))
 
 
 def test_a_million_excluded_ids(retriever: Retriever, items: dict[str, Any]) -> None:
@@ -348,7 +350,7 @@ def test_a_blended_answer_has_each_item_once_and_each_source_in_its_order(
         ({"where": 3}, "where: expected text"),
         ({"exclude": "1000"}, "exclude: expected a list of item ids, got '1000'"),
         ({"exclude": 1000}, "exclude: expected a list"),
-        ({"exclude": [[1]]}, "exclude: expected"),
+        ({"exclude": [[1]]}, r"exclude\[0\]: expected one id"),
         ({"exclude": None}, "exclude: expected"),
         ({"max_per": 2}, "max_per: expected a mapping"),
         ({"max_per": {"advertiser_id": 0}}, "'advertiser_id': expected a whole number of 1 or more, got 0"),

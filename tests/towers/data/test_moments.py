@@ -204,7 +204,7 @@ def test_a_time_since_is_what_the_features_job_would_give_at_the_moment() -> Non
     """Users who joined at different times, one of them unknown: recomputed by the job's own encoder."""
     data, as_of, moment = tiny_data("time"), 60 * DAY_US, 25 * DAY_US + 12_345
     joined = np.random.default_rng(2).integers(0, 50 * DAY_US, USERS)
-    column = pa.array(joined, pa.int64(), mask=np.arange(USERS) == 7)
+    column = pa.array(joined, pa.int64(), mask=np.arange(USERS) == 7).cast(pa.timestamp("us", tz="UTC"))
     raw = data.schema.model_dump(mode="json")
     raw["features"]["user"].append({"name": "joined", "kind": "time_since"})
     schema = DatasetSchema.model_validate(raw)
