@@ -6,6 +6,7 @@ import re
 
 from pipelines.contracts.schema import DatasetSchema, TableName
 from pipelines.tables.column_types import id_columns
+from pipelines.tables.formats.undecodable import DECODABLE
 from pipelines.tables.rejects.place import Place
 
 _INTEGER = re.compile(r"-?[0-9]+(\.0*)?")
@@ -22,6 +23,8 @@ def remedy(schema: DatasetSchema, table: TableName, reason: str, example: Place 
     rule, _, column = reason.partition(":")
     if rule != "type" or example is None or example.value is None:
         return None
+    if example.expected == DECODABLE:
+        return f'Where the files are in another encoding, write [tables.{table}] encoding = "cp1252" (or another).'
     value = example.value.strip()
     for side, name in id_columns(schema, table).items():
         if name == column:

@@ -198,3 +198,21 @@ def test_numbers_with_separators_between_thousands_have_a_remedy_of_their_own(va
     assert remedied is not None
     assert "export them without" in remedied
     assert "decimal" not in remedied
+
+
+def test_text_in_another_encoding_is_refused_with_the_line_that_declares_one(tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_bytes("item,brand\n1,M\u00fcller\n".encode("cp1252"))
+    (tmp_path / "events.csv").write_text("user,item,time\n1,1,2026-02-01\n")
+    schema = DatasetSchema.model_validate(
+        {
+            "dataset": {"name": "shop"},
+            "tables": {
+                "events": {"path": str(tmp_path / "events.csv"), "user_id": "user", "item_id": "item", "time": "time"},
+                "items": {"path": str(tmp_path / "items.csv"), "item_id": "item"},
+            },
+            "features": {"item": [{"name": "brand", "kind": "categorical"}]},
+            "split": {"leave_last_out": True},
+        }
+    )
+    with pytest.raises(SchemaError, match=r"(?s)items.csv row 0, brand = .*\[tables.items\] encoding = "):
+        features.run(schema, tmp_path / "features")
