@@ -41,7 +41,7 @@ ITEMS = [
     {"item": 30, "color": "red", "title": "Red rug", "price": 8.0, "since": None},
     {"item": 40, "color": "green", "title": "Green rug", "price": 9.0, "since": at(15)},
 ]
-USERS = [{"user": 9, "country": "DE"}, {"user": 1, "country": "US"}, {"user": 2, "country": None}]
+USERS: list[dict[str, Any]] = [{"user": 9, "country": "DE"}, {"user": 1, "country": "US"}, {"user": 2, "country": None}]
 
 
 def raw_schema(folder: Path) -> dict[str, Any]:
