@@ -111,7 +111,7 @@ def _numbers(items: pa.Table, name: str | None) -> Float64 | None:
         return None
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
         raise ConfigError(f"evaluation.price: expected a column of numbers, got {name!r} of type {column.type}.")
-    return np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False), np.float64)
+    return np.asarray(column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), np.float64)
 
 
 def _ages(data: EvaluationData, name: str | None) -> Float64 | None:

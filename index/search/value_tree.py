@@ -60,7 +60,7 @@ def log_values_of(column: pa.ChunkedArray | pa.Array, attribute: str) -> Scores:
     """
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type)):
         raise ConfigError(f"index.value: expected a column of numbers, {attribute!r} is {column.type}. Name another.")
-    values = np.asarray(pc.fill_null(column.cast(pa.float64()), 0.0), np.float64)
+    values = np.asarray(pc.fill_null(column.cast(pa.float64(), safe=False), 0.0), np.float64)
     usable = np.isfinite(values) & (values > 0)
     if not usable.any():
         raise ConfigError(f"index.value: no item has a {attribute!r} above 0. Name another column.")

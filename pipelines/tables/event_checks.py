@@ -217,7 +217,7 @@ class EventChecker:
         if name is None:
             return np.zeros(count, np.float32)
         read = columns.value(name)
-        values = np.asarray(read.cast(pa.float64()).fill_null(0.0), np.float64)
+        values = np.asarray(read.cast(pa.float64(), safe=False).fill_null(0.0), np.float64)
         limit = float(np.finfo(np.float32).max)
         checks.reject(np.abs(values) > limit, "range", name, "a number that a float32 can hold")
         return np.clip(values, -limit, limit).astype(np.float32) + np.float32(0)  # -0.0 becomes 0.0.
