@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import importlib
 import logging
-import os
 from collections.abc import Sequence
 from typing import Any
 
 from pipelines.contracts.errors import ConfigError
+from pipelines.threads import cores, local_threads
 
 
 def _import_beam() -> Any:
@@ -28,8 +28,6 @@ def _import_beam() -> Any:
 
 beam = _import_beam()
 
-# Threads of a local job, unless Beam's arguments say otherwise: each holds a partition, about 200 MB.
-MAX_THREADS = 8
 _LOCAL = (None, "DirectRunner", "FnApiRunner", "direct", "SwitchingDirectRunner")
 
 
@@ -53,17 +51,12 @@ def pipeline_options(beam_args: Sequence[str] = (), *, tasks: int = 1) -> Any:
     except SystemExit as err:
         raise ConfigError(f"Beam cannot read its arguments {' '.join(beam_args)!r}. See docs/scale.md.") from err
     if not any(arg.startswith("--direct_") for arg in beam_args) and local_workers(options) == 1:
-        direct.direct_num_workers = max(min(tasks, _cores(), MAX_THREADS), 1)
+        direct.direct_num_workers = local_threads(tasks)
         direct.direct_running_mode = "multi_threading" if direct.direct_num_workers > 1 else "in_memory"
     elif direct.direct_num_workers != 1 and direct.direct_running_mode == "in_memory":
         direct.direct_running_mode = "multi_processing"
     options.view_as(known.SetupOptions).save_main_session = False
     return options
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _runner_name(options: Any) -> str | None:
@@ -78,7 +71,7 @@ def local_workers(options: Any) -> int | None:
         return None
     known = importlib.import_module("apache_beam.options.pipeline_options")
     workers = int(options.view_as(known.DirectOptions).direct_num_workers)
-    return workers if workers > 0 else _cores()
+    return workers if workers > 0 else cores()
 
 
 def runner_of(options: Any) -> Any:

@@ -294,6 +294,10 @@ def comparison(compared: Comparison) -> Picture:
     return as_picture(figure, "Quality, second version against the first", "Paired bootstrap over the same users.")
 
 
+# Plots that not every version has: of a tuned tree, a value, training curves. For notebooks.
+OPTIONAL = ("Recall and latency of the index", "Recall and value", "Training")
+
+
 def pictures(report: EvaluationReport) -> list[Picture]:
     """Every picture that the report has the figures for, in the order of the page."""
     drawn = [recall_curve(report), waterfall(report), slices(report)]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from index.building.forecast import GIB, BuildTime, check_budget, forecast
 from pipelines.contracts.errors import ConfigError
-from pipelines.runner import MAX_THREADS
+from pipelines.threads import local_threads
 from pipelines.user_folders import nearest
 from towerline.config import Config
 from towerline.jobs.check.finding import Finding
@@ -43,7 +43,7 @@ def needs_of(config: Config, events: int, items: int, users: int, item_bytes: in
     """
     dim = config.towers.embedding_dim
     index = forecast(items, dim, config.index, BuildTime(0.0, 0.0, trees=1))
-    threads = min(MAX_THREADS, -(-events // _EVENTS_PER_PARTITION))
+    threads = local_threads(-(-events // _EVENTS_PER_PARTITION))
     features = threads * _PARTITION_BYTES + _COPIES_OF_ITEMS * item_bytes
     towers = 4 * dim * (items + users) * _NUMBERS_PER_PARAMETER + 20 * events
     # Features, model, embeddings, bundle, and the bundle's copy in the registry.
