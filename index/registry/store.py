@@ -50,6 +50,31 @@ class Store(Protocol):
         """Replaces a small file atomically."""
         ...
 
+    def read_bytes(self, name: str) -> bytes | None:
+        """The content of a small file; None if there is none."""
+        ...
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Writes a small file if there is none of that name; returns whether it did. Of several writers one succeeds,
+        on every machine."""
+        ...
+
+    def swap_text(self, name: str, before: str | None, text: str) -> bool:
+        """Replaces a small file if its text is still ``before`` (None: there is none); returns whether it did."""
+        ...
+
+    def files(self, name: str) -> list[str]:
+        """Names of the files in the folder ``name``, sorted, without hidden ones."""
+        ...
+
+    def remove_file(self, name: str) -> None:
+        """Removes a file; nothing happens if there is none."""
+        ...
+
+    def has_file(self, name: str) -> bool | None:
+        """Whether there is a file of this name; None where finding out costs a request."""
+        ...
+
     def artifacts(self, name: str) -> list[str]:
         """Names of the complete artifact directories below ``name``, sorted."""
         ...
@@ -120,6 +145,51 @@ class FolderStore:
         file = self._root / name
         file.parent.mkdir(parents=True, exist_ok=True)
         write_durably(file, text.encode())
+
+    def read_bytes(self, name: str) -> bytes | None:
+        """See ``Store.read_bytes``."""
+        try:
+            return (self._root / name).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def create(self, name: str, content: bytes) -> bool:
+        """See ``Store.create``: written under another name, then linked, which fails if the name is taken."""
+        file = self._root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        aside = file.parent / f".{file.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.draft"
+        try:
+            write_durably(aside, content)
+            os.link(aside, file)
+        except FileExistsError:
+            return False
+        finally:
+            aside.unlink(missing_ok=True)
+        _sync(file.parent)
+        return True
+
+    def swap_text(self, name: str, before: str | None, text: str) -> bool:
+        """See ``Store.swap_text``. Writers hold the lock, so that comparing and writing is one step."""
+        if self.read_text(name) != before:
+            return False
+        self.write_text(name, text)
+        return True
+
+    def files(self, name: str) -> list[str]:
+        """See ``Store.files``."""
+        try:
+            found = list(os.scandir(self._root / name))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(entry.name for entry in found if not entry.name.startswith(".") and entry.is_file())
+
+    def remove_file(self, name: str) -> None:
+        """See ``Store.remove_file``."""
+        (self._root / name).unlink(missing_ok=True)
+
+    def has_file(self, name: str) -> bool | None:
+        """See ``Store.has_file``: about a microsecond."""
+        return os.access(f"{self._root}/{name}", os.F_OK)
 
     def artifacts(self, name: str) -> list[str]:
         """See ``Store.artifacts``."""
@@ -268,6 +338,61 @@ class ObjectStore:
     def write_text(self, name: str, text: str) -> None:
         """See ``Store.write_text``: one put."""
         self._fs.pipe_file(self._place(name), text.encode())
+
+    def read_bytes(self, name: str) -> bytes | None:
+        """See ``Store.read_bytes``."""
+        try:
+            content: bytes = self._fs.cat_file(self._place(name))
+        except FileNotFoundError:
+            return None
+        return content
+
+    def create(self, name: str, content: bytes) -> bool:
+        """See ``Store.create``: one conditional put."""
+        try:
+            self._fs.pipe_file(self._place(name), content, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def swap_text(self, name: str, before: str | None, text: str) -> bool:
+        """See ``Store.swap_text``: a put on condition of the tag read, on S3; elsewhere compared just before."""
+        if before is None:
+            return self.create(name, text.encode())
+        self._fs.invalidate_cache()
+        place = self._place(name)
+        try:
+            tag = self._fs.info(place).get("ETag")
+        except FileNotFoundError:
+            return False
+        if self.read_text(name) != before:
+            return False
+        try:
+            self._fs.pipe_file(place, text.encode(), **({} if tag is None else {"IfMatch": tag}))
+        except OSError:
+            if self.read_text(name) == before:
+                raise
+            return False
+        return True
+
+    def files(self, name: str) -> list[str]:
+        """See ``Store.files``."""
+        self._fs.invalidate_cache()
+        try:
+            found = self._fs.ls(self._place(name), detail=True)
+        except FileNotFoundError:
+            return []
+        names = [entry["name"].rsplit("/", 1)[-1] for entry in found if entry["type"] == "file"]
+        return sorted(one for one in names if one and not one.startswith("."))
+
+    def remove_file(self, name: str) -> None:
+        """See ``Store.remove_file``."""
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.rm_file(self._place(name))
+
+    def has_file(self, name: str) -> bool | None:  # noqa: ARG002
+        """See ``Store.has_file``: None, an object store is polled in the background."""
+        return None
 
     def artifacts(self, name: str) -> list[str]:
         """See ``Store.artifacts``."""

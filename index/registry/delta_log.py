@@ -1,0 +1,196 @@
+"""The registry's log of changes: upserts, removals, pauses and resumes of ads, in the order in which they were made.
+
+    deltas/00000042.delta        one entry: the rows of one change feed
+    deltas/00000040.paused       the ads paused up to that entry, from when older entries were removed
+
+There is one log for the registry, not one per version. A bundle records the sequence number of the last entry before
+its tables were read; whoever opens it applies what came after. A pause is in force on every version, whenever it was
+made. An entry is one file, created only if no other writer has taken its number: two machines that append at once get
+two numbers. A damaged entry stays where it is, is named in the log and skipped.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import xxhash
+
+from index.registry.store import Store
+from pipelines.contracts.errors import ArtifactError
+
+DELTAS = "deltas"
+FORMAT_VERSION = 2
+CHANGES = ("upsert", "remove", "pause", "resume")
+# Columns of an entry's rows that are not the ad's own.
+ID_COLUMN, CHANGE_COLUMN, SAID_COLUMN = "__item_id__", "__change__", "__said__"
+_ENTRY, _PAUSED = ".delta", ".paused"
+_METADATA = b"towerline"
+_DIGITS = 8
+_LOG = logging.getLogger("towerline.registry")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One change feed as it was applied.
+
+    sequence: its number, counted from 1 for the whole life of the registry. moment_us: when it was written,
+    microseconds UTC. rows: ``__item_id__``, ``__change__`` (one of ``CHANGES``), ``__said__`` (for an upsert the names
+    of the columns that it sets, nulls included; what it does not set stays as it was) and the ads' own columns in the
+    types of the items table. Each item occurs once.
+    """
+
+    sequence: int
+    moment_us: int
+    rows: pa.Table
+
+    def ids(self, change: str) -> pa.Array:
+        """Items with this change."""
+        return self.rows.filter(pc.equal(self.rows[CHANGE_COLUMN], change))[ID_COLUMN].combine_chunks()
+
+    def count(self, change: str) -> int:
+        """Number of items with this change."""
+        return len(self.ids(change))
+
+
+@dataclass(frozen=True)
+class Pauses:
+    """The ads paused after entry ``sequence``: what the removed entries up to there add up to."""
+
+    sequence: int
+    item_ids: pa.Array
+
+
+class DeltaLog:
+    """The log of a registry. Reading is safe at any time; ``append`` is safe from several machines at once."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def has(self, sequence: int) -> bool | None:
+        """Whether an entry is there, for about a microsecond; None on an object store, where it would be a request."""
+        return self._store.has_file(_entry_name(sequence))
+
+    def last(self) -> int:
+        """Number of the last entry ever written; 0 if there is none."""
+        return max(_numbers(self._store.files(DELTAS)), default=0)
+
+    def after(self, sequence: int) -> list[Entry]:
+        """The readable entries with larger numbers, in order. A damaged one is logged and left out."""
+        numbers = _numbers(self._store.files(DELTAS), _ENTRY)
+        entries = (self._read(number) for number in sorted(numbers) if number > sequence)
+        return [entry for entry in entries if entry is not None]
+
+    def pauses(self) -> Pauses | None:
+        """What the removed entries add up to; None if none was removed."""
+        for number in sorted(_numbers(self._store.files(DELTAS), _PAUSED), reverse=True):
+            content = self._store.read_bytes(_paused_name(number))
+            if content is None:
+                continue
+            try:
+                table, _ = _unpacked(content)
+            except ArtifactError as err:
+                _LOG.error("%s/%s: %s", self._store.url, _paused_name(number), err)
+                continue
+            return Pauses(number, table[ID_COLUMN].combine_chunks())
+        return None
+
+    def append(self, rows: pa.Table) -> Entry:
+        """Writes one more entry (rows as in ``Entry``), whatever other writers do meanwhile."""
+        while True:
+            sequence, moment_us = self.last() + 1, time.time_ns() // 1000
+            content = _packed(rows, {"moment_us": moment_us, "format_version": FORMAT_VERSION})
+            if self._store.create(_entry_name(sequence), content):
+                return Entry(sequence, moment_us, rows)
+
+    def prune(self, needed_after: int, written_before_us: int) -> list[int]:
+        """Removes entries that nobody needs; the pauses that they left in force are kept.
+
+        Args:
+            needed_after: entries with larger numbers are needed by a version that is kept.
+            written_before_us: entries written later stay too: a version that is being made may need them.
+
+        Returns:
+            The numbers of the entries removed.
+        """
+        old = self.pauses()
+        paused = set() if old is None else set(old.item_ids.to_pylist())
+        doomed: list[Entry] = []
+        for entry in self.after(0 if old is None else old.sequence):
+            if entry.sequence > needed_after or entry.moment_us >= written_before_us:
+                break
+            doomed.append(entry)
+        if not doomed:
+            return []
+        for entry in doomed:
+            paused = (paused - set(entry.ids("resume").to_pylist())) | set(entry.ids("pause").to_pylist())
+        last = doomed[-1].sequence
+        id_type = doomed[-1].rows.schema.field(ID_COLUMN).type
+        table = pa.table({ID_COLUMN: pa.array(sorted(paused), id_type)})
+        self._store.create(_paused_name(last), _packed(table, {"format_version": FORMAT_VERSION}))
+        gone = [number for number in _numbers(self._store.files(DELTAS), _ENTRY) if number <= last]
+        for number in gone:
+            self._store.remove_file(_entry_name(number))
+        for number in _numbers(self._store.files(DELTAS), _PAUSED):
+            if number < last:
+                self._store.remove_file(_paused_name(number))
+        return sorted(gone)
+
+    def _read(self, number: int) -> Entry | None:
+        name = _entry_name(number)
+        content = self._store.read_bytes(name)
+        if content is None:  # Removed meanwhile.
+            return None
+        try:
+            rows, facts = _unpacked(content)
+            return Entry(number, int(facts["moment_us"]), rows)
+        except (ArtifactError, KeyError) as err:
+            _LOG.error("%s/%s: damaged, and left out (%s). Apply its changes again.", self._store.url, name, err)
+            return None
+
+
+def _entry_name(sequence: int) -> str:
+    return f"{DELTAS}/{sequence:0{_DIGITS}d}{_ENTRY}"
+
+
+def _paused_name(sequence: int) -> str:
+    return f"{DELTAS}/{sequence:0{_DIGITS}d}{_PAUSED}"
+
+
+def _numbers(names: Iterable[str], *endings: str) -> list[int]:
+    """Numbers of the files with one of these endings (default: any of a log's); other files are not the log's."""
+    found = [name.partition(".") for name in names]
+    wanted = endings or (_ENTRY, _PAUSED)
+    return [int(stem) for stem, dot, ending in found if dot + ending in wanted and stem.isdecimal()]
+
+
+def _packed(table: pa.Table, facts: dict[str, Any]) -> bytes:
+    """A table and facts with a checksum before them."""
+    out = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata({_METADATA: json.dumps(facts)}), out, compression="zstd")
+    body = out.getvalue()
+    return xxhash.xxh3_128_hexdigest(body).encode() + b"\n" + body
+
+
+def _unpacked(content: bytes) -> tuple[pa.Table, dict[str, Any]]:
+    """What ``_packed`` made.
+
+    Raises:
+        ArtifactError: the checksum is not that of the content, or a later version of towerline wrote it.
+    """
+    digest, _, body = content.partition(b"\n")
+    if xxhash.xxh3_128_hexdigest(body).encode() != digest:
+        raise ArtifactError("its checksum is not that of its content")
+    table = pq.read_table(io.BytesIO(body))
+    facts: dict[str, Any] = json.loads(table.schema.metadata[_METADATA])
+    if facts["format_version"] > FORMAT_VERSION:
+        raise ArtifactError(f"format version {facts['format_version']} is newer than {FORMAT_VERSION}")
+    return table, facts
