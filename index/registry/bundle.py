@@ -26,7 +26,7 @@ from index.search.shards import ShardedSearcher
 from index.search.value_tree import load_value, load_value_searcher
 from pipelines.contracts.conversion.column_type import MOMENT
 from pipelines.contracts.errors import ArtifactError
-from pipelines.contracts.manifest import Artifact, Manifest, open_artifact
+from pipelines.contracts.manifest import MANIFEST_FILE, Artifact, Manifest, open_artifact
 from pipelines.contracts.schema import DatasetSchema
 from pipelines.contracts.vocabulary import Vocabulary
 
@@ -45,6 +45,7 @@ ITEM_TOWER_DIR = "item_tower"
 ITEM_TOWER_FILE = "item_tower.tflite"
 USER_TOWER_DIR = "user_tower"
 PROBES_DIR = "probes"
+BACKTEST_DIR = "backtest"
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,30 @@ class Bundle:
     def probes(self) -> Probes:
         """The golden probes."""
         return load_probes(self.dir / PROBES_DIR)
+
+    @functools.cached_property
+    def backtest(self) -> Bundle | None:
+        """The bundle inside this one whose towers have not seen the held-out windows; None if there is none.
+
+        Its checksums are among this bundle's own.
+
+        Raises:
+            ArtifactError: a file is missing or of another size, or it is of a newer format.
+        """
+        # Asked of the manifest: a version that retention removes meanwhile must not count as one without a backtest.
+        if f"{BACKTEST_DIR}/{MANIFEST_FILE}" not in self.manifest.files:
+            return None
+        folder = self.dir / BACKTEST_DIR
+        return Bundle.of(open_artifact(folder, kind=KIND, format_version=FORMAT_VERSION, verify=False, sweep=False))
+
+    @property
+    def measured(self) -> Bundle:
+        """The bundle to ask for figures on held-out events: the backtest's if there is one, else this one.
+
+        Raises:
+            ArtifactError: as ``backtest``.
+        """
+        return self if self.backtest is None else self.backtest
 
 
 def load_searcher(directory: Path, spec: SearcherSpec, vectors: Vectors) -> Searcher:

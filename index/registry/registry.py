@@ -238,7 +238,9 @@ def sealed_copy(bundle: Path, facts: dict[str, Any]) -> Iterator[Path]:
     sealed = Manifest.model_validate({**fields, "seal": fingerprint_of(fields)})
     with tempfile.TemporaryDirectory(dir=bundle.parent, prefix=f".{bundle.name}.publish.") as folder:
         staged = Path(folder) / "bundle"
-        shutil.copytree(bundle, staged, copy_function=_link, ignore=shutil.ignore_patterns(MANIFEST_FILE))
+        shutil.copytree(bundle, staged, copy_function=_link)
+        # Its own manifest is written again; that of an artifact inside it is one of its files.
+        (staged / MANIFEST_FILE).unlink()
         write_durably(staged / MANIFEST_FILE, sealed.model_dump_json(indent=2).encode())
         yield staged
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from index.search.exact import ExactSearcher
 from index.search.scann_tree import ScannSearcher
 from index.search.value_tree import ValueSpec, augmented, log_values_of, save_value
 from index.settings import RetrieverSettings, TreeSettings
-from pipelines.contracts.manifest import write_artifact
+from pipelines.contracts.manifest import read_manifest, write_artifact
 from pipelines.contracts.schema import parse_schema
 from pipelines.contracts.vocabulary import FittedCodes, FittedNumbers, Vocabulary
 
@@ -185,3 +186,17 @@ def users_table(ids: list[Any]) -> pa.Table:
             "history": pa.array([ids[:5], None, None], pa.list_(pa.array(ids[:1]).type)),
         }
     )
+
+
+def nest(bundle: Path, backtest: Path, out: Path, **facts: Any) -> Path:
+    """A bundle that holds another one as its backtest, with more facts."""
+    manifest = read_manifest(bundle)
+    version = manifest.format_version
+    with write_artifact(
+        out, kind="bundle", format_version=version, inputs=manifest.inputs, config=manifest.config
+    ) as draft:
+        shutil.copytree(bundle, draft.dir, dirs_exist_ok=True)
+        (draft.dir / "manifest.json").unlink()
+        shutil.copytree(backtest, draft.dir / "backtest")
+        draft.facts.update(manifest.facts, **facts)
+    return out
