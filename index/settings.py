@@ -203,18 +203,22 @@ class GatesSettings(Section):
         default=0.95, gt=0.5, lt=1.0, description="Confidence level of the bootstrap of `recall_drop`."
     )
     items: int | None = Field(default=1, ge=1, description="Minimum number of items.")
-    items_change: float | None = Field(default=0.5, ge=0.0, description="Maximum relative change of their number.")
+    items_change: float | None = Field(
+        default=0.5,
+        ge=0.0,
+        description="Maximum relative change of their number. Catalogues below 100 items may grow as one of 100.",
+    )
     reachable_items: float | None = Field(
         default=0.9,
         ge=0.0,
         le=1.0,
-        description="Minimum share of items in any panel user's top 100, relative to what exact search reaches.",
+        description="Minimum share of items in any panel user's answer, relative to answers by exact search.",
     )
     reachable_advertisers: float | None = Field(
         default=0.9,
         ge=0.0,
         le=1.0,
-        description="Minimum share of advertisers in any panel user's top 100, relative to what exact search reaches.",
+        description="Minimum share of advertisers in any panel user's answer, relative to answers by exact search.",
     )
     norm_change: float | None = Field(
         default=0.5,
@@ -227,21 +231,28 @@ class GatesSettings(Section):
     latency_p99_us: float | None = Field(
         default=None,
         gt=0.0,
-        description="Maximum 99th percentile of a search's latency, in microseconds, on the machine that publishes. "
-        "Not set: the latency is shown and not judged.",
+        description="Maximum 99th percentile of a served call's latency, in microseconds, on the machine that "
+        "publishes. Not set: the latency is shown and not judged.",
     )
     churn: float | None = Field(
         default=0.95,
         ge=0.0,
         le=1.0,
-        description="Maximum mean share of the panel's top 100 that is not in the live version's. Items of both "
+        description="Maximum mean share of the panel's answers that is not in the live version's. Items of both "
         "versions only.",
+    )
+    agreement: float | None = Field(
+        default=0.2,
+        ge=0.0,
+        le=1.0,
+        description="With rolling windows: minimum mean share of a panel user's best 100 items that the backtest's "
+        "towers rank among their best 100 too. A training on all events that failed does not reach it.",
     )
     panel: int = Field(
         default=1000,
         ge=10,
-        description="Number of users the gates are measured with. Users without a history are left out: no search "
-        "answers them.",
+        description="Number of users the gates are measured with: those with held-out events first, with or without a "
+        "history.",
     )
 
 

@@ -1,113 +1,133 @@
-"""The panel: a fixed set of users with held-out events, for whom a new bundle and the live one are both queried.
+"""The panel: a fixed set of users for whom a new bundle and the live one are both asked, as they would be served.
 
-Users without a history are left out: they are answered by popularity or as new users, which says nothing about the
-tree. Reads features and bundles. Answers are rows of the new bundle's catalogue, so that two
-versions can be compared.
+Reads a features artifact. Users without a history and users in no table are among them, as often as among the users
+with held-out events.
 """
 
 from __future__ import annotations
 
-import time
+import datetime
+import functools
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+import pyarrow as pa
 
-from index.inference.user_records import UserRecords
+from index.inference.user_records import UserRecords, records_of
 from index.registry.bundle import Bundle
-from index.search.searcher import Rows, Vectors
 from pipelines.contracts.arrays import Int64
-from pipelines.contracts.schema import SPLITS
-from pipelines.sequences.held_out import held_out_events
+from pipelines.contracts.errors import SchemaError
+from pipelines.contracts.manifest import read_manifest
+from pipelines.contracts.schema import SPLITS, DatasetSchema
+from pipelines.contracts.vocabulary import ValueTable, Vocabulary
+from pipelines.sequences.held_out import HeldOut, held_out_events
+from pipelines.sequences.item_sets import ItemSets
 
 # The panel's own seed: the same users every night, different from the tuner's.
 _SEED = 1789
-K = 100
 TEST = SPLITS.index("test")
-# Each search is timed this many times and the fastest counts: other load on the machine only adds.
-_TIMINGS = 3
-# Users are timed in turn until this much time is spent, but at least this many: exact search over a large catalogue
-# takes about the same time for each user.
-_TIMING_SECONDS = 5.0
-_LEAST_TIMED = 100
+_WINDOW = "window"
 
 
 @dataclass(frozen=True)
 class Panel:
-    """users: ``[panel] int64`` places among all users. records: theirs, as of the start of the test part.
+    """Some users of a features artifact.
 
-    without_history: number of users with held-out events who are left out because they had no event before.
+    known: all its users. users: ``[panel] int64`` places among them. test_from_us: where the test part begins; None if
+    it is not the same moment for all users.
     """
 
+    known: UserRecords
+    schema: DatasetSchema
+    catalogue: ValueTable
     users: Int64
-    records: list[dict[str, Any]]
-    without_history: int
+    test_from_us: int | None
 
     @classmethod
-    def of(cls, users: UserRecords, bundle: Bundle, size: int) -> Panel:
-        """Chooses users with a history by a stable hash: first those with held-out events, then others.
+    def of(cls, features: Path, size: int) -> Panel:
+        """Chooses users by a stable hash: those with held-out events first, whether they have a history or not.
+
+        Only a user with a history shows what the search finds, so at least half as many as asked for have one, if there
+        are enough. Then there may be more users than asked for.
 
         Args:
-            users: of the features the bundle was built from.
-            bundle: names schema and catalogue.
+            features: those the bundle was built from.
             size: number of users; fewer if there are not enough.
-        """
-        truth = held_out_events(users.events, TEST, bundle.schema.action_weights)
-        held_out = np.flatnonzero(truth.counts).astype(np.int64)
-        judged = np.intersect1d(held_out, users.with_history)
-        chosen = users.sample(size, _SEED, judged)
-        if len(chosen) < size:
-            others = np.setdiff1d(users.with_history, chosen)
-            chosen = np.concatenate([chosen, users.sample(size - len(chosen), _SEED, others)])
-        records = users.records(chosen, bundle.schema, bundle.vocabulary.item_ids)
-        return cls(chosen, records, len(held_out) - len(judged))
-
-
-@dataclass(frozen=True)
-class Answers:
-    """A bundle's answers for the panel.
-
-    vectors: ``[panel, dim] float32``. found, exact: ``[panel, k] int32`` rows of its own catalogue, by its searcher and
-    by exact search. latencies_us: ``[timed] float64``, one search per user that was timed, the fastest of three.
-    """
-
-    vectors: Vectors
-    found: Rows
-    exact: Rows
-    latencies_us: npt.NDArray[np.float64]
-
-    @classmethod
-    def of(cls, bundle: Bundle, panel: Panel) -> Answers:
-        """Queries the bundle.
 
         Raises:
-            SchemaError: the bundle's tower cannot read the records.
+            ArtifactError: the features are missing or damaged.
         """
-        vectors = bundle.record_embedder().vectors(panel.records)
-        k = min(K, bundle.num_items)
-        exact = bundle.exact.search_batch(vectors, k).rows
-        found = exact if bundle.spec.engine == "exact" else bundle.searcher.search_batch(vectors, k).rows
-        return cls(vectors, found, exact, _latencies(bundle, vectors, k))
+        opened = _opened(features)
+        users, weights = opened.known, opened.schema.action_weights
+        chosen = users.sample(size, _SEED, np.flatnonzero(held_out_events(users.events, TEST, weights).counts))
+        searched = int(np.isin(chosen, users.with_history).sum())
+        missing = max(size - len(chosen), size // 2 - searched)
+        if missing > 0:
+            others = np.setdiff1d(users.with_history, chosen)
+            chosen = np.concatenate([chosen, users.sample(missing, _SEED, others)])
+        return Panel(users, opened.schema, opened.catalogue, chosen, opened.test_from_us)
+
+    def in_features(self, features: Path) -> Panel:
+        """The same users in another features artifact, which may know more of their events.
+
+        Raises:
+            ArtifactError: the features are missing or damaged.
+        """
+        opened = _opened(features)
+        places = ValueTable(opened.known.user_ids).places(self.known.user_ids.take(pa.array(self.users)))
+        return Panel(
+            opened.known,
+            opened.schema,
+            opened.catalogue,
+            places[places >= 0].astype(np.int64),
+            opened.test_from_us,
+        )
+
+    def records(self, bundle: Bundle) -> list[dict[str, Any]]:
+        """The users' raw records with the columns that a bundle's towers read, as of the start of the test part.
+
+        Raises:
+            SchemaError: the towers read a column that the features do not have.
+        """
+        asked = self.schema.model_copy(update={"features": bundle.schema.features, "history": bundle.schema.history})
+        table = self.known.table(self.users, asked, self.catalogue.values)
+        lacking = _user_columns(asked) - _user_columns(self.schema) - set(table.column_names)
+        if lacking:
+            raise SchemaError(f"it reads {', '.join(sorted(lacking))}, which the users of the features do not have")
+        return records_of(table)
+
+    @functools.cached_property
+    def truth(self) -> ItemSets:
+        """The held-out items of each user, as rows of the features' catalogue."""
+        return HeldOut.of(self.known.events, TEST, self.schema.action_weights, self.users).truth
 
 
-def _latencies(bundle: Bundle, vectors: Vectors, k: int) -> npt.NDArray[np.float64]:
-    latencies: list[float] = []
-    started = time.perf_counter()
-    for vector in vectors:
-        if len(latencies) >= _LEAST_TIMED and time.perf_counter() - started > _TIMING_SECONDS:
-            break
-        latencies.append(min(_search_us(bundle, vector, k) for _ in range(_TIMINGS)))
-    return np.array(latencies, np.float64)
+def _opened(features: Path) -> Panel:
+    """A panel without users."""
+    schema = DatasetSchema.model_validate_json((features / "schema.json").read_bytes())
+    return Panel(
+        known=UserRecords.open(features),
+        schema=schema,
+        catalogue=ValueTable(Vocabulary.load(features / "vocabulary").item_ids),
+        users=np.zeros(0, np.int64),
+        test_from_us=_test_from_us(read_manifest(features).facts.get(_WINDOW), schema),
+    )
 
 
-def _search_us(bundle: Bundle, vector: Vectors, k: int) -> float:
-    start = time.perf_counter_ns()
-    bundle.searcher.search(vector, k)
-    return (time.perf_counter_ns() - start) / 1e3
+def learned_until_us(bundle: Bundle) -> int | None:
+    """The moment from which on a bundle's towers have seen no event; None if it is not the same for all users."""
+    return _test_from_us(bundle.manifest.facts.get(_WINDOW), bundle.schema)
 
 
-def in_catalogue_of(bundle: Bundle, rows: Rows, other: Bundle) -> Rows:
-    """``rows`` of ``other``'s catalogue as rows of ``bundle``'s; -1 if it does not have the item."""
-    places = bundle.vocabulary.item_rows(other.vocabulary.item_ids)
-    return np.where(rows < 0, -1, places[rows]).astype(np.int32)
+def _test_from_us(window: dict[str, int] | None, schema: DatasetSchema) -> int | None:
+    """Of rolling windows where there are any, else the date in the schema."""
+    if window is not None:
+        return window["test_from"]
+    start = schema.split.test_from
+    return round(start.timestamp() * 1e6) if isinstance(start, datetime.datetime) else None
+
+
+def _user_columns(schema: DatasetSchema) -> set[str]:
+    return {column for feature in schema.side("user") for column in feature.raw_columns}

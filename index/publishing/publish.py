@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from index.publishing.gates import Verdict, judge
+from index.publishing.gates import judge
+from index.publishing.verdict import Verdict
 from index.registry.bundle import Bundle
 from index.registry.delta_writer import carry
 from index.registry.registry import Registry
@@ -56,16 +57,19 @@ def run(
     gates: GatesSettings,
     options: Options | None = None,
     *,
+    night: Path | None = None,
     progress: Progress = SILENT,
 ) -> Publication:
     """Runs the gates and publishes.
 
     Args:
         bundle: the staged bundle.
-        features: those it was built from; the panel's users and held-out events come from them.
+        features: those of its backtest, or those it was built from if it has none; the panel's users and held-out
+            events come from them.
         registry: a folder or an fsspec URL.
         gates: thresholds.
         options: dry run, force, retention.
+        night: with rolling windows, the features of all events up to the night; see ``gates.judge``.
         progress: shows one line per gate.
 
     Raises:
@@ -80,7 +84,7 @@ def run(
     live_name = opened.current_or_none()
     with progress.waiting("gates"):
         live = None if live_name is None else opened.open(live_name).bundle
-        verdicts = judge(Bundle.open(bundle), live, features, gates)
+        verdicts = judge(Bundle.open(bundle), live, features, gates, night=night)
     for verdict in verdicts:
         progress.line(verdict.line)
     failed = [verdict for verdict in verdicts if verdict.outcome == "failed"]

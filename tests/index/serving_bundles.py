@@ -188,8 +188,8 @@ def users_table(ids: list[Any]) -> pa.Table:
     )
 
 
-def nest(bundle: Path, backtest: Path, out: Path, **facts: Any) -> Path:
-    """A bundle that holds another one as its backtest, with more facts."""
+def nest(bundle: Path, backtest: Path | None, out: Path, **facts: Any) -> Path:
+    """A bundle with more facts, which holds another one as its backtest if there is one."""
     manifest = read_manifest(bundle)
     version = manifest.format_version
     with write_artifact(
@@ -197,6 +197,7 @@ def nest(bundle: Path, backtest: Path, out: Path, **facts: Any) -> Path:
     ) as draft:
         shutil.copytree(bundle, draft.dir, dirs_exist_ok=True)
         (draft.dir / "manifest.json").unlink()
-        shutil.copytree(backtest, draft.dir / "backtest")
+        if backtest is not None:
+            shutil.copytree(backtest, draft.dir / "backtest")
         draft.facts.update(manifest.facts, **facts)
     return out

@@ -52,7 +52,8 @@ def write_stages(root: Path, *, items: int = 500, users: int = 120, dim: int = 1
     return stages
 
 
-def write_features(path: Path, *, items: int, users: int, dim: int, seed: int) -> None:
+def write_features(path: Path, *, items: int, users: int, dim: int, seed: int, cold: int = 0) -> None:
+    """Writes features. The first ``cold`` users have no event before the test part; half of these have no features."""
     rng = np.random.default_rng(seed + 7)
     ids = pa.array([1000 + 3 * item for item in range(items)])
     frequency = rng.zipf(1.5, items).clip(max=5000).astype(np.int64)
@@ -85,23 +86,27 @@ def write_features(path: Path, *, items: int, users: int, dim: int, seed: int) -
         people = pa.table(
             {
                 "user_id": [f"u{user:04d}" for user in range(users)],
-                "country": [COUNTRIES[user % 3] for user in range(users)],
-                "age": pa.array([None if user % 5 == 0 else 20 + user % 40 for user in range(users)], pa.int64()),
-                "interests": pa.array([[CATEGORIES[user % 5]] for user in range(users)]),
+                "country": [None if user < cold // 2 else COUNTRIES[user % 3] for user in range(users)],
+                "age": pa.array(
+                    [None if user < cold // 2 or user % 5 == 0 else 20 + user % 40 for user in range(users)], pa.int64()
+                ),
+                "interests": pa.array([[CATEGORIES[user % 5]] if user >= cold // 2 else None for user in range(users)]),
             }
         )
         pq.write_table(people, draft.dir / "users" / part_name(0, 1))
         encoded = encode_table(described.side("user"), vocabulary.user, people, as_of_us=TEST_FROM_US)
         pq.write_table(encoded_table(encoded, users), draft.dir / "users_encoded" / part_name(0, 1))
-        write_part(_events(people["user_id"].combine_chunks(), items, rng), draft.dir / "sequences" / part_name(0, 1))
+        events = _events(people["user_id"].combine_chunks(), items, rng, cold)
+        write_part(events, draft.dir / "sequences" / part_name(0, 1))
         draft.facts.update(as_of_us=TEST_FROM_US)
 
 
-def _events(user_ids: pa.Array, items: int, rng: np.random.Generator) -> Grouped:
+def _events(user_ids: pa.Array, items: int, rng: np.random.Generator, cold: int) -> Grouped:
     counts = rng.integers(1, 20, len(user_ids))
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     total = int(offsets[-1])
     times = TEST_FROM_US + rng.integers(-30 * DAY_US, 7 * DAY_US, total)
+    times[: offsets[cold]] = TEST_FROM_US + (times[: offsets[cold]] - TEST_FROM_US) % (7 * DAY_US)
     for start, end in itertools.pairwise(offsets):
         times[start:end].sort()
     splits = np.where(times >= TEST_FROM_US, 2, np.where(times >= TEST_FROM_US - 7 * DAY_US, 1, 0)).astype(np.int8)

@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from index.publishing.gates import Verdict
 from index.publishing.publish import Options, Publication
 from index.publishing.publish import run as publish
+from index.publishing.verdict import Verdict
 from index.registry.registry import Registry
 from index.registry.store import file_lock
 from pipelines.contracts.errors import ArtifactError

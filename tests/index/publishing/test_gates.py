@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from index.publishing import gates
-from index.publishing.gates import Verdict
+from index.publishing import answer_gates, catalogue_gates
+from index.publishing.verdict import Verdict
 from index.settings import GatesSettings
 
 
@@ -33,9 +33,20 @@ def asked(gate: Callable[[Any], Verdict | None], **parts: Any) -> Verdict:
 def test_a_catalogue_that_shrinks_fails_as_one_that_grows(items: int, measured: float, outcome: str) -> None:
     """A quarter more or less than the live version's 100 items is allowed."""
     sizes = {"bundle": SimpleNamespace(num_items=items), "live": SimpleNamespace(num_items=100)}
-    found = asked(gates._items_change, **sizes, settings=GatesSettings(items_change=0.25))
+    found = asked(catalogue_gates.items_change, **sizes, settings=GatesSettings(items_change=0.25))
     assert (found.outcome, found.stage) == (outcome, "features")
     assert found.measured == pytest.approx(measured)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "outcome"),
+    [(10, 30, "passed"), (10, 60, "passed"), (10, 61, "failed"), (30, 10, "failed"), (99, 149, "passed")],
+)
+def test_a_small_catalogue_may_grow_by_half_a_hundred_but_not_shrink_by_more_than_half(
+    before: int, now: int, outcome: str
+) -> None:
+    sizes = {"bundle": SimpleNamespace(num_items=now), "live": SimpleNamespace(num_items=before)}
+    assert asked(catalogue_gates.items_change, **sizes).outcome == outcome
 
 
 def advertisers(found: list[list[int]], threshold: float, shops: pa.ChunkedArray | None = None) -> Verdict:
@@ -45,9 +56,9 @@ def advertisers(found: list[list[int]], threshold: float, shops: pa.ChunkedArray
     items = pa.table({"shop": usual if shops is None else shops})
     exact = np.array([[0, 2, 4], [3, 5, 1]], np.int32)
     return asked(
-        gates._reachable_advertisers,
+        answer_gates.reachable_advertisers,
         bundle=SimpleNamespace(schema=roles, items=items),
-        answers=SimpleNamespace(found=np.array(found, np.int32), exact=exact),
+        served=SimpleNamespace(answers=SimpleNamespace(rows=np.array(found, np.int32)), with_exact_search=exact),
         settings=GatesSettings(reachable_advertisers=threshold),
     )
 
@@ -67,7 +78,7 @@ def test_advertisers_that_the_tree_does_not_reach_fail_the_gate(found: list[list
     assert verdict.measured == pytest.approx(measured)
     assert verdict.outcome == ("passed" if measured >= 0.7 else "failed")
     assert (verdict.gate, verdict.stage, verdict.threshold) == ("reachable advertisers", "build", 0.7)
-    assert verdict.detail == f"{round(3 * measured)} of 3 advertisers are in a top 100, by exact search 3"
+    assert verdict.detail == f"{round(3 * measured)} of 3 advertisers are in a top 100, with exact search 3"
 
 
 def test_a_catalogue_without_advertisers_has_none_to_reach() -> None:
@@ -95,7 +106,7 @@ def version(lengths: list[float], space: str = "one") -> SimpleNamespace:
 def test_vectors_that_grow_or_shrink_fail_the_gate(lengths: list[float], measured: float, outcome: str) -> None:
     """The live version's mean length is 2; three tenths more or less are allowed."""
     live = version([2.0, 1.0, 3.0])
-    found = asked(gates._norms, bundle=version(lengths), live=live, settings=GatesSettings(norm_change=0.3))
+    found = asked(catalogue_gates.norms, bundle=version(lengths), live=live, settings=GatesSettings(norm_change=0.3))
     assert (found.outcome, found.stage) == (outcome, "embed")
     assert found.measured == pytest.approx(measured)
 
@@ -103,16 +114,16 @@ def test_vectors_that_grow_or_shrink_fail_the_gate(lengths: list[float], measure
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
 @pytest.mark.parametrize("live", [None, version([1.0])])
 def test_vectors_that_are_no_numbers_fail_the_gate(broken: float, live: SimpleNamespace | None) -> None:
-    found = asked(gates._norms, bundle=version([1.0, broken, 1.0, broken]), live=live)
+    found = asked(catalogue_gates.norms, bundle=version([1.0, broken, 1.0, broken]), live=live)
     assert (found.outcome, found.measured, found.stage) == ("failed", 2.0, "embed")
     assert found.detail == "2 vectors with NaN or infinity"
 
 
 def test_lengths_of_two_spaces_are_not_compared() -> None:
-    found = asked(gates._norms, bundle=version([100.0]), live=version([1.0], space="other"))
+    found = asked(catalogue_gates.norms, bundle=version([100.0]), live=version([1.0], space="other"))
     assert (found.outcome, found.measured) == ("passed", None)
 
 
 def test_lengths_after_a_version_of_zeros_are_all_of_the_change() -> None:
-    found = [asked(gates._norms, bundle=version([length]), live=version([0.0])) for length in (0.0, 1.0)]
+    found = [asked(catalogue_gates.norms, bundle=version([length]), live=version([0.0])) for length in (0.0, 1.0)]
     assert [(one.outcome, one.measured) for one in found] == [("passed", 0.0), ("failed", 1.0)]

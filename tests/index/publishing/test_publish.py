@@ -14,9 +14,11 @@ from index.building import embedding_job as embed
 from index.building import job as build
 from index.inference.user_records import UserRecords
 from index.publishing import publish as publishing
-from index.publishing.gates import Verdict, judge
-from index.publishing.panel import TEST, Answers, Panel
+from index.publishing.answers import Answers
+from index.publishing.gates import judge
+from index.publishing.panel import TEST, Panel
 from index.publishing.publish import Options
+from index.publishing.verdict import Verdict
 from index.registry.bundle import Bundle
 from index.registry.registry import Registry
 from index.registry.searcher_spec import SearcherSpec
@@ -122,9 +124,11 @@ def test_a_poor_tree_fails_recall(stages: Stages, bundle: Path, tmp_path: Path) 
     verdicts = judge(opened, None, stages.features, GatesSettings(panel=10))
     recall = verdict_of(verdicts, "ann recall")
     assert (recall.outcome, recall.stage, recall.threshold) == ("failed", "build", 0.99)
-    answers = Answers.of(opened, Panel.of(UserRecords.open(stages.features), opened, 10))
-    expected = len(set(answers.found.ravel().tolist())) / len(set(answers.exact.ravel().tolist()))
-    assert verdict_of(verdicts, "reachable items").measured == expected
+    panel = Panel.of(stages.features, 10)
+    served, exact = (
+        set(Answers.from_bundle(one, panel.records(one)).rows.ravel().tolist()) for one in (opened, Bundle.open(bundle))
+    )
+    assert verdict_of(verdicts, "reachable items").measured == len(served) / len(exact)
     assert recall.line.startswith("FAIL ann recall 0.")
     assert "look at `towerline build`" in recall.line
 
@@ -136,11 +140,11 @@ def test_a_certain_drop_of_recall_fails_above_what_is_allowed(
     """Held-out events are what the live version ranks first: by construction it has recall 1, another model less."""
     live = Bundle.open(bundle)
 
-    def truth(users: UserRecords, panel: Panel, schema: object) -> ItemSets:
-        rows = Answers.of(live, panel).exact[:, :10]
+    def truth(panel: Panel) -> ItemSets:
+        rows = Answers.from_bundle(live, panel.records(live)).rows[:, :10]
         return ItemSets.of(np.repeat(np.arange(len(rows)), 10), rows.ravel(), len(rows))
 
-    monkeypatch.setattr("index.publishing.gates._truth", truth)
+    monkeypatch.setattr(Panel, "truth", property(truth))
     settings = GatesSettings(recall_drop=allowed)
     found = verdict_of(judge(Bundle.open(other), live, stages.features, settings), "recall against live")
     assert found.outcome == outcome
@@ -210,39 +214,19 @@ def without_a_past(users: UserRecords, places: np.ndarray) -> UserRecords:
     return UserRecords(users._features, sequences)
 
 
-def test_users_without_a_history_are_counted_and_not_judged(
+def test_a_night_whose_buyers_are_all_new_is_judged(
     stages: Stages, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A tree that finds nothing for users without events before the test part is as good as one that finds all."""
-    known = UserRecords.open(stages.features)
-    buying = np.flatnonzero(known.events.of_split(TEST).counts)
-    users = without_a_past(known, buying[: len(buying) // 2])
-    cold = buying[users.events.before(TEST).counts[buying] == 0]
-    monkeypatch.setattr("index.publishing.gates.UserRecords.open", lambda features: users)
-    opened = Bundle.open(bundle)
-    panel = Panel.of(users, opened, 1000)
-    assert panel.without_history == len(cold) >= len(buying) // 2
-    assert not np.isin(panel.users, cold).any()
-    assert set(panel.users) == set(np.flatnonzero(users.events.before(TEST).counts))
-    assert all(record["history"] for record in panel.records)
-    verdicts = judge(opened, opened, stages.features, GatesSettings())
-    words = f"({len(cold)} more have no history and are not judged)"
-    for gate in ("ann recall", "recall against live", "churn"):
-        assert words in verdict_of(verdicts, gate).detail
-        assert verdict_of(verdicts, gate).outcome == "passed"
-
-
-def test_a_night_whose_buyers_are_all_new_is_judged_by_the_others(
-    stages: Stages, bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nobody has both a past and held-out events: recall has nobody to compare, all other gates have users."""
+    """Nobody has both a past and held-out events: the buyers are known by their features, others show the search."""
     known = UserRecords.open(stages.features)
     users = without_a_past(known, np.flatnonzero(known.events.of_split(TEST).counts))
-    monkeypatch.setattr("index.publishing.gates.UserRecords.open", lambda features: users)
+    monkeypatch.setattr("index.publishing.panel.UserRecords.open", lambda features: users)
     opened = Bundle.open(bundle)
     verdicts = judge(opened, opened, stages.features, GatesSettings())
     assert [verdict.gate for verdict in verdicts if verdict.outcome == "failed"] == []
-    assert verdict_of(verdicts, "recall against live").outcome == "skipped"
+    recall = verdict_of(verdicts, "recall against live")
+    assert (recall.outcome, recall.measured) == ("passed", 0.0)
+    assert "by profile" in verdict_of(verdicts, "churn").detail
 
 
 def test_a_failed_gate_leaves_the_live_version_and_names_the_stage(

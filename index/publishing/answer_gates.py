@@ -1,0 +1,133 @@
+"""Gates on what is served: every user of the panel is answered as a retriever would answer.
+
+Each returns None where it is switched off, or does not apply.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from index.building.measurement import recall
+from index.evaluation.measures.bootstrap import paired_bootstrap
+from index.publishing.answers import K
+from index.publishing.case import Case, Unasked
+from index.publishing.verdict import Outcome, Verdict
+from index.search.searcher import Rows
+from pipelines.contracts.vocabulary import ValueTable
+
+
+def ann_recall(case: Case) -> Verdict | None:
+    """The searcher finds what exact search finds, for the users whom a search answers."""
+    gate, threshold = "ann recall", case.settings.ann_recall_at_100
+    if threshold is None:
+        threshold = case.bundle.spec.target
+    if threshold is None:
+        return None
+    served = case.served
+    if len(served.exact) == 0:
+        return Verdict.skipped(gate, threshold, "build", "no user of the panel is answered by a search")
+    detail = f"share of exact search's top {K} found, {len(served.exact):,} users whom a search answers"
+    return Verdict.at_least(gate, recall(served.found, served.exact), threshold, "build", detail)
+
+
+def reachable_items(case: Case) -> Verdict | None:
+    """Served answers reach about the items that they would reach by exact search."""
+    threshold = case.settings.reachable_items
+    if threshold is None:
+        return None
+    found, exact = (np.unique(rows[rows >= 0]) for rows in (case.served.answers.rows, case.served.with_exact_search))
+    detail = (
+        f"{len(found):,} of {case.bundle.num_items:,} items are in a top {K}, with exact search {len(exact):,}, "
+        f"{case.served.answers.users}"
+    )
+    return Verdict.at_least("reachable items", len(found) / max(1, len(exact)), threshold, "build", detail)
+
+
+def reachable_advertisers(case: Case) -> Verdict | None:
+    """Served answers reach about the advertisers that they would reach by exact search."""
+    gate, threshold = "reachable advertisers", case.settings.reachable_advertisers
+    roles = case.bundle.schema.tables.items
+    if threshold is None or roles is None or roles.advertiser_id is None:
+        return None
+    column = case.bundle.items[roles.advertiser_id].combine_chunks().dictionary_encode()
+    codes = np.asarray(column.indices.fill_null(-1))
+    found, exact = (_distinct(codes, rows) for rows in (case.served.answers.rows, case.served.with_exact_search))
+    if exact == 0:
+        return Verdict.skipped(gate, threshold, "build", f"no item in a top {K} has an advertiser")
+    detail = f"{found:,} of {len(column.dictionary):,} advertisers are in a top {K}, with exact search {exact:,}"
+    return Verdict.at_least(gate, found / exact, threshold, "build", detail)
+
+
+def _distinct(codes: np.ndarray, rows: Rows) -> int:
+    seen = np.unique(codes[rows[rows >= 0]])
+    return int((seen >= 0).sum())
+
+
+def latency(case: Case) -> Verdict | None:
+    """A served call is fast enough."""
+    threshold, taken = case.settings.latency_p99_us, case.served.latencies
+    p50, p99 = (float(figure) for figure in np.percentile(taken.call, [50, 99]))
+    detail = f"µs, p99 of one call; p50 {p50:,.0f}, {len(taken.call)} users timed"
+    if len(taken.search):
+        of_search = np.percentile(taken.search, [50, 99])
+        detail += f"; the search alone: p50 {of_search[0]:,.0f}, p99 {of_search[1]:,.0f}"
+    if threshold is None:
+        # It depends on the machine, so there is no threshold that a first night could be held to.
+        return Verdict("latency", "skipped", p99, None, "build", f"{detail}; not judged: set gates.latency_p99_us")
+    return Verdict.at_most("latency", p99, threshold, "build", detail)
+
+
+def recall_against_live(case: Case) -> Verdict | None:
+    """Held-out events are found about as often as by the live version."""
+    gate, allowed = "recall against live", case.settings.recall_drop
+    if allowed is None:
+        return None
+    live = case.live_measured
+    if isinstance(live, Unasked):
+        return Verdict.skipped(gate, None, "train", live.why)
+    difference = paired_bootstrap(case.recalls(live), case.recalls(case.measured), confidence=case.settings.confidence)
+    if difference.users == 0 or not np.isfinite(difference.relative):
+        return Verdict.skipped(gate, -allowed, "train", "no panel user has a hit on the live version")
+    certain = difference.high < 0.0
+    outcome: Outcome = "failed" if certain and difference.relative < -allowed else "passed"
+    detail = (
+        f"recall@{K} on held-out events {difference.second:.4f} against {difference.first:.4f}, interval of the "
+        f"difference {difference.low:+.4f} to {difference.high:+.4f}, {difference.users:,} users"
+    )
+    return Verdict(gate, outcome, difference.relative, -allowed, "train", detail)
+
+
+def agreement(case: Case) -> Verdict | None:
+    """The towers to be published agree with the backtest's, which are the ones that were measured."""
+    threshold = case.settings.agreement
+    if threshold is None or case.agreements is None:
+        return None
+    if len(case.agreements) == 0:
+        return Verdict.skipped("agreement", threshold, "train", "no user of the panel is answered by a search")
+    detail = (
+        "mean share of a user's best items that are also the backtest's, by the towers alone, "
+        f"{len(case.agreements):,} users"
+    )
+    return Verdict.at_least("agreement", float(case.agreements.mean()), threshold, "train", detail)
+
+
+def churn(case: Case) -> Verdict | None:
+    """Users see about what the live version would show them."""
+    gate, threshold = "churn", case.settings.churn
+    if threshold is None:
+        return None
+    live, ours = case.live_served, case.served.answers
+    if isinstance(live, Unasked):
+        return Verdict.skipped(gate, None, "train", live.why)
+    before = live.rows_in(ValueTable(ours.item_ids))
+    known = ValueTable(live.item_ids).places(ours.item_ids) >= 0
+    shares = []
+    for new, old in zip(ours.rows, before, strict=True):
+        kept = new[new >= 0]
+        kept, old_rows = kept[known[kept]], old[old >= 0]
+        if len(kept) and len(old_rows):
+            shares.append(1.0 - np.isin(kept, old_rows).sum() / min(len(kept), len(old_rows)))
+    if not shares:
+        return Verdict.skipped(gate, threshold, "train", "the two versions have no item in common")
+    detail = f"mean share of a top {K} that the live version does not show, {ours.users}"
+    return Verdict.at_most(gate, float(np.mean(shares)), threshold, "train", detail)

@@ -1,0 +1,128 @@
+"""The case that the gates decide: the new bundle and the live one, each asked what a gate wants to know.
+
+Two questions are kept apart. What would users see tonight: the bundle itself, asked for the panel as of now. And how
+good is it on events that it has not seen: the backtest's bundle where there is one, asked as of the held-out windows.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from index.evaluation.measures.metrics import user_metrics
+from index.publishing.answers import Answers, K, Served
+from index.publishing.panel import Panel, learned_until_us
+from index.registry.bundle import Bundle
+from index.settings import GatesSettings
+from pipelines.contracts.arrays import Float64
+from pipelines.contracts.errors import SchemaError
+
+
+@dataclass(frozen=True)
+class Unasked:
+    """Why the live version has no answer."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Case:
+    """Everything the gates look at; what needs answers is computed on first use.
+
+    live: None if nothing is live. held_out: the panel with its held-out events. now: the same users, asked for what
+    they would see tonight.
+    """
+
+    bundle: Bundle
+    live: Bundle | None
+    settings: GatesSettings
+    held_out: Panel
+    now: Panel
+
+    @classmethod
+    def of(
+        cls, bundle: Bundle, live: Bundle | None, features: Path, settings: GatesSettings, night: Path | None
+    ) -> Case:
+        """Chooses the panel.
+
+        Raises:
+            ArtifactError: the features are missing or damaged.
+        """
+        panel = Panel.of(features, settings.panel)
+        return cls(bundle, live, settings, panel, panel if night is None else panel.in_features(night))
+
+    @functools.cached_property
+    def served(self) -> Served:
+        """What the bundle serves tonight."""
+        return Served.of(self.bundle, self.now.records(self.bundle))
+
+    @functools.cached_property
+    def live_served(self) -> Answers | Unasked:
+        """What the live version would serve tonight."""
+        return _asked(self.live, self.now)
+
+    @functools.cached_property
+    def measured(self) -> Answers:
+        """The answers on which held-out events are measured."""
+        measured = self.bundle.measured
+        if measured is self.bundle and self.now is self.held_out:
+            return self.served.answers
+        return Answers.from_bundle(measured, self.held_out.records(measured))
+
+    @functools.cached_property
+    def live_measured(self) -> Answers | Unasked:
+        """The live version's answers on which held-out events are measured."""
+        if self.live is None:
+            return _asked(None, self.held_out)
+        measured = self.live.measured
+        learned, begins = learned_until_us(measured), self.held_out.test_from_us
+        if learned is not None and begins is not None and learned > begins:
+            return Unasked(
+                f"the live version has learned from events until {_date(learned)}, and tonight's held-out events begin "
+                f"at {_date(begins)}"
+            )
+        if measured is self.live and self.now is self.held_out:
+            return self.live_served
+        return _asked(measured, self.held_out)
+
+    def recalls(self, answers: Answers) -> Float64:
+        """``[panel] float64`` recall@100 on held-out events, NaN for users without any."""
+        ranked = answers.rows_in(self.held_out.catalogue)
+        return user_metrics(ranked, self.held_out.truth, (K,)).at("recall", K)
+
+    @functools.cached_property
+    def agreements(self) -> Float64 | None:
+        """``[searched] float64``: share of a user's best items by the bundle's towers that are also among the best by
+        its backtest's, both by exact search. None without a backtest.
+
+        As many items are compared as a tenth of the catalogue, at most 100: all items would always agree.
+        """
+        backtest = self.bundle.backtest
+        if backtest is None:
+            return None
+        depth = min(K, max(1, self.bundle.num_items // 10))
+        records = [one for one, kept in zip(self.served.records, self.served.answers.searched, strict=True) if kept]
+        ours = self.served.exact[:, :depth]
+        vectors = backtest.record_embedder().vectors(records)
+        found = backtest.exact.search_batch(vectors, min(depth, backtest.num_items)).rows
+        theirs = np.append(self.bundle.vocabulary.item_rows(backtest.vocabulary.item_ids), np.int32(-1))[found]
+        return np.array([np.isin(mine, other).mean() for mine, other in zip(ours, theirs, strict=True)], np.float64)
+
+
+def _asked(bundle: Bundle | None, panel: Panel) -> Answers | Unasked:
+    if bundle is None:
+        return Unasked("nothing is live yet")
+    try:
+        return Answers.from_bundle(bundle, panel.records(bundle))
+    except SchemaError as err:
+        return Unasked(f"the live version cannot read these users: {err}")
+
+
+def _date(us: int) -> str:
+    """The moment in UTC, as a date where it is a midnight."""
+    moment = datetime.datetime.fromtimestamp(us / 1e6, datetime.UTC)
+    return moment.strftime("%Y-%m-%d" if moment.time() == datetime.time() else "%Y-%m-%d %H:%M:%S")
