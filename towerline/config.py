@@ -1,8 +1,9 @@
 """The whole configuration: one TOML with the data set's schema and a section for each later stage.
 
 ``pipelines.contracts.schema`` defines what describes the data; ``[towers]``, ``[index]``, ``[retriever]``, ``[gates]``,
-``[refresh]`` and ``[evaluation]`` are defined by the packages that read them. This module puts them together, so that a
-mistake in any section is found by every verb before work begins. Imports neither Beam, TensorFlow nor ScaNN.
+``[refresh]``, ``[evaluation]``, ``[alerts]`` and ``[replay]`` are defined by the packages that read them. This module
+puts them together, so that a mistake in any section is found by every verb before work begins. Imports neither Beam,
+TensorFlow nor ScaNN.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from index.settings import GatesSettings, IndexSettings, RefreshSettings, Retrie
 from pipelines.contracts.configuration import Section, describe
 from pipelines.contracts.errors import ConfigError
 from pipelines.contracts.schema import DatasetSchema, resolve_paths
+from towerline.settings import AlertsSettings, ReplaySettings
 from towers.settings import CLASSES, TowersSettings, chosen_by
 
 
@@ -45,6 +47,8 @@ class Config(DatasetSchema):
     gates: GatesSettings = GatesSettings()
     refresh: RefreshSettings = RefreshSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    alerts: AlertsSettings = AlertsSettings()
+    replay: ReplaySettings = ReplaySettings()
 
     @field_validator("towers", mode="before")
     @classmethod
@@ -100,7 +104,8 @@ def load_config(
     raw = _read_toml(path)
     for override in overrides:
         raw = with_override(raw, override)
-    raw = _resolve_work(resolve_paths(raw, path.resolve().parent), path.resolve().parent)
+    folder = path.resolve().parent
+    raw = _resolved(_resolved(resolve_paths(raw, folder), "paths", folder), "alerts", folder, ("metrics_file",))
     given = {"work": None if work is None else str(work), "registry": registry}
     raw = _with(raw, "paths", {name: value for name, value in given.items() if value is not None})
     for name, file in (tables or {}).items():
@@ -126,15 +131,14 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not valid TOML: {err}. Correct the line.") from err
 
 
-def _resolve_work(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
-    paths = raw.get("paths")
-    if not isinstance(paths, dict):
+def _resolved(raw: dict[str, Any], section: str, folder: Path, keys: tuple[str, ...] | None = None) -> dict[str, Any]:
+    """``raw`` with the relative paths of a section's keys (None: all of them) starting at ``folder``."""
+    found = raw.get(section)
+    if not isinstance(found, dict):
         return raw
-    resolved = {
-        key: value if not isinstance(value, str) or "://" in value else str((folder / value).resolve())
-        for key, value in paths.items()
-    }
-    return {**raw, "paths": resolved}
+    paths = {key: value for key, value in found.items() if isinstance(value, str) and (keys is None or key in keys)}
+    resolved = {key: str((folder / value).resolve()) for key, value in paths.items() if "://" not in value}
+    return {**raw, section: {**found, **resolved}}
 
 
 def with_override(raw: dict[str, Any], override: str) -> dict[str, Any]:

@@ -239,18 +239,22 @@ class Project:
             remember: a file of user ids to take off the list of those.
         """
         from towerline.jobs import refresh
+        from towerline.jobs.alerts.watch import watched
         from towerline.jobs.check.preflight import needs_of_night, require
 
-        require(self.config, needs_of_night(self.config))
-        return refresh.run(
-            self.config,
-            beam_args=self.beam_args,
-            progress=self.progress,
-            force_reason=force_reason,
-            dry_run=dry_run,
-            forget=self._users(forget),
-            remember=self._users(remember),
-        )
+        def night() -> Refreshed:
+            require(self.config, needs_of_night(self.config))
+            return refresh.run(
+                self.config,
+                beam_args=self.beam_args,
+                progress=self.progress,
+                force_reason=force_reason,
+                dry_run=dry_run,
+                forget=self._users(forget),
+                remember=self._users(remember),
+            )
+
+        return night() if dry_run else watched(self.config, night)
 
     @_job
     def tune(self, *, trials: int = 20) -> Path:

@@ -91,7 +91,7 @@ def run(
     if chosen.dry_run:
         return Publication(None, verdicts, forced=False)
     if failed and chosen.force_reason is None:
-        raise GateError(_refusal(failed, opened))
+        raise GateError(_refusal(failed, opened), [verdict.as_fact() for verdict in verdicts])
     since = chosen.since if chosen.since is not None else read_manifest(features).created_at
     with progress.waiting("publish"):
         version = opened.publish(

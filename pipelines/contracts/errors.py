@@ -6,6 +6,9 @@ message alone (a traceback only with ``--debug``) and exits with the class's ``e
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 
 class TowerlineError(Exception):
     """Base of all errors raised on purpose."""
@@ -28,4 +31,8 @@ class ArtifactError(TowerlineError):
 
 
 class GateError(TowerlineError):
-    """A bundle was built, but a gate forbids publishing it."""
+    """A bundle was built, but a gate forbids publishing it. verdicts: of all gates, as in a version's manifest."""
+
+    def __init__(self, message: str, verdicts: Sequence[Mapping[str, Any]] = ()) -> None:
+        super().__init__(message)
+        self.verdicts = tuple(verdicts)

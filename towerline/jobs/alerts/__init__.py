@@ -1,0 +1,1 @@
+"""What people and monitoring systems are sent about a night."""
