@@ -7,7 +7,6 @@ users, and golden probes to check it.
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import time
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from index.building.forecast import Forecast, check_budget, predict
-from index.building.measurement import Queries
+from index.building.measurement import Queries, measure
 from index.building.sharding_job import ShardsJob
 from index.building.stored_types import with_stored_types
 from index.building.tuning import Tuned, tune
@@ -50,7 +49,7 @@ from index.registry.bundle import (
 )
 from index.registry.searcher_spec import SearcherSpec
 from index.search.exact import VECTORS_FILE, ExactSearcher, load_vectors
-from index.search.searcher import Neighbors, Vectors, check_vectors
+from index.search.searcher import Neighbors, SavableSearcher, Vectors, check_vectors
 from index.settings import RETRIEVER_FILE, IndexSettings, RetrieverSettings
 from pipelines.contracts.errors import ArtifactError, ConfigError
 from pipelines.contracts.manifest import Artifact, open_artifact, write_artifact
@@ -153,7 +152,7 @@ def run(
             column, queries = items[settings.value], users.tuning.vectors
             with progress.waiting("search by value"):
                 searcher = add_value(draft.dir, tuned, sources.vectors, column, settings.value, queries)
-            tuned = dataclasses.replace(tuned, searcher=searcher)
+            tuned = _with_searcher(tuned, searcher, users)
         save_searcher(tuned, draft.dir)
         save_probes(users.probes, draft.dir / PROBES_DIR)
         draft.facts.update(facts_of(sources, tuned.spec), seconds=time.perf_counter() - started)
@@ -303,6 +302,17 @@ def _shards_job(vectors: Path, target: Path, settings: IndexSettings, beam_args:
     if settings.shards == 1:
         return None
     return ShardsJob(vectors, target / SCANN_DIR, settings.shards, settings.threads, beam_args)
+
+
+def _with_searcher(tuned: Tuned, searcher: SavableSearcher, users: _Users) -> Tuned:
+    """The choice with the searcher that is served in place of the one that was tuned, and what it measures."""
+    if searcher is tuned.searcher:
+        return tuned
+    chosen, check = (
+        None if before is None else measure(searcher, queries, before.tree, before.build_seconds)
+        for before, queries in ((tuned.spec.chosen, users.tuning), (tuned.spec.check, users.check))
+    )
+    return Tuned(searcher, tuned.spec.model_copy(update={"chosen": chosen, "check": check}))
 
 
 def save_searcher(tuned: Tuned, target: Path) -> None:

@@ -72,7 +72,7 @@ class RankedVersion:
 
     @property
     def bundle(self) -> Bundle:
-        """The version's bundle."""
+        """The bundle that is measured."""
         return self.subject.bundle
 
 
@@ -111,7 +111,7 @@ def run(
         compared = compare_sides(before, after, settings)
         # The gates query a version for the features it was built from; they cannot judge it on another catalogue's.
         ours = after.bundle.vocabulary.item_ids.equals(data.item_ids)
-        verdicts = judge(after.bundle, before.bundle) if ours else ()
+        verdicts = judge(after.subject.published, before.subject.published) if ours else ()
         lines = [verdict.line for verdict in verdicts] or [
             f"skip all gates: {after.subject.version} has another catalogue than {features}, "
             "which it was not built from"
@@ -280,11 +280,12 @@ def movers(shown: list[Int32], group: Int32 | None, names: tuple[str, ...], k: i
 
 def compared_version(subject: Subject) -> ComparedVersion:
     """A version's facts and size."""
-    bundle = subject.bundle
+    bundle = subject.published
     return ComparedVersion(
         dataset=subject.data.schema.dataset.name,
         version=subject.version,
         features=subject.data.fingerprint,
+        towers=subject.towers,
         counts=counts_of(subject),
         size_bytes=sum(entry.bytes for entry in bundle.manifest.files.values()),
         dim=bundle.dim,
@@ -295,13 +296,14 @@ def compared_version(subject: Subject) -> ComparedVersion:
 
 
 def time_searches(before: RankedVersion, after: RankedVersion) -> dict[str, Latency]:
-    """Median and p99 of one search for the top 100, microseconds, both versions alternating in one thread."""
+    """Median and p99 of one search for the top 100 in what is published, microseconds, both alternating in one
+    thread."""
     times: tuple[list[float], list[float]] = ([], [])
-    queries = [side.subject.user_vectors[:_TIMED_SEARCHES] for side in (before, after)]
+    queries = [side.subject.published_vectors(_TIMED_SEARCHES) for side in (before, after)]
     for place in range(min(len(part) for part in queries)):
         for side, part, taken in zip((before, after), queries, times, strict=True):
             started = time.perf_counter()
-            side.bundle.searcher.search(part[place], 100)
+            side.subject.published.searcher.search(part[place], 100)
             taken.append((time.perf_counter() - started) * 1e6)
     return {
         name: Latency(p50_us=float(np.median(taken)), p99_us=float(np.quantile(taken, 0.99)), searches=len(taken))

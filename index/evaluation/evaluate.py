@@ -69,7 +69,7 @@ def evaluate(
     with progress.waiting("evaluate"):
         data = EvaluationData.open(features, settings)
         subject = Subject.open(bundle, data, version)
-        before = version_before(bundle, subject.version) if previous is None else Bundle.open(previous)
+        before = version_before(bundle, subject.version) if previous is None else Bundle.open(previous).measured
         report = make_report(subject, settings, previous=before, progress=progress)
         out.mkdir(parents=True, exist_ok=True)
         write_durably(out / REPORT_JSON, report.model_dump_json(indent=2, exclude_unset=True).encode())
@@ -104,6 +104,7 @@ def make_report(
         dataset=data.schema.dataset.name,
         version=subject.version,
         features=data.fingerprint,
+        towers=subject.towers,
         counts=counts_of(subject),
         settings=settings.model_dump(mode="json"),
         **measured(data, rankings, settings).part().model_dump(exclude_unset=True),
@@ -115,7 +116,7 @@ def make_report(
         lorenz=lorenz_curves(exposures),
         gaps=gaps.part(),
         map=embedding_map(subject, catalogue, gaps, settings),
-        frontier=frontier(subject.bundle),
+        frontier=frontier(subject.published),
         value_frontier=value_frontier(subject, settings),
         training=training_curves(data.features.parent / "model"),
         seconds=round(time.perf_counter() - started, 1),
@@ -150,12 +151,12 @@ def bundle_version(bundle: Path | str) -> str:
 
 
 def version_before(bundle: Path | str, version: str) -> Bundle | None:
-    """The bundle published before a registry's version; None for a bundle, or if there is no earlier one."""
+    """What was measured of the version before; None for a bundle, or if there is no earlier version."""
     if (Path(bundle) / MANIFEST_FILE).is_file():
         return None
     registry = Registry(bundle)
     earlier = [name for name in sorted(registry.version_names()) if name < version]
-    return registry.open(earlier[-1], verify=False).bundle if earlier else None
+    return registry.open(earlier[-1], verify=False).bundle.measured if earlier else None
 
 
 def examples(subject: Subject, rankings: Rankings, users: int = 3, k: int = 10) -> list[Example]:
@@ -199,7 +200,7 @@ def counts_of(subject: Subject) -> Counts:
         repeated_pairs=int(held_out.truth.within(held_out.seen).sum()),
         truth_outside_catalogue=outside,
         truth_never_seen_before=int((past[held_out.truth.rows] == 0).sum()),
-        items=subject.bundle.num_items,
+        items=subject.published.num_items,
         items_in_truth=len(np.unique(held_out.truth.rows)),
         users_without_history=int((held_out.history_events == 0).sum()),
     )

@@ -12,6 +12,7 @@ from index.evaluation.sections.part import Bounds, Figure, Mean, Part
 from index.evaluation.sections.quality import QualityPart
 from index.evaluation.sections.slices import Slice
 from index.evaluation.sections.waterfall import Waterfall
+from index.evaluation.towers_measured import MeasuredTowers
 
 
 class Counts(Part):
@@ -39,7 +40,8 @@ class EvaluationReport(QualityPart):
     """``report.json``: one version, with the baselines ranked for the same users.
 
     features: fingerprint of the features. settings: those of ``[evaluation]``. baselines: by name. lorenz: points of
-    the curves, by name. Sections that do not apply to the version are None.
+    the curves, by name. towers: those measured; None in reports of earlier releases. Sections that do not apply to the
+    version are None.
     """
 
     dataset: str
@@ -59,14 +61,16 @@ class EvaluationReport(QualityPart):
     value_frontier: ValueFrontier | None
     training: TrainingCurves | None
     seconds: float
+    towers: MeasuredTowers | None = None
 
 
 class ComparedVersion(Part):
-    """One side of a comparison: what it is, and what it costs."""
+    """One side of a comparison: what it is, and what it costs. towers: those measured on held-out events."""
 
     dataset: str
     version: str
     features: str
+    towers: MeasuredTowers
     counts: Counts
     size_bytes: int
     dim: int

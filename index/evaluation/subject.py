@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from index.evaluation.held_out import TEST, held_out, users_with_truth
 from index.evaluation.settings import SEED, EvaluationSettings
+from index.evaluation.towers_measured import MeasuredTowers, begins_us, measured_towers
 from index.inference.user_records import UserRecords, records_of
 from index.registry.bundle import Bundle
 from index.retrieval.candidates import Candidates
@@ -37,7 +38,8 @@ SCHEMA_FILE = "schema.json"
 class EvaluationData:
     """What a version is evaluated on: the users of the features, their held-out events, the catalogue.
 
-    items: the features' items table; item_ids: its ids in row order. fingerprint: of the features.
+    items: the features' items table; item_ids: its ids in row order. fingerprint: of the features. held_out_from_us:
+    where the held-out events begin; None if that is not the same moment for all users.
     """
 
     features: Path
@@ -47,6 +49,7 @@ class EvaluationData:
     items: pa.Table
     item_ids: pa.Array
     held_out: HeldOut
+    held_out_from_us: int | None
 
     @classmethod
     def open(cls, features: Path, settings: EvaluationSettings) -> EvaluationData:
@@ -67,6 +70,7 @@ class EvaluationData:
             items=load_items(features).combine_chunks(),
             item_ids=Vocabulary.load(features / "vocabulary").item_ids,
             held_out=held_out(users, schema, settings.max_users, SEED),
+            held_out_from_us=begins_us(artifact.manifest.facts, schema),
         )
 
     @property
@@ -117,10 +121,14 @@ class Searches:
 class Subject:
     """A version to be evaluated on the held-out users.
 
-    to_feature_row: ``[items of the version] int32`` row of each in the features' catalogue, -1 if it has none.
+    version: its name. published: its bundle. retriever: over its backtest's bundle if it has one, else over the version
+    itself. to_feature_row: ``[items of the retriever's bundle] int32`` row of each in the features' catalogue, -1 if it
+    has none.
     """
 
     data: EvaluationData
+    version: str
+    published: Bundle
     retriever: Retriever
     to_feature_row: Int32
 
@@ -133,23 +141,26 @@ class Subject:
             SchemaError: version and features have no item in common.
         """
         retriever = Retriever.open(path, version)
+        name, published = retriever.version, retriever.bundle
+        if published.backtest is not None:
+            retriever = Retriever.open(published.backtest.dir, verify=False)
         rows = data.rows_of(retriever.bundle.vocabulary.item_ids)
         if not (rows >= 0).any():
             raise SchemaError(
                 f"{path}: none of its {len(rows)} items is among the {len(data.item_ids)} of {data.features}: they are "
                 "of different catalogues. Evaluate a version on features of its own data set."
             )
-        return cls(data, retriever, rows)
+        return cls(data, name, published, retriever, rows)
 
     @functools.cached_property
     def bundle(self) -> Bundle:
-        """The version's bundle."""
+        """The bundle that is measured: the backtest's if there is one, else the version's own."""
         return self.retriever.bundle
 
-    @property
-    def version(self) -> str:
-        """Name of the version."""
-        return self.retriever.version
+    @functools.cached_property
+    def towers(self) -> MeasuredTowers:
+        """The towers that are measured."""
+        return measured_towers(self.published, self.data.held_out_from_us)
 
     @functools.cached_property
     def users(self) -> pa.Table:
@@ -198,6 +209,11 @@ class Subject:
         records = (self.records(np.arange(b, min(b + 512, self.data.held_out.num_users))) for b in blocks)
         vectors = [self.retriever.embed(one) for block in records for one in block if one.get("history")]
         return np.stack(vectors) if vectors else np.zeros((0, self.bundle.dim), np.float32)
+
+    def published_vectors(self, count: int) -> Vectors:
+        """``[n, dim] float32``: vectors of the first held-out users with a history, by the published towers."""
+        places = np.flatnonzero(self.data.held_out.history_events)[:count].astype(np.int64)
+        return self.published.record_embedder().vectors(self.records(places))
 
     @functools.cached_property
     def in_catalogue(self) -> Bools:

@@ -6,7 +6,6 @@ good is it on events that it has not seen: the backtest's bundle where there is 
 
 from __future__ import annotations
 
-import datetime
 import functools
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from index.evaluation.measures.metrics import user_metrics
+from index.evaluation.towers_measured import measured_towers
 from index.publishing.answers import Answers, K, Served
-from index.publishing.panel import Panel, learned_until_us
+from index.publishing.panel import Panel
 from index.registry.bundle import Bundle
 from index.settings import GatesSettings
 from pipelines.contracts.arrays import Float64
@@ -78,12 +78,11 @@ class Case:
         """The live version's answers on which held-out events are measured."""
         if self.live is None:
             return _asked(None, self.held_out)
-        measured = self.live.measured
-        learned, begins = learned_until_us(measured), self.held_out.test_from_us
-        if learned is not None and begins is not None and learned > begins:
+        measured, towers = self.live.measured, measured_towers(self.live, self.held_out.test_from_us)
+        if towers.seen:
             return Unasked(
-                f"the live version has learned from events until {_date(learned)}, and tonight's held-out events begin "
-                f"at {_date(begins)}"
+                f"the live version has learned from events until {towers.learned_until}, and tonight's held-out events "
+                f"begin at {towers.held_out_from}"
             )
         if measured is self.live and self.now is self.held_out:
             return self.live_served
@@ -120,9 +119,3 @@ def _asked(bundle: Bundle | None, panel: Panel) -> Answers | Unasked:
         return Answers.from_bundle(bundle, panel.records(bundle))
     except SchemaError as err:
         return Unasked(f"the live version cannot read these users: {err}")
-
-
-def _date(us: int) -> str:
-    """The moment in UTC, as a date where it is a midnight."""
-    moment = datetime.datetime.fromtimestamp(us / 1e6, datetime.UTC)
-    return moment.strftime("%Y-%m-%d" if moment.time() == datetime.time() else "%Y-%m-%d %H:%M:%S")

@@ -6,7 +6,6 @@ with held-out events.
 
 from __future__ import annotations
 
-import datetime
 import functools
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from index.evaluation.towers_measured import begins_us
 from index.inference.user_records import UserRecords, records_of
 from index.registry.bundle import Bundle
 from pipelines.contracts.arrays import Int64
@@ -28,7 +28,6 @@ from pipelines.sequences.item_sets import ItemSets
 # The panel's own seed: the same users every night, different from the tuner's.
 _SEED = 1789
 TEST = SPLITS.index("test")
-_WINDOW = "window"
 
 
 @dataclass(frozen=True)
@@ -112,21 +111,8 @@ def _opened(features: Path) -> Panel:
         schema=schema,
         catalogue=ValueTable(Vocabulary.load(features / "vocabulary").item_ids),
         users=np.zeros(0, np.int64),
-        test_from_us=_test_from_us(read_manifest(features).facts.get(_WINDOW), schema),
+        test_from_us=begins_us(read_manifest(features).facts, schema),
     )
-
-
-def learned_until_us(bundle: Bundle) -> int | None:
-    """The moment from which on a bundle's towers have seen no event; None if it is not the same for all users."""
-    return _test_from_us(bundle.manifest.facts.get(_WINDOW), bundle.schema)
-
-
-def _test_from_us(window: dict[str, int] | None, schema: DatasetSchema) -> int | None:
-    """Of rolling windows where there are any, else the date in the schema."""
-    if window is not None:
-        return window["test_from"]
-    start = schema.split.test_from
-    return round(start.timestamp() * 1e6) if isinstance(start, datetime.datetime) else None
 
 
 def _user_columns(schema: DatasetSchema) -> set[str]:

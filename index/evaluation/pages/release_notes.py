@@ -48,6 +48,7 @@ def release_notes_page(comparison: Comparison, pictures: Sequence[Picture]) -> s
         "release_notes.html.j2",
         title=f"{comparison.dataset}: {comparison.second.version} after {comparison.first.version}",
         lead=lead,
+        sides=(("Before", comparison.first.towers), ("After", comparison.second.towers)),
         verdict_lines=comparison.verdict_lines,
         pictures=pictures,
         tables=release_tables(comparison),

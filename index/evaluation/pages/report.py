@@ -18,6 +18,7 @@ def report_page(report: EvaluationReport, pictures: Sequence[Picture]) -> str:
         "report.html.j2",
         title=f"{report.dataset}: version {report.version}",
         counts=report.counts,
+        towers=report.towers,
         tables=tables(report),
         pictures=pictures,
     )

@@ -127,6 +127,30 @@ def test_a_tree_is_tuned_to_the_target(stages: Stages, embeddings: Path, tmp_pat
     assert not [file for file in built.rglob("*.json") if str(tmp_path) in file.read_text()]
 
 
+def test_figures_of_a_bundle_with_a_value_are_those_of_the_tree_that_is_served(
+    stages: Stages, embeddings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tree with the value's dimension finds other items than the one that was tuned."""
+    parts = []
+    users_of = build._users
+    monkeypatch.setattr(build, "_users", lambda *given: parts.append(users_of(*given)) or parts[-1])
+    tree = TreeSettings(leaves=12, leaves_to_search=2, reorder=100)
+    plain = IndexSettings(attributes=ATTRIBUTES, tree=tree, tuning_queries=40)
+    figures = []
+    for name, settings in (("plain", plain), ("value", plain.model_copy(update={"value": "price"}))):
+        opened = Bundle.open(build.run(embeddings, stages.model, stages.features, settings, tmp_path / name))
+        assert opened.spec.check is not None
+        assert opened.spec.chosen is not None
+        assert opened.manifest.facts["ann_recall_at_100"] == opened.spec.check.ann_recall_at_100
+        assert opened.manifest.facts["p99_us"] == opened.spec.check.p99_us
+        for told, queries in ((opened.spec.check, parts[-1].check), (opened.spec.chosen, parts[-1].tuning)):
+            found = [opened.searcher.search(vector, 100).rows for vector in queries.vectors]
+            shares = [np.isin(best, rows).mean() for best, rows in zip(queries.truth, found, strict=True)]
+            assert told.ann_recall_at_100 == pytest.approx(np.mean(shares))
+        figures.append(opened.spec.check.ann_recall_at_100)
+    assert figures[0] != figures[1]
+
+
 def test_shards_equal_one_tree_at_full_effort(stages: Stages, embeddings: Path, tmp_path: Path) -> None:
     tree = TreeSettings(leaves=20, leaves_to_search=5, reorder=200, training_sample=500)
     paths = {}
