@@ -39,7 +39,12 @@ class _Names:
 
 
 class _Runner:
-    """One interpreter with its inputs in the order they are filled."""
+    """One interpreter with its inputs in the order they are filled.
+
+    features: the number of each feature's input. values: an array for each to encode into. What an encoder refuses
+    stays in the exception's traceback, which a caller may keep: an input's own memory in it would block the
+    interpreter.
+    """
 
     def __init__(self, content: bytes, names: _Names | None) -> None:
         self.interpreter = Interpreter(model_content=content, num_threads=1)
@@ -51,7 +56,9 @@ class _Runner:
         self.details = signature.get_input_details()
         tensor = self.interpreter.tensor
         inputs: dict[str, Tensor] = {name: tensor(detail["index"]) for name, detail in self.details.items()}
-        self.features = () if names is None else tuple(inputs[name] for name in names.features)
+        features = () if names is None else names.features
+        self.features = tuple(int(self.details[name]["index"]) for name in features)
+        self.values = tuple(np.zeros_like(inputs[name]()) for name in features)
         self.history = () if names is None else tuple(inputs[name] for name in names.history)
         outputs = signature.get_output_details()
         if "vector" not in outputs:
@@ -125,8 +132,11 @@ class QueryTower:
             runner = _Runner(self._content, self._names)
         try:
             now_us = request.now_us
-            for write, tensor in zip(self._encoder.writers, runner.features, strict=True):
-                write(tensor(), record, now_us)
+            for write, value in zip(self._encoder.writers, runner.values, strict=True):
+                write(value, record, now_us)
+            # From here on nothing fails because of the record.
+            for number, value in zip(runner.features, runner.values, strict=True):
+                runner.interpreter.set_tensor(number, value)
             for fill, tensor in zip(self._fillers, runner.history, strict=True):
                 fill(tensor()[0], request)
             runner.interpreter.invoke()

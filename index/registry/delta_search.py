@@ -59,10 +59,6 @@ class _OverBase:
         """The base's."""
         return self._base.indexes_value
 
-    def release(self) -> None:
-        """Frees the base. See ``Searcher.release``."""
-        self._base.release()
-
 
 class MaskedSearcher(_OverBase):
     """A searcher that does not return some of its rows: it fetches more and drops them."""

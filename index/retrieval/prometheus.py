@@ -5,6 +5,9 @@ Each retriever has its own Prometheus registry unless it is given one, so that t
 
 from __future__ import annotations
 
+import threading
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from index.retrieval.candidates import Candidates
@@ -19,14 +22,14 @@ class RetrieverMetrics:
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = CollectorRegistry() if registry is None else registry
-        latency = Histogram(
+        self._seconds = Histogram(
             "towerline_retrieve_seconds",
             "Time of one call, by the plan that answered it",
             ("plan",),
             buckets=_LATENCY_BUCKETS,
             registry=self.registry,
         )
-        self._latency = {method: latency.labels(method) for method in _METHODS}
+        self._latency = {method: self._seconds.labels(method) for method in _METHODS}
         self._short = Counter(
             "towerline_retrieve_short_total", "Calls that found fewer candidates than asked for", registry=self.registry
         )
@@ -48,6 +51,20 @@ class RetrieverMetrics:
         self._failed_swaps = Counter(
             "towerline_failed_swaps_total", "Versions that could not be opened", registry=self.registry
         )
+
+    def after_fork(self) -> None:
+        """In a forked process: renews the locks, which another thread may have held. Counts go on from the parent's.
+
+        ``prometheus_client`` has no way to do that: its locks are found by their name.
+        """
+        families = (self._short, self._missing, self._cold, self._errors, self._version, self._opened)
+        metrics: list[Any] = [*families, self._swaps, self._failed_swaps, self._seconds]
+        metrics += [child for metric in metrics for child in getattr(metric, "_metrics", {}).values()]
+        values = [value for metric in metrics for value in vars(metric).values()]
+        parts = [part for value in values for part in (value if isinstance(value, list) else [value])]
+        for holder in [self.registry, *metrics, *parts]:
+            if hasattr(holder, "_lock"):
+                holder._lock = threading.RLock()
 
     def answered(self, candidates: Candidates, seconds: float) -> None:
         """Counts one answer."""

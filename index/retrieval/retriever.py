@@ -25,13 +25,16 @@ from index.retrieval.answer import NO_RULES, answer, answer_record
 from index.retrieval.batch import answer_batch
 from index.retrieval.candidates import Candidates
 from index.retrieval.live.delta_follower import DeltaFollower
+from index.retrieval.live.source import Source
 from index.retrieval.live.version import ServingVersion
-from index.retrieval.live.watcher import Source, Watcher
+from index.retrieval.live.watcher import Watcher
 from index.retrieval.prometheus import RetrieverMetrics
+from index.retrieval.refusals import refusing, without_frames
 from index.retrieval.selection import Rules
 from index.search.searcher import Vectors, check_query
 from index.settings import RetrieverSettings
 from pipelines.contracts.errors import ArtifactError, SchemaError, TowerlineError
+from pipelines.contracts.forking import renew_after_fork
 
 _NO_EXCLUSION: tuple[Any, ...] = ()
 _ZERO = 0.0
@@ -49,6 +52,7 @@ class Retriever:
         self._live_since = time.monotonic()
         self.metrics = metrics
         metrics.went_live(live.version, time.time(), swapped=False)
+        renew_after_fork(self, threads=True)
 
     @classmethod
     def open(
@@ -107,6 +111,7 @@ class Retriever:
         """Why the watcher's latest attempt to move failed; None if it did not."""
         return None if self._watcher is None else self._watcher.last_error
 
+    @refusing
     def embed(self, record: Mapping[str, Any]) -> Vectors:
         """Returns the user's vector, ``[dim] float32``.
 
@@ -154,12 +159,13 @@ class Retriever:
             else:
                 rules = Rules(where, exclude, max_per, value_weight, diversity)
             candidates = answer_record(self._serving(), record, _whole_number(k), rules, explain=explain)
-        except TowerlineError:
+        except TowerlineError as err:
             self.metrics.refused()
-            raise
+            raise without_frames(err)  # noqa: B904
         self.metrics.answered(candidates, time.perf_counter() - started)
         return candidates
 
+    @refusing
     def retrieve_by_id(self, user_id: object, k: int = 100, **rules: Any) -> Candidates:
         """Returns the k best candidates for a user of the bundle's own table.
 
@@ -178,6 +184,7 @@ class Retriever:
         candidates = self.retrieve({} if record is None else record, k, **rules)
         return dataclasses.replace(candidates, known_user=record is not None)
 
+    @refusing
     def retrieve_batch(self, records: Sequence[Mapping[str, Any]], k: int = 100, **rules: Any) -> list[Candidates]:
         """Returns the k best candidates for each record, as ``retrieve`` does; faster if there are no rules.
 
@@ -206,6 +213,7 @@ class Retriever:
                 raise SchemaError(f"records[{place}]: {err}") from err
         return answers
 
+    @refusing
     def retrieve_vector(self, vector: npt.ArrayLike, space: str, k: int = 100, **rules: Any) -> Candidates:
         """Returns the k best candidates for a user vector made elsewhere.
 
@@ -236,6 +244,7 @@ class Retriever:
         self.metrics.answered(candidates, time.perf_counter() - started)
         return candidates
 
+    @refusing
     def describe(self, candidates: Candidates) -> pa.Table:
         """Returns the catalogue's columns for each candidate, in their order: title, advertiser, attributes.
 
@@ -301,6 +310,15 @@ class Retriever:
         self._live_since = time.monotonic()
         self.metrics.went_live(live.version, time.time(), swapped=True)
         return old
+
+    def after_fork(self) -> None:
+        """In a forked process: renews locks and connections, and goes on watching if the parent did."""
+        self._source.after_fork()
+        if self._follower is not None:
+            self._follower.after_fork()
+        self.metrics.after_fork()
+        if self._watcher is not None:
+            self._watcher.after_fork()
 
     def close(self) -> None:
         """Stops watching. The live version continues to answer."""

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.contracts.errors import SchemaError
+from pipelines.contracts.forking import renew_after_fork
 
 Kind = Literal["number", "truth", "text", "time"]
 Mask = npt.NDArray[np.bool_]
@@ -57,6 +58,11 @@ class Attributes:
         self._ids = frozenset(ids)
         self._columns: dict[str, Column] = {}
         self._groups: dict[str, npt.NDArray[np.int32]] = {}
+        self._lock = threading.Lock()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """In a forked process: another thread may have held the lock."""
         self._lock = threading.Lock()
 
     @property

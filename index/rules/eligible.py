@@ -16,6 +16,7 @@ import numpy.typing as npt
 from index.rules.attributes import Mask
 from index.search.leaves import Leaves
 from index.search.searcher import Rows, Scores, Vectors
+from pipelines.contracts.forking import renew_after_fork
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class EligibleCache:
         self._kept: OrderedDict[Hashable, Eligible] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
+        renew_after_fork(self)
 
     def get(self, where: Hashable, make: Callable[[], Eligible]) -> Eligible:
         """The eligible rows of ``where``, made and kept at first use. Two threads may make the same ones at once."""
@@ -94,6 +96,11 @@ class EligibleCache:
                     _, dropped = self._kept.popitem(last=False)
                     self._bytes -= dropped.nbytes
         return made
+
+    def after_fork(self) -> None:
+        """In a forked process: another thread may have held the lock, in the middle of a change."""
+        self._lock = threading.Lock()
+        self._bytes = sum(kept.nbytes for kept in self._kept.values())
 
     @property
     def nbytes(self) -> int:

@@ -129,9 +129,6 @@ class ExactSearcher:
             rows[part], scores[part] = found.rows, found.scores
         return Neighbors(rows, scores)
 
-    def release(self) -> None:
-        """Nothing to free: the vectors belong to the caller."""
-
     def save(self, directory: Path) -> None:
         """Writes ``vectors.npy`` below ``directory``."""
         np.save(directory / VECTORS_FILE, self._vectors)

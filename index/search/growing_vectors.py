@@ -15,6 +15,7 @@ import threading
 import numpy as np
 
 from index.search.searcher import Vectors
+from pipelines.contracts.forking import renew_after_fork
 
 # Initial room in rows; memory is only taken once it is written to.
 _ROOM = 1 << 16
@@ -28,6 +29,11 @@ class GrowingVectors:
         self._base = base
         self._room = room
         self._wide: Vectors | None = None
+        self._lock = threading.Lock()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """In a forked process: another thread may have held the lock. The memory is this process's own copy."""
         self._lock = threading.Lock()
 
     def with_fresh(self, fresh: Vectors) -> Vectors:

@@ -17,6 +17,7 @@ import contextlib
 import ctypes
 import functools
 import importlib.metadata
+import os
 import platform
 import re
 import sys
@@ -27,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from index.search.scann_binding import builder, compiled
-from pipelines.contracts.errors import TowerlineError
+from pipelines.contracts.forking import never_free, renew_after_fork
 from pipelines.user_folders import temporary_folder
 
 CONFIG_FILE = "config.pbtxt"
@@ -72,12 +73,27 @@ def load(directory: Path) -> Any:
     return compiled().ScannNumpy(str(place), (place / ASSETS_FILE).read_text())
 
 
-def release(searcher: Any) -> None:
-    """Frees what a ``ScannNumpy`` holds; it must not be searched afterwards. Does nothing where that is not possible:
-    the memory is then freed with the last reference."""
-    if _initialize() is not None:
-        with contextlib.suppress(TowerlineError):  # No temporary folder can be written.
-            _fill(searcher, _tiny_assets())
+class Tree:
+    """The one owner of a ``ScannNumpy``: the last reference to it frees the assets, without stopping other threads.
+
+    Whoever uses ``searcher`` holds this object meanwhile. A forked process uses the parent's trees but never frees
+    them: ScaNN would wait for the parent's threads.
+    """
+
+    def __init__(self, searcher: Any) -> None:
+        self.searcher = searcher
+        self._process = os.getpid()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """In a forked process: keeps the tree to the end."""
+        never_free(self.searcher)
+
+    def __del__(self) -> None:
+        # Where this does not work, the interpreter frees the assets a moment later, with its lock held.
+        with contextlib.suppress(Exception):
+            if self._process == os.getpid() and not sys.is_finalizing() and _initialize() is not None:
+                _fill(self.searcher, _tiny_assets(self._process))
 
 
 def _read(directory: Path) -> _Assets | None:
@@ -132,12 +148,13 @@ def _tiny() -> Any:
 
 
 @functools.cache
-def _tiny_assets() -> _Assets:
+def _tiny_assets(process: int) -> _Assets:
+    """Assets of one item. Each process has its own: a forked one that ends removes those it made."""
     searcher = _tiny()
     # ScaNN reads the files at each use: they stay until the process ends.
     opened = contextlib.ExitStack()
     folder = opened.enter_context(temporary_folder("towerline-"))
-    atexit.register(opened.close)
+    atexit.register(lambda: opened.close() if os.getpid() == process else None)
     searcher.serialize(str(folder), True)
     (folder / CONFIG_FILE).write_text(config_of(searcher))
     found = _read(folder)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from index.search.exact import best_by_utility, scores_of
 from index.search.scann_binding import builder, compiled
-from index.search.scann_loading import CONFIG_FILE, config_of, release
+from index.search.scann_loading import CONFIG_FILE, Tree, config_of
 from index.search.scann_loading import load as load_assets
 from index.search.searcher import (
     PAD_ROW,
@@ -55,8 +54,9 @@ class ScannSearcher:
     float32 vectors given to ``build`` or ``load``.
     """
 
-    def __init__(self, searcher: Any, settings: TreeSettings, vectors: Vectors, leaf_of_row: Int32 | None = None):
-        self._searcher = searcher
+    def __init__(self, tree: Tree, settings: TreeSettings, vectors: Vectors, leaf_of_row: Int32 | None = None):
+        self._tree = tree
+        self._searcher = tree.searcher
         self._settings = settings
         self._vectors = vectors
         self._leaf_of_row = leaf_of_row
@@ -84,7 +84,7 @@ class ScannSearcher:
                 f"tree.leaves: expected at most the {len(checked)} items, got {settings.leaves}. Ask for fewer leaves."
             )
         searcher = compiled().ScannNumpy(checked, config_text(checked, settings), threads or os.cpu_count() or 1)
-        return cls(searcher, settings, checked)
+        return cls(Tree(searcher), settings, checked)
 
     @property
     def num_items(self) -> int:
@@ -137,7 +137,7 @@ class ScannSearcher:
     def with_effort(self, effort: Effort) -> ScannSearcher:
         """The same tree with another default effort; nothing is built or copied."""
         settings = self._settings.model_copy(update={"leaves_to_search": effort.leaves, "reorder": effort.reorder})
-        return ScannSearcher(self._searcher, settings, self._vectors, self._leaf_of_row)
+        return ScannSearcher(self._tree, settings, self._vectors, self._leaf_of_row)
 
     def search(self, query: Vectors, k: int, effort: Effort | None = None) -> Neighbors:
         """Returns the best rows. See ``Searcher.search``.
@@ -239,10 +239,6 @@ class ScannSearcher:
             return self._effort
         return Effort(self._settings.leaves_to_search, max(self._settings.reorder, k * self._settings.reorder // 100))
 
-    def release(self) -> None:
-        """Frees the tree now, without stopping other threads. See ``Searcher.release``."""
-        release(self._searcher)
-
     def save(self, directory: Path) -> None:
         """Writes ScaNN's assets and the settings below ``directory``, which must exist. Where reordering is
         not float32, the vectors are not written a second time: ``load`` is given them."""
@@ -277,7 +273,7 @@ class ScannSearcher:
             )
         # With SOAR the two leaves of a row follow one another.
         first = tokens if len(tokens) == len(vectors) else tokens[::2]
-        return cls(searcher, settings, vectors, first.astype(np.int32))
+        return cls(Tree(searcher), settings, vectors, first.astype(np.int32))
 
 
 def config_text(vectors: Vectors, settings: TreeSettings) -> str:

@@ -138,10 +138,6 @@ class Searcher(Protocol):
         """
         ...
 
-    def release(self) -> None:
-        """Frees memory now instead of with the last reference. The searcher must not be asked any more."""
-        ...
-
 
 class SavableSearcher(Searcher, Protocol):
     """A searcher that has files of its own."""

@@ -132,11 +132,6 @@ class ShardedSearcher:
         merged = best_first_batch(np.concatenate(rows, axis=1), np.concatenate(scores, axis=1))
         return Neighbors(merged.rows[:, :k], merged.scores[:, :k])
 
-    def release(self) -> None:
-        """Frees every shard's tree. See ``Searcher.release``."""
-        for part in self._parts:
-            part.release()
-
     def save(self, directory: Path) -> None:
         """Writes each shard below ``directory``. For a shard that ``index.building.sharding_job`` has already written
         there, only the default effort is written."""

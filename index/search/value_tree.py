@@ -158,10 +158,6 @@ class ValueSearcher:
         padded[-1] = weight / self._spec.scale
         return padded
 
-    def release(self) -> None:
-        """Frees the tree. See ``Searcher.release``."""
-        self._inner.release()
-
     def save(self, directory: Path) -> None:
         """Writes the tree below ``directory``; ``save_value`` writes the files of the value dimension."""
         self._inner.save(directory)

@@ -135,6 +135,12 @@ class DeltaFollower:
         self._waiting: list[Delta] = []
         self._thread: threading.Thread | None = None
 
+    def after_fork(self) -> None:
+        """In a forked process: renews locks, and applies what a thread of the parent was about to apply."""
+        self._lock = threading.Lock()
+        if self._waiting:
+            self._fold()
+
     def poll(self) -> ServingVersion:
         """Returns the version to answer a call with, with all pauses and removals in the log applied.
 

@@ -197,10 +197,6 @@ class ServingVersion:
         """The item table's entries for ``[n] int32`` rows, in their order."""
         return (self.bundle.items if self.catalogue is None else self.catalogue).take(pa.array(rows))
 
-    def release(self) -> None:
-        """Frees the tree, the largest part; the version must not be used afterwards."""
-        self.searcher.release()
-
     def warm(self) -> None:
         """Loads what the first requests would otherwise wait for, or not find after retention removed the version."""
         self.space  # noqa: B018

@@ -357,15 +357,12 @@ def test_a_search_of_one_leaf_finds_the_rows_of_one_leaf(
         assert len(leaves) <= len(trees)
         of_these = np.flatnonzero(np.isin(leaf_of_row, leaves))
         assert sorted(rows.tolist()) == of_these[of_these < ITEMS].tolist()
-    searcher.release()
-    assert [tree._searcher.size() for tree in trees] == [1] * len(trees)
 
 
 @pytest.mark.parametrize("name", ["exact", "delta-exact"])
 def test_exact_search_has_no_leaves(name: str, vectors: Vectors) -> None:
     searcher = BUILDERS[name](vectors)
     assert searcher.leaf_of_row is None
-    searcher.release()
 
 
 def test_exact_search_is_saved_and_loaded(vectors: Vectors, queries: Vectors, tmp_path: Path) -> None:

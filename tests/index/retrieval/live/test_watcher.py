@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 
 from index.registry.registry import Registry
+from index.retrieval.live.source import Source
 from index.retrieval.live.version import ServingVersion
-from index.retrieval.live.watcher import Source
+from index.retrieval.live.watcher import Watcher
 from index.retrieval.retriever import Retriever
-from index.search.scann_loading import load, release
+from index.search.scann_loading import load
 from index.search.scann_tree import ScannSearcher
+from index.search.searcher import Effort
 from index.settings import TreeSettings
 from pipelines.contracts.errors import ArtifactError, TowerlineError
 from tests.index import serving_bundles
@@ -107,24 +109,49 @@ def test_the_old_version_is_freed(tmp_path: Path, bundles: list[Path]) -> None:
         gc.disable()
         try:
             assert watcher.check()
+            assert not watcher.check()
             assert [part() for part in old] == [None, None, None]
         finally:
             gc.enable()
-        assert not watcher.check()
     assert retriever.version != first
 
 
-def test_a_version_that_cannot_be_opened_is_passed_by(
-    tmp_path: Path, bundles: list[Path], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_loaded_tree_is_freed_by_its_last_reference(tmp_path: Path) -> None:
+    vectors = serving_bundles.clustered(500, 16, 0)
+    ScannSearcher.build(vectors, TreeSettings(leaves=5, leaves_to_search=3, reorder=100)).save(tmp_path)
+    loaded = ScannSearcher.load(tmp_path, vectors)
+    held, deeper = loaded._searcher, loaded.with_effort(Effort(5, 200))
+    del loaded
+    assert len(deeper.search(vectors[0], 10).rows) == 10
+    assert held.size() == 500
+    del deeper
+    assert held.size() == 1
+
+
+@pytest.fixture
+def broken(tmp_path: Path, bundles: list[Path]) -> Registry:
+    """A registry whose live version is whole when it is opened; then a version follows that cannot be opened."""
     registry = Registry(tmp_path / "registry")
-    good = registry.publish(bundles[0])
-    retriever = Retriever.open(tmp_path / "registry")
-    bad = registry.publish(bundles[1])
-    tower = tmp_path / "registry" / "versions" / bad / "query_tower.tflite"
+    registry.publish(bundles[0])
+    return registry
+
+
+def damage(registry: Registry, version: str) -> bytes:
+    """Overwrites the version's tower, and returns what it was."""
+    tower = Path(registry.url) / "versions" / version / "query_tower.tflite"
     content = tower.read_bytes()
     tower.unlink()
     tower.write_bytes(b"x" * len(content))
+    return content
+
+
+def test_a_version_that_cannot_be_opened_is_passed_by(
+    broken: Registry, bundles: list[Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    retriever = Retriever.open(broken.url)
+    good = retriever.version
+    bad = broken.publish(bundles[1])
+    damage(broken, bad)
     with retriever, caplog.at_level(logging.ERROR, "towerline.retriever"):
         watcher = retriever.watch(60.0)
         assert not watcher.check()
@@ -132,15 +159,42 @@ def test_a_version_that_cannot_be_opened_is_passed_by(
         assert retriever.version == good
         assert isinstance(retriever.last_error, ArtifactError)
         assert "its checksum" in str(retriever.last_error)
-        (tmp_path / "registry" / "CURRENT").unlink()
+        (Path(broken.url) / "CURRENT").unlink()
         assert not watcher.check()
         assert isinstance(retriever.last_error, TowerlineError)
-        third = registry.publish(bundles[1])
+        third = broken.publish(bundles[1])
         assert watcher.check()
         assert retriever.version == third
         assert retriever.last_error is None
     assert "the live one stays" in caplog.text
     assert retriever.metrics.registry.get_sample_value("towerline_failed_swaps_total") == 2.0
+
+
+def test_a_version_that_could_not_be_opened_is_tried_again_after_longer_waits(
+    broken: Registry, bundles: list[Path]
+) -> None:
+    retriever = Retriever.open(broken.url)
+    seconds = 0.0
+    watcher = Watcher(
+        retriever._source, retriever._move, lambda: retriever.version, lambda: None, retriever.metrics, 10.0,
+        lambda: seconds,
+    )  # fmt: skip
+    bad = broken.publish(bundles[1])
+    content = damage(broken, bad)
+    tried_at = []
+    while seconds < 3600.0:
+        failures = retriever.metrics.registry.get_sample_value("towerline_failed_swaps_total")
+        assert not watcher.check()
+        if retriever.metrics.registry.get_sample_value("towerline_failed_swaps_total") != failures:
+            tried_at.append(seconds)
+        seconds += 10.0
+    # 10 s doubled after each failure, at most ten minutes.
+    assert tried_at == [0, 20, 60, 140, 300, 620, 1220, 1820, 2420, 3020]
+    (Path(broken.url) / "versions" / bad / "query_tower.tflite").write_bytes(content)
+    seconds = 3620.0
+    assert watcher.check()
+    assert retriever.version == bad
+    assert watcher.last_error is None
 
 
 def test_a_bundle_has_no_current_to_follow(bundles: list[Path]) -> None:
@@ -159,8 +213,7 @@ def test_scann_loaded_aside_answers_like_the_ordinary_one(tmp_path: Path) -> Non
         for one, other in zip(aside.search(query, 20, 100, 3), ordinary.search(query, 20, 100, 3), strict=True):
             np.testing.assert_array_equal(one, other)
     assert aside.size() == 2000
-    release(aside)
-    assert aside.size() == 1
+
     (tmp_path / "hashed_dataset.npy").unlink()
     with pytest.raises(RuntimeError):
         load(tmp_path)
