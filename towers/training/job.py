@@ -82,6 +82,7 @@ def run(
     resume: bool = True,
     mined: Mined | None = None,
     warm: WarmStart | None = None,
+    epochs: int | None = None,
 ) -> Path:
     """Trains the towers on the artifact at ``features`` and writes the model artifact to ``out``.
 
@@ -89,7 +90,8 @@ def run(
     version, the earlier model and the number of workers are the same. TensorBoard curves are written to
     ``tensorboard/`` next to ``out``. With several workers (``TF_CONFIG``) each calls this with the same arguments and
     features, and the first of them writes. ``mined``: hard negatives. ``warm``: continue from an earlier model instead
-    of training in full. ``progress``: shows the steps of each phase; with several workers, those of the first.
+    of training in full. ``epochs``: do not look for the best epoch, train for this number of epochs on train and valid (0:
+    the start is the result). ``progress``: shows the steps of each phase; with several workers, those of the first.
 
     Raises:
         ArtifactError: the features or the earlier model are missing or damaged, the earlier model has other towers, or
@@ -111,7 +113,7 @@ def run(
     inputs = {"features": artifact.manifest.fingerprint}
     begun_from = None if warm is None else [read_manifest(warm.model).fingerprint, warm.epochs]
     mined_from = None if mined is None else mined.version
-    fingerprint = fingerprint_of([inputs, config, begun_from, mined_from, team.count])
+    fingerprint = fingerprint_of([inputs, config, begun_from, mined_from, team.count, epochs])
     own = f".{out.name}.checkpoint" + (f".{team.index}" if team.index else "")
     # Workers resume together or not at all: each has a checkpoint of every epoch.
     minutes = settings.checkpoint_minutes if team.count == 1 else 0.0
@@ -121,7 +123,7 @@ def run(
         place.resume = False
     report = _to_tensorboard(out.parent / "tensorboard" / fingerprint[:12]) if team.writes else None
     if warm is None:
-        trained = train(data, settings, seed=seed, progress=shown, place=place, report=report)
+        trained = train(data, settings, seed=seed, progress=shown, place=place, report=report, epochs=epochs)
     else:
         trained = _go_on(data, settings, warm, features, seed=seed, progress=shown, place=place, report=report)
     if not team.writes:
@@ -153,6 +155,7 @@ def train(
     progress: Progress = SILENT,
     place: checkpoints.CheckpointDirectory | None = None,
     report: Callable[[Epoch], None] | None = None,
+    epochs: int | None = None,
 ) -> Trained:
     """Both phases: the search for the best epoch, and the refit.
 
@@ -161,7 +164,10 @@ def train(
         progress: shows the steps of each phase, and that the start is being computed.
         report: called after each epoch, and with the measured start; an exception that it raises ends the training
             (tuning prunes this way).
+        epochs: the refit alone, for this number of epochs.
     """
+    if epochs is not None:
+        return _Phase(data, settings, seed, "refit", epochs, False, place, report, progress).fit()
     can_validate = can_evaluate(data, _VALID)
     phase, _, best_epoch = ("", 0, 0) if place is None else place.reached()
     curves: tuple[Epoch, ...] = ()
