@@ -29,6 +29,7 @@ from index.inference.item_tower import convert
 from index.inference.record_embedder import RecordEmbedder
 from index.inference.user_records import UserRecords
 from index.registry.bundle import (
+    BACKTEST_DIR,
     FORMAT_VERSION,
     ITEM_TOWER_DIR,
     ITEM_TOWER_FILE,
@@ -43,6 +44,7 @@ from index.registry.bundle import (
     USER_TOWER_DIR,
     USERS_FILE,
     VOCABULARY_DIR,
+    Bundle,
     Probes,
     read_json,
     save_probes,
@@ -68,6 +70,9 @@ _SEED = 17
 _FEWEST_APART = 20
 # Number of items whose vectors the converted item tower must reproduce.
 _COMPARED_ITEMS = 1000
+# In a bundle's facts: which model a figure is of.
+MEASURED_BY = "measured_by"
+_WINDOW = "window"
 _COPIED = (TOWERS_FILE, QUERY_TOWER_FILE, VOCABULARY_DIR, ITEM_TOWER_DIR, USER_TOWER_DIR)
 
 
@@ -89,6 +94,12 @@ class _Sources:
         named = {"embeddings": self.embeddings, "model": self.model, "features": self.features}
         return {name: artifact.manifest.fingerprint for name, artifact in named.items()}
 
+    @property
+    def window(self) -> dict[str, Any]:
+        """With rolling windows, the fact that says which events the towers have learned from; else nothing."""
+        facts = self.features.manifest.facts
+        return {_WINDOW: facts[_WINDOW]} if _WINDOW in facts else {}
+
 
 def run(
     embeddings: Path,
@@ -100,6 +111,7 @@ def run(
     retriever: RetrieverSettings | None = None,
     beam_args: Sequence[str] = (),
     progress: Progress = SILENT,
+    backtest: Path | None = None,
 ) -> Path:
     """Builds the bundle and returns ``out``.
 
@@ -112,6 +124,7 @@ def run(
         retriever: how requests are answered unless a call says otherwise; None means the defaults.
         beam_args: options of Beam for the shards; none means the runner inside this process.
         progress: shows what is predicted and measured.
+        backtest: the bundle whose towers have not seen the held-out windows, to be kept inside this one.
 
     Raises:
         ArtifactError: an input is missing or damaged, or the inputs do not belong together.
@@ -119,6 +132,7 @@ def run(
     """
     with progress.waiting("reading embeddings and model"):
         sources = _open(embeddings, model, features)
+        inner = None if backtest is None else Bundle.open(backtest)
         items = item_table(sources, settings)
     predicted = predict(len(sources.vectors), sources.vectors.shape[1], settings, progress)
     progress.line(predicted.line)
@@ -129,12 +143,14 @@ def run(
             out,
             kind=KIND,
             format_version=FORMAT_VERSION,
-            inputs=sources.fingerprints,
+            inputs=sources.fingerprints | ({} if inner is None else {BACKTEST_DIR: inner.manifest.fingerprint}),
             config=config_of(settings, retriever),
         ) as draft,
     ):
         started = time.perf_counter()
         _copy(sources, draft.dir)
+        if inner is not None:
+            shutil.copytree(inner.dir, draft.dir / BACKTEST_DIR)
         (draft.dir / RETRIEVER_FILE).write_text((retriever or RetrieverSettings()).model_dump_json())
         _convert_item_tower(sources, draft.dir, progress)
         pq.write_table(items, draft.dir / ITEMS_FILE)
@@ -156,6 +172,8 @@ def run(
         save_searcher(tuned, draft.dir)
         save_probes(users.probes, draft.dir / PROBES_DIR)
         draft.facts.update(facts_of(sources, tuned.spec), seconds=time.perf_counter() - started)
+        if inner is not None:
+            draft.facts[MEASURED_BY] = _measured_by(sources, inner)
     return out
 
 
@@ -323,10 +341,20 @@ def save_searcher(tuned: Tuned, target: Path) -> None:
         tuned.searcher.save(target / SCANN_DIR)
 
 
+def _measured_by(sources: _Sources, backtest: Bundle) -> dict[str, Any]:
+    """Which of the two models a figure is of, by kind of figure."""
+    inner = {"bundle": BACKTEST_DIR, "model": backtest.manifest.inputs["model"]}
+    return {
+        "held-out events": inner | {_WINDOW: backtest.manifest.facts.get(_WINDOW)},
+        "everything else": {"bundle": ".", "model": sources.model.manifest.fingerprint, **sources.window},
+    }
+
+
 def facts_of(sources: _Sources, spec: SearcherSpec) -> dict[str, Any]:
     """The bundle's facts for the manifest."""
     measured = spec.check or spec.chosen
     return {
+        **sources.window,
         **vector_statistics(sources.vectors),
         "space": sources.towers["space"],
         "engine": spec.engine,

@@ -5,6 +5,7 @@ Reads ``features/``. No TensorFlow.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -40,7 +41,8 @@ class TrainingData:
     ``items`` and ``users`` map a feature's name to its encoded column; the rows of ``users`` are the users of
     ``events``. ``item_frequency [items] int64`` counts each item's train events. ``numbers`` has the
     fitted values of each numeric feature. ``as_of_us``: the moment, in microseconds, to which the columns' times since
-    are counted. ``mined [users, n] int32``: items that the live index returns for each user, -1 for none.
+    are counted. ``mined [users, n] int32``: items that the live index returns for each user, -1 for none. ``window``:
+    of rolling windows, ``valid_from`` and ``test_from`` in microseconds.
     """
 
     schema: DatasetSchema
@@ -53,6 +55,7 @@ class TrainingData:
     numbers: dict[Side, dict[str, FittedNumbers]]
     as_of_us: int = 0
     mined: Int32 | None = None
+    window: Mapping[str, int] | None = None
 
     def weighs(self, events: EventLists) -> npt.NDArray[np.bool_]:
         """``[events]`` whether its action counts; actions of weight 0 in ``[actions]`` are context only."""
@@ -99,6 +102,7 @@ def load(features: Path) -> TrainingData:
         },
         numbers={"item": _numbers(vocabulary, "item"), "user": _numbers(vocabulary, "user")},
         as_of_us=int(artifact.manifest.facts["as_of_us"]),
+        window=artifact.manifest.facts.get("window"),
     )
     check(data, str(features))
     return _counted(data)

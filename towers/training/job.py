@@ -34,7 +34,14 @@ from towers.training.optimizers import LazyAdam
 from towers.training.prefetch import prefetched
 from towers.training.recall import Figures
 from towers.training.validation_recall import can_evaluate, evaluate, selecting, selection
-from towers.training.warm_start import FORGOTTEN_USERS, NIGHTS, WarmStart, forgotten_users
+from towers.training.warm_start import (
+    EPOCHS_FOUND,
+    FORGOTTEN_USERS,
+    NIGHTS,
+    WarmStart,
+    epochs_found,
+    forgotten_users,
+)
 from towers.training.workers import part_of, workers
 
 KIND = "model"
@@ -90,8 +97,8 @@ def run(
     version, the earlier model and the number of workers are the same. TensorBoard curves are written to
     ``tensorboard/`` next to ``out``. With several workers (``TF_CONFIG``) each calls this with the same arguments and
     features, and the first of them writes. ``mined``: hard negatives. ``warm``: continue from an earlier model instead
-    of training in full. ``epochs``: do not look for the best epoch, train for this number of epochs on train and valid (0:
-    the start is the result). ``progress``: shows the steps of each phase; with several workers, those of the first.
+    of training in full. ``epochs``: do not look for the best epoch, train for this number of epochs on train and valid
+    (0: the start is the result). ``progress``: shows the steps of each phase; with several workers, those of the first.
 
     Raises:
         ArtifactError: the features or the earlier model are missing or damaged, the earlier model has other towers, or
@@ -140,6 +147,7 @@ def run(
         (draft.dir / "training.json").write_text(json.dumps(record, indent=1))
         draft.facts.update({"space": facts["space"], "dim": facts["dim"], "best_epoch": trained.best_epoch})
         draft.facts[NIGHTS] = 0 if warm is None else warm.nights()
+        draft.facts[EPOCHS_FOUND] = trained.best_epoch if warm is None else epochs_found(read_manifest(warm.model))
         draft.facts[FORGOTTEN_USERS] = forgotten_users(artifact.manifest)
         draft.facts["mined_from"] = mined_from
         draft.facts["valid"] = max((epoch.valid for epoch in trained.curves if epoch.valid is not None), default=None)

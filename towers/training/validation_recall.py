@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.contracts.arrays import Int32
-from pipelines.contracts.schema import SPLITS, DatasetSchema
-from pipelines.sequences.event_lists import EventLists
+from pipelines.contracts.schema import SPLITS
 from pipelines.sequences.held_out import held_out_events, truth_by_action
 from towers.data.histories import Histories, request_histories
 from towers.data.moments import Moving, side_by_side
@@ -21,11 +20,14 @@ from towers.settings import TowersSettings
 from towers.training.recall import Figures, recall_at
 
 
-def split_start_us(schema: DatasetSchema, events: EventLists, split: int) -> int | None:
-    """The moment ``split`` begins: from the schema, or the first held-out event if all earlier splits' events precede
-    it. None if there is no such moment: then each user's own last event is used.
+def split_start_us(data: TrainingData, split: int) -> int | None:
+    """The moment ``split`` begins: of rolling windows, or from the schema, or the first held-out event if all earlier
+    splits' events precede it. None if there is no such moment: then each user's own last event is used.
     """
-    bound = {"valid": schema.split.valid_from, "test": schema.split.test_from}.get(SPLITS[split])
+    schema, events, name = data.schema, data.events, SPLITS[split]
+    if data.window is not None:
+        return data.window[f"{name}_from"]
+    bound = {"valid": schema.split.valid_from, "test": schema.split.test_from}.get(name)
     if isinstance(bound, datetime.datetime):
         return int(bound.timestamp() * 1_000_000)
     held, known = events.times[events.splits == split], events.times[events.splits < split]
@@ -85,7 +87,7 @@ class KnownAtSplit:
 def known_at(data: TrainingData, users: Int32, split: int) -> KnownAtSplit:
     """What is known about the catalogue and ``users`` when ``split`` begins."""
     timed = data.schema.tables.events.time is not None
-    start = split_start_us(data.schema, data.events, split)
+    start = split_start_us(data, split)
     histories = request_histories(data.events, users, split, start, data.schema.history.max_length, timed=timed)
     if start is None:
         return KnownAtSplit(histories, {}, {})

@@ -21,6 +21,7 @@ from towers.network.model import TwoTowers
 from towers.runtime import tf
 
 NIGHTS = "warm_nights"
+EPOCHS_FOUND = "epochs_found"
 FORGOTTEN_USERS = "forgotten_users"
 
 
@@ -74,6 +75,11 @@ def forgotten_users(features: Manifest) -> int:
 def nights_of(model: Manifest) -> int:
     """Number of consecutive warm starts behind a model; 0: trained in full."""
     return int(model.facts.get(NIGHTS) or 0)
+
+
+def epochs_found(model: Manifest) -> int:
+    """The number of epochs that the last full training behind a model found best."""
+    return int(model.facts.get(EPOCHS_FOUND, model.facts["best_epoch"]))
 
 
 def _by_value(

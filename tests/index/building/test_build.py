@@ -222,3 +222,39 @@ def test_a_plan_builds_nothing(embeddings: Path, tmp_path: Path) -> None:
         build.plan(tmp_path / "none", IndexSettings())
     with pytest.raises(ConfigError, match=r"index.memory_gib: .* Nothing was started"):
         build.plan(embeddings, IndexSettings(engine="exact", memory_gib=1e-6))
+
+
+def test_a_bundle_takes_its_backtest_along(stages: Stages, embeddings: Path, bundle: Path, tmp_path: Path) -> None:
+    settings = IndexSettings(attributes=ATTRIBUTES, tuning_queries=40)
+    out = build.run(
+        embeddings, stages.model, stages.features, settings, tmp_path / "night", retriever=None, backtest=bundle
+    )
+    night, inner = Bundle.open(out), Bundle.open(bundle)
+    assert night.backtest is not None
+    assert night.measured.manifest.fingerprint == inner.manifest.fingerprint
+    assert night.manifest.inputs["backtest"] == inner.manifest.fingerprint
+    by = night.manifest.facts[build.MEASURED_BY]
+    assert by["held-out events"]["bundle"] == "backtest"
+    assert by["held-out events"]["model"] == inner.manifest.inputs["model"]
+    assert by["everything else"]["model"] == night.manifest.inputs["model"]
+    # Its files are among the night's own, each with its checksum.
+    assert {f"backtest/{name}" for name in [*inner.manifest.files, "manifest.json"]} <= set(night.manifest.files)
+    assert build.MEASURED_BY not in inner.manifest.facts
+
+
+def test_a_damaged_backtest_is_refused_by_name(stages: Stages, embeddings: Path, bundle: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(bundle, tmp_path / "broken")
+    with (broken / "vectors.npy").open("r+b") as file:
+        file.seek(-4, 2)
+        file.write(b"\x01\x02\x03\x04")
+    with pytest.raises(ArtifactError, match=r"broken/vectors\.npy.*damaged"):
+        build.run(
+            embeddings,
+            stages.model,
+            stages.features,
+            IndexSettings(),
+            tmp_path / "out",
+            retriever=None,
+            backtest=broken,
+        )
+    assert not (tmp_path / "out").exists()

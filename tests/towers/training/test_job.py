@@ -141,6 +141,31 @@ def test_a_run_killed_in_its_refit_does_not_search_again(tmp_path: Path) -> None
     np.testing.assert_allclose(losses(resumed.curves), losses(whole.curves), rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["time", "order"])
+def test_a_number_of_epochs_gives_the_refit_of_a_run_that_found_it(kind: str) -> None:
+    data, chosen = tiny_data(kind), settings(kind, epochs=3)
+    whole = train(data, chosen, seed=4)
+    alone = train(data, chosen, seed=4, epochs=whole.best_epoch)
+    assert [(epoch.phase, epoch.epoch) for epoch in alone.curves] == [
+        ("refit", number + 1) for number in range(whole.best_epoch)
+    ]
+    assert alone.best_epoch == whole.best_epoch
+    for left, right in zip(whole.model.get_weights(), alone.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_no_epoch_at_all_is_a_number_of_epochs() -> None:
+    """The closed-form start is made of train and valid events."""
+    data, chosen = tiny_data("time"), settings("time", epochs=3)
+    start = train(data, chosen, seed=4, epochs=0)
+    assert (start.curves, start.best_epoch) == ((), 0)
+    events = dataclasses.replace(data.events, splits=np.where(data.events.splits < 2, 0, 2).astype(np.int8))
+    everything = dataclasses.replace(data, events=events)
+    of_train = train(everything, chosen.model_copy(update={"epochs": 0, "refit": False}), seed=4)
+    for left, right in zip(start.model.get_weights(), of_train.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
 def test_a_run_killed_after_its_early_stop_does_not_go_on_searching(tmp_path: Path) -> None:
     """The rate is too high to learn by: a best epoch soon, then the patience runs out."""
     data, chosen = tiny_data("order"), settings("order", epochs=12, patience=2, learning_rate=0.5, refit=False)

@@ -12,7 +12,7 @@ from tests.towers.tiny import USERS, tiny_data
 from towers.data.training_data import TrainingData
 from towers.network.model import TwoTowers
 from towers.settings import settings_for
-from towers.training.validation_recall import all_vectors, evaluate
+from towers.training.validation_recall import all_vectors, evaluate, known_at, split_start_us
 
 VIEW, CLICK, BUY = range(3)
 KS = (3, 10)
@@ -86,3 +86,15 @@ def test_a_single_action_has_no_figures_of_its_own() -> None:
     data = tiny_data("time")
     model = TwoTowers(data, settings_for(data.schema, embedding_dim=9), 4)
     assert set(evaluate(model, data, 1, KS)) == {"all", "novel"}
+
+
+def test_a_part_of_rolling_windows_begins_at_its_midnight_and_not_at_its_first_event() -> None:
+    """Counts and histories are those of the window's start, whatever the schema says."""
+    data = tiny_data("time")
+    events = data.events
+    later = int(events.times[events.splits == 2].min()) + 3 * 86_400_000_000
+    rolling = dataclasses.replace(data, window={"valid_from": later - 1, "test_from": later, "end": 2 * later})
+    assert (split_start_us(rolling, 1), split_start_us(rolling, 2)) == (later - 1, later)
+    users = np.arange(USERS, dtype=np.int32)
+    before, after = (known_at(one, users, 2).item_moving["sold"] for one in (data, rolling))
+    assert (before != after).any()

@@ -19,7 +19,7 @@ from towers.network.model import TwoTowers
 from towers.settings import TowersSettings, WindowsSettings
 from towers.training import job as training
 from towers.training.validation_recall import all_vectors
-from towers.training.warm_start import WarmStart, _moved, nights_of
+from towers.training.warm_start import WarmStart, _moved, epochs_found, nights_of
 
 SMALL = {
     "embedding_dim": 17,
@@ -107,3 +107,14 @@ def test_other_towers_are_refused_by_what_differs(nights: Path, tmp_path: Path) 
             warm=WarmStart(nights / "model", 1),
         )  # fmt: skip
     assert not (tmp_path / "model").exists()
+
+
+def test_the_epochs_that_the_last_full_training_found_are_known_to_every_night_after_it(
+    nights: Path, tmp_path: Path
+) -> None:
+    found = read_manifest(nights / "model").facts["best_epoch"]
+    # A warm night has an epoch number of its own.
+    first = training.run(nights / "new", settings(), tmp_path / "first", warm=WarmStart(nights / "model", 3))
+    second = training.run(nights / "new", settings(), tmp_path / "second", warm=WarmStart(first, 3))
+    assert [read_manifest(night).facts["best_epoch"] for night in (first, second)] == [3, 3]
+    assert [epochs_found(read_manifest(night)) for night in (nights / "model", first, second)] == [found] * 3
