@@ -1,10 +1,10 @@
 """What training on everything is worth to a night, and how: by a refit, or by going on from the backtest's towers.
 
-Past nights, one per ``--ends``. The backtest of a night learns without the last ``test_days`` before its end and chooses
-its epoch on the ``valid_days`` before those. Then there are three ways to publish: the backtest's towers as they are;
-towers trained again on everything before the end, for the number of epochs that the backtest found; or the backtest's
-towers after some more epochs on everything. The truth is the events of the ``days`` after the end, which none of them
-has seen. All of them are asked with the histories and the counts that users and items have at the end.
+Past nights, one per ``--ends``. The backtest of a night learns without the last ``test_days`` before its end and
+chooses its epoch on the ``valid_days`` before those. Then there are three ways to publish: the backtest's towers as
+they are; towers trained again on everything before the end, for the number of epochs that the backtest found; or the
+backtest's towers after some more epochs on everything. The truth is the events of the ``days`` after the end, which
+none of them has seen. All of them are asked with the histories and the counts that users and items have at the end.
 
     python -m benchmarks.night_refit --config configs/complete_journey.toml --ends 2017-09-04 2017-10-02
 """
