@@ -1,13 +1,14 @@
-"""Rebuilds the live version with its deltas folded in: dead items go, fresh ones move into the tree.
+"""Rebuilds the live version with the changes of the log folded in: dead items go, fresh ones move into the tree.
 
-Reads the live version and its log; writes a bundle and publishes it. Nothing is trained or tuned: towers, vocabulary
-codes and the tree's settings stay, so the vectors stay in their space.
+Reads the live version and the registry's log; writes a bundle and publishes it. Nothing is trained or tuned: towers,
+vocabulary codes, the scale of the value and the tree's settings stay, so the vectors stay in their space and no answer
+changes.
 """
 
 from __future__ import annotations
 
-import datetime
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,11 @@ import pyarrow.parquet as pq
 
 from index.building.sharding_job import ShardsJob
 from index.building.vector_statistics import vector_statistics
+from index.inference.item_embedder import ItemEmbedder
+from index.inference.item_features import write_item_features
 from index.registry.bundle import (
     FORMAT_VERSION,
+    ITEM_FEATURES_FILE,
     ITEMS_FILE,
     KIND,
     PROBES_DIR,
@@ -31,19 +35,25 @@ from index.registry.bundle import (
     Probes,
     save_probes,
 )
-from index.registry.delta_writer import carry
-from index.registry.deltas import DeltaLog, DeltaState, replay
+from index.registry.delta_log import DeltaLog
+from index.registry.deltas import DeltaState
 from index.registry.registry import Registry
-from index.registry.searcher_spec import SearcherSpec
 from index.search.exact import VECTORS_FILE, ExactSearcher
 from index.search.scann_tree import LEAST_ITEMS, ScannSearcher
-from index.search.searcher import Vectors
+from index.search.searcher import Scores, Vectors
+from index.search.value_tree import VALUE_DIR, augmented, save_value
 from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.manifest import write_artifact
 from pipelines.contracts.vocabulary import Vocabulary
 from pipelines.progress import SILENT, Progress
 
-_REBUILT = (VOCABULARY_DIR, VECTORS_FILE, ITEMS_FILE, SCANN_DIR, SEARCHER_FILE, PROBES_DIR, "manifest.json")
+# All but these is copied.
+_REBUILT = (
+    *(VOCABULARY_DIR, VECTORS_FILE, ITEMS_FILE, ITEM_FEATURES_FILE, SCANN_DIR, VALUE_DIR, SEARCHER_FILE, PROBES_DIR),
+    "manifest.json",
+)
+# Rows whose features are in memory at a time.
+_BLOCK_ROWS = 1 << 17
 
 
 def run(registry: str | Path, out: Path, *, keep: int | None = None, progress: Progress = SILENT) -> str:
@@ -59,21 +69,21 @@ def run(registry: str | Path, out: Path, *, keep: int | None = None, progress: P
         ArtifactError: nothing is live, the version is damaged, or no item is live.
     """
     opened = Registry(registry)
-    since = datetime.datetime.now(datetime.UTC).isoformat()
     with progress.waiting("compact"):
         live = opened.open()
-        state = replay(live.bundle, DeltaLog(opened.store, live.version))
-        write_bundle(live.bundle, state, live.version, out)
-        # Changes made while the bundle was being built are copied, with the pauses.
-        return opened.publish(out, keep=keep, before_live=lambda name: carry(opened, live.version, name, since))
+        state = DeltaState.opened(live.bundle, DeltaLog(opened.store), ItemEmbedder(live.bundle))
+        write_bundle(state, live.version, out)
+        # Changes made while the bundle was being built have later numbers in the log, and so have the next ones.
+        return opened.publish(out, keep=keep)
 
 
-def write_bundle(bundle: Bundle, state: DeltaState, version: str, out: Path) -> Path:
-    """Writes the bundle with the state folded in. Paused ads stay in the catalogue: pauses are copied through the log.
+def write_bundle(state: DeltaState, version: str, out: Path) -> Path:
+    """Writes the state's bundle with the state folded in. Paused ads stay in the catalogue: the log pauses them.
 
     Raises:
         ArtifactError: no item lives.
     """
+    bundle = state.bundle
     rows = _living_rows(state)
     if len(rows) == 0:
         raise ArtifactError(f"{bundle.dir}: every item was removed: there is nothing left to build from.")
@@ -82,7 +92,8 @@ def write_bundle(bundle: Bundle, state: DeltaState, version: str, out: Path) -> 
         **bundle.manifest.facts,
         **vector_statistics(vectors),
         "compacted_from": version,
-        "delta_sequence": state.sequence,
+        "delta_sequence": max(state.sequence, bundle.delta_sequence),
+        "as_of_us": bundle.as_of_us,
     }
     with write_artifact(
         out,
@@ -94,11 +105,13 @@ def write_bundle(bundle: Bundle, state: DeltaState, version: str, out: Path) -> 
         shutil.copytree(
             bundle.dir, draft.dir, dirs_exist_ok=True, ignore=lambda folder, _: _not_copied(folder, bundle.dir)
         )
-        _vocabulary(bundle, state, rows).save(draft.dir / VOCABULARY_DIR)
+        _vocabulary(state, rows).save(draft.dir / VOCABULARY_DIR)
         np.save(draft.dir / VECTORS_FILE, vectors)
         items = pa.concat_tables([bundle.items, state.fresh_items]).take(pa.array(rows))
         pq.write_table(items, draft.dir / ITEMS_FILE)
-        _write_searcher(bundle.spec, vectors, draft.dir)
+        write_item_features(state.fresh.features.schema, _features(state, rows), draft.dir / ITEM_FEATURES_FILE)
+        log_values = None if state.log_values is None else state.log_values[rows]
+        _write_searcher(bundle, vectors, log_values, draft.dir)
         _write_probes(bundle.probes, vectors, draft.dir)
         draft.facts.update(folded)
     return out
@@ -116,16 +129,24 @@ def _living_rows(state: DeltaState) -> npt.NDArray[np.int64]:
     return ordered
 
 
-def _vocabulary(bundle: Bundle, state: DeltaState, rows: npt.NDArray[np.int64]) -> Vocabulary:
-    kept = bundle.vocabulary
-    ids = state.item_ids().take(pa.array(rows))
-    before = kept.item_rows(ids)
-    frequency = np.where(before >= 0, kept.item_frequency[before], 0)
-    return Vocabulary(kept.user, kept.item, ids, frequency.astype(np.int64))
+def _features(state: DeltaState, rows: npt.NDArray[np.int64]) -> Iterator[pa.Table]:
+    for start in range(0, len(rows), _BLOCK_ROWS):
+        yield state.known(rows[start : start + _BLOCK_ROWS]).features
 
 
-def _write_searcher(spec: SearcherSpec, vectors: Vectors, target: Path) -> None:
+def _vocabulary(state: DeltaState, rows: npt.NDArray[np.int64]) -> Vocabulary:
+    kept = state.bundle.vocabulary
+    return Vocabulary(kept.user, kept.item, state.item_ids().take(pa.array(rows)), state.frequency[rows])
+
+
+def _write_searcher(bundle: Bundle, vectors: Vectors, log_values: Scores | None, target: Path) -> None:
     """As in the live version; exact search if too few items are left for its trees."""
+    searched = vectors
+    if bundle.value is not None and log_values is not None:
+        value = bundle.value.spec
+        searched = augmented(vectors, log_values, value.scale, value.center)
+        save_value(target, value, log_values, searched)
+    spec = bundle.spec
     tree, fewest = spec.tree, len(vectors) // spec.shards
     if tree is None or spec.engine == "exact" or tree.leaves > fewest or fewest < LEAST_ITEMS:
         spec = spec.model_copy(update={"engine": "exact", "tree": None, "shards": 1})
@@ -133,7 +154,7 @@ def _write_searcher(spec: SearcherSpec, vectors: Vectors, target: Path) -> None:
         ShardsJob(target / VECTORS_FILE, target / SCANN_DIR, spec.shards).build(tree)
     else:
         (target / SCANN_DIR).mkdir()
-        ScannSearcher.build(vectors, tree).save(target / SCANN_DIR)
+        ScannSearcher.build(searched, tree).save(target / SCANN_DIR)
     (target / SEARCHER_FILE).write_text(spec.model_dump_json(indent=2))
 
 

@@ -19,18 +19,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from index.building.forecast import Forecast, check_budget, predict
+from index.building.item_tower_conversion import convert
 from index.building.measurement import Queries, measure
 from index.building.sharding_job import ShardsJob
 from index.building.stored_types import with_stored_types
 from index.building.tuning import Tuned, tune
 from index.building.value_scale import add_value
 from index.building.vector_statistics import vector_statistics
-from index.inference.item_tower import convert
+from index.inference.item_features import feature_columns, write_item_features
 from index.inference.record_embedder import RecordEmbedder
 from index.inference.user_records import UserRecords
 from index.registry.bundle import (
     BACKTEST_DIR,
     FORMAT_VERSION,
+    ITEM_FEATURES_FILE,
     ITEM_TOWER_DIR,
     ITEM_TOWER_FILE,
     ITEMS_FILE,
@@ -154,6 +156,8 @@ def run(
         (draft.dir / RETRIEVER_FILE).write_text((retriever or RetrieverSettings()).model_dump_json())
         _convert_item_tower(sources, draft.dir, progress)
         pq.write_table(items, draft.dir / ITEMS_FILE)
+        raw = item_features(sources)
+        write_item_features(raw.schema, [raw], draft.dir / ITEM_FEATURES_FILE)
         with progress.waiting("embedding held-out users"):
             users = _users(sources, settings, draft.dir)
         tuned = tune(
@@ -257,6 +261,13 @@ def item_table(sources: _Sources, settings: IndexSettings) -> pa.Table:
     return pa.table(columns)
 
 
+def item_features(sources: _Sources) -> pa.Table:
+    """The raw columns that item features read, counts included, in row order: so that a changed ad keeps what its row
+    does not say."""
+    table = load_items(sources.features.dir)
+    return table.select([name for name in feature_columns(sources.schema) if name in table.column_names])
+
+
 def _copy(sources: _Sources, target: Path) -> None:
     for name in _COPIED:
         source = sources.model.dir / name
@@ -352,7 +363,7 @@ def _measured_by(sources: _Sources, backtest: Bundle) -> dict[str, Any]:
 
 def facts_of(sources: _Sources, spec: SearcherSpec) -> dict[str, Any]:
     """The bundle's facts for the manifest."""
-    measured = spec.check or spec.chosen
+    measured, features = spec.check or spec.chosen, sources.features.manifest.facts
     return {
         **sources.window,
         **vector_statistics(sources.vectors),
@@ -362,4 +373,6 @@ def facts_of(sources: _Sources, spec: SearcherSpec) -> dict[str, Any]:
         "p50_us": None if measured is None else measured.p50_us,
         "p99_us": None if measured is None else measured.p99_us,
         "searcher": spec.model_dump(mode="json"),
+        "as_of_us": features["as_of_us"],
+        "delta_sequence": features.get("delta_sequence", 0),
     }

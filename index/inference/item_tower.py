@@ -1,6 +1,6 @@
 """The item tower in LiteRT: vectors for new and changed ads without TensorFlow, in milliseconds.
 
-``convert`` writes ``item_tower.tflite`` from the model's SavedModel (TensorFlow needed); ``LiteItemTower`` reads it.
+Reads ``item_tower.tflite``, which ``index.building.item_tower_conversion`` writes.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from pipelines.contracts.errors import ArtifactError, SchemaError
 
 # Rows per call.
 _BATCH_ROWS = 512
-# Largest difference from TensorFlow's numbers that float32 rounding explains.
-TOLERANCE = 1e-4
 
 
 class LiteItemTower:
@@ -78,27 +76,3 @@ class LiteItemTower:
         self._interpreter.invoke()
         vectors: Vectors = self._interpreter.get_tensor(self._output)
         return vectors
-
-
-def convert(saved_model: Path, out: Path, columns: Mapping[str, npt.NDArray[Any]], expected: Vectors) -> None:
-    """Converts the SavedModel and compares the two.
-
-    Args:
-        saved_model: the item tower.
-        out: the file to write.
-        columns: encoded features of some items.
-        expected: ``[items, dim] float32``: the SavedModel's vectors for them.
-
-    Raises:
-        ArtifactError: the converted tower returns other vectors.
-    """
-    import tensorflow as tf
-
-    converter = tf.lite.TFLiteConverter.from_saved_model(str(saved_model), signature_keys=["serving_default"])
-    out.write_bytes(converter.convert())
-    difference = float(np.abs(LiteItemTower(out).vectors(columns) - expected).max(initial=0.0))
-    if not difference <= TOLERANCE:
-        raise ArtifactError(
-            f"{out.name}: differs from the SavedModel by {difference:.2e}, expected at most {TOLERANCE:.0e}. "
-            "This TensorFlow and this LiteRT do not agree: run `towerline doctor`."
-        )

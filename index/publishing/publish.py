@@ -13,11 +13,9 @@ from typing import Any
 from index.publishing.gates import judge
 from index.publishing.verdict import Verdict
 from index.registry.bundle import Bundle
-from index.registry.delta_writer import carry
 from index.registry.registry import Registry
 from index.settings import GatesSettings
 from pipelines.contracts.errors import ConfigError, GateError
-from pipelines.contracts.manifest import read_manifest
 from pipelines.progress import SILENT, Progress
 
 
@@ -40,14 +38,12 @@ class Options:
     """How to publish.
 
     dry_run: let the gates decide, publish nothing. force_reason: publish against failed gates, and say why.
-    keep: number of versions to keep; None keeps all. since: ISO time; the live version's deltas from then on are
-    copied; None means the time the features were written.
+    keep: number of versions to keep; None keeps all.
     """
 
     dry_run: bool = False
     force_reason: str | None = None
     keep: int | None = None
-    since: str | None = None
 
 
 def run(
@@ -92,25 +88,13 @@ def run(
         return Publication(None, verdicts, forced=False)
     if failed and chosen.force_reason is None:
         raise GateError(_refusal(failed, opened), [verdict.as_fact() for verdict in verdicts])
-    since = chosen.since if chosen.since is not None else read_manifest(features).created_at
     with progress.waiting("publish"):
-        version = opened.publish(
-            bundle,
-            facts=_facts(verdicts, failed, chosen, opened),
-            keep=chosen.keep,
-            before_live=lambda name: _bring_over(opened, name, since),
-        )
+        version = opened.publish(bundle, facts=_facts(verdicts, failed, chosen, opened), keep=chosen.keep)
     return Publication(version, verdicts, forced=bool(failed))
 
 
-def _bring_over(registry: Registry, target: str, since: str | None) -> None:
-    live = registry.current_or_none()
-    if live is not None:
-        carry(registry, live, target, since)
-
-
 def rollback(registry: str | Path, version: str | None = None) -> str:
-    """Makes an older version live; pauses and later changes of the version that was live are copied to it.
+    """Makes an older version live. Changes of ads are in force on every version, so that nothing is copied.
 
     Args:
         registry: a folder or an fsspec URL.
@@ -122,8 +106,7 @@ def rollback(registry: str | Path, version: str | None = None) -> str:
     Raises:
         ArtifactError: there is no such version, none older, or it is damaged; the live one stays.
     """
-    opened = Registry(registry)
-    return opened.rollback(version, before_live=lambda target: _bring_over(opened, target, None))
+    return Registry(registry).rollback(version)
 
 
 def _facts(

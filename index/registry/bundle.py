@@ -5,6 +5,7 @@ Reads a directory that ``index.building.job`` wrote (docs/bundle-format.md). Nee
 
 from __future__ import annotations
 
+import datetime
 import functools
 import json
 from dataclasses import dataclass
@@ -17,13 +18,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
+from index.inference.item_features import ItemFeatures
+from index.inference.item_types import ItemTypes
 from index.inference.record_embedder import RecordEmbedder
 from index.registry.searcher_spec import SearcherSpec
 from index.search.exact import VECTORS_FILE, ExactSearcher, load_vectors
 from index.search.scann_tree import ScannSearcher
 from index.search.searcher import Neighbors, Searcher, Vectors
 from index.search.shards import ShardedSearcher
-from index.search.value_tree import load_value, load_value_searcher
+from index.search.value_tree import Value, load_value, load_value_searcher
 from pipelines.contracts.conversion.column_type import MOMENT
 from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.manifest import MANIFEST_FILE, Artifact, Manifest, open_artifact
@@ -31,12 +34,14 @@ from pipelines.contracts.schema import DatasetSchema
 from pipelines.contracts.vocabulary import Vocabulary
 
 KIND = "bundle"
-FORMAT_VERSION = 1
+# 2: item_features.arrow, and the facts as_of_us and delta_sequence.
+FORMAT_VERSION = 2
 
 SCHEMA_FILE = "schema.json"
 TOWERS_FILE = "towers.json"
 QUERY_TOWER_FILE = "query_tower.tflite"
 ITEMS_FILE = "items.parquet"
+ITEM_FEATURES_FILE = "item_features.arrow"
 USERS_FILE = "users.parquet"
 SEARCHER_FILE = "searcher.json"
 VOCABULARY_DIR = "vocabulary"
@@ -108,6 +113,25 @@ class Bundle:
         """The LiteRT file of the query tower."""
         return self.dir / QUERY_TOWER_FILE
 
+    @property
+    def item_tower(self) -> Path:
+        """The LiteRT file of the item tower; a bundle may have none."""
+        return self.dir / ITEM_TOWER_FILE
+
+    @property
+    def delta_sequence(self) -> int:
+        """Number of the last entry of the registry's log before the tables began to be read: later ones are not in the
+        bundle. 0 in format version 1."""
+        return int(self.manifest.facts.get("delta_sequence", 0)) if self.manifest.format_version > 1 else 0
+
+    @property
+    def as_of_us(self) -> int:
+        """The moment from which the items' ages count, microseconds UTC; in format version 1 when it was built."""
+        moment = self.manifest.facts.get("as_of_us")
+        if moment is not None:
+            return int(moment)
+        return round(datetime.datetime.fromisoformat(self.manifest.created_at).timestamp() * 1_000_000)
+
     @functools.cached_property
     def schema(self) -> DatasetSchema:
         """The data set's schema."""
@@ -141,6 +165,24 @@ class Bundle:
     def items_schema(self) -> pa.Schema:
         """Columns of ``items``, without reading them. Once they are read, the file may be gone."""
         return self.items.schema if "items" in vars(self) else pq.read_schema(self.dir / ITEMS_FILE)
+
+    @functools.cached_property
+    def item_features(self) -> ItemFeatures | None:
+        """The raw columns of the item features, by row; None in format version 1."""
+        return ItemFeatures(self.dir / ITEM_FEATURES_FILE) if self.manifest.format_version > 1 else None
+
+    @functools.cached_property
+    def item_types(self) -> ItemTypes:
+        """What the cells of a changed ad are converted to."""
+        stored = {field.name: field for field in self.items_schema}
+        if self.item_features is not None:
+            stored |= {field.name: field for field in self.item_features.schema}
+        return ItemTypes.of(self.schema, self.vocabulary.item_ids.type, pa.schema(list(stored.values())))
+
+    @functools.cached_property
+    def value(self) -> Value | None:
+        """The value dimension; None if the bundle was built without one."""
+        return load_value(self.dir)
 
     @functools.cached_property
     def users(self) -> pa.Table | None:

@@ -8,21 +8,23 @@ names the bad rows of each kind.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from index.registry.bundle import Bundle
-from index.registry.deltas import CHANGES, DeltaState
-from pipelines.contracts.arrays import Bools
+from index.inference.item_types import ItemTypes
+from index.registry.delta_entry import CHANGE_COLUMN as ENTRY_CHANGE
+from index.registry.delta_entry import CHANGES, ID_COLUMN, SAID_COLUMN
+from index.registry.deltas import DeltaState
+from pipelines.contracts.arrays import Bools, Int64
 from pipelines.contracts.conversion import convert, plain_array
-from pipelines.contracts.conversion.column_type import STRING, ColumnType
+from pipelines.contracts.conversion.column_type import STRING
 from pipelines.contracts.errors import SchemaError
-from pipelines.contracts.schema import DatasetSchema
+from pipelines.contracts.schema import ColumnRule, DatasetSchema
 from pipelines.tables.column_types import TableTypes, named_columns
 from pipelines.tables.entity_checks import EntityChecker
 from pipelines.tables.formats.batches import TableBatch
@@ -31,14 +33,20 @@ from pipelines.tables.rejects.checks import REJECTS, Checks, malformed_rejects
 from pipelines.tables.rejects.typed_columns import TypedColumns
 
 CHANGE_COLUMN = "change"
-_TABLE = "items"
+_TABLE: Literal["items"] = "items"
+_SAID_TYPE = pa.list_(pa.string())
 
 
 @dataclass(frozen=True)
 class Changes:
-    """A checked feed. raw: the upserted ads' columns in their types; ids: item_id and change of the others."""
+    """A checked feed.
+
+    raw: the upserted ads' columns in their types, the id column first. said: ``[ads]`` names of the columns that each
+    ad's row sets, nulls included: all of a table's, the keys of a JSONL row. ids: item_id and change of the others.
+    """
 
     raw: pa.Table
+    said: pa.Array
     ids: pa.Table
 
     def count(self, change: str) -> int:
@@ -47,76 +55,56 @@ class Changes:
             return int(self.raw.num_rows)
         return int(pc.sum(pc.equal(self.ids["change"], change)).as_py() or 0)
 
-
-@dataclass(frozen=True)
-class ItemTypes:
-    """Types of a bundle's item columns, those of the tables it was built from.
-
-    kinds: what a column is converted to. kept: stored types that no kind expresses.
-    """
-
-    id_column: str
-    kinds: Mapping[str, ColumnType]
-    kept: Mapping[str, pa.DataType]
-
-    @classmethod
-    def of(cls, bundle: Bundle) -> ItemTypes:
-        """The types of a bundle's schema; of an older bundle, which leaves some open, those of its attributes too."""
-        schema, stored = bundle.schema, [field for field in bundle.items_schema if field.name != "item_id"]
-        attributes = {field.name: ColumnType.for_stored(field.type) for field in stored}
-        kinds = {
-            **schema.column_types("items", text=True),
-            **{name: kind for name, kind in attributes.items() if kind is not None},
-            **schema.column_types("items"),
+    def rows(self) -> pa.Table:
+        """The rows of a log's entry."""
+        id_column = self.raw.column_names[0]
+        ads = {name: self.raw[name] for name in self.raw.column_names[1:]}
+        upserts = {
+            ID_COLUMN: self.raw[id_column],
+            ENTRY_CHANGE: pa.repeat("upsert", len(self.raw)),
+            SAID_COLUMN: self.said,
         }
-        id_column = schema.id_column("item")
-        kinds[id_column] = ColumnType.for_ids(bundle.vocabulary.item_ids.type)
-        kept = {field.name: field.type for field in stored if attributes[field.name] is None}
-        return cls(id_column, kinds, kept)
-
-    def converted(self, table: pa.Table) -> pa.Table:
-        """A table of ads of another version in these types; a cell that does not fit is null."""
-        kinds = {name: self.kinds.get(name) for name in table.column_names}
-        columns = {
-            name: plain_array(table[name]) if kind is None else convert(table[name], kind).values
-            for name, kind in kinds.items()
-        }
-        return pa.table(columns)
+        others = {ID_COLUMN: self.ids["item_id"], ENTRY_CHANGE: self.ids["change"]}
+        parts = [pa.table({**upserts, **ads}), pa.table(others)]
+        return pa.concat_tables(parts, promote_options="default").combine_chunks()
 
 
-def read_changes(feed: Any, bundle: Bundle, state: DeltaState) -> Changes:
+def read_changes(feed: Any, state: DeltaState, named: Callable[[], Collection[Any]] = frozenset) -> Changes:
     """Reads and checks a feed.
 
     Args:
         feed: a file, folder or glob, or anything with ``__arrow_c_stream__``.
-        bundle: of the live version.
-        state: the deltas applied to it.
+        state: the live version with the log applied.
+        named: ids that the log names; asked only for changes of ads that the version does not know.
 
     Raises:
         SchemaError: it cannot be read, has no id column, or rows that cannot be applied.
     """
-    types = ItemTypes.of(bundle)
+    bundle, types = state.bundle, state.bundle.item_types
     table = InputTable(feed, bundle.schema.tables.items, "items")
-    checker = _FeedChecker(bundle.schema, types)
+    checker = _FeedChecker(bundle.schema, types, state)
     wanted = (types.id_column, CHANGE_COLUMN, *types.kinds)
-    parts = [checker.check(batch) for batch in table.batches(types.kinds, wanted)]
+    parts = [checker.check(batch) for batch in table.batches(types.kinds, wanted, with_keys=True)]
     if not parts:
         raise SchemaError(f"{table.title}: expected a column {types.id_column!r}, found none.")
     rows = pa.concat_tables([part.rows for part in parts])
-    bad = pa.concat_tables([*(part.bad for part in parts), _unfit(rows, types.id_column, state)])
+    bad = pa.concat_tables([*(part.bad for part in parts), _unfit(rows, types.id_column, state, named)])
     if bad.num_rows:
         what = f"{table.title}: {bad.num_rows} rows cannot be applied, so nothing was written. Correct them."
         raise refusal(what, [_bad_row(row) for row in bad.to_pylist()])
     others = rows.filter(pc.not_equal(rows["change"], "upsert")).select(["item_id", "change"])
     raw = pa.concat_tables([part.upserts for part in parts], promote_options="default")
-    return Changes(raw, others)
+    first = raw.select([types.id_column, *(name for name in raw.column_names if name != types.id_column)])
+    return Changes(first, pa.concat_arrays([part.said for part in parts]), others)
 
 
 @dataclass(frozen=True)
 class _Part:
-    """One batch, checked. rows: item_id, change, file and row of what is accepted; bad: ``REJECTS``."""
+    """One batch, checked. said: of the upserts; rows: item_id, change, file and row of what is accepted; bad:
+    ``REJECTS``."""
 
     upserts: pa.Table
+    said: pa.Array
     rows: pa.Table
     bad: pa.Table
 
@@ -127,6 +115,7 @@ class _FeedChecker:
 
     schema: DatasetSchema
     types: ItemTypes
+    state: DeltaState
 
     def check(self, batch: TableBatch) -> _Part:
         """Checks one batch.
@@ -143,12 +132,9 @@ class _FeedChecker:
         upserts = np.asarray(pc.equal(change, "upsert"), dtype=bool)
         ids = TypedColumns(batch, self._types_of(raw), self._decimal, checks).id(id_column)
         places = np.flatnonzero(checks.accepted & upserts)
-        ads = self._completed(raw.take(pa.array(places)))
-        checker = EntityChecker(self.schema, "item", self._types_of(ads))
-        checked = checker.check(TableBatch(ads, batch.file, 0))
-        refused = places[np.asarray(checked.rejects["row"], np.int64)]
+        ads = self._ads(batch, ids.take(pa.array(places)), places)
         accepted = checks.accepted
-        accepted[refused] = False
+        accepted[ads.refused] = False
         rows = pa.table(
             {
                 "item_id": ids,
@@ -157,10 +143,49 @@ class _FeedChecker:
                 "row": pa.array(batch.rows_of(np.arange(len(raw)))),
             }
         )
-        place = checked.rejects.column_names.index("row")
-        unfit = checked.rejects.set_column(place, "row", pa.array(batch.rows_of(refused)))
-        bad = pa.concat_tables([checks.rejects(), malformed_rejects(batch, _TABLE), unfit])
-        return _Part(checked.table, rows.filter(pa.array(accepted)), bad)
+        bad = pa.concat_tables([checks.rejects(), malformed_rejects(batch, _TABLE), ads.bad])
+        return _Part(ads.table, ads.said, rows.filter(pa.array(accepted)), bad)
+
+    def _ads(self, batch: TableBatch, ids: pa.Array, places: Int64) -> _Ads:
+        """Checks the upserts, which are the rows at ``places``. A rule that forbids nulls does not refuse what a row of
+        a known ad does not say: it stays as it was."""
+        raw = batch.table.take(pa.array(places))
+        own = [name for name in raw.column_names if name not in (CHANGE_COLUMN, self.types.id_column)]
+        completed = self._completed(raw)
+        checker = EntityChecker(self._lenient, "item", self._types_of(completed))
+        ads = TableBatch(completed, batch.file, 0)
+        checked = checker.check(ads)
+        said = _said(batch, own).take(pa.array(places))
+        checks = Checks(ads, _TABLE)
+        known = np.zeros(len(ads.table), bool)
+        known[checked.rows] = self.state.rows_of(ids.take(pa.array(checked.rows))) >= 0
+        for name in self._never_null:
+            null = np.zeros(len(ads.table), bool)
+            null[checked.rows] = np.asarray(checked.table[name].is_null(), dtype=bool)
+            checks.reject(null & (_mentions(said, name) | ~known), "null", name, "a value")
+        rejects = pa.concat_tables([checked.rejects, checks.rejects()])
+        refused = places[np.asarray(rejects["row"], np.int64)]
+        kept = np.flatnonzero(checks.accepted[checked.rows])
+        table = checked.table.select([self.types.id_column, *own]).take(pa.array(kept))
+        place = rejects.column_names.index("row")
+        bad = rejects.set_column(place, "row", pa.array(batch.rows_of(refused)))
+        return _Ads(table, said.take(pa.array(checked.rows[kept])), refused, bad)
+
+    @property
+    def _rules(self) -> dict[str, ColumnRule]:
+        return dict(self.schema.validation.columns.get(_TABLE, {}))
+
+    @property
+    def _never_null(self) -> list[str]:
+        return [name for name, rule in self._rules.items() if rule.nullable is False]
+
+    @property
+    def _lenient(self) -> DatasetSchema:
+        """The schema without the rules that forbid nulls."""
+        rules = {name: rule.model_copy(update={"nullable": None}) for name, rule in self._rules.items()}
+        columns = {**self.schema.validation.columns, _TABLE: rules}
+        validation = self.schema.validation.model_copy(update={"columns": columns})
+        return self.schema.model_copy(update={"validation": validation})
 
     @property
     def _decimal(self) -> str:
@@ -175,9 +200,35 @@ class _FeedChecker:
     def _completed(self, ads: pa.Table) -> pa.Table:
         """The columns of the upserts, with nulls for those that the TOML names and the feed does not have."""
         columns = {name: ads[name] for name in ads.column_names if name != CHANGE_COLUMN}
-        absent = [name for name in named_columns(self.schema, "items") if name not in columns]
+        absent = [name for name in named_columns(self.schema, _TABLE) if name not in columns]
         nulls = {name: pa.nulls(len(ads), self.types.kinds.get(name, STRING).arrow) for name in absent}
         return pa.table({**columns, **nulls})
+
+
+@dataclass(frozen=True)
+class _Ads:
+    """Checked upserts. refused: ``[n]`` places in the batch of those that are ``bad`` (``REJECTS``)."""
+
+    table: pa.Table
+    said: pa.Array
+    refused: Int64
+    bad: pa.Table
+
+
+def _said(batch: TableBatch, own: list[str]) -> pa.Array:
+    """``[rows]`` names of the columns that each row sets."""
+    if batch.keys is None:
+        return pa.array([own], _SAID_TYPE).take(pa.array(np.zeros(len(batch.table), np.int64)))
+    mine = set(own)
+    return pa.array([[name for name in keys if name in mine] for keys in batch.keys.to_pylist()], _SAID_TYPE)
+
+
+def _mentions(said: pa.Array, name: str) -> Bools:
+    """``[rows] bool``: the rows that set the column."""
+    found = np.zeros(len(said), bool)
+    owner = np.asarray(pc.list_parent_indices(said))
+    found[owner[np.asarray(pc.equal(pc.list_flatten(said), name), dtype=bool)]] = True
+    return found
 
 
 def _changes_of(raw: pa.Table, checks: Checks) -> pa.Array:
@@ -196,13 +247,16 @@ def _mask(flags: pa.Array) -> Bools:
     return np.asarray(flags, dtype=bool)
 
 
-def _unfit(rows: pa.Table, id_column: str, state: DeltaState) -> pa.Table:
-    """``REJECTS``: rows whose id came before, and changes of items that the live version does not have."""
+def _unfit(rows: pa.Table, id_column: str, state: DeltaState, named: Callable[[], Collection[Any]]) -> pa.Table:
+    """``REJECTS``: rows whose id came before, and changes of items that neither the live version nor the log has."""
     ids = plain_array(rows["item_id"])
     first = np.zeros(len(ids), bool)
     first[np.unique(np.asarray(ids.dictionary_encode().indices), return_index=True)[1]] = True
     upserts = _mask(pc.equal(rows["change"], "upsert"))
     strange = first & ~upserts & (state.rows_of(ids) < 0)
+    if strange.any():
+        known = named()
+        strange &= np.array([item_id not in known for item_id in ids.to_pylist()], bool)
     parts = [(~first, "twice", "each id once"), (strange, "unknown", "an item of the live version")]
     return pa.concat_tables([_rejects(rows.filter(pa.array(bad)), rule, id_column, what) for bad, rule, what in parts])
 

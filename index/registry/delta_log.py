@@ -11,62 +11,32 @@ two numbers. A damaged entry stays where it is, is named in the log and skipped.
 
 from __future__ import annotations
 
-import io
-import json
 import logging
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-import xxhash
 
+from index.registry.delta_entry import (
+    CHANGE_COLUMN,
+    CHANGES,
+    FORMAT_VERSION,
+    ID_COLUMN,
+    SAID_COLUMN,
+    Entry,
+    Pauses,
+    packed,
+    unpacked,
+)
 from index.registry.store import Store
 from pipelines.contracts.errors import ArtifactError
 
+__all__ = ["CHANGES", "CHANGE_COLUMN", "DELTAS", "ID_COLUMN", "SAID_COLUMN", "DeltaLog", "Entry", "Pauses"]
+
 DELTAS = "deltas"
-FORMAT_VERSION = 2
-CHANGES = ("upsert", "remove", "pause", "resume")
-# Columns of an entry's rows that are not the ad's own.
-ID_COLUMN, CHANGE_COLUMN, SAID_COLUMN = "__item_id__", "__change__", "__said__"
 _ENTRY, _PAUSED = ".delta", ".paused"
-_METADATA = b"towerline"
 _DIGITS = 8
 _LOG = logging.getLogger("towerline.registry")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One change feed as it was applied.
-
-    sequence: its number, counted from 1 for the whole life of the registry. moment_us: when it was written,
-    microseconds UTC. rows: ``__item_id__``, ``__change__`` (one of ``CHANGES``), ``__said__`` (for an upsert the names
-    of the columns that it sets, nulls included; what it does not set stays as it was) and the ads' own columns in the
-    types of the items table. Each item occurs once.
-    """
-
-    sequence: int
-    moment_us: int
-    rows: pa.Table
-
-    def ids(self, change: str) -> pa.Array:
-        """Items with this change."""
-        return self.rows.filter(pc.equal(self.rows[CHANGE_COLUMN], change))[ID_COLUMN].combine_chunks()
-
-    def count(self, change: str) -> int:
-        """Number of items with this change."""
-        return len(self.ids(change))
-
-
-@dataclass(frozen=True)
-class Pauses:
-    """The ads paused after entry ``sequence``: what the removed entries up to there add up to."""
-
-    sequence: int
-    item_ids: pa.Array
 
 
 class DeltaLog:
@@ -96,7 +66,7 @@ class DeltaLog:
             if content is None:
                 continue
             try:
-                table, _ = _unpacked(content)
+                table, _ = unpacked(content)
             except ArtifactError as err:
                 _LOG.error("%s/%s: %s", self._store.url, _paused_name(number), err)
                 continue
@@ -107,7 +77,7 @@ class DeltaLog:
         """Writes one more entry (rows as in ``Entry``), whatever other writers do meanwhile."""
         while True:
             sequence, moment_us = self.last() + 1, time.time_ns() // 1000
-            content = _packed(rows, {"moment_us": moment_us, "format_version": FORMAT_VERSION})
+            content = packed(rows, {"moment_us": moment_us, "format_version": FORMAT_VERSION})
             if self._store.create(_entry_name(sequence), content):
                 return Entry(sequence, moment_us, rows)
 
@@ -135,7 +105,7 @@ class DeltaLog:
         last = doomed[-1].sequence
         id_type = doomed[-1].rows.schema.field(ID_COLUMN).type
         table = pa.table({ID_COLUMN: pa.array(sorted(paused), id_type)})
-        self._store.create(_paused_name(last), _packed(table, {"format_version": FORMAT_VERSION}))
+        self._store.create(_paused_name(last), packed(table, {"format_version": FORMAT_VERSION}))
         gone = [number for number in _numbers(self._store.files(DELTAS), _ENTRY) if number <= last]
         for number in gone:
             self._store.remove_file(_entry_name(number))
@@ -150,7 +120,7 @@ class DeltaLog:
         if content is None:  # Removed meanwhile.
             return None
         try:
-            rows, facts = _unpacked(content)
+            rows, facts = unpacked(content)
             return Entry(number, int(facts["moment_us"]), rows)
         except (ArtifactError, KeyError) as err:
             _LOG.error("%s/%s: damaged, and left out (%s). Apply its changes again.", self._store.url, name, err)
@@ -170,27 +140,3 @@ def _numbers(names: Iterable[str], *endings: str) -> list[int]:
     found = [name.partition(".") for name in names]
     wanted = endings or (_ENTRY, _PAUSED)
     return [int(stem) for stem, dot, ending in found if dot + ending in wanted and stem.isdecimal()]
-
-
-def _packed(table: pa.Table, facts: dict[str, Any]) -> bytes:
-    """A table and facts with a checksum before them."""
-    out = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata({_METADATA: json.dumps(facts)}), out, compression="zstd")
-    body = out.getvalue()
-    return xxhash.xxh3_128_hexdigest(body).encode() + b"\n" + body
-
-
-def _unpacked(content: bytes) -> tuple[pa.Table, dict[str, Any]]:
-    """What ``_packed`` made.
-
-    Raises:
-        ArtifactError: the checksum is not that of the content, or a later version of towerline wrote it.
-    """
-    digest, _, body = content.partition(b"\n")
-    if xxhash.xxh3_128_hexdigest(body).encode() != digest:
-        raise ArtifactError("its checksum is not that of its content")
-    table = pq.read_table(io.BytesIO(body))
-    facts: dict[str, Any] = json.loads(table.schema.metadata[_METADATA])
-    if facts["format_version"] > FORMAT_VERSION:
-        raise ArtifactError(f"format version {facts['format_version']} is newer than {FORMAT_VERSION}")
-    return table, facts

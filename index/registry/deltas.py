@@ -1,172 +1,130 @@
-"""What changed since a version was published: new, changed, removed and paused ads, applied in order.
+"""What changed since a version was built: the state of its catalogue after the entries of the registry's log.
 
-Reads ``deltas/<version>/<sequence>/`` of a registry: a write-ahead log in which each entry is an artifact,
-complete or absent. Replaying the entries in order over the bundle gives the same state everywhere. Needs neither
-TensorFlow nor ScaNN: fresh items are in a side segment that is searched exactly, so ScaNN's own upsert and delete are
-never used.
+Reads a bundle and entries. Upserts and removals with a sequence number above the bundle's ``delta_sequence`` apply to
+it; pauses and resumes of the whole log do, whenever they were made. The state is the fold of the entries in order, and
+does not depend on how many are read at a time. Needs neither TensorFlow nor ScaNN: fresh items are in a side segment
+that is searched exactly, so ScaNN's own upsert and delete are never used.
 
 Rows below the bundle's number of items are the bundle's; above are the fresh items in the order they came. A row never
-moves: an item that changes gets a new row, and its old one is dead.
+moves: an item that changes gets a new row, and its old one is dead. What an upsert does not say stays as it was; one
+that changes nothing gives no new row.
 """
 
 from __future__ import annotations
 
 import functools
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from index.inference.item_embedder import ItemEmbedder
 from index.registry.bundle import Bundle
-from index.registry.store import Store
-from index.search.exact import load_vectors
-from index.search.searcher import (
-    Rows,
-    Vectors,
-)
-from pipelines.contracts.errors import ArtifactError
-from pipelines.contracts.manifest import Artifact, open_artifact
-from pipelines.contracts.vocabulary import Vocabulary
+from index.registry.delta_entry import Entry, Pauses
+from index.registry.delta_log import DeltaLog
+from index.registry.upserts import AdColumns, KnownAds, Overlaid, Said, known_of
+from index.search.searcher import Rows, Scores, Vectors
+from index.search.value_tree import said_log_values
+from pipelines.contracts.arrays import Bools, Int64
 
-KIND = "delta"
-FORMAT_VERSION = 1
-DELTAS = "deltas"
-RAW_FILE = "raw.parquet"
-ROWS_FILE = "rows.parquet"
-IDS_FILE = "ids.parquet"
-VECTORS_FILE = "vectors.npy"
-CHANGES = ("upsert", "remove", "pause", "resume")
-_DIGITS = 8
 # Fresh items that exact search scores in about the time of one ScaNN search (64 numbers each).
 _MOST_FRESH = 5_000
 # Share of the bundle's rows that may be dead before a search wastes a tenth of its neighbors on them.
 _MOST_DEAD = 0.1
+_LOG = logging.getLogger("towerline.registry")
 
 
-@dataclass(frozen=True)
-class Delta:
-    """One entry of the log.
-
-    sequence: 1, 2, 3 ... within a version. rows: the fresh items' ``item_id`` and attributes, as in the bundle's items.
-    vectors: ``[fresh, dim] float32``, their vectors. removed, paused, resumed: item ids.
-    """
-
-    sequence: int
-    rows: pa.Table
-    vectors: Vectors
-    removed: pa.Array
-    paused: pa.Array
-    resumed: pa.Array
-
-    @classmethod
-    def read(cls, artifact: Artifact) -> Delta:
-        """Reads an open entry.
-
-        Raises:
-            ArtifactError: a file cannot be read.
-        """
-        try:
-            rows = pq.read_table(artifact.dir / ROWS_FILE)
-            ids = pq.read_table(artifact.dir / IDS_FILE)
-        except (OSError, pa.ArrowException) as err:
-            raise ArtifactError(f"{artifact.dir}: the delta cannot be read ({err}). Apply it again.") from err
-        change = ids["change"].to_numpy(zero_copy_only=False)
-        item_ids = ids["item_id"].combine_chunks()
-        of = {name: item_ids.filter(pa.array(change == name)) for name in CHANGES}
-        sequence = int(artifact.manifest.facts["sequence"])
-        vectors = np.array(load_vectors(artifact.dir / VECTORS_FILE))
-        return cls(sequence, rows, vectors, of["remove"], of["pause"], of["resume"])
-
-
-class DeltaLog:
-    """The log of one version in a registry."""
-
-    def __init__(self, store: Store, version: str) -> None:
-        self._store = store
-        self._name = f"{DELTAS}/{version}"
-
-    @property
-    def name(self) -> str:
-        """The log's directory in the registry."""
-        return self._name
-
-    def stamp(self) -> int | None:
-        """A number that changes with every entry, from one stat. None on an object store: use ``sequences`` there."""
-        return self._store.changed_at(self._name)
-
-    def sequences(self) -> list[int]:
-        """Sequence numbers of all complete entries, ascending."""
-        return [int(name) for name in self._store.artifacts(self._name)]
-
-    def after(self, sequence: int) -> list[Delta]:
-        """The entries after ``sequence``, in order.
-
-        Raises:
-            ArtifactError: an entry is damaged, or one in between is missing.
-        """
-        found: list[Delta] = []
-        for number in self.sequences():
-            if number <= sequence:
-                continue
-            if number != sequence + 1 + len(found):
-                raise ArtifactError(
-                    f"{self._store.url}/{self._name}: entry {sequence + 1 + len(found)} is missing. Publish again."
-                )
-            found.append(Delta.read(self.open(number)))
-        return found
-
-    def open(self, sequence: int) -> Artifact:
-        """Opens one entry, verified.
-
-        Raises:
-            ArtifactError: it is missing or damaged.
-        """
-        place = self._store.fetch(f"{self._name}/{entry_name(sequence)}")
-        return open_artifact(place, kind=KIND, format_version=FORMAT_VERSION)
-
-
-def entry_name(sequence: int) -> str:
-    """The directory name of an entry; names sort by number."""
-    return f"{sequence:0{_DIGITS}d}"
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DeltaState:
-    """A bundle with deltas applied. Immutable: ``apply`` returns the next state.
+    """A bundle with the entries of a log applied. Immutable: ``after`` returns the next state.
 
-    sequence: of the last delta applied, 0 for none. fresh_items: columns as in the bundle's items table. fresh_vectors:
-    ``[fresh, dim] float32``. gone: ``[items + fresh] bool``, removed or replaced by a later row. paused: the same
-    shape, rows on the kill list. An upsert does not end a pause; only a resume does.
+    sequence: of the last entry applied, 0 for none. fresh: what is known of the fresh items. fresh_vectors:
+    ``[fresh, dim] float32``. fresh_frequency: ``[fresh] int64`` train events, those of the ad's row before.
+    fresh_log_values: ``[fresh] float32``, None where the bundle has no value. gone: ``[items + fresh] bool``, removed
+    or replaced by a later row. paused: the same shape, rows of paused ads. paused_ids: all paused ads that the
+    version's ids can be, known to it or not. An upsert does not end a pause; only a resume does.
     """
 
-    vocabulary: Vocabulary
+    bundle: Bundle
     sequence: int
-    fresh_items: pa.Table
+    fresh: KnownAds
     fresh_vectors: Vectors
-    gone: npt.NDArray[np.bool_]
-    paused: npt.NDArray[np.bool_]
+    fresh_frequency: Int64
+    fresh_log_values: Scores | None
+    gone: Bools
+    paused: Bools
     paused_ids: frozenset[Any]
 
     @classmethod
     def of(cls, bundle: Bundle) -> DeltaState:
-        """The state before any delta."""
+        """The state before any entry."""
+        columns = AdColumns.of(bundle)
         return cls(
-            vocabulary=bundle.vocabulary,
+            bundle=bundle,
             sequence=0,
-            fresh_items=bundle.items_schema.empty_table(),
+            fresh=KnownAds(columns.items.empty_table(), columns.features.empty_table()),
             fresh_vectors=np.zeros((0, bundle.dim), np.float32),
+            fresh_frequency=np.zeros(0, np.int64),
+            fresh_log_values=None if bundle.value is None else np.zeros(0, np.float32),
             gone=np.zeros(bundle.num_items, np.bool_),
             paused=np.zeros(bundle.num_items, np.bool_),
             paused_ids=frozenset(),
         )
 
+    @classmethod
+    def opened(cls, bundle: Bundle, log: DeltaLog, embedder: ItemEmbedder) -> DeltaState:
+        """The state with everything in the log applied. What cannot be applied any more is logged."""
+        while True:
+            pauses = log.pauses()
+            state = cls.of(bundle) if pauses is None else cls.of(bundle)._from(pauses)
+            state = state.after(log.after(state.sequence), embedder)
+            later = log.pauses()
+            # Else entries were removed while they were read.
+            if (later and later.sequence) == (pauses and pauses.sequence):
+                return state
+
+    def _from(self, pauses: Pauses) -> DeltaState:
+        """The state after the entries that were removed from the log: their pauses are kept, other changes not."""
+        if self.bundle.delta_sequence < pauses.sequence:
+            _LOG.error(
+                "%s: the bundle needs the log's entries after %d, and those up to %d were removed: changes of ads are "
+                "missing. Publish a newer bundle.",
+                self.bundle.dir,
+                self.bundle.delta_sequence,
+                pauses.sequence,
+            )
+        fold = Fold(self, ItemEmbedder(self.bundle))
+        fold.pause(pauses.item_ids)
+        fold.sequence = pauses.sequence
+        return fold.state()
+
+    def after(self, entries: Sequence[Entry], embedder: ItemEmbedder) -> DeltaState:
+        """The state with more entries, in their order. One that was applied before is skipped.
+
+        An ad that the version cannot embed is logged and stays as it was.
+
+        Args:
+            entries: of the registry's log.
+            embedder: of the same bundle.
+        """
+        fold = Fold(self, embedder)
+        for entry in entries:
+            fold.apply(entry)
+        return fold.state()
+
+    @property
+    def fresh_items(self) -> pa.Table:
+        """The fresh items, columns as in the bundle's items table."""
+        return self.fresh.items
+
     @property
     def base_items(self) -> int:
         """Rows of the bundle."""
-        return len(self.vocabulary.item_ids)
+        return self.bundle.num_items
 
     @property
     def num_fresh(self) -> int:
@@ -184,57 +142,35 @@ class DeltaState:
         return int(self.dead.sum())
 
     @functools.cached_property
-    def _fresh_row(self) -> dict[Any, int]:
+    def frequency(self) -> Int64:
+        """``[items + fresh] int64`` train events of each row."""
+        return np.concatenate([self.bundle.vocabulary.item_frequency, self.fresh_frequency])
+
+    @functools.cached_property
+    def log_values(self) -> Scores | None:
+        """``[items + fresh] float32``; None where the bundle has no value."""
+        if self.bundle.value is None or self.fresh_log_values is None:
+            return None
+        return np.concatenate([self.bundle.value.log_values, self.fresh_log_values])
+
+    @functools.cached_property
+    def fresh_row(self) -> dict[Any, int]:
         """Latest fresh row of each item id."""
         ids = self.fresh_items["item_id"].to_pylist()
         return {item_id: self.base_items + place for place, item_id in enumerate(ids)}
 
     def rows_of(self, item_ids: pa.Array) -> Rows:
         """``[n] int32`` latest row of each item, dead or not; -1 where there never was one."""
-        rows = self.vocabulary.item_rows(item_ids)
-        if self.num_fresh:
-            fresh = [self._fresh_row.get(item_id, -1) for item_id in item_ids.to_pylist()]
-            rows = np.where(np.asarray(fresh, np.int32) >= 0, fresh, rows)
-        return rows.astype(np.int32)
-
-    def apply(self, delta: Delta) -> DeltaState:
-        """Returns the state with one more delta: upserts, then removals, then resumes, then pauses.
-
-        Raises:
-            ArtifactError: the delta is not the next one, or its vectors have another length.
-        """
-        if delta.sequence != self.sequence + 1:
-            raise ArtifactError(f"delta {delta.sequence}: expected the next one, {self.sequence + 1}. Replay in order.")
-        if delta.vectors.shape[1:] != self.fresh_vectors.shape[1:]:
-            raise ArtifactError(
-                f"delta {delta.sequence}: expected vectors of {self.fresh_vectors.shape[1]} numbers, got "
-                f"{delta.vectors.shape[1]}. It belongs to another version."
-            )
-        fresh = len(delta.vectors)
-        ids = delta.rows["item_id"].combine_chunks()
-        paused_ids = (self.paused_ids - set(delta.resumed.to_pylist())) | set(delta.paused.to_pylist())
-        gone = np.concatenate([self.gone, np.zeros(fresh, np.bool_)])
-        _mark(gone, self.rows_of(ids))
-        grown = DeltaState(
-            vocabulary=self.vocabulary,
-            sequence=delta.sequence,
-            fresh_items=pa.concat_tables([self.fresh_items, delta.rows]) if fresh else self.fresh_items,
-            fresh_vectors=np.concatenate([self.fresh_vectors, delta.vectors]) if fresh else self.fresh_vectors,
-            gone=gone,
-            paused=np.concatenate([self.paused, np.zeros(fresh, np.bool_)]),
-            paused_ids=frozenset(paused_ids),
-        )
-        _mark(gone, grown.rows_of(delta.removed))
-        _mark(grown.paused, grown.rows_of(delta.resumed), dead=False)
-        _mark(grown.paused, grown.rows_of(delta.paused))
-        still = [item_id for item_id in ids.to_pylist() if item_id in paused_ids]
-        _mark(grown.paused, grown.rows_of(pa.array(still, ids.type)))
-        return grown
+        return _rows_of(self.bundle, self.fresh_row, item_ids)
 
     def item_ids(self) -> pa.Array:
         """``[items + fresh]`` item id of each row."""
-        fresh = self.fresh_items["item_id"].cast(self.vocabulary.item_ids.type).combine_chunks()
-        return pa.concat_arrays([self.vocabulary.item_ids, fresh])
+        known = self.bundle.vocabulary.item_ids
+        return pa.concat_arrays([known, self.fresh_items["item_id"].cast(known.type).combine_chunks()])
+
+    def known(self, rows: Int64) -> KnownAds:
+        """What is known of the ads in ``[n]`` rows."""
+        return _known(self.bundle, self.fresh, rows)
 
     def why_rebuild(self) -> str | None:
         """Why the index should be rebuilt; None if it need not be."""
@@ -246,18 +182,142 @@ class DeltaState:
         return None
 
 
-def _mark(flags: npt.NDArray[np.bool_], rows: Rows, *, dead: bool = True) -> None:
-    """Sets the flags of a state being made; unknown items (-1) are skipped."""
-    flags[rows[rows >= 0]] = dead
+class Fold:
+    """Applies entries to a state, one after the other. ``refused``: why ads could not be applied, by item id."""
+
+    def __init__(self, state: DeltaState, embedder: ItemEmbedder) -> None:
+        self._bundle = state.bundle
+        self._embedder = embedder
+        self._columns = AdColumns.of(state.bundle)
+        self._fresh = state.fresh
+        self._vectors = [state.fresh_vectors]
+        self._frequency = state.frequency
+        self._log_values = state.log_values
+        self._gone, self._paused = state.gone.copy(), state.paused.copy()
+        self._paused_ids = set(state.paused_ids)
+        self._fresh_row = dict(state.fresh_row)
+        self.sequence = state.sequence
+        self.refused: dict[Any, str] = {}
+
+    def state(self) -> DeltaState:
+        """What has become of it."""
+        items = self._bundle.num_items
+        return DeltaState(
+            bundle=self._bundle,
+            sequence=self.sequence,
+            fresh=self._fresh,
+            fresh_vectors=np.concatenate(self._vectors),
+            fresh_frequency=self._frequency[items:],
+            fresh_log_values=None if self._log_values is None else self._log_values[items:],
+            gone=self._gone,
+            paused=self._paused,
+            paused_ids=frozenset(self._paused_ids),
+        )
+
+    def apply(self, entry: Entry) -> None:
+        """Applies one entry, unless it was applied before."""
+        if entry.sequence <= self.sequence:
+            return
+        if entry.sequence > self._bundle.delta_sequence:
+            self._upsert(entry)
+            self._mark(self._gone, self._ids(entry.ids("remove")))
+        self._resume(entry.ids("resume"))
+        self.pause(entry.ids("pause"))
+        self.sequence = entry.sequence
+
+    def pause(self, item_ids: pa.Array) -> None:
+        """Pauses ads, whether the version knows them or not."""
+        ids = self._ids(item_ids)
+        self._paused_ids.update(ids.to_pylist())
+        self._mark(self._paused, ids)
+
+    def _resume(self, item_ids: pa.Array) -> None:
+        ids = self._ids(item_ids)
+        self._paused_ids.difference_update(ids.to_pylist())
+        self._mark(self._paused, ids, flag=False)
+
+    def _ids(self, item_ids: pa.Array) -> pa.Array:
+        """Ids of any version in this one's type; those that it cannot have are left out."""
+        return self._bundle.item_types.ids(item_ids).drop_null()
+
+    def _mark(self, flags: Bools, item_ids: pa.Array, *, flag: bool = True) -> None:
+        rows = _rows_of(self._bundle, self._fresh_row, item_ids)
+        flags[rows[rows >= 0]] = flag
+
+    def _upsert(self, entry: Entry) -> None:
+        if entry.count("upsert") == 0:
+            return
+        said = Said.of(entry, self._columns.names(), self._bundle.item_types)
+        rows = _rows_of(self._bundle, self._fresh_row, said.item_ids).astype(np.int64)
+        known = rows >= 0
+        laid = said.over(_known(self._bundle, self._fresh, rows[known]), known)
+        refused = dict.fromkeys(np.flatnonzero(said.unfit).tolist(), "a cell does not fit its column's type")
+        self._gone[rows[known & ~laid.changed & ~said.unfit]] = False
+        places = np.flatnonzero(laid.changed & ~said.unfit)
+        ads = laid.ads(said.item_ids, places, self._columns)
+        embedded = self._embedder.embed(self._columns.raw(ads))
+        refused |= {int(places[place]): str(err) for place, err in embedded.refused.items()}
+        fits = np.setdiff1d(np.arange(len(places)), np.fromiter(embedded.refused, np.int64))
+        self._grow(
+            rows[places[fits]], ads.rows(fits), embedded.vectors[fits], self._logs(said, laid, rows, places[fits])
+        )
+        self._tell(entry, {said.item_ids[place].as_py(): why for place, why in refused.items()})
+
+    def _logs(self, said: Said, laid: Overlaid, rows: Int64, places: Int64) -> Scores | None:
+        """``[n] float32`` log values of the ads at ``places``: of the value said, else as before, else the mean."""
+        value = self._bundle.value
+        if value is None or self._log_values is None:
+            return None
+        known = rows[places] >= 0
+        before = np.where(known, self._log_values[rows[places]], value.log_values.mean()).astype(np.float32)
+        attribute = value.spec.attribute
+        if attribute not in said.columns:
+            return before
+        own = said.said[attribute][places] & (laid.differing[attribute][places] | ~known)
+        column = said.columns[attribute].take(pa.array(places))
+        return np.where(own, said_log_values(column, float(value.log_values.min())), before)
+
+    def _grow(self, before: Int64, ads: KnownAds, vectors: Vectors, log_values: Scores | None) -> None:
+        """Adds rows at the end; ``before``: the ads' rows until now, -1 for a new ad."""
+        if len(before) == 0:
+            return
+        known = before >= 0
+        frequency = np.where(known, self._frequency[before], 0)
+        ids = ads.items["item_id"].to_pylist()
+        first = len(self._gone)
+        self._gone[before[known]] = True
+        self._gone = np.concatenate([self._gone, np.zeros(len(before), np.bool_)])
+        paused = np.fromiter((item_id in self._paused_ids for item_id in ids), np.bool_, len(ids))
+        self._paused = np.concatenate([self._paused, paused])
+        self._frequency = np.concatenate([self._frequency, frequency])
+        if self._log_values is not None and log_values is not None:
+            self._log_values = np.concatenate([self._log_values, log_values])
+        self._vectors.append(vectors)
+        self._fresh = self._fresh.joined(ads)
+        self._fresh_row.update({item_id: first + place for place, item_id in enumerate(ids)})
+
+    def _tell(self, entry: Entry, refused: dict[Any, str]) -> None:
+        self.refused |= refused
+        if refused:
+            first = next(iter(refused))
+            message = "%s: entry %d: %d ads cannot be embedded here and stay as they were, the first is %r: %s"
+            _LOG.warning(message, self._bundle.dir, entry.sequence, len(refused), first, refused[first])
 
 
-def replay(bundle: Bundle, log: DeltaLog) -> DeltaState:
-    """The bundle with all deltas of its log applied.
+def _rows_of(bundle: Bundle, fresh_row: dict[Any, int], item_ids: pa.Array) -> Rows:
+    rows = bundle.vocabulary.item_rows(item_ids)
+    if fresh_row:
+        fresh = [fresh_row.get(item_id, -1) for item_id in item_ids.to_pylist()]
+        rows = np.where(np.asarray(fresh, np.int32) >= 0, fresh, rows)
+    return rows.astype(np.int32)
 
-    Raises:
-        ArtifactError: an entry is damaged or missing.
-    """
-    state = DeltaState.of(bundle)
-    for delta in log.after(0):
-        state = state.apply(delta)
-    return state
+
+def _known(bundle: Bundle, fresh: KnownAds, rows: Int64) -> KnownAds:
+    """What is known of the ads in ``[n]`` rows: the bundle's, and those of the fresh ones."""
+    is_fresh = rows >= bundle.num_items
+    own = known_of(bundle, rows[~is_fresh])
+    if not is_fresh.any():
+        return own
+    both = own.joined(fresh.rows(rows[is_fresh] - bundle.num_items))
+    order = np.argsort(np.argsort(is_fresh, kind="stable"), kind="stable")
+    return both.rows(order)

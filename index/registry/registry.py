@@ -2,7 +2,7 @@
 
     versions/<version>/   a bundle, its manifest with the gates' verdicts
     CURRENT               the live version's name
-    deltas/<version>/     changes since then (index/registry/deltas.py)
+    deltas/               changes of ads, in force on every version (index/registry/delta_log.py)
 
 Publishing means: write to a temporary place, verify by opening and querying, rename, move CURRENT. A reader sees the
 old version or the new one, never a mixture. This holds for a folder and for an object store.
@@ -15,7 +15,7 @@ import datetime
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,6 @@ from pipelines.contracts.manifest import MANIFEST_FILE, Manifest, fingerprint_of
 
 VERSIONS = "versions"
 CURRENT = "CURRENT"
-DELTAS = "deltas"
 # How often a reader retries when the version it was opening is removed meanwhile.
 _OPEN_ATTEMPTS = 5
 
@@ -141,21 +140,13 @@ class Registry:
             raise ArtifactError(f"{self.url}: expected version {name!r}, found {known}. Run `towerline versions`.")
         return Bundle.open(directory, verify=verify)
 
-    def publish(
-        self,
-        bundle: Path,
-        *,
-        facts: dict[str, Any] | None = None,
-        keep: int | None = None,
-        before_live: Callable[[str], object] | None = None,
-    ) -> str:
+    def publish(self, bundle: Path, *, facts: dict[str, Any] | None = None, keep: int | None = None) -> str:
         """Publishes a bundle and makes it live; returns the version's name.
 
         Args:
             bundle: the staged bundle; it stays where it is.
             facts: added to the bundle's own in the published manifest (verdicts, a reason).
             keep: how many versions to keep; None keeps all.
-            before_live: called with the version's name when it is in place but not yet live.
 
         Raises:
             ArtifactError: the bundle is damaged, or does not answer its golden probes correctly.
@@ -164,8 +155,6 @@ class Registry:
             check_answers(Bundle.open(staged))
             name = self._new_name(read_manifest(staged))
             self._store.put(staged, f"{VERSIONS}/{name}")
-            if before_live is not None:
-                before_live(name)
             self._store.write_text(CURRENT, name + "\n")
             if keep is not None:
                 self._prune(keep)
@@ -180,12 +169,11 @@ class Registry:
             moment = last + datetime.timedelta(seconds=1)
         return f"{moment:%Y%m%dT%H%M%SZ}-{manifest.fingerprint[:8]}"
 
-    def rollback(self, version: str | None = None, *, before_live: Callable[[str], object] | None = None) -> str:
+    def rollback(self, version: str | None = None) -> str:
         """Makes an older version live; returns its name.
 
         Args:
             version: None is the newest one older than the live one.
-            before_live: called with the version's name before it is live.
 
         Raises:
             ArtifactError: there is no such version, none older, or it is damaged; the live one stays.
@@ -194,8 +182,6 @@ class Registry:
             live = self.current()
             target = version if version is not None else self._before(live)
             check_answers(self._open(target, verify=True))
-            if before_live is not None:
-                before_live(target)
             self._store.write_text(CURRENT, target + "\n")
         return target
 
@@ -216,8 +202,6 @@ class Registry:
         doomed = [name for name in names[: max(0, len(names) - keep)] if name != live]
         for name in doomed:
             self._store.remove(f"{VERSIONS}/{name}")
-            for entry in self._store.artifacts(f"{DELTAS}/{name}"):
-                self._store.remove(f"{DELTAS}/{name}/{entry}")
         return doomed
 
 

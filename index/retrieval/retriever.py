@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry
 
 from index.inference.records import Clock
 from index.registry.bundle import Bundle
-from index.registry.deltas import DeltaLog
+from index.registry.delta_log import DeltaLog
 from index.retrieval.answer import NO_RULES, answer, answer_record
 from index.retrieval.batch import answer_batch
 from index.retrieval.candidates import Candidates
@@ -295,13 +295,8 @@ class Retriever:
         registry = self._source.registry
         if registry is None:
             return None
-        follower = DeltaFollower(live, DeltaLog(registry.store, live.version))
-        try:
-            follower.catch_up()
-        except (TowerlineError, OSError):
-            # Retention may remove a version's log while it is read; then another version with its own log is live.
-            if registry.current() == live.version:
-                raise
+        follower = DeltaFollower(live, DeltaLog(registry.store))
+        follower.catch_up()
         return follower
 
     def _move(self, live: ServingVersion) -> ServingVersion:

@@ -67,6 +67,14 @@ def log_values_of(column: pa.ChunkedArray | pa.Array, attribute: str) -> Scores:
     return np.log(np.where(usable, values, values[usable].min())).astype(np.float32)
 
 
+def said_log_values(values: pa.Array, least: float) -> Scores:
+    """``[n] float32`` natural logarithms of single values; missing ones and those up to 0 count as ``least``, the
+    logarithm of the catalogue's smallest."""
+    numbers = np.asarray(pc.fill_null(values.cast(pa.float64(), safe=False), 0.0), np.float64)
+    usable = np.isfinite(numbers) & (numbers > 0)
+    return np.where(usable, np.log(np.where(usable, numbers, 1.0)), least).astype(np.float32)
+
+
 def augmented(vectors: Vectors, log_values: Scores, scale: float, center: float) -> Vectors:
     """``[items, dim + 1] float32``: the vectors with the value's dimension."""
     return np.concatenate([vectors, (np.float32(scale) * (log_values - np.float32(center)))[:, None]], axis=1)

@@ -71,6 +71,7 @@ def run(
     previous: Path | None = None,
     forget: ForgetList = NOBODY,
     remember: ForgetList = NOBODY,
+    delta_sequence: int = 0,
 ) -> Path:
     """Writes the features of a data set to ``out`` and returns it.
 
@@ -87,6 +88,8 @@ def run(
         forget: users to erase: no event, row, count, value or reject of theirs is kept, in this run and in every later
             one. The artifact keeps salted digests of their ids; ``out`` and ``previous`` are searched for such a list.
         remember: users to take off that list; all files are read again then.
+        delta_sequence: number of the last change of ads that was made before the tables are read; kept as a fact, so
+            that later changes are applied to what is made of these features.
 
     Raises:
         SchemaError: a table cannot be read or lacks a column, a column has a wrong type, an item id appears twice,
@@ -111,7 +114,7 @@ def run(
         plan = FeaturesPlanner(schema, inputs, draft.dir, work, erasure).plan(previous, partitions)
         write_copy(plan.erasure.forgotten, out)
         facts = _Assembler(plan, draft, tuple(beam_args), progress).write(before)
-        draft.facts.update(facts)
+        draft.facts.update(facts, delta_sequence=delta_sequence)
     return out
 
 

@@ -39,12 +39,15 @@ class InputTable:
         """The table as an error names it."""
         return str(self.data) if isinstance(self.data, str | Path) else f"the given {self.name}"
 
-    def batches(self, kinds: Mapping[str, ColumnType], wanted: Collection[str]) -> Iterator[TableBatch]:
+    def batches(
+        self, kinds: Mapping[str, ColumnType], wanted: Collection[str], *, with_keys: bool = False
+    ) -> Iterator[TableBatch]:
         """All rows with all columns, raw or in their type.
 
         Args:
             kinds: what columns will be converted to.
             wanted: columns that may occur anywhere in a JSONL file.
+            with_keys: of JSONL, say which keys each row has.
 
         Raises:
             SchemaError: it cannot be read.
@@ -55,7 +58,7 @@ class InputTable:
         source, files = self._files(str(self.data))
         for shard in plan_shards(files, source, self.name):
             columns = file_schema(shard.file, source, self.name, tuple(wanted)).names
-            yield from read_shard(shard, source, columns, kinds)
+            yield from read_shard(shard, source, columns, kinds, with_keys=with_keys)
 
     def _files(self, path: str) -> tuple[TableSource, tuple[SourceFile, ...]]:
         """The files; those whose ending says nothing have the format of the table in the TOML."""

@@ -167,6 +167,8 @@ def read_shard(
     columns: Sequence[str],
     types: Mapping[str, ColumnType],
     rows_per_batch: int = ROWS_PER_SHARD,
+    *,
+    with_keys: bool = False,
 ) -> Iterator[TableBatch]:
     """Reads a shard in batches: of a Parquet file at most ``rows_per_batch`` rows, of text about 16 MB.
 
@@ -177,18 +179,25 @@ def read_shard(
         types: what the columns will be converted to. A column comes in that type, or raw: as text from a text file, as
             the value's own type from JSONL, as the file's type from Parquet.
         rows_per_batch: the memory bound.
+        with_keys: of JSONL, say which keys each row has.
 
     Raises:
         SchemaError: the file cannot be read, or not to its end.
     """
     file = shard.file
     with readable(file.url, shard.table):
-        for batch in _batches(shard, source, columns, types, rows_per_batch):
+        for batch in _batches(shard, source, columns, types, rows_per_batch, with_keys=with_keys):
             yield _completed(batch, file, columns, types)
 
 
 def _batches(
-    shard: Shard, source: TableSource, columns: Sequence[str], types: Mapping[str, ColumnType], rows_per_batch: int
+    shard: Shard,
+    source: TableSource,
+    columns: Sequence[str],
+    types: Mapping[str, ColumnType],
+    rows_per_batch: int,
+    *,
+    with_keys: bool,
 ) -> Iterator[TableBatch]:
     file = shard.file
     if file.format == "parquet":
@@ -199,7 +208,7 @@ def _batches(
     with _opened_part(shard, source) as text:
         if file.format == "jsonl":
             kinds = {name: types.get(name, STRING) for name in _asked_of_json(file, source, shard.table, columns)}
-            yield from read_jsonl(text, file.url, kinds, source.decimal, first_row=shard.first_row)
+            yield from read_jsonl(text, file.url, kinds, source.decimal, first_row=shard.first_row, with_keys=with_keys)
             return
         delimiter = delimiter_of(file, source)
         with opened_text(file, source.encoding) as head:
@@ -242,4 +251,8 @@ def _completed(
             arrays.append(pa.repeat(pa.scalar(given[name], pa.string()), rows))
         else:
             arrays.append(pa.nulls(rows, types[name].arrow if name in types else pa.null()))
-    return dataclasses.replace(batch, table=pa.table(dict(zip(columns, arrays, strict=True))))
+    keys = batch.keys
+    if keys is not None and given:
+        own = [name for name in columns if name in given and name not in batch.table.column_names]
+        keys = pa.array([[*found, *own] for found in keys.to_pylist()], keys.type)
+    return dataclasses.replace(batch, table=pa.table(dict(zip(columns, arrays, strict=True))), keys=keys)

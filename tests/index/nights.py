@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from pipelines.contracts.manifest import read_manifest
+from pipelines.contracts.manifest import MANIFEST_FILE, Manifest, fingerprint_of, read_manifest
 from pipelines.contracts.schema import DatasetSchema
 from pipelines.features import job as features_stage
 from tests.index.serving_bundles import SCHEMA
@@ -29,11 +29,16 @@ def write_nights(root: Path, nights: int) -> None:
         write_model(root / f"model-{night}", root / f"features-{night}", dim=DIM, seed=night)
 
 
-def put(source: Path, out: Path) -> None:
-    """Puts a copy in place by one rename, as a stage does."""
+def put(source: Path, out: Path, **facts: Any) -> None:
+    """Puts a copy in place by one rename, as a stage does; ``facts`` are added to its manifest."""
     aside = out.parent / f".{out.name}.copy"
     shutil.rmtree(aside, ignore_errors=True)
     shutil.copytree(source, aside)
+    fields = read_manifest(aside).model_dump()
+    fields["facts"] |= facts
+    del fields["seal"]
+    sealed = Manifest.model_validate({**fields, "seal": fingerprint_of(fields)})
+    (aside / MANIFEST_FILE).write_text(sealed.model_dump_json())
     shutil.rmtree(out, ignore_errors=True)
     aside.rename(out)
 
@@ -51,8 +56,8 @@ def tables_of(stored: Path, night: Callable[[], int]) -> Iterator[None]:
         def fingerprints() -> dict[str, str]:
             return dict(read_manifest(stored / f"features-{night()}").inputs)
 
-    def write(schema: DatasetSchema, out: Path, *rest: Any, **named: Any) -> None:
-        put(stored / f"features-{night()}", out)
+    def write(schema: DatasetSchema, out: Path, *rest: Any, delta_sequence: int, **named: Any) -> None:
+        put(stored / f"features-{night()}", out, delta_sequence=delta_sequence)
 
     def train(features: Path, settings: TowersSettings, out: Path, **rest: Any) -> None:
         put(stored / f"model-{night()}", out)

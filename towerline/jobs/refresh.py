@@ -121,10 +121,8 @@ def _run(call: StageCall, options: Options) -> Refreshed:
         if stage is FEATURES_STAGE:
             forgotten = _forget_outcome(call, outcome)
         outcomes.append(outcome)
-    # Deltas from the moment on at which the tables were read are not in them.
-    since = started if outcomes[0].outcome == "ran" else read_manifest(config.work / FEATURES).created_at
     progress.stage(len(STAGES) + 1, len(STAGES) + 1, "publish")
-    publication = _publish(config, dataclasses.replace(options, since=since), progress)
+    publication = _publish(config, options, progress)
     live = Registry(config.registry).current_or_none()
     file = config.work / REPORT_FILE
     refreshed = Refreshed(live, publication.version is not None, tuple(outcomes), publication.verdicts, file, forgotten)

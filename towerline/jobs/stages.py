@@ -132,9 +132,12 @@ class FeaturesStage(Stage):
         return config.schema_only().model_dump(mode="json")
 
     def run(self, call: StageCall) -> None:
-        """Writes the artifact."""
+        """Writes the artifact. Changes of ads that the log has before the tables are read are in the tables."""
+        from index.registry.delta_log import DeltaLog
+        from index.registry.store import open_store
         from pipelines.features import job
 
+        delta_sequence = DeltaLog(open_store(call.config.registry)).last()
         job.run(
             call.config.schema_only(),
             call.folder(FEATURES),
@@ -143,6 +146,7 @@ class FeaturesStage(Stage):
             previous=call.previous,
             forget=call.forget,
             remember=call.remember,
+            delta_sequence=delta_sequence,
         )
 
 

@@ -1,8 +1,8 @@
 """Applies deltas to a version that is serving: fresh ads join, dead ones leave, and a call waits at most for a mask.
 
-Reads the log of a registry. Every call checks the log's stamp (one stat). If it changed, the new pauses and removals
-apply to that same call; fresh ads are laid out by a separate thread and join when it is done. An object store has no
-stamps: there a watcher reads the log itself at intervals.
+Reads the log of a registry. Every call checks whether the log has a next entry (one stat). If so, the new pauses and
+removals apply to that same call; fresh ads are laid out by a separate thread and join when it is done. An object store
+is too slow for that: there a watcher reads the log itself at intervals.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from index.inference.item_embedder import ItemEmbedder
 from index.inference.item_ids import ItemIds
 from index.inference.query_tower import QueryTower
 from index.inference.records import RecordReader
 from index.inference.request_ids import IdsLike, int64_ids, num_ids, text_ids
+from index.registry.delta_log import DeltaLog, Entry
 from index.registry.delta_search import DeltaSearcher, MaskedSearcher
-from index.registry.deltas import Delta, DeltaLog, DeltaState
+from index.registry.deltas import DeltaState
 from index.retrieval.live.version import MIB, ServingVersion, attributes_of
 from index.rules.eligible import Eligible, EligibleCache
 from index.rules.planner import Planner
@@ -80,7 +82,7 @@ def with_state(
         vectors=vectors,
         tower=tower,
         reader=RecordReader(base.bundle.schema, items, tower.history_length, base.reader.clock),
-        planner=_grown(base.planner, vectors, state.fresh_vectors),
+        planner=_grown(base.planner, vectors, state.fresh_vectors, state.fresh_log_values),
         attributes=attributes_of(base.bundle, catalogue),
         catalogue=catalogue,
     )
@@ -101,12 +103,11 @@ def _masked(version: ServingVersion, state: DeltaState) -> ServingVersion:
     )
 
 
-def _grown(planner: Planner, vectors: Vectors, fresh: Vectors) -> Planner:
-    """Adds fresh rows to the leaf with the nearest centroid; their value is the catalogue's mean until a new build."""
+def _grown(planner: Planner, vectors: Vectors, fresh: Vectors, log_values: Scores | None) -> Planner:
+    """Adds fresh rows to the leaf with the nearest centroid."""
     values: Scores | None = planner.log_values
-    if values is not None:
-        mean = np.full(len(fresh), values.mean(), np.float32)
-        values = np.concatenate([values, mean])
+    if values is not None and log_values is not None:
+        values = np.concatenate([values, log_values])
     leaves = planner.leaves
     if leaves is not None:
         nearest = np.argmax(fresh @ leaves.centroids.T, axis=1).astype(np.int32)
@@ -129,10 +130,11 @@ class DeltaFollower:
         self._log = log
         self._live = base
         self._lock = threading.Lock()
-        self._stamp: int | None = 0
+        self._embedder = ItemEmbedder(base.bundle)
         self._state = DeltaState.of(base.bundle)
+        self._seen = 0
         self._growing = GrowingVectors(base.vectors)
-        self._waiting: list[Delta] = []
+        self._waiting: list[Entry] = []
         self._thread: threading.Thread | None = None
 
     def after_fork(self) -> None:
@@ -146,39 +148,30 @@ class DeltaFollower:
 
         If the log cannot be read, the error is logged and the version continues as it is.
         """
-        stamp = self._log.stamp()
-        if stamp != self._stamp:
-            with self._lock:
-                if stamp != self._stamp:
-                    self._read(stamp)
-        # Read after the comparison: the thread that changed the stamp has swapped the version before.
+        if self._log.has(self._seen + 1):
+            self.look()
+        # Read after the comparison: the thread that saw the entry has swapped the version before.
         return self._live
 
     def look(self) -> None:
-        """Reads the log, whatever its stamp says. Not to be used in a call: an object store is slow."""
+        """Reads the log. Not to be used in a call on an object store, which is slow."""
         with self._lock:
-            self._read(self._stamp)
-
-    def _read(self, stamp: int | None) -> None:
-        try:
-            self._take_in()
-            self._stamp = stamp
-        except (TowerlineError, OSError):
-            _LOG.exception("the deltas of version %s cannot be read; it continues without them", self._base.version)
+            try:
+                self._take_in()
+            except (TowerlineError, OSError):
+                _LOG.exception("the deltas of version %s cannot be read; it continues without them", self._base.version)
 
     def catch_up(self) -> None:
         """Applies everything before it returns: for opening a version."""
         with self._lock:
-            self._stamp = self._log.stamp()
-            self._waiting += self._log.after(self._sequence)
-        self._fold()
-
-    @property
-    def _sequence(self) -> int:
-        return self._waiting[-1].sequence if self._waiting else self._state.sequence
+            self._state = DeltaState.opened(self._base.bundle, self._log, self._embedder)
+            self._seen = self._state.sequence
+            self._live = with_state(self._base, self._live, self._state, self._growing)
 
     def _take_in(self) -> None:
-        entries = self._log.after(self._sequence)
+        last = self._log.last()
+        entries = self._log.after(self._seen)
+        self._seen = max([last, *(entry.sequence for entry in entries)])
         if not entries:
             return
         self._waiting += entries
@@ -201,8 +194,7 @@ class DeltaFollower:
                 state, entries = self._state, tuple(self._waiting)
             if not entries:
                 return
-            for entry in entries:
-                state = state.apply(entry)
+            state = state.after(entries, self._embedder)
             grown = with_state(self._base, self._live, state, self._growing)
             with self._lock:
                 if len(self._waiting) == len(entries):
@@ -210,18 +202,23 @@ class DeltaFollower:
                     return
 
 
-def _killed(live: ServingVersion, entries: Sequence[Delta]) -> Rows:
+def _killed(live: ServingVersion, entries: Sequence[Entry]) -> Rows:
     """Rows that the entries remove or pause and do not restore: an upsert ends a removal, a resume ends a pause."""
     removed: set[Any] = set()
     paused: set[Any] = set()
     for entry in entries:
-        removed = (removed - set(entry.rows["item_id"].to_pylist())) | set(entry.removed.to_pylist())
-        paused = (paused - set(entry.resumed.to_pylist())) | set(entry.paused.to_pylist())
+        if entry.sequence > live.bundle.delta_sequence:
+            removed = (removed - _ids(live, entry, "upsert")) | _ids(live, entry, "remove")
+        paused = (paused - _ids(live, entry, "resume")) | _ids(live, entry, "pause")
     gone = removed | paused
     if not gone:
         return np.zeros(0, np.int32)
     rows = live.items.rows(list(gone), "delta")
     return rows[rows >= 0]
+
+
+def _ids(live: ServingVersion, entry: Entry, change: str) -> set[Any]:
+    return set(live.bundle.item_types.ids(entry.ids(change)).drop_null().to_pylist())
 
 
 def _without(live: ServingVersion, rows: Rows) -> ServingVersion:

@@ -68,7 +68,8 @@ class TableBatch:
 
     table: the rows that could be read. file: its URL. first_row: place in the file (from 0, the header is not counted)
     of the first row or malformed line. malformed: lines that give no row, in order. multi_line: CSV columns (those that
-    are not read, too) with cells over several lines.
+    are not read, too) with cells over several lines. keys: ``[rows]`` lists of the keys that each row of a JSONL file
+    has, where they were asked for; in other formats every row has every column.
     """
 
     table: pa.Table
@@ -76,6 +77,7 @@ class TableBatch:
     first_row: int
     malformed: tuple[Malformed, ...] = ()
     multi_line: Mapping[str, MultiLine] = field(default_factory=dict)
+    keys: pa.Array | None = None
 
     @property
     def rows(self) -> int:
@@ -93,7 +95,8 @@ class TableBatch:
         kept = np.ones(self.table.num_rows, bool)
         kept[places] = False
         malformed = sorted((*self.malformed, *lines), key=lambda line: line.row)
-        return dataclasses.replace(self, table=self.table.filter(pa.array(kept)), malformed=tuple(malformed))
+        keys = None if self.keys is None else self.keys.filter(pa.array(kept))
+        return dataclasses.replace(self, table=self.table.filter(pa.array(kept)), malformed=tuple(malformed), keys=keys)
 
 
 def _record(record: Mapping[str, Any]) -> str:

@@ -74,7 +74,9 @@ class JsonLines:
                 places.append(place)
         return cls(texts, objects, places, bad)
 
-    def batch(self, kinds: Mapping[str, ColumnType], decimal: str, url: str, row: int) -> TableBatch:
+    def batch(
+        self, kinds: Mapping[str, ColumnType], decimal: str, url: str, row: int, *, with_keys: bool = False
+    ) -> TableBatch:
         """The lines as a batch that begins at ``row``."""
         lines = [Malformed.line(row + place, shown(self.texts[place]), why) for place, why in self.bad.items()]
         columns: dict[str, pa.Array] = {}
@@ -86,5 +88,10 @@ class JsonLines:
                 record = {own: self.objects[place].get(own) for own in kinds}
                 wrong.setdefault(place, Malformed.cell(row + self.places[place], record, name, expected(kind)))
         table = pa.table(columns) if columns else pa.table({"": pa.nulls(len(self.objects))}).select([])
-        batch = TableBatch(table, url, row, tuple(lines))
+        keys = self._keys(kinds) if with_keys else None
+        batch = TableBatch(table, url, row, tuple(lines), keys=keys)
         return batch.without(np.array(sorted(wrong), np.int64), [wrong[place] for place in sorted(wrong)])
+
+    def _keys(self, kinds: Mapping[str, ColumnType]) -> pa.Array:
+        """The keys wanted that each object has."""
+        return pa.array([[name for name in kinds if name in value] for value in self.objects], pa.list_(pa.string()))

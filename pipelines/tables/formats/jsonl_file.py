@@ -54,6 +54,7 @@ def read_jsonl(
     *,
     first_row: int = 0,
     block_bytes: int = BLOCK_BYTES,
+    with_keys: bool = False,
 ) -> Iterator[TableBatch]:
     """Reads a file, or a part of it.
 
@@ -64,8 +65,9 @@ def read_jsonl(
         decimal: decimal mark of the numbers in texts.
         first_row: place in the file of the first line.
         block_bytes: bytes of a batch, about.
+        with_keys: say which keys each row has; the lines are then read one by one.
     """
-    reader = _Reader(url, kinds, decimal)
+    reader = _Reader(url, kinds, decimal, with_keys)
     row = first_row
     for block in blocks(source, line_cut, block_bytes):
         batch = reader.read(block, row)
@@ -81,15 +83,17 @@ class _Reader:
     url: str
     kinds: Mapping[str, ColumnType]
     decimal: str
+    with_keys: bool
     seen: dict[str, pa.DataType] = field(default_factory=dict)
 
     def read(self, block: bytes, row: int) -> TableBatch:
         """One block of whole lines."""
-        table = self._by_arrow(block)
+        table = None if self.with_keys else self._by_arrow(block)
         if table is not None:
             return TableBatch(table, self.url, row)
         self.seen.clear()
-        return JsonLines.parse(block, tuple(self.kinds)).batch(self.kinds, self.decimal, self.url, row)
+        lines = JsonLines.parse(block, tuple(self.kinds))
+        return lines.batch(self.kinds, self.decimal, self.url, row, with_keys=self.with_keys)
 
     def _by_arrow(self, block: bytes) -> pa.Table | None:
         """The rows, if Arrow reads them exactly."""

@@ -167,7 +167,7 @@ def test_shards_equal_one_tree_at_full_effort(stages: Stages, embeddings: Path, 
     state = DeltaState.of(sharded)
     gone = np.zeros(ITEMS, bool)
     gone[7] = True
-    rebuilt = compaction.write_bundle(sharded, replace(state, gone=gone), "v", tmp_path / "rebuilt")
+    rebuilt = compaction.write_bundle(replace(state, gone=gone), "v", tmp_path / "rebuilt")
     c = Bundle.open(rebuilt).searcher.search_batch(queries, 30, three.full_effort)
     without = ExactSearcher(np.delete(np.asarray(sharded.vectors), 7, axis=0)).search_batch(queries, 30)
     np.testing.assert_array_equal(c.rows, without.rows)

@@ -20,10 +20,12 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from index.inference.item_embedder import ItemEmbedder
 from index.publishing import publish as publishing
 from index.registry import delta_writer
 from index.registry.bundle import Bundle
-from index.registry.deltas import DeltaLog, replay
+from index.registry.delta_log import DeltaLog
+from index.registry.deltas import DeltaState
 from index.registry.registry import Registry
 from index.retrieval.retriever import Retriever
 
@@ -123,8 +125,8 @@ def check(registry: Path) -> list[str]:
         opened = Registry(registry)
         live = opened.open()
         for name in opened.version_names():
-            found = opened.open(name)
-            replay(found.bundle, DeltaLog(opened.store, name))
+            bundle = opened.open(name).bundle
+            DeltaState.opened(bundle, DeltaLog(opened.store), ItemEmbedder(bundle))
         if live.version not in opened.version_names():
             wrong.append(f"CURRENT names {live.version}, which is not there")
     except Exception:

@@ -26,8 +26,8 @@ from hypothesis import strategies as st
 from index.building.stored_types import with_stored_types
 from index.registry.bundle import Bundle
 from index.registry.change_feed import read_changes
-from index.registry.delta_writer import catalogue_rows
 from index.registry.deltas import DeltaState
+from index.registry.upserts import AdColumns
 from pipelines.contracts.encoding import encode_table
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.manifest import read_manifest, write_artifact
@@ -85,6 +85,12 @@ def items_table(ids: list[Any]) -> pa.Table:
             "in_stock": [row % 4 > 0 for row in range(ITEMS)],
         }
     )
+
+
+def catalogue_rows(raw: pa.Table, bundle: Bundle) -> pa.Table:
+    """The ads as rows of the bundle's items table."""
+    columns = {name: raw[name].combine_chunks() for name in raw.column_names}
+    return AdColumns.of(bundle).ads(columns["ad"], columns).items
 
 
 class World:
@@ -227,7 +233,7 @@ def test_a_feed_in_any_form_is_read_as_the_nightly_table(
         for number, part in enumerate((table.slice(0, half), table.slice(half))):
             (tmp_path / "feed" / f"{number}.{form}{packed}").write_bytes(PACKERS[packed](WRITERS[form](part)))
         feed = tmp_path / "feed"
-    changes = read_changes(feed, world.bundle, DeltaState.of(world.bundle))
+    changes = read_changes(feed, DeltaState.of(world.bundle))
     assert changes.ids.num_rows == 0
     rows = [world.row_of_id[item_id] for item_id in changes.raw["ad"].to_pylist()]
     assert sorted(rows) == sorted(world.row_of_id[world.items["ad"][place].as_py()] for place in places)
@@ -241,7 +247,7 @@ def test_a_feed_in_any_form_is_read_as_the_nightly_table(
 def test_a_change_is_read_in_any_case_and_empty_is_an_upsert(worlds: dict[str, World], tmp_path: Path) -> None:
     feed = tmp_path / "feed.csv"
     feed.write_text("ad,change,price\n1, Remove ,\n2.0,PAUSE,x\n3,,1.5\n99,upsert,2\n4,resume,\n")
-    changes = read_changes(feed, worlds["int64"].bundle, DeltaState.of(worlds["int64"].bundle))
+    changes = read_changes(feed, DeltaState.of(worlds["int64"].bundle))
     assert changes.ids.to_pylist() == [
         {"item_id": 1, "change": "remove"},
         {"item_id": 2, "change": "pause"},
@@ -257,7 +263,7 @@ def test_all_bad_rows_are_named_by_reason(worlds: dict[str, World], tmp_path: Pa
         "5,,dear,\n6,,1\n,,1,\n"
     )
     with pytest.raises(SchemaError) as refused:
-        read_changes(feed, worlds["int64"].bundle, DeltaState.of(worlds["int64"].bundle))
+        read_changes(feed, DeltaState.of(worlds["int64"].bundle))
     lines = str(refused.value).splitlines()
     assert lines[0] == f"{feed}: 9 rows cannot be applied, so nothing was written. Correct them."
     assert lines[1] == (
@@ -303,7 +309,7 @@ def test_the_feed_is_written_as_the_items_table_is(tmp_path: Path) -> None:
     attributes = ("shop", "title", "brand", "size", "price", "listed", "tags")
     bundle = write_bundle(tmp_path / "bundle", features, attributes)
     (tmp_path / "changes.dump").write_text("\n".join(lines[:3]), "utf-16")
-    changes = read_changes(tmp_path / "changes.dump", bundle, DeltaState.of(bundle))
+    changes = read_changes(tmp_path / "changes.dump", DeltaState.of(bundle))
     assert catalogue_rows(changes.raw, bundle).equals(bundle.items.slice(0, 2).combine_chunks())
     assert changes.raw["picture"].to_pylist()[1] == pytest.approx([0.1, 0.2, 2.5])
     assert changes.raw["listed"][0].as_py() == datetime.datetime(2026, 1, 1, 0, 0, 1, tzinfo=UTC)
@@ -317,6 +323,6 @@ def test_without_an_items_table_a_feed_is_a_list_of_ids(tmp_path: Path) -> None:
     features = features_job.run(parse_schema(resolve_paths(raw, tmp_path), "test"), tmp_path / "features")
     bundle = write_bundle(tmp_path / "bundle", features, ())
     (tmp_path / "feed.csv").write_text("ad,change\n1,pause\n99,\n")
-    changes = read_changes(tmp_path / "feed.csv", bundle, DeltaState.of(bundle))
+    changes = read_changes(tmp_path / "feed.csv", DeltaState.of(bundle))
     assert changes.ids.to_pylist() == [{"item_id": 1, "change": "pause"}]
     assert changes.raw.to_pylist() == [{"ad": 99}]

@@ -9,8 +9,10 @@ import fsspec.config
 import pyarrow as pa
 import pytest
 
+from index.inference.item_embedder import ItemEmbedder
 from index.registry import delta_writer
-from index.registry.deltas import DeltaLog, replay
+from index.registry.delta_log import DeltaLog
+from index.registry.deltas import DeltaState
 from index.registry.registry import Registry
 from index.registry.store import ObjectStore
 from index.retrieval.retriever import Retriever
@@ -70,12 +72,12 @@ def test_the_whole_life_of_a_registry(registry: Registry, bundles: list[Path]) -
 
 
 def test_a_delta_lies_in_the_bucket(registry: Registry, bundles: list[Path]) -> None:
-    version = registry.publish(bundles[0])
+    registry.publish(bundles[0])
     delta_writer.apply(registry.url, pa.table({"item_id": [1003], "change": ["pause"]}))
-    log = DeltaLog(registry.store, version)
-    assert log.stamp() is None
-    assert log.sequences() == [1]
-    assert replay(registry.open().bundle, log).paused_ids == {1003}
+    log, bundle = DeltaLog(registry.store), registry.open().bundle
+    assert log.has(1) is None
+    assert log.last() == 1
+    assert DeltaState.opened(bundle, log, ItemEmbedder(bundle)).paused_ids == {1003}
 
 
 def test_a_watching_retriever_sees_deltas_without_reopening(registry: Registry, bundles: list[Path]) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from index.registry.delta_search import DeltaSearcher, MaskedSearcher
-from index.registry.deltas import DeltaState
 from index.search.exact import ExactSearcher, scores_of
 from index.search.scann_tree import ScannSearcher
 from index.search.searcher import Effort, Neighbors, SavableSearcher, Searcher, Vectors
@@ -19,7 +18,6 @@ from index.search.utility import Utility
 from index.search.value_tree import ValueSearcher, ValueSpec, augmented
 from index.settings import TreeSettings
 from pipelines.contracts.errors import ArtifactError, ConfigError, SchemaError
-from pipelines.contracts.vocabulary import Vocabulary
 from tests import oracles
 
 ITEMS, DIM = 600, 16
@@ -75,8 +73,8 @@ def with_deltas(base: Searcher, fresh: Vectors) -> Searcher:
     """The fresh rows live up to ``ITEMS`` rows in all; those after them are removed."""
     rows = base.num_items
     gone = np.arange(rows + len(fresh)) >= ITEMS
-    vocabulary = Vocabulary({}, {}, pa.array(range(rows)), np.ones(rows, np.int64))
-    return DeltaSearcher(base, DeltaState(vocabulary, 1, pa.table({}), fresh, gone, np.zeros_like(gone), frozenset()))
+    state = SimpleNamespace(dead=gone, base_items=rows, fresh_vectors=fresh)
+    return DeltaSearcher(base, state)  # type: ignore[arg-type]
 
 
 def again(vectors: Vectors) -> Vectors:

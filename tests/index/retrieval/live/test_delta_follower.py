@@ -15,7 +15,7 @@ import pytest
 from index.building import embedding_job as embed
 from index.building import job as build
 from index.registry import delta_writer
-from index.registry.deltas import Delta
+from index.registry.delta_log import CHANGE_COLUMN, ID_COLUMN, Entry
 from index.registry.registry import Registry
 from index.retrieval.live.delta_follower import _grown, _killed
 from index.retrieval.retriever import Retriever
@@ -174,7 +174,7 @@ def test_fresh_rows_are_at_the_end_of_their_leaf() -> None:
     fresh = rng.normal(size=(20, 4)).astype(np.float32)
     planner = Planner.of(ExactSearcher(vectors), vectors, None)
     planner = dataclasses.replace(planner, leaves=Leaves(rows, offsets, centroids, leaf_of_row))
-    leaves = _grown(planner, np.concatenate([vectors, fresh]), fresh).leaves
+    leaves = _grown(planner, np.concatenate([vectors, fresh]), fresh, None).leaves
     assert leaves is not None
     # The slow way: sort all rows by their leaf.
     expected = np.concatenate([leaf_of_row, (fresh @ centroids.T).argmax(axis=1)])
@@ -183,11 +183,11 @@ def test_fresh_rows_are_at_the_end_of_their_leaf() -> None:
     assert leaves.sizes.tolist() == np.bincount(expected, minlength=5).tolist()
 
 
-def entry(sequence: int, **changes: list[int]) -> Delta:
+def entry(sequence: int, **changes: list[int]) -> Entry:
     """One entry of the log: ids by what happens to them (upsert, remove, pause, resume)."""
-    ids = {kind: pa.array(changes.get(kind, []), pa.int64()) for kind in ("upsert", "remove", "pause", "resume")}
-    rows = pa.table({"item_id": ids["upsert"]})
-    return Delta(sequence, rows, np.zeros((len(rows), 2), np.float32), ids["remove"], ids["pause"], ids["resume"])
+    ids = pa.array([item_id for ids in changes.values() for item_id in ids], pa.int64())
+    kinds = pa.array([kind for kind, ids in changes.items() for _ in ids], pa.string())
+    return Entry(sequence, 0, pa.table({ID_COLUMN: ids, CHANGE_COLUMN: kinds}))
 
 
 @pytest.mark.parametrize(
@@ -215,6 +215,7 @@ def test_what_waits_hides_what_is_removed_or_paused_in_the_end(
         def rows(self, ids: list[int], where: str) -> np.ndarray:
             return np.array([10 + item_id if item_id < 8 else -1 for item_id in ids], np.int32)
 
-    live = SimpleNamespace(items=Items())
+    types = SimpleNamespace(ids=lambda ids: ids)
+    live = SimpleNamespace(items=Items(), bundle=SimpleNamespace(delta_sequence=0, item_types=types))
     waiting = [entry(1 + number, **changes) for number, changes in enumerate(entries)]
     assert sorted(_killed(live, waiting).tolist()) == [10 + item_id for item_id in gone]  # type: ignore[arg-type]
