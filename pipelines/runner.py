@@ -74,6 +74,19 @@ def local_workers(options: Any) -> int | None:
     return workers if workers > 0 else cores()
 
 
+def thread_count(beam_args: Sequence[str], tasks: int) -> int | None:
+    """How many threads of this process a job has; None if it runs in other processes or elsewhere.
+
+    Arguments and errors as of ``pipeline_options``, which takes a while: it is not asked where there are none.
+    """
+    if not beam_args:
+        return local_threads(tasks)
+    options = pipeline_options(beam_args, tasks=tasks)
+    known = importlib.import_module("apache_beam.options.pipeline_options")
+    in_threads = options.view_as(known.DirectOptions).direct_running_mode in ("in_memory", "multi_threading")
+    return local_workers(options) if in_threads else None
+
+
 def runner_of(options: Any) -> Any:
     """The engine the options name; FnApiRunner if they name none.
 

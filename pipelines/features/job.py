@@ -43,7 +43,7 @@ from pipelines.features.totals import (
     with_item_counts,
 )
 from pipelines.progress import SILENT, Progress, files_in
-from pipelines.runner import pipeline_options
+from pipelines.runner import thread_count
 from pipelines.sequences.reader import part_name
 from pipelines.sequences.segments import Layout, Partition, carry_rows
 from pipelines.tables.erasure.forget_list import ForgetList
@@ -98,7 +98,7 @@ def run(
         ConfigError: ``beam_args`` name no runner.
         ArtifactError: the list of users forgotten earlier cannot be read.
     """
-    pipeline_options(beam_args)  # Refuses what Beam cannot read, before any work.
+    thread_count(beam_args, 1)  # Refuses what Beam cannot read, before any work.
     inputs = Inputs.find(schema, previous, out)
     config = schema.model_dump(mode="json")
     erasure = Erasure(_kept(out, previous), forget, remember)

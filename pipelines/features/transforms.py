@@ -2,6 +2,9 @@
 
 The first reads shards and builds partitions, the second encodes parts of items and users. Only names and references go
 through Beam; a worker reads and writes the files they refer to.
+
+On this machine, a run that appends to a previous one and all encoding are done by plain threads: with little to do, the
+start of the engine would take longer than the work.
 """
 
 from __future__ import annotations
@@ -9,7 +12,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +28,7 @@ from pipelines.contracts.vocabulary import Vocabulary
 from pipelines.features.ingest import Spilled, ingest_events, ingest_users
 from pipelines.features.partitions import build_partition
 from pipelines.features.task import Job
-from pipelines.runner import beam, local_workers, new_pipeline, pipeline_options
+from pipelines.runner import beam, local_workers, new_pipeline, pipeline_options, thread_count
 from pipelines.sequences.reader import encoded_table
 from pipelines.tables.readers import Shard
 
@@ -37,7 +42,12 @@ def build(job: Job, shards: Sequence[Shard], beam_args: Sequence[str]) -> None:
     Raises:
         SchemaError: a table cannot be read or has a user twice.
     """
-    options = pipeline_options(beam_args, tasks=max(len(shards), job.partitions))
+    tasks_at_once = max(len(shards), job.partitions)
+    threads = None if job.base is None else thread_count(beam_args, tasks_at_once)
+    if threads is not None:
+        _build_in_threads(job, shards, threads)
+        return
+    options = pipeline_options(beam_args, tasks=tasks_at_once)
     tasks: list[tuple[int, Shard | None]] = [*enumerate(shards), *((part, None) for part in range(job.partitions))]
     with _translated(Path(job.work)), new_pipeline(options) as pipeline:
         (
@@ -49,19 +59,28 @@ def build(job: Job, shards: Sequence[Shard], beam_args: Sequence[str]) -> None:
         )
 
 
+def _build_in_threads(job: Job, shards: Sequence[Shard], threads: int) -> None:
+    """What the pipeline does, without an engine."""
+    spilled: dict[int, list[Spilled]] = defaultdict(list)
+    with ThreadPoolExecutor(threads) as pool:
+        for found in pool.map(lambda pair: list(_ingested(job, *pair)), enumerate(shards)):
+            for part, one in found:
+                spilled[part].append(one)
+        list(pool.map(lambda part: _build(job, part, spilled[part]), range(job.partitions)))
+
+
 def encode(job: Job, names: Sequence[str], beam_args: Sequence[str]) -> None:
     """Encodes parts of ``items/`` and ``users/``, given by their names below the output.
-
-    Nothing is grouped here: with one local worker the tasks run one after the other without an engine between them.
 
     Raises:
         SchemaError: a value cannot be encoded.
     """
-    options = pipeline_options(beam_args, tasks=len(names))
-    if local_workers(options) == 1:
-        for name in names:
-            encode_part(job, name)
+    threads = thread_count(beam_args, len(names))
+    if threads is not None:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(functools.partial(encode_part, job), names))
         return
+    options = pipeline_options(beam_args, tasks=len(names))
     with _translated(Path(job.work)), new_pipeline(options) as pipeline:
         (pipeline | "List parts" >> beam.Create(list(names)) | "Encode" >> beam.ParDo(_Encode(job)))
 
@@ -86,8 +105,12 @@ class _Ingest(beam.DoFn):
             yield number, None
             return
         with _reported(self._job):
-            ingest = ingest_events if shard.table == "events" else ingest_users
-            yield from ingest(self._job, number, shard)
+            yield from _ingested(self._job, number, shard)
+
+
+def _ingested(job: Job, number: int, shard: Shard) -> Iterator[tuple[int, Spilled]]:
+    ingest = ingest_events if shard.table == "events" else ingest_users
+    return ingest(job, number, shard)
 
 
 class _Build(beam.DoFn):
@@ -99,8 +122,11 @@ class _Build(beam.DoFn):
     def process(self, element: tuple[int, Iterable[Spilled | None]]) -> None:
         part, spilled = element
         with _reported(self._job):
-            facts = build_partition(self._job, part, [one for one in spilled if one is not None])
-            facts.write(Path(self._job.work) / FACTS_FOLDER / f"{part:05d}")
+            _build(self._job, part, [one for one in spilled if one is not None])
+
+
+def _build(job: Job, part: int, spilled: Sequence[Spilled]) -> None:
+    build_partition(job, part, spilled).write(Path(job.work) / FACTS_FOLDER / f"{part:05d}")
 
 
 class _Encode(beam.DoFn):
