@@ -7,6 +7,9 @@ There is one log for the registry, not one per version. A bundle records the seq
 its tables were read; whoever opens it applies what came after. A pause is in force on every version, whenever it was
 made. An entry is one file, created only if no other writer has taken its number: two machines that append at once get
 two numbers. A damaged entry stays where it is, is named in the log and skipped.
+
+A registry of the old format has the live version's own log instead. Its entries are the first ones of this log; the
+first writer writes them into it, the last one first, so that a writer that is killed leaves entry 1 for the next.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
+from typing import Any
 
 import pyarrow as pa
 
@@ -28,6 +32,7 @@ from index.registry.delta_entry import (
     packed,
     unpacked,
 )
+from index.registry.legacy_deltas import LegacyDeltas
 from index.registry.store import Store
 from pipelines.contracts.errors import ArtifactError
 
@@ -44,6 +49,7 @@ class DeltaLog:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._legacy = LegacyDeltas(store)
 
     def has(self, sequence: int) -> bool | None:
         """Whether an entry is there, for about a microsecond; None on an object store, where it would be a request."""
@@ -51,13 +57,25 @@ class DeltaLog:
 
     def last(self) -> int:
         """Number of the last entry ever written; 0 if there is none."""
-        return max(_numbers(self._store.files(DELTAS)), default=0)
+        names = self._store.files(DELTAS)
+        return max([*_numbers(names), 0 if _began(names) else self._legacy.last()])
 
     def after(self, sequence: int) -> list[Entry]:
         """The readable entries with larger numbers, in order. A damaged one is logged and left out."""
-        numbers = _numbers(self._store.files(DELTAS), _ENTRY)
-        entries = (self._read(number) for number in sorted(numbers) if number > sequence)
-        return [entry for entry in entries if entry is not None]
+        names = self._store.files(DELTAS)
+        numbers = set(_numbers(names, _ENTRY))
+        entries = [self._read(number) for number in sorted(numbers) if number > sequence]
+        older = [] if _began(names) else self._legacy.entries()
+        found = [*(entry for entry in older if entry.sequence not in numbers), *entries]
+        return sorted((entry for entry in found if entry and entry.sequence > sequence), key=lambda one: one.sequence)
+
+    def take_over(self) -> None:
+        """Writes the entries of a registry of the old format into the log, if that was not done to its end before.
+        Every writer calls it before it changes anything else: CURRENT says which old entries count."""
+        if _began(self._store.files(DELTAS)):
+            return
+        for entry in reversed(self._legacy.entries()):
+            self._store.create(_entry_name(entry.sequence), _content(entry.rows, entry.moment_us))
 
     def pauses(self) -> Pauses | None:
         """What the removed entries add up to; None if none was removed."""
@@ -75,10 +93,10 @@ class DeltaLog:
 
     def append(self, rows: pa.Table) -> Entry:
         """Writes one more entry (rows as in ``Entry``), whatever other writers do meanwhile."""
+        self.take_over()
         while True:
             sequence, moment_us = self.last() + 1, time.time_ns() // 1000
-            content = packed(rows, {"moment_us": moment_us, "format_version": FORMAT_VERSION})
-            if self._store.create(_entry_name(sequence), content):
+            if self._store.create(_entry_name(sequence), _content(rows, moment_us)):
                 return Entry(sequence, moment_us, rows)
 
     def prune(self, needed_after: int, written_before_us: int) -> list[int]:
@@ -91,6 +109,7 @@ class DeltaLog:
         Returns:
             The numbers of the entries removed.
         """
+        self.take_over()
         old = self.pauses()
         paused = set() if old is None else set(old.item_ids.to_pylist())
         doomed: list[Entry] = []
@@ -103,9 +122,7 @@ class DeltaLog:
         for entry in doomed:
             paused = (paused - set(entry.ids("resume").to_pylist())) | set(entry.ids("pause").to_pylist())
         last = doomed[-1].sequence
-        id_type = doomed[-1].rows.schema.field(ID_COLUMN).type
-        table = pa.table({ID_COLUMN: pa.array(sorted(paused), id_type)})
-        self._store.create(_paused_name(last), packed(table, {"format_version": FORMAT_VERSION}))
+        self._store.create(_paused_name(last), packed(_ids_table(paused), {"format_version": FORMAT_VERSION}))
         gone = [number for number in _numbers(self._store.files(DELTAS), _ENTRY) if number <= last]
         for number in gone:
             self._store.remove_file(_entry_name(number))
@@ -125,6 +142,23 @@ class DeltaLog:
         except (ArtifactError, KeyError) as err:
             _LOG.error("%s/%s: damaged, and left out (%s). Apply its changes again.", self._store.url, name, err)
             return None
+
+
+def _content(rows: pa.Table, moment_us: int) -> bytes:
+    return packed(rows, {"moment_us": moment_us, "format_version": FORMAT_VERSION})
+
+
+def _ids_table(item_ids: set[Any]) -> pa.Table:
+    """Ids in order: integers, or texts where ids have become texts meanwhile."""
+    numbers = all(isinstance(item_id, int) for item_id in item_ids)
+    ids = sorted(item_ids) if numbers else sorted(map(str, item_ids))
+    return pa.table({ID_COLUMN: pa.array(ids, pa.int64() if numbers else pa.string())})
+
+
+def _began(names: Iterable[str]) -> bool:
+    """Whether the log has its first entry, or had it: then nothing of an older format counts."""
+    listed = list(names)
+    return 1 in _numbers(listed, _ENTRY) or bool(_numbers(listed, _PAUSED))
 
 
 def _entry_name(sequence: int) -> str:

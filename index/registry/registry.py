@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from index.registry.bundle import Bundle
+from index.registry.delta_log import DELTAS, DeltaLog
 from index.registry.store import Store, open_store
 from pipelines.contracts.errors import ArtifactError, TowerlineError
 from pipelines.contracts.manifest import MANIFEST_FILE, Manifest, fingerprint_of, read_manifest, write_durably
@@ -152,6 +153,7 @@ class Registry:
             ArtifactError: the bundle is damaged, or does not answer its golden probes correctly.
         """
         with self._store.lock(), sealed_copy(bundle, facts or {}) as staged:
+            DeltaLog(self._store).take_over()
             check_answers(Bundle.open(staged))
             name = self._new_name(read_manifest(staged))
             self._store.put(staged, f"{VERSIONS}/{name}")
@@ -179,6 +181,7 @@ class Registry:
             ArtifactError: there is no such version, none older, or it is damaged; the live one stays.
         """
         with self._store.lock():
+            DeltaLog(self._store).take_over()
             live = self.current()
             target = version if version is not None else self._before(live)
             check_answers(self._open(target, verify=True))
@@ -202,6 +205,9 @@ class Registry:
         doomed = [name for name in names[: max(0, len(names) - keep)] if name != live]
         for name in doomed:
             self._store.remove(f"{VERSIONS}/{name}")
+            # A version's own log, from before the registry had one.
+            for entry in self._store.artifacts(f"{DELTAS}/{name}"):
+                self._store.remove(f"{DELTAS}/{name}/{entry}")
         return doomed
 
 
