@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime
 import functools
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.manifest import MANIFEST_FILE, Artifact, Manifest, open_artifact
 from pipelines.contracts.schema import DatasetSchema
 from pipelines.contracts.vocabulary import Vocabulary
+from pipelines.locks import Hold
 
 KIND = "bundle"
 # 2: item_features.arrow, and the facts as_of_us and delta_sequence.
@@ -69,10 +70,14 @@ class Probes:
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle. Large parts are read once, on first use."""
+    """An opened bundle. Large parts are read once, on first use.
+
+    ``held`` keeps the directory from being removed for as long as the bundle is used, where it is a copy in the cache.
+    """
 
     dir: Path
     manifest: Manifest
+    held: Hold | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def open(cls, directory: Path, *, verify: bool = True) -> Bundle:
@@ -235,7 +240,8 @@ class Bundle:
         if f"{BACKTEST_DIR}/{MANIFEST_FILE}" not in self.manifest.files:
             return None
         folder = self.dir / BACKTEST_DIR
-        return Bundle.of(open_artifact(folder, kind=KIND, format_version=FORMAT_VERSION, verify=False, sweep=False))
+        inner = Bundle.of(open_artifact(folder, kind=KIND, format_version=FORMAT_VERSION, verify=False))
+        return replace(inner, held=self.held)
 
     @property
     def measured(self) -> Bundle:

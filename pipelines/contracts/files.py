@@ -16,6 +16,27 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+# Bytes that file systems allow in one part of a name.
+_LONGEST_NAME = 255
+
+
+def file_name(name: str) -> str:
+    """The name of a file below a folder, read from outside, if it is one: relative, with ``/``, and not hidden.
+
+    Raises:
+        ValueError: it is empty or absolute, goes up (``..``), or has a backslash, a control character, an empty part or
+            one that begins with a dot.
+    """
+    parts = name.split("/")
+    if "\\" in name or any(ord(character) < 32 or ord(character) == 127 for character in name):
+        raise ValueError(f"{name!r}: expected the name of a file, got a backslash or a control character in it")
+    if any(not part or part.startswith(".") or len(os.fsencode(part)) > _LONGEST_NAME for part in parts):
+        raise ValueError(
+            f"{name!r}: expected the name of a file below the folder, such as 'scann/config.pbtxt': relative, without "
+            "'..', empty or hidden parts"
+        )
+    return name
+
 
 def write_aside(path: Path, write: Callable[[Path], Any]) -> None:
     """Lets ``write`` fill a file next to ``path``, then renames it there."""

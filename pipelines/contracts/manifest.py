@@ -20,18 +20,23 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
 
 import xxhash
-from pydantic import ValidationError
+from pydantic import AfterValidator, ValidationError, field_validator
 
 from pipelines.contracts.configuration import Section, describe
 from pipelines.contracts.errors import ArtifactError
+from pipelines.contracts.files import file_name
+from pipelines.drafts import draft_of, replace_directory
 
 MANIFEST_FILE = "manifest.json"
 _BLOCK_BYTES = 1 << 20
 _SYNC_THREADS = 8
+
+
+FileName = Annotated[str, AfterValidator(file_name)]
 
 
 class FileEntry(Section):
@@ -58,9 +63,23 @@ class Manifest(Section):
     inputs: dict[str, str]
     config: dict[str, Any]
     facts: dict[str, Any]
-    files: dict[str, FileEntry]
+    files: dict[FileName, FileEntry]
     fingerprint: str
     seal: str
+
+    @field_validator("files")
+    @classmethod
+    def _files_that_can_be_written(cls, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
+        """Each name is a place of its own below the artifact's folder.
+
+        Raises:
+            ValueError: a name is the manifest's own, or is also a folder of another name.
+        """
+        folders = {str(folder) for name in files for folder in PurePosixPath(name).parents}
+        for name in (MANIFEST_FILE, *files):
+            if name in folders or (name == MANIFEST_FILE and name in files):
+                raise ValueError(f"{name!r}: expected a file of the artifact, got a name that is taken")
+        return files
 
 
 @dataclass(frozen=True)
@@ -136,18 +155,12 @@ def write_artifact(
     An existing artifact at ``path`` stays readable until the last moment, and is kept if the block fails.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    remove_abandoned(path)
-    aside = path.parent / f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.draft"
-    aside.mkdir()
-    try:
+    with draft_of(path) as aside:
         draft = Draft(dir=aside)
         yield draft
         manifest = _seal(draft, kind, format_version, inputs or {}, config or {})
         write_durably(aside / MANIFEST_FILE, manifest.model_dump_json(indent=2).encode())
         replace_directory(aside, path)
-    finally:
-        if aside.exists():
-            shutil.rmtree(aside)
 
 
 def _seal(draft: Draft, kind: str, format_version: int, inputs: dict[str, str], config: dict[str, Any]) -> Manifest:
@@ -222,62 +235,19 @@ def write_durably(path: Path, content: bytes) -> None:
     _sync(path.parent)
 
 
-def replace_directory(source: Path, target: Path) -> None:
-    """Puts ``source`` where ``target`` is, or was: the old directory is moved away, then removed."""
-    old = target.parent / f".{target.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.old"
-    if target.exists():
-        os.rename(target, old)
-    os.rename(source, target)
-    _sync(target.parent)
-    if old.exists():
-        shutil.rmtree(old)
-
-
-def remove_abandoned(path: Path) -> None:
-    """Removes leftovers of killed writers of ``path``; after a kill between two renames, restores the old one."""
-    for old in sorted(path.parent.glob(f".{path.name}.*.old")):
-        if _writer_lives(old):
-            continue
-        if path.exists():
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.rename(old, path)
-    for draft in path.parent.glob(f".{path.name}.*.draft"):
-        if not _writer_lives(draft):
-            shutil.rmtree(draft, ignore_errors=True)
-
-
-def _writer_lives(aside: Path) -> bool:
-    pid = int(aside.name.split(".")[-3])
-    if pid == os.getpid():
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def open_artifact(
-    path: Path, *, kind: str, format_version: int = 1, verify: bool = True, sweep: bool = True
-) -> Artifact:
-    """Returns the artifact at ``path``.
+def open_artifact(path: Path, *, kind: str, format_version: int = 1, verify: bool = True) -> Artifact:
+    """Returns the artifact at ``path``. Nothing is written, removed or renamed.
 
     Args:
         path: the directory.
         kind: what it must hold: features, model, embeddings, bundle.
         format_version: the newest format this reader knows; older ones are read too.
         verify: compare each file's checksum; without it only the names and sizes are compared.
-        sweep: remove what killed writers left next to it.
 
     Raises:
         ArtifactError: the directory or its manifest is missing, the artifact is of another kind or a newer format, or a
             file is missing, left over, of another size or of other content; the message names the file.
     """
-    if sweep:
-        remove_abandoned(path)
     manifest = read_manifest(path)
     if manifest.kind != kind:
         raise ArtifactError(f"{path}: expected an artifact of kind {kind!r}, found {manifest.kind!r}. Check the path.")
@@ -301,14 +271,27 @@ def read_manifest(path: Path) -> Manifest:
         raise ArtifactError(f"{path}: expected an artifact directory, found none. Run the stage that writes it.")
     if not file.is_file():
         raise ArtifactError(f"{file}: missing. The directory was not written by towerline, or not to its end.")
+    return parse_manifest(file.read_bytes(), str(file))
+
+
+def parse_manifest(content: bytes, file: str) -> Manifest:
+    """Returns the manifest in the bytes of its file, its own fingerprint checked.
+
+    Args:
+        content: the file's bytes.
+        file: where they come from, for messages.
+
+    Raises:
+        ArtifactError: it cannot be read, names a file outside the artifact, or was edited.
+    """
     try:
-        raw = json.loads(file.read_bytes())
+        raw = json.loads(content)
         manifest = Manifest.model_validate(raw)
     except ValidationError as err:
         raise ArtifactError(
-            f"{describe(err, str(file), Manifest)}\nThe manifest is damaged: write the artifact again."
+            f"{describe(err, file, Manifest)}\nThe manifest is damaged: write the artifact again."
         ) from err
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise ArtifactError(f"{file}: not valid JSON ({err}). It is damaged: write the artifact again.") from err
     if fingerprint_of({key: value for key, value in raw.items() if key != "seal"}) != manifest.seal:
         raise ArtifactError(

@@ -73,21 +73,18 @@ class Decision:
     reason: str
 
 
-def decide(
-    directory: Path | None, schema: DatasetSchema, files: Sequence[SourceFile], *, sweep: bool = True
-) -> Decision:
+def decide(directory: Path | None, schema: DatasetSchema, files: Sequence[SourceFile]) -> Decision:
     """Decides whether a run can build upon the artifact at ``directory``; ``unfit`` then compares what was read.
 
     Args:
         directory: the previous run's artifact; None where there is none.
         schema: of this run.
         files: all files of the events table.
-        sweep: remove what killed writers left next to the artifact.
     """
     if directory is None:
         return Decision(None, "no previous run given")
     try:
-        artifact = open_artifact(directory, kind="features", verify=False, sweep=sweep)
+        artifact = open_artifact(directory, kind="features", verify=False)
         vocabulary = Vocabulary.load(directory / "vocabulary")
     except ArtifactError as err:
         return Decision(None, f"the previous run cannot be read: {err}")

@@ -20,9 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.contracts.files import write_arrow, write_parquet
-from pipelines.contracts.manifest import Draft, remove_abandoned, write_artifact
+from pipelines.contracts.manifest import Draft, write_artifact
 from pipelines.contracts.schema import SPLITS, DatasetSchema
 from pipelines.contracts.vocabulary import Vocabulary
+from pipelines.drafts import sweep
 from pipelines.features import transforms
 from pipelines.features.duplicates import DUPLICATE
 from pipelines.features.fitting import fit, summarise
@@ -120,9 +121,9 @@ def run(
 
 def _kept(out: Path, previous: Path | None) -> Forgotten:
     """Everyone forgotten in the artifact that is replaced and in the one that is appended to."""
+    sweep(out)
     kept = Forgotten.empty()
     for artifact in dict.fromkeys([out] if previous is None else [out, previous]):
-        remove_abandoned(artifact)
         kept = kept.joined(kept_list(artifact))
     return kept
 

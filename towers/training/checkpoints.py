@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.contracts.manifest import replace_directory
+from pipelines.drafts import replace_directory
 
 Weights = list[npt.NDArray[Any]]
 

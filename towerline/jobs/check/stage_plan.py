@@ -50,7 +50,7 @@ def _features(config: Config, inputs: Inputs) -> StageState:
     reason = _why_stale(folder, inputs.fingerprints(), FEATURES_STAGE.settings(config))
     if reason is None:
         return StageState("features", "up to date", "tables and schema are those of the last run")
-    decision = decide(folder, config.schema_only(), inputs.events, sweep=False)
+    decision = decide(folder, config.schema_only(), inputs.events)
     if decision.previous is None:
         return StageState("features", "would run", f"in full: {decision.reason}")
     new = len(decision.previous.new_files)
