@@ -37,7 +37,7 @@ from index.registry.bundle import (
 )
 from index.registry.delta_log import DeltaLog
 from index.registry.deltas import DeltaState
-from index.registry.registry import Registry
+from index.registry.registry import Registry, unless_moved
 from index.search.exact import VECTORS_FILE, ExactSearcher
 from index.search.scann_tree import LEAST_ITEMS, ScannSearcher
 from index.search.searcher import Scores, Vectors
@@ -67,14 +67,19 @@ def run(registry: str | Path, out: Path, *, keep: int | None = None, progress: P
 
     Raises:
         ArtifactError: nothing is live, the version is damaged, or no item is live.
+        MovedError: another version became live meanwhile, three times.
     """
     opened = Registry(registry)
     with progress.waiting("compact"):
-        live = opened.open()
-        state = DeltaState.opened(live.bundle, DeltaLog(opened.store), ItemEmbedder(live.bundle))
-        write_bundle(state, live.version, out)
-        # Changes made while the bundle was being built have later numbers in the log, and so have the next ones.
-        return opened.publish(out, keep=keep)
+        return unless_moved(lambda: _compacted(opened, out, keep))
+
+
+def _compacted(registry: Registry, out: Path, keep: int | None) -> str:
+    live = registry.open()
+    state = DeltaState.opened(live.bundle, DeltaLog(registry.store), ItemEmbedder(live.bundle))
+    write_bundle(state, live.version, out)
+    # Changes made while the bundle was being built have later numbers in the log, and so have the next ones.
+    return registry.publish(out, keep=keep, instead_of=live.version)
 
 
 def write_bundle(state: DeltaState, version: str, out: Path) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 from index.publishing.gates import judge
 from index.publishing.verdict import Verdict
 from index.registry.bundle import Bundle
-from index.registry.registry import Registry
+from index.registry.registry import Registry, unless_moved
 from index.settings import GatesSettings
 from pipelines.contracts.errors import ConfigError, GateError
 from pipelines.progress import SILENT, Progress
@@ -72,24 +72,53 @@ def run(
         ArtifactError: the bundle or the live version is damaged.
         ConfigError: a force without a reason.
         GateError: a gate failed and no reason overrules it; CURRENT has not moved.
+        MovedError: another version became live while the gates judged, three times; nothing was published.
     """
     chosen = options or Options()
     if chosen.force_reason is not None and not chosen.force_reason.strip():
         raise ConfigError("--force: expected a reason, got none. It is recorded in the published manifest.")
     opened = Registry(registry)
-    live_name = opened.current_or_none()
+    candidate = _Candidate(bundle, features, night)
+    return unless_moved(lambda: _judged_and_published(candidate, opened, gates, chosen, progress))
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """What is judged. See ``run``."""
+
+    bundle: Path
+    features: Path
+    night: Path | None
+
+
+def _judged_and_published(
+    new: _Candidate, registry: Registry, gates: GatesSettings, options: Options, progress: Progress
+) -> Publication:
+    """Publishes if the gates let it, and if the version that they compared it with is still live.
+
+    Raises:
+        GateError: a gate failed.
+        MovedError: another version has become live meanwhile.
+    """
     with progress.waiting("gates"):
-        live = None if live_name is None else opened.open(live_name).bundle
-        verdicts = judge(Bundle.open(bundle), live, features, gates, night=night)
+        live = None if registry.current_or_none() is None else registry.open()
+        before = None if live is None else live.bundle
+        verdicts = judge(Bundle.open(new.bundle), before, new.features, gates, night=new.night)
     for verdict in verdicts:
         progress.line(verdict.line)
     failed = [verdict for verdict in verdicts if verdict.outcome == "failed"]
-    if chosen.dry_run:
+    replaces = None if live is None else live.version
+    if options.dry_run:
         return Publication(None, verdicts, forced=False)
-    if failed and chosen.force_reason is None:
-        raise GateError(_refusal(failed, opened), [verdict.as_fact() for verdict in verdicts])
+    if failed and options.force_reason is None:
+        raise GateError(_refusal(failed, replaces), [verdict.as_fact() for verdict in verdicts])
     with progress.waiting("publish"):
-        version = opened.publish(bundle, facts=_facts(verdicts, failed, chosen, opened), keep=chosen.keep)
+        version = registry.publish(
+            new.bundle,
+            facts=_facts(verdicts, failed, options, replaces),
+            keep=options.keep,
+            instead_of=replaces,
+        )
     return Publication(version, verdicts, forced=bool(failed))
 
 
@@ -110,17 +139,16 @@ def rollback(registry: str | Path, version: str | None = None) -> str:
 
 
 def _facts(
-    verdicts: tuple[Verdict, ...], failed: list[Verdict], options: Options, registry: Registry
+    verdicts: tuple[Verdict, ...], failed: list[Verdict], options: Options, replaces: str | None
 ) -> dict[str, Any]:
     forced = {"forced_reason": options.force_reason} if failed else {}
-    return {"gates": [verdict.as_fact() for verdict in verdicts], "replaces": registry.current_or_none(), **forced}
+    return {"gates": [verdict.as_fact() for verdict in verdicts], "replaces": replaces, **forced}
 
 
-def _refusal(failed: list[Verdict], registry: Registry) -> str:
+def _refusal(failed: list[Verdict], live: str | None) -> str:
     lines = "\n".join(verdict.line for verdict in failed)
     stages = ", ".join(sorted({verdict.stage for verdict in failed}))
-    live = registry.current_or_none() or "nothing"
     return (
-        f"{len(failed)} gate(s) failed, at fault: {stages}. {live} stays live.\n{lines}\n"
+        f"{len(failed)} gate(s) failed, at fault: {stages}. {live or 'nothing'} stays live.\n{lines}\n"
         "Fix the stage, change the threshold in [gates], or publish with --force REASON."
     )

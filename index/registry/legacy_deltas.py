@@ -42,8 +42,8 @@ class LegacyDeltas:
         return [self._entry(number, there.get(number)) for number in range(1, max(there, default=0) + 1)]
 
     def _folder(self) -> str | None:
-        live = (self._store.read_text(_CURRENT) or "").strip()
-        return f"{_DELTAS}/{live}" if live and "/" not in live else None
+        live = (self._store.read_bytes(_CURRENT) or b"").decode(errors="replace").strip()
+        return f"{_DELTAS}/{live}" if can_be_name(live) else None
 
     def _names(self) -> list[str]:
         folder = self._folder()
@@ -54,7 +54,7 @@ class LegacyDeltas:
         try:
             if name is None:
                 raise ArtifactError("missing")
-            artifact = open_artifact(self._store.fetch(f"{folder}/{name}"), kind=_KIND, sweep=False)
+            artifact = open_artifact(self._store.fetch(f"{folder}/{name}"), kind=_KIND)
             rows = pa.concat_tables(
                 [
                     _upserts(pq.read_table(artifact.dir / _RAW_FILE), pq.read_table(artifact.dir / _ROWS_FILE)),

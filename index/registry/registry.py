@@ -1,24 +1,30 @@
 """The registry: published versions of the bundle, and which of them is live.
 
     versions/<version>/   a bundle, its manifest with the gates' verdicts
+    publishing/<version>  a version that is being published, and is not live yet
     CURRENT               the live version's name
-    deltas/               changes of ads, in force on every version (index/registry/delta_log.py)
+    deltas/               changes of ads, for all versions (index/registry/delta_log.py)
 
-Publishing means: write to a temporary place, verify by opening and querying, rename, move CURRENT. A reader sees the
-old version or the new one, never a mixture. This holds for a folder and for an object store.
+Publishing means: take a name, write to a temporary place, verify by opening and querying, rename, move CURRENT if it
+still names the version that the new one was compared with. A reader sees the old version or the new one, never a
+mixture, and changes nothing. This holds for a folder and for an object store.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import json
+import logging
+import re
 import shutil
-import tempfile
-from collections.abc import Iterator
+import time
+import uuid
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
@@ -26,12 +32,39 @@ from index.registry.bundle import Bundle
 from index.registry.delta_log import DELTAS, DeltaLog
 from index.registry.store import Store, open_store
 from pipelines.contracts.errors import ArtifactError, TowerlineError
-from pipelines.contracts.manifest import MANIFEST_FILE, Manifest, fingerprint_of, read_manifest, write_durably
+from pipelines.contracts.files import file_name
+from pipelines.contracts.manifest import (
+    MANIFEST_FILE,
+    Manifest,
+    fingerprint_of,
+    parse_manifest,
+    read_manifest,
+    write_durably,
+)
+from pipelines.drafts import draft_of
 
 VERSIONS = "versions"
+PUBLISHING = "publishing"
 CURRENT = "CURRENT"
+# No version's name: whatever is live may be replaced.
+ANY_VERSION: Final = "*"
+_LOG = logging.getLogger("towerline.registry")
 # How often a reader retries when the version it was opening is removed meanwhile.
 _OPEN_ATTEMPTS = 5
+# How often a change of CURRENT is judged, if CURRENT moves each time before it is made.
+_MOVE_ATTEMPTS = 3
+_NAME_TIME = "%Y%m%dT%H%M%SZ"
+_NAME = re.compile(r"(\d{8}T\d{6}Z)-[0-9a-f]+")
+# No upload takes this long: what is older and not finished was left by a killed publisher on any machine.
+_UPLOAD_SECONDS = 86_400
+# Entries of the log stay this long, in case a bundle that is being made needs them.
+_LOG_SECONDS = 7 * 86_400
+
+Result = TypeVar("Result")
+
+
+class MovedError(TowerlineError):
+    """CURRENT does not name the version any more that a change was judged against; nothing was changed."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +87,18 @@ class Opened:
     bundle: Bundle
 
 
+def unless_moved(change: Callable[[], Result]) -> Result:
+    """Makes a change that is judged against the live version; judges it again if CURRENT moves in between.
+
+    Raises:
+        MovedError: CURRENT moved each time.
+    """
+    for _ in range(_MOVE_ATTEMPTS - 1):
+        with contextlib.suppress(MovedError):
+            return change()
+    return change()
+
+
 class Registry:
     """The registry at a path or an fsspec URL; it need not exist yet."""
 
@@ -64,6 +109,7 @@ class Registry:
             TowerlineError: the URL's protocol is unknown.
         """
         self._store = open_store(url) if store is None else store
+        self._foreign: set[str] = set()
 
     @property
     def url(self) -> str:
@@ -75,11 +121,15 @@ class Registry:
         """The store that holds the registry."""
         return self._store
 
+    def manifest_of(self, version: str) -> str:
+        """Path or URL of a version's manifest."""
+        return f"{self.url}/{VERSIONS}/{version}/{MANIFEST_FILE}"
+
     def current(self) -> str:
         """The live version's name.
 
         Raises:
-            ArtifactError: nothing is live.
+            ArtifactError: nothing is live, or CURRENT holds no version's name.
         """
         name = self.current_or_none()
         if name is None:
@@ -90,31 +140,62 @@ class Registry:
         return name
 
     def current_or_none(self) -> str | None:
-        """The live version's name; None if nothing is live."""
-        text = self._store.read_text(CURRENT)
-        name = None if text is None else text.strip()
-        return name or None
-
-    def version_names(self) -> list[str]:
-        """All complete versions, oldest first."""
-        return self._store.artifacts(VERSIONS)
-
-    def versions(self) -> list[Version]:
-        """All complete versions, oldest first, with what their manifests say.
+        """The live version's name; None if nothing is live.
 
         Raises:
-            ArtifactError: a manifest is damaged.
+            ArtifactError: CURRENT holds no version's name.
         """
-        live = self.current_or_none()
-        return [self._version(name, live) for name in self.version_names()]
+        content = self._store.read_bytes(CURRENT)
+        return None if content is None else self._named(content)
 
-    def _version(self, name: str, live: str | None) -> Version:
+    def _named(self, content: bytes) -> str:
+        text = content.decode(errors="replace")
+        name = text.strip()
+        if not _is_name(name):
+            raise ArtifactError(
+                f"{self.url}/{CURRENT}: expected the name of a version, got {text[:80]!r}: it was edited or damaged. "
+                "Run `towerline versions`, then `towerline rollback VERSION`."
+            )
+        return name
+
+    def version_names(self) -> list[str]:
+        """All complete versions, oldest first. One that never went live, because its publisher was killed, is left
+        out; so is what is no version: a warning names it."""
+        names = self._names()
+        unfinished = set(self._store.files(PUBLISHING))
+        if unfinished:
+            unfinished.discard(self._live_name())
+        return [name for name in names if name not in unfinished]
+
+    def _names(self) -> list[str]:
+        """All complete versions, oldest first, also those that are being published."""
+        found = self._store.names(VERSIONS)
+        for name in sorted({name for name in found if _moment(name) is None} - self._foreign):
+            self._foreign.add(name)
+            _LOG.warning("%s/%s/%s: not a version: ignored. Move it out of the registry.", self.url, VERSIONS, name)
+        return [name for name in found if _moment(name) is not None and self._store.has_artifact(_place(name))]
+
+    def _live_name(self) -> str | None:
+        """The live version's name; None also where CURRENT is damaged."""
+        with contextlib.suppress(ArtifactError):
+            return self.current_or_none()
+        return None
+
+    def versions(self) -> list[Version]:
+        """All complete versions, oldest first, with what their manifests say; a warning names a damaged one."""
+        live = self._live_name()
+        found = [(name, self._manifest(name)) for name in self.version_names()]
+        return [_version(name, manifest, name == live) for name, manifest in found if manifest is not None]
+
+    def _manifest(self, name: str) -> Manifest | None:
+        """A version's manifest; None if it is damaged, or removed meanwhile."""
         try:
-            manifest = Manifest.model_validate_json(self._store.manifest_text(f"{VERSIONS}/{name}"))
-        except ValueError as err:
-            raise ArtifactError(f"{self.url}/{VERSIONS}/{name}/{MANIFEST_FILE}: damaged ({err}).") from err
-        items = int(manifest.facts.get("items", 0))
-        return Version(name, name == live, manifest.created_at, items, manifest.fingerprint, manifest.facts)
+            return parse_manifest(self._store.manifest_bytes(_place(name)), self.manifest_of(name))
+        except FileNotFoundError:
+            return None
+        except ArtifactError as err:
+            _LOG.warning("%s", err)
+            return None
 
     def open(self, version: str | None = None, *, verify: bool = True) -> Opened:
         """Opens a version; None opens the live one.
@@ -135,41 +216,145 @@ class Registry:
         raise AssertionError
 
     def _open(self, name: str, *, verify: bool) -> Bundle:
-        directory = self._store.fetch(f"{VERSIONS}/{name}")
+        if not _is_name(name):
+            raise ArtifactError(f"{self.url}: expected the name of a version, got {name!r}. Run `towerline versions`.")
+        held = self._store.hold(_place(name))
+        directory = self._store.fetch(_place(name))
         if not directory.is_dir():
             known = ", ".join(self.version_names()[-5:]) or "none"
             raise ArtifactError(f"{self.url}: expected version {name!r}, found {known}. Run `towerline versions`.")
-        return Bundle.open(directory, verify=verify)
+        try:
+            bundle = Bundle.open(directory, verify=verify)
+        except ArtifactError:
+            if name not in self._store.copies(VERSIONS):
+                raise
+            _LOG.warning("%s: this machine's copy of %s is damaged: fetched again", self.url, name)
+            bundle = Bundle.open(self._store.fetch(_place(name), again=True), verify=verify)
+        self._trim_copies(name)
+        return dataclasses.replace(bundle, held=held)
 
-    def publish(self, bundle: Path, *, facts: dict[str, Any] | None = None, keep: int | None = None) -> str:
+    def _trim_copies(self, name: str) -> None:
+        """Of the copies on this machine stay the live version's, that of the one before it, and those in use."""
+        copies = self._store.copies(VERSIONS)
+        if copies:
+            live = self._live_name() or name
+            self._store.trim_copies(VERSIONS, {name, live, *[older for older in copies if older < live][-1:]})
+
+    def publish(
+        self,
+        bundle: Path,
+        *,
+        facts: dict[str, Any] | None = None,
+        keep: int | None = None,
+        instead_of: str | None = ANY_VERSION,
+    ) -> str:
         """Publishes a bundle and makes it live; returns the version's name.
 
         Args:
             bundle: the staged bundle; it stays where it is.
             facts: added to the bundle's own in the published manifest (verdicts, a reason).
             keep: how many versions to keep; None keeps all.
+            instead_of: the version that must still be live, because the bundle was compared with it; None: nothing.
 
         Raises:
-            ArtifactError: the bundle is damaged, or does not answer its golden probes correctly.
+            ArtifactError: the bundle is damaged, does not answer its golden probes correctly, or is older than what the
+                log of changes still has.
+            MovedError: another version is live.
         """
         with self._store.lock(), sealed_copy(bundle, facts or {}) as staged:
+            opened = Bundle.open(staged)
+            check_answers(opened)
             DeltaLog(self._store).take_over()
-            check_answers(Bundle.open(staged))
-            name = self._new_name(read_manifest(staged))
-            self._store.put(staged, f"{VERSIONS}/{name}")
-            self._store.write_text(CURRENT, name + "\n")
-            if keep is not None:
-                self._prune(keep)
+            self._require_entries(opened.manifest)
+            before = self._store.read_bytes(CURRENT)
+            self._require_live(before, instead_of)
+            self._settle()
+            name = self._claim(opened.manifest)
+            try:
+                self._store.put(staged, _place(name))
+                self._move(before, name)
+            except BaseException:
+                self._withdraw(name)
+                raise
+            self._clean(name, keep)
         return name
 
-    def _new_name(self, manifest: Manifest) -> str:
-        """UTC time and the start of the fingerprint; later than all existing versions, so that names sort by age."""
-        moment = datetime.datetime.now(datetime.UTC)
-        names = self.version_names()
-        while names and f"{moment:%Y%m%dT%H%M%SZ}" <= names[-1].split("-")[0]:
-            last = datetime.datetime.strptime(names[-1].split("-")[0], "%Y%m%dT%H%M%SZ").replace(tzinfo=datetime.UTC)
-            moment = last + datetime.timedelta(seconds=1)
-        return f"{moment:%Y%m%dT%H%M%SZ}-{manifest.fingerprint[:8]}"
+    def _require_live(self, content: bytes | None, expected: str | None) -> None:
+        live = None if content is None else self._named(content)
+        if expected not in (ANY_VERSION, live):
+            raise self._moved(expected, live)
+
+    def _move(self, before: bytes | None, name: str) -> None:
+        """Makes a version live if CURRENT still has the content ``before``."""
+        if not self._store.swap(CURRENT, before, f"{name}\n".encode()):
+            expected = None if before is None else before.decode(errors="replace").strip()
+            raise self._moved(expected, self._live_name())
+
+    def _moved(self, expected: str | None, live: str | None) -> MovedError:
+        return MovedError(
+            f"{self.url}/{CURRENT}: expected {expected or 'nothing'} to be live still, found {live or 'nothing'}: "
+            "somebody else published or rolled back meanwhile. Nothing was changed: run it again."
+        )
+
+    def _require_entries(self, manifest: Manifest) -> None:
+        """Refuses a bundle whose tables were read before changes that the log does not have any more."""
+        read_at, pauses = delta_sequence_of(manifest), DeltaLog(self._store).pauses()
+        if pauses is not None and read_at < pauses.sequence:
+            raise ArtifactError(
+                f"{self.url}/{DELTAS}: the bundle's tables were read after change {read_at}, but changes up to "
+                f"{pauses.sequence} have been removed from the log: those in between would be lost. Run "
+                "`towerline features` again (or `towerline refresh`), which reads the tables as they are now."
+            )
+
+    def _claim(self, manifest: Manifest) -> str:
+        """Takes a name for a version: UTC time and the start of the fingerprint.
+
+        It is later than all existing ones, so that names sort by age, and nobody else has it, on any machine.
+        """
+        taken = [*self._names(), *self._store.files(PUBLISHING)]
+        last = max((moment for name in taken if (moment := _moment(name)) is not None), default=_EPOCH)
+        moment = max(datetime.datetime.now(datetime.UTC), last + datetime.timedelta(seconds=1))
+        while True:
+            name = f"{moment.strftime(_NAME_TIME)}-{manifest.fingerprint[:8]}"
+            if self._store.create(f"{PUBLISHING}/{name}", uuid.uuid4().hex.encode()):
+                return name
+            moment += datetime.timedelta(seconds=1)
+
+    def _withdraw(self, name: str) -> None:
+        """Removes a version that could not be made live. What cannot be removed now is removed by the next writer."""
+        with contextlib.suppress(OSError, ArtifactError):
+            if self.current_or_none() != name:
+                self._store.remove(_place(name))
+                self._store.remove_file(f"{PUBLISHING}/{name}")
+
+    def _clean(self, name: str, keep: int | None) -> None:
+        """What is left to do once a version is live. It is live whatever happens here."""
+        try:
+            self._store.remove_file(f"{PUBLISHING}/{name}")
+            if keep is not None:
+                self._prune(keep)
+        except OSError as err:
+            _LOG.warning("%s: %s is live, but old versions could not be removed: %s", self.url, name, err)
+
+    def _settle(self) -> None:
+        """Finishes what killed publishers left: a version that is not live yet never was, and is removed."""
+        live = self._live_name()
+        unfinished = self._store.files(PUBLISHING)
+        if not self._store.locks_all_machines:  # Killed while removing a version, or while uploading it.
+            unfinished += [name for name in self._store.names(VERSIONS) if not self._store.has_artifact(_place(name))]
+        for name in set(unfinished):
+            if name == live:
+                self._store.remove_file(f"{PUBLISHING}/{name}")
+            elif _moment(name) is not None and self._is_abandoned(name):
+                self._store.remove(_place(name))
+                self._store.remove_file(f"{PUBLISHING}/{name}")
+
+    def _is_abandoned(self, name: str) -> bool:
+        """Whether nobody is publishing this version. The caller holds the lock."""
+        moment = _moment(name)
+        if self._store.locks_all_machines or moment is None:
+            return True
+        return (datetime.datetime.now(datetime.UTC) - moment).total_seconds() > _UPLOAD_SECONDS
 
     def rollback(self, version: str | None = None) -> str:
         """Makes an older version live; returns its name.
@@ -179,13 +364,21 @@ class Registry:
 
         Raises:
             ArtifactError: there is no such version, none older, or it is damaged; the live one stays.
+            MovedError: CURRENT moved again and again meanwhile.
         """
         with self._store.lock():
             DeltaLog(self._store).take_over()
-            live = self.current()
-            target = version if version is not None else self._before(live)
-            check_answers(self._open(target, verify=True))
-            self._store.write_text(CURRENT, target + "\n")
+            self._settle()
+            return unless_moved(lambda: self._roll_back(version))
+
+    def _roll_back(self, version: str | None) -> str:
+        before = self._store.read_bytes(CURRENT)
+        target = version if version is not None else self._before(self.current())
+        bundle = self._open(target, verify=True)
+        if target not in self.version_names():
+            raise ArtifactError(f"{self.url}: {target} is being published. Run `towerline versions`.")
+        check_answers(bundle)
+        self._move(before, target)
         return target
 
     def _before(self, live: str) -> str:
@@ -204,11 +397,51 @@ class Registry:
         names = self.version_names()
         doomed = [name for name in names[: max(0, len(names) - keep)] if name != live]
         for name in doomed:
-            self._store.remove(f"{VERSIONS}/{name}")
-            # A version's own log, from before the registry had one.
-            for entry in self._store.artifacts(f"{DELTAS}/{name}"):
-                self._store.remove(f"{DELTAS}/{name}/{entry}")
+            self._store.remove(_place(name))
+            self._store.remove(f"{DELTAS}/{name}")  # Of earlier releases, which had a log for each version.
+        self._prune_log([name for name in names if name not in doomed])
         return doomed
+
+    def _prune_log(self, kept: list[str]) -> None:
+        """Removes entries of the log that no version needs."""
+        manifests = [self._manifest(name) for name in kept]
+        needed = [0 if manifest is None else delta_sequence_of(manifest) for manifest in manifests]
+        oldest = round((time.time() - _LOG_SECONDS) * 1_000_000)
+        DeltaLog(self._store).prune(min(needed, default=0), oldest)
+
+
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+
+
+def delta_sequence_of(manifest: Manifest) -> int:
+    """Number of the last change of ads that was made before a bundle's tables were read; 0 if it does not say."""
+    return 0 if manifest.format_version < 2 else int(manifest.facts.get("delta_sequence", 0))
+
+
+def _place(version: str) -> str:
+    return f"{VERSIONS}/{version}"
+
+
+def _is_name(name: str) -> bool:
+    """Whether it can be the name of a folder in ``versions/``: a name read from outside may be anything."""
+    try:
+        return "/" not in file_name(name) and name == name.strip()
+    except ValueError:
+        return False
+
+
+def _moment(name: str) -> datetime.datetime | None:
+    """The moment in a version's name; None if it is no version's name."""
+    match = _NAME.fullmatch(name)
+    try:
+        return match and datetime.datetime.strptime(match[1], _NAME_TIME).replace(tzinfo=datetime.UTC)
+    except ValueError:
+        return None
+
+
+def _version(name: str, manifest: Manifest, live: bool) -> Version:
+    items = int(manifest.facts.get("items", 0))
+    return Version(name, live, manifest.created_at, items, manifest.fingerprint, manifest.facts)
 
 
 @contextlib.contextmanager
@@ -216,20 +449,16 @@ def sealed_copy(bundle: Path, facts: dict[str, Any]) -> Iterator[Path]:
     """A view of the bundle whose manifest has more facts; the bundle itself stays as it is.
 
     The files are links to the bundle's own: only the manifest is written. What the fingerprint names (inputs,
-    configuration, files) is unchanged. Call it with the registry's lock held: leftovers of killed publishers are
-    removed.
+    configuration, files) is unchanged. Each publisher has its own copy, also of the same bundle at the same time.
     """
-    for abandoned in bundle.parent.glob(f".{bundle.name}.publish.*"):
-        shutil.rmtree(abandoned, ignore_errors=True)
     manifest = read_manifest(bundle)
     fields = manifest.model_dump()
     fields["facts"] = json.loads(json.dumps({**manifest.facts, **facts}, default=str))
     del fields["seal"]
     sealed = Manifest.model_validate({**fields, "seal": fingerprint_of(fields)})
-    with tempfile.TemporaryDirectory(dir=bundle.parent, prefix=f".{bundle.name}.publish.") as folder:
-        staged = Path(folder) / "bundle"
+    with draft_of(bundle.with_name(f"{bundle.name}.publish")) as folder:
+        staged = folder / "bundle"
         shutil.copytree(bundle, staged, copy_function=_link)
-        # Its own manifest is written again; that of an artifact inside it is one of its files.
         (staged / MANIFEST_FILE).unlink()
         write_durably(staged / MANIFEST_FILE, sealed.model_dump_json(indent=2).encode())
         yield staged

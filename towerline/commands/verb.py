@@ -113,11 +113,11 @@ class Call:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a verb has to say: lines for a person, an object for a machine, the path it wrote, the exit code."""
+    """What a verb has to say: lines for a person, an object for a machine, the path or URL it wrote, the exit code."""
 
     lines: Sequence[str] = ()
     facts: dict[str, Any] = field(default_factory=dict)
-    written: Path | None = None
+    written: Path | str | None = None
     exit_code: int = 0
 
 

@@ -21,10 +21,11 @@ from index.publishing.publish import Options, Publication
 from index.publishing.publish import run as publish
 from index.publishing.verdict import Verdict
 from index.registry.registry import Registry
-from index.registry.store import file_lock
 from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.manifest import open_artifact, read_manifest, write_durably
+from pipelines.drafts import sweep
 from pipelines.features.kept_list import NOBODY
+from pipelines.locks import file_lock
 from pipelines.progress import SILENT, Progress
 from pipelines.tables.erasure.forget_list import ForgetList
 from towerline.config import Config
@@ -105,6 +106,8 @@ def run(
     options = Options(dry_run, force_reason, config.refresh.keep_versions)
     config.work.mkdir(parents=True, exist_ok=True)
     with file_lock(config.work / _LOCK_FILE, 60.0 * config.refresh.lock_wait_minutes):
+        for stage in STAGES:
+            sweep(call.folder(stage.folder))
         return _run(call, options)
 
 

@@ -220,7 +220,7 @@ def test_a_dry_run_publishes_nothing(tables: Tables, tmp_path: Path) -> None:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from index.registry.store import file_lock
+from pipelines.locks import file_lock
 with file_lock(Path(sys.argv[1]), 0):
     print("held", flush=True)
     time.sleep(1.0)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pipelines.contracts.manifest import MANIFEST_FILE
 from towerline.commands.verb import Answer, Call
 
 EXAMPLES = (
@@ -29,5 +27,7 @@ def verb(call: Call, force: Force = None, dry_run: DryRun = False) -> Answer:
     facts = {"version": done.version, "forced": done.forced, "gates": [one.as_fact() for one in done.verdicts]}
     if done.version is None:
         return Answer(lines=["dry run: nothing was published"], facts=facts, exit_code=1 if done.failed else 0)
-    manifest = Path(call.project.config.registry) / "versions" / done.version / MANIFEST_FILE
+    from index.registry.registry import Registry
+
+    manifest = Registry(call.project.config.registry).manifest_of(done.version)
     return Answer(lines=[f"live: {done.version}"], facts=facts, written=manifest)
