@@ -38,7 +38,7 @@ def reload(bundles: list[Path], folder: Path, records: list[Any]) -> dict[str, A
     watcher = retriever.watch(3600.0)
 
     def move(name: str) -> bool:
-        registry.store.write_text("CURRENT", name + "\n")
+        registry.store.swap("CURRENT", registry.store.read_bytes("CURRENT"), f"{name}\n".encode())
         return watcher.check()
 
     # Both once before memory is measured: what is loaded at first use stays in memory.

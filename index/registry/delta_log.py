@@ -33,7 +33,7 @@ from index.registry.delta_entry import (
     unpacked,
 )
 from index.registry.legacy_deltas import LegacyDeltas
-from index.registry.store import Store
+from index.registry.storage.store import Store
 from pipelines.contracts.errors import ArtifactError
 
 __all__ = ["CHANGES", "CHANGE_COLUMN", "DELTAS", "ID_COLUMN", "SAID_COLUMN", "DeltaLog", "Entry", "Pauses"]

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from index.registry.delta_entry import CHANGE_COLUMN, ID_COLUMN, SAID_COLUMN, Entry
-from index.registry.store import Store
+from index.registry.storage.store import Store
+from index.registry.storage.version_name import can_be_name
 from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.manifest import open_artifact
 

@@ -15,13 +15,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import json
 import logging
-import re
-import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -30,18 +27,15 @@ import numpy as np
 
 from index.registry.bundle import Bundle
 from index.registry.delta_log import DELTAS, DeltaLog
-from index.registry.store import Store, open_store
+from index.registry.storage.sealed_copy import sealed_copy
+from index.registry.storage.store import Store, open_store
+from index.registry.storage.version_name import can_be_name, moment_of, new_name
 from pipelines.contracts.errors import ArtifactError, TowerlineError
-from pipelines.contracts.files import file_name
 from pipelines.contracts.manifest import (
     MANIFEST_FILE,
     Manifest,
-    fingerprint_of,
     parse_manifest,
-    read_manifest,
-    write_durably,
 )
-from pipelines.drafts import draft_of
 
 VERSIONS = "versions"
 PUBLISHING = "publishing"
@@ -53,8 +47,6 @@ _LOG = logging.getLogger("towerline.registry")
 _OPEN_ATTEMPTS = 5
 # How often a change of CURRENT is judged, if CURRENT moves each time before it is made.
 _MOVE_ATTEMPTS = 3
-_NAME_TIME = "%Y%m%dT%H%M%SZ"
-_NAME = re.compile(r"(\d{8}T\d{6}Z)-[0-9a-f]+")
 # No upload takes this long: what is older and not finished was left by a killed publisher on any machine.
 _UPLOAD_SECONDS = 86_400
 # Entries of the log stay this long, in case a bundle that is being made needs them.
@@ -151,7 +143,7 @@ class Registry:
     def _named(self, content: bytes) -> str:
         text = content.decode(errors="replace")
         name = text.strip()
-        if not _is_name(name):
+        if not can_be_name(name):
             raise ArtifactError(
                 f"{self.url}/{CURRENT}: expected the name of a version, got {text[:80]!r}: it was edited or damaged. "
                 "Run `towerline versions`, then `towerline rollback VERSION`."
@@ -170,10 +162,10 @@ class Registry:
     def _names(self) -> list[str]:
         """All complete versions, oldest first, also those that are being published."""
         found = self._store.names(VERSIONS)
-        for name in sorted({name for name in found if _moment(name) is None} - self._foreign):
+        for name in sorted({name for name in found if moment_of(name) is None} - self._foreign):
             self._foreign.add(name)
             _LOG.warning("%s/%s/%s: not a version: ignored. Move it out of the registry.", self.url, VERSIONS, name)
-        return [name for name in found if _moment(name) is not None and self._store.has_artifact(_place(name))]
+        return [name for name in found if moment_of(name) is not None and self._store.has_artifact(_place(name))]
 
     def _live_name(self) -> str | None:
         """The live version's name; None also where CURRENT is damaged."""
@@ -216,7 +208,7 @@ class Registry:
         raise AssertionError
 
     def _open(self, name: str, *, verify: bool) -> Bundle:
-        if not _is_name(name):
+        if not can_be_name(name):
             raise ArtifactError(f"{self.url}: expected the name of a version, got {name!r}. Run `towerline versions`.")
         held = self._store.hold(_place(name))
         directory = self._store.fetch(_place(name))
@@ -265,7 +257,7 @@ class Registry:
             opened = Bundle.open(staged)
             check_answers(opened)
             DeltaLog(self._store).take_over()
-            self._require_entries(opened.manifest)
+            self._require_entries(opened)
             before = self._store.read_bytes(CURRENT)
             self._require_live(before, instead_of)
             self._settle()
@@ -296,9 +288,9 @@ class Registry:
             "somebody else published or rolled back meanwhile. Nothing was changed: run it again."
         )
 
-    def _require_entries(self, manifest: Manifest) -> None:
+    def _require_entries(self, bundle: Bundle) -> None:
         """Refuses a bundle whose tables were read before changes that the log does not have any more."""
-        read_at, pauses = delta_sequence_of(manifest), DeltaLog(self._store).pauses()
+        read_at, pauses = bundle.delta_sequence, DeltaLog(self._store).pauses()
         if pauses is not None and read_at < pauses.sequence:
             raise ArtifactError(
                 f"{self.url}/{DELTAS}: the bundle's tables were read after change {read_at}, but changes up to "
@@ -312,10 +304,10 @@ class Registry:
         It is later than all existing ones, so that names sort by age, and nobody else has it, on any machine.
         """
         taken = [*self._names(), *self._store.files(PUBLISHING)]
-        last = max((moment for name in taken if (moment := _moment(name)) is not None), default=_EPOCH)
+        last = max((moment for name in taken if (moment := moment_of(name)) is not None), default=_EPOCH)
         moment = max(datetime.datetime.now(datetime.UTC), last + datetime.timedelta(seconds=1))
         while True:
-            name = f"{moment.strftime(_NAME_TIME)}-{manifest.fingerprint[:8]}"
+            name = new_name(moment, manifest.fingerprint)
             if self._store.create(f"{PUBLISHING}/{name}", uuid.uuid4().hex.encode()):
                 return name
             moment += datetime.timedelta(seconds=1)
@@ -345,13 +337,13 @@ class Registry:
         for name in set(unfinished):
             if name == live:
                 self._store.remove_file(f"{PUBLISHING}/{name}")
-            elif _moment(name) is not None and self._is_abandoned(name):
+            elif moment_of(name) is not None and self._is_abandoned(name):
                 self._store.remove(_place(name))
                 self._store.remove_file(f"{PUBLISHING}/{name}")
 
     def _is_abandoned(self, name: str) -> bool:
         """Whether nobody is publishing this version. The caller holds the lock."""
-        moment = _moment(name)
+        moment = moment_of(name)
         if self._store.locks_all_machines or moment is None:
             return True
         return (datetime.datetime.now(datetime.UTC) - moment).total_seconds() > _UPLOAD_SECONDS
@@ -404,8 +396,8 @@ class Registry:
 
     def _prune_log(self, kept: list[str]) -> None:
         """Removes entries of the log that no version needs."""
-        manifests = [self._manifest(name) for name in kept]
-        needed = [0 if manifest is None else delta_sequence_of(manifest) for manifest in manifests]
+        found = [(name, self._manifest(name)) for name in kept]
+        needed = [0 if one is None else Bundle(Path(_place(name)), one).delta_sequence for name, one in found]
         oldest = round((time.time() - _LOG_SECONDS) * 1_000_000)
         DeltaLog(self._store).prune(min(needed, default=0), oldest)
 
@@ -413,62 +405,13 @@ class Registry:
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
-def delta_sequence_of(manifest: Manifest) -> int:
-    """Number of the last change of ads that was made before a bundle's tables were read; 0 if it does not say."""
-    return 0 if manifest.format_version < 2 else int(manifest.facts.get("delta_sequence", 0))
-
-
 def _place(version: str) -> str:
     return f"{VERSIONS}/{version}"
-
-
-def _is_name(name: str) -> bool:
-    """Whether it can be the name of a folder in ``versions/``: a name read from outside may be anything."""
-    try:
-        return "/" not in file_name(name) and name == name.strip()
-    except ValueError:
-        return False
-
-
-def _moment(name: str) -> datetime.datetime | None:
-    """The moment in a version's name; None if it is no version's name."""
-    match = _NAME.fullmatch(name)
-    try:
-        return match and datetime.datetime.strptime(match[1], _NAME_TIME).replace(tzinfo=datetime.UTC)
-    except ValueError:
-        return None
 
 
 def _version(name: str, manifest: Manifest, live: bool) -> Version:
     items = int(manifest.facts.get("items", 0))
     return Version(name, live, manifest.created_at, items, manifest.fingerprint, manifest.facts)
-
-
-@contextlib.contextmanager
-def sealed_copy(bundle: Path, facts: dict[str, Any]) -> Iterator[Path]:
-    """A view of the bundle whose manifest has more facts; the bundle itself stays as it is.
-
-    The files are links to the bundle's own: only the manifest is written. What the fingerprint names (inputs,
-    configuration, files) is unchanged. Each publisher has its own copy, also of the same bundle at the same time.
-    """
-    manifest = read_manifest(bundle)
-    fields = manifest.model_dump()
-    fields["facts"] = json.loads(json.dumps({**manifest.facts, **facts}, default=str))
-    del fields["seal"]
-    sealed = Manifest.model_validate({**fields, "seal": fingerprint_of(fields)})
-    with draft_of(bundle.with_name(f"{bundle.name}.publish")) as folder:
-        staged = folder / "bundle"
-        shutil.copytree(bundle, staged, copy_function=_link)
-        (staged / MANIFEST_FILE).unlink()
-        write_durably(staged / MANIFEST_FILE, sealed.model_dump_json(indent=2).encode())
-        yield staged
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        Path(target).hardlink_to(source)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 def check_answers(bundle: Bundle, *, score_error: float = 1e-4) -> None:

@@ -134,7 +134,7 @@ class FeaturesStage(Stage):
     def run(self, call: StageCall) -> None:
         """Writes the artifact. Changes of ads that the log has before the tables are read are in the tables."""
         from index.registry.delta_log import DeltaLog
-        from index.registry.store import open_store
+        from index.registry.storage.store import open_store
         from pipelines.features import job
 
         delta_sequence = DeltaLog(open_store(call.config.registry)).last()

@@ -10,7 +10,7 @@ import pytest
 
 from index.registry.bundle import Bundle
 from index.registry.registry import Registry
-from index.registry.store import ObjectStore
+from index.registry.storage.store import ObjectStore
 from index.retrieval.retriever import Retriever
 from pipelines.contracts.errors import ArtifactError
 from tests.index.serving_bundles import nest, write_bundle

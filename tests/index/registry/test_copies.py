@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from index.registry.object_store import ObjectStore
 from index.registry.registry import Opened, Registry
+from index.registry.storage.object_store import ObjectStore
 from pipelines.contracts.errors import ArtifactError
 from tests.index.serving_bundles import write_bundle
 
@@ -74,7 +74,7 @@ def test_a_copy_in_use_stays_and_goes_when_nobody_uses_it(registry: Registry, bu
 HOLDER = """
 import sys
 from pathlib import Path
-from index.registry.object_store import ObjectStore
+from index.registry.storage.object_store import ObjectStore
 store = ObjectStore(None, "copies", sys.argv[1], Path(sys.argv[2]))
 held = store.hold(f"versions/{sys.argv[3]}")
 print("held", flush=True)

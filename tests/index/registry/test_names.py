@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from index.registry.object_store import ObjectStore
 from index.registry.registry import CURRENT, Registry
+from index.registry.storage.object_store import ObjectStore
 from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.manifest import fingerprint_of
 from tests.index.serving_bundles import write_bundle

@@ -13,8 +13,8 @@ from index.inference.item_embedder import ItemEmbedder
 from index.registry import delta_writer
 from index.registry.delta_log import DeltaLog
 from index.registry.deltas import DeltaState
-from index.registry.object_store import ObjectStore
 from index.registry.registry import Registry
+from index.registry.storage.object_store import ObjectStore
 from index.retrieval.retriever import Retriever
 from pipelines.contracts.errors import ArtifactError
 from tests.index.serving_bundles import write_bundle

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from index.registry.bundle import Bundle
-from index.registry.folder_store import FolderStore
-from index.registry.object_store import ObjectStore
 from index.registry.registry import CURRENT, Registry
-from index.registry.store import open_store
+from index.registry.storage.folder_store import FolderStore
+from index.registry.storage.object_store import ObjectStore
+from index.registry.storage.store import open_store
 from pipelines.contracts.errors import ArtifactError, TowerlineError
 from pipelines.contracts.manifest import write_artifact
 from pipelines.locks import file_lock

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from index.registry.object_store import ObjectStore
+from index.registry.storage.object_store import ObjectStore
 from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.manifest import write_artifact
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from index.registry.object_store import ObjectStore
-from index.registry.store import open_store
+from index.registry.storage.object_store import ObjectStore
+from index.registry.storage.store import open_store
 from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.schema import id_type
 from pipelines.features.kept_list import id_type_of, kept_list

@@ -14,8 +14,8 @@ from typing import Protocol
 
 import fsspec
 
-from index.registry.folder_store import FolderStore
-from index.registry.object_store import ObjectStore
+from index.registry.storage.folder_store import FolderStore
+from index.registry.storage.object_store import ObjectStore
 from pipelines.contracts.errors import TowerlineError
 from pipelines.locks import Hold
 

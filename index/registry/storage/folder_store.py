@@ -17,7 +17,7 @@ _DRAFT = ".draft"
 
 
 class FolderStore:
-    """A folder. See ``index.registry.store.Store``."""
+    """A folder. See ``index.registry.storage.store.Store``."""
 
     def __init__(self, root: Path) -> None:
         self._root = root

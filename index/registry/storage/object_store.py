@@ -30,7 +30,7 @@ _PUT_ATTEMPTS = 5
 
 
 class ObjectStore:
-    """An object store, such as S3 or GCS. See ``index.registry.store.Store``."""
+    """An object store, such as S3 or GCS. See ``index.registry.storage.store.Store``."""
 
     def __init__(self, fs: Any, root: str, url: str, cache: Path | None = None) -> None:
         """Takes an fsspec file system and the root on it.
