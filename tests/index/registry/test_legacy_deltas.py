@@ -20,7 +20,7 @@ from index.registry import delta_writer
 from index.registry.delta_log import DeltaLog
 from index.registry.deltas import DeltaState
 from index.registry.registry import Registry
-from index.registry.store import FolderStore
+from index.registry.storage.folder_store import FolderStore
 from index.retrieval.retriever import Retriever
 
 GOLDEN = Path(__file__).parent / "golden"
