@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 import json
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from towerline.jobs.erasure.outcome import ForgetOutcome
     from towerline.jobs.erasure.report import ErasureReport
     from towerline.jobs.refresh import Refreshed
+    from towerline.jobs.replay.summary import Replay
     from towerline.jobs.stages import Stage
 
 Parameters = ParamSpec("Parameters")
@@ -373,6 +375,26 @@ class Project:
             self.work,
             progress=self.progress,
         )
+
+    @_job
+    def replay_nights(self, first: datetime.date, nights: int, *, keep_going: bool = False) -> Replay:
+        """Runs the nightly job through the past, below ``replay/``; writes replay.json and replay.html.
+
+        The same call goes on where it was stopped.
+
+        Args:
+            first: the date of the first night, which sees the days before.
+            nights: number of nights.
+            keep_going: go on after a night that failed; one that a gate refused never ends the replay.
+        """
+        from towerline.jobs.check.preflight import needs_of_night, require
+        from towerline.jobs.replay import job
+        from towerline.jobs.replay.plan import Plan
+        from towerline.jobs.replay.summary import Replay
+
+        require(self.config, (*needs_of_night(self.config), "evaluate"))
+        path = job.run(Plan(self.config, first, nights), keep_going=keep_going, progress=self.progress)
+        return Replay.model_validate_json(path.read_bytes())
 
     @_job
     def compare(self, first: str, second: str) -> Comparison:

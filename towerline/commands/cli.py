@@ -15,7 +15,7 @@ import typer
 
 from towerline.commands.build import build, embed, features, init, publish, refresh, train
 from towerline.commands.look import check, config, doctor, retrieve, versions
-from towerline.commands.measure import compare, evaluate, tune
+from towerline.commands.measure import compare, evaluate, replay_nights, tune
 from towerline.commands.operate import apply_delta, candidates, compact, erasure_report, rollback
 from towerline.commands.verb import command
 
@@ -24,7 +24,7 @@ PANELS: dict[str, tuple[ModuleType, ...]] = {
     "Build a night": (init, refresh, features, train, embed, build, publish),
     "Look": (check, retrieve, versions, config, doctor),
     "Operate": (apply_delta, compact, rollback, candidates, erasure_report),
-    "Measure": (evaluate, compare, tune),
+    "Measure": (evaluate, compare, replay_nights, tune),
 }
 _HELP = """Two-tower retrieval for shopping ads: raw tables to features, towers, a published index, and candidates.
 

@@ -135,3 +135,61 @@ def paired_bootstrap(
         relative = (after - before) / before
         relative_low, relative_high = np.quantile(means[:, 1] / means[:, 0] - 1.0, tails).tolist()
     return Difference(before, after, after - before, low, high, relative, relative_low, relative_high, len(both))
+
+
+def clustered_means(values: Float64, clusters: npt.NDArray[np.integer], resamples: int, seed: int) -> Float64:
+    """``[resamples, columns] float64``: means over rows, ignoring NaN, where whole clusters are drawn with replacement.
+
+    For rows that depend on each other, such as several days of the same user (Field and Welsh 2007).
+
+    Args:
+        values: ``[rows, columns] float64``, one row or more.
+        clusters: ``[rows]`` the cluster of each row, from 0 on, none left out.
+        resamples: number of draws.
+        seed: of the draws.
+    """
+    count = int(clusters.max()) + 1
+    present = np.isfinite(values)
+    totals = [np.bincount(clusters, column, minlength=count) for column in np.where(present, values, 0.0).T]
+    totals += [np.bincount(clusters, column, minlength=count) for column in present.astype(np.float64).T]
+    means = resampled_means(np.stack(totals, axis=1), resamples, seed)
+    columns = values.shape[1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return means[:, :columns] / means[:, columns:]
+
+
+def clustered_bootstrap(
+    values: npt.ArrayLike,
+    clusters: npt.NDArray[np.integer],
+    *,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 17,
+) -> list[Interval]:
+    """Returns mean and interval of each column over rows, as ``clustered_means`` draws them.
+
+    ``users`` of an interval is the number of clusters with a value.
+
+    Args:
+        values: ``[rows]`` or ``[rows, columns]``; NaN is no value.
+        clusters: ``[rows]`` the cluster of each row, any integers.
+        resamples: draws.
+        confidence: share of intervals that hold the truth.
+        seed: of the draws.
+    """
+    columns = np.asarray(values, np.float64)
+    columns = columns[:, None] if columns.ndim == 1 else columns
+    present = np.isfinite(columns)
+    if len(columns) == 0:
+        return [Interval(np.nan, np.nan, np.nan, 0) for _ in range(columns.shape[1])]
+    _, dense = np.unique(clusters, return_inverse=True)
+    means = clustered_means(columns, dense, resamples, seed)
+    tails = [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0]
+    intervals = []
+    for place, (column, there) in enumerate(zip(columns.T, present.T, strict=True)):
+        if not there.any():
+            intervals.append(Interval(np.nan, np.nan, np.nan, 0))
+            continue
+        low, high = np.nanquantile(means[:, place], tails)
+        intervals.append(Interval(float(column[there].mean()), float(low), float(high), len(np.unique(dense[there]))))
+    return intervals
