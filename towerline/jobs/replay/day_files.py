@@ -156,6 +156,8 @@ class _Cutter:
 
     def add(self, table: pa.Table, time: str) -> None:
         """Takes rows of any days; the order within a day stays."""
+        if len(table) == 0:
+            return
         days = np.asarray(table[time].cast(pa.int64())) // US_PER_DAY
         order = np.argsort(days, kind="stable")
         found, starts = np.unique(days[order], return_index=True)

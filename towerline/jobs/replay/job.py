@@ -152,6 +152,7 @@ class _Nights:
         _users_folder(self.plan).mkdir(exist_ok=True)
         values.write(users_file(_users_folder(self.plan), row))
         return {
+            "stale_records": done.outcome == "failed",
             "users": truth.num_users,
             "pairs": len(truth.truth.rows),
             "new_pairs": len(truth.new_truth.rows),

@@ -80,8 +80,8 @@ def notes(replay: Replay) -> Iterator[str]:
         have = "tables have" if len(tables) > 1 else "table has"
         yield (
             f"Not of the day: the {' and '.join(tables)} {have} no history. Every night sees the rows of today, so "
-            "that ads (and their prices, texts and attributes) are known before they were. Counts that the job makes of "
-            "events are those of the night."
+            "that ads (and their prices, texts and attributes) are known before they were. What the job counts of "
+            "events is of the night."
         )
     if replay.max_users is not None:
         yield f"At most {replay.max_users:,} users were asked per day, the same sample every day (replay.max_users)."

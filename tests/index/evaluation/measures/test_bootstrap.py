@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from index.evaluation.measures.bootstrap import bootstrap, paired_bootstrap
+from index.evaluation.measures.bootstrap import (
+    bootstrap,
+    clustered_bootstrap,
+    clustered_means,
+    paired_bootstrap,
+)
 
 WORLDS = 1000
 USERS = 300
@@ -93,3 +98,38 @@ def test_the_same_seed_gives_the_same_interval_and_blocks_do_not_matter(monkeypa
     first = bootstrap(values, resamples=300, seed=4)
     assert bootstrap(values, resamples=300, seed=4) == first
     assert bootstrap(values, resamples=300, seed=5) != first
+
+
+def test_rows_of_one_cluster_each_are_drawn_as_users_are() -> None:
+    values = np.random.default_rng(2).random((40, 2))
+    alone = bootstrap(values, resamples=300)
+    assert clustered_bootstrap(values, np.arange(40)[::-1] * 7, resamples=300)[0].mean == pytest.approx(alone[0].mean)
+    ordered = clustered_bootstrap(values, np.arange(40) * 7, resamples=300)
+    for one, other in zip(alone, ordered, strict=True):
+        assert (other.low, other.high, other.users) == (pytest.approx(one.low), pytest.approx(one.high), one.users)
+
+
+def test_means_of_whole_clusters_are_those_of_a_loop() -> None:
+    values = np.array([[1.0, 2.0], [3.0, np.nan], [5.0, 4.0], [7.0, 8.0]])
+    clusters = np.array([0, 0, 1, 2])
+    means = clustered_means(values, clusters, 50, seed=4)
+    drawn = np.random.default_rng(4).integers(0, 3, (50, 3))
+    for found, chosen in zip(means, drawn, strict=True):
+        rows = np.concatenate([values[clusters == cluster] for cluster in chosen])
+        np.testing.assert_allclose(found, np.nanmean(rows, axis=0))
+
+
+def test_clusters_that_repeat_a_user_widen_the_interval() -> None:
+    rng = np.random.default_rng(6)
+    values = np.repeat(rng.random(30), 20)
+    clustered = clustered_bootstrap(values, np.repeat(np.arange(30), 20))[0]
+    as_if_alone = bootstrap(values)[0]
+    assert clustered.high - clustered.low > 3 * (as_if_alone.high - as_if_alone.low)
+    assert clustered.users == 30
+
+
+def test_clusters_without_a_value_have_no_interval() -> None:
+    none = clustered_bootstrap(np.array([[np.nan], [np.nan]]), np.array([3, 4]))[0]
+    assert np.isnan(none.mean)
+    assert none.users == 0
+    assert clustered_bootstrap(np.zeros((0, 2)), np.zeros(0, np.int64))[1].users == 0
