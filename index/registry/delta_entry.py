@@ -18,6 +18,9 @@ FORMAT_VERSION = 2
 CHANGES = ("upsert", "remove", "pause", "resume")
 # Columns of an entry's rows that are not the ad's own.
 ID_COLUMN, CHANGE_COLUMN, SAID_COLUMN = "__item_id__", "__change__", "__said__"
+# Files of the log: an entry, and the pauses that removed entries left in force.
+ENTRY_SUFFIX, PAUSED_SUFFIX = ".delta", ".paused"
+LOG_SUFFIXES = (ENTRY_SUFFIX, PAUSED_SUFFIX)
 _METADATA = b"towerline"
 
 

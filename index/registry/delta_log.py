@@ -24,8 +24,11 @@ import pyarrow as pa
 from index.registry.delta_entry import (
     CHANGE_COLUMN,
     CHANGES,
+    ENTRY_SUFFIX,
     FORMAT_VERSION,
     ID_COLUMN,
+    LOG_SUFFIXES,
+    PAUSED_SUFFIX,
     SAID_COLUMN,
     Entry,
     Pauses,
@@ -39,7 +42,6 @@ from pipelines.contracts.errors import ArtifactError
 __all__ = ["CHANGES", "CHANGE_COLUMN", "DELTAS", "ID_COLUMN", "SAID_COLUMN", "DeltaLog", "Entry", "Pauses"]
 
 DELTAS = "deltas"
-_ENTRY, _PAUSED = ".delta", ".paused"
 _DIGITS = 8
 _LOG = logging.getLogger("towerline.registry")
 
@@ -63,7 +65,7 @@ class DeltaLog:
     def after(self, sequence: int) -> list[Entry]:
         """The readable entries with larger numbers, in order. A damaged one is logged and left out."""
         names = self._store.files(DELTAS)
-        numbers = set(_numbers(names, _ENTRY))
+        numbers = set(_numbers(names, ENTRY_SUFFIX))
         entries = [self._read(number) for number in sorted(numbers) if number > sequence]
         older = [] if _began(names) else self._legacy.entries()
         found = [*(entry for entry in older if entry.sequence not in numbers), *entries]
@@ -79,7 +81,7 @@ class DeltaLog:
 
     def pauses(self) -> Pauses | None:
         """What the removed entries add up to; None if none was removed."""
-        for number in sorted(_numbers(self._store.files(DELTAS), _PAUSED), reverse=True):
+        for number in sorted(_numbers(self._store.files(DELTAS), PAUSED_SUFFIX), reverse=True):
             content = self._store.read_bytes(_paused_name(number))
             if content is None:
                 continue
@@ -123,10 +125,10 @@ class DeltaLog:
             paused = (paused - set(entry.ids("resume").to_pylist())) | set(entry.ids("pause").to_pylist())
         last = doomed[-1].sequence
         self._store.create(_paused_name(last), packed(_ids_table(paused), {"format_version": FORMAT_VERSION}))
-        gone = [number for number in _numbers(self._store.files(DELTAS), _ENTRY) if number <= last]
+        gone = [number for number in _numbers(self._store.files(DELTAS), ENTRY_SUFFIX) if number <= last]
         for number in gone:
             self._store.remove_file(_entry_name(number))
-        for number in _numbers(self._store.files(DELTAS), _PAUSED):
+        for number in _numbers(self._store.files(DELTAS), PAUSED_SUFFIX):
             if number < last:
                 self._store.remove_file(_paused_name(number))
         return sorted(gone)
@@ -158,19 +160,19 @@ def _ids_table(item_ids: set[Any]) -> pa.Table:
 def _began(names: Iterable[str]) -> bool:
     """Whether the log has its first entry, or had it: then nothing of an older format counts."""
     listed = list(names)
-    return 1 in _numbers(listed, _ENTRY) or bool(_numbers(listed, _PAUSED))
+    return 1 in _numbers(listed, ENTRY_SUFFIX) or bool(_numbers(listed, PAUSED_SUFFIX))
 
 
 def _entry_name(sequence: int) -> str:
-    return f"{DELTAS}/{sequence:0{_DIGITS}d}{_ENTRY}"
+    return f"{DELTAS}/{sequence:0{_DIGITS}d}{ENTRY_SUFFIX}"
 
 
 def _paused_name(sequence: int) -> str:
-    return f"{DELTAS}/{sequence:0{_DIGITS}d}{_PAUSED}"
+    return f"{DELTAS}/{sequence:0{_DIGITS}d}{PAUSED_SUFFIX}"
 
 
 def _numbers(names: Iterable[str], *endings: str) -> list[int]:
     """Numbers of the files with one of these endings (default: any of a log's); other files are not the log's."""
     found = [name.partition(".") for name in names]
-    wanted = endings or (_ENTRY, _PAUSED)
+    wanted = endings or LOG_SUFFIXES
     return [int(stem) for stem, dot, ending in found if dot + ending in wanted and stem.isdecimal()]

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from index.registry.delta_entry import packed
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.files import write_arrow
 from tests.traces import find_traces
@@ -23,6 +24,7 @@ from towerline.jobs.erasure.traces import search
 Write = Callable[[Path, str], None]
 NAME = 'anna "é" 77&x'
 LARGE = 91234567890
+LOG_FACTS = {"format_version": 2}
 
 
 def _zstd(path: Path, raw: bytes) -> None:
@@ -57,6 +59,7 @@ PLANTED: dict[str, Write] = {
     "bytes.parquet": lambda path, text: _parquet(path, pa.array([text.encode()])),
     "map.parquet": lambda path, text: _parquet(path, pa.array([[(text, 1)]], pa.map_(pa.string(), pa.int32()))),
     "spill.arrow": lambda path, text: write_arrow(pa.table({"user_id": [text]}), path),
+    "00000001.delta": lambda path, text: path.write_bytes(packed(pa.table({"title": [text]}), LOG_FACTS)) and None,
     ".hidden": lambda path, text: path.write_text(text) and None,
 }
 

@@ -1,7 +1,7 @@
 """The file scanner: which of the ids one file holds. Reads files by their bytes, not by their names alone.
 
-Parquet and Arrow are decoded column by column; JSON key by key; NumPy files by their type; compressed files are
-unpacked; anything else is text, or bytes where it is no text.
+Parquet, Arrow and entries of a registry's log are decoded column by column; JSON key by key; NumPy files by their type;
+compressed files are unpacked; anything else is text, or bytes where it is no text.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from index.registry.delta_entry import LOG_SUFFIXES, unpacked
 from towerline.jobs.erasure.id_columns import IdColumns
 from towerline.jobs.erasure.id_matcher import IdMatcher, Matches, is_number, is_short
 
@@ -49,20 +50,22 @@ class FileScanner:
         """What the file holds.
 
         Raises:
-            OSError, ValueError, pyarrow.ArrowException, EOFError, lzma.LZMAError: it cannot be read.
+            OSError, ValueError, pyarrow.ArrowException, EOFError, lzma.LZMAError, ArtifactError: it cannot be read.
         """
         head = file.read(8)
         file.seek(0)
         if head.startswith(_PARQUET) or self._suffix == ".parquet":
             return self._parquet(file)
+        if self._suffix in LOG_SUFFIXES:
+            return self._columns(iter([unpacked(file.read())[0]]))
         if head.startswith(_ARROW) or self._suffix == ".arrow":
             return self._columns(pa.Table.from_batches([batch]) for batch in _batches(file))
         if head.startswith(_NUMPY):
             return self._numpy(file)
-        unpacked = _unpacked(file, head)
-        if unpacked is not None:
+        content = _decompressed(file, head)
+        if content is not None:
             inner = FileScanner(self.matcher, self.columns, str(PurePosixPath(self.name).with_suffix("")))
-            return inner.read(io.BytesIO(unpacked))
+            return inner.read(io.BytesIO(content))
         if self._suffix in (".json", ".jsonl"):
             return self._json(file.read().decode("utf-8", "surrogateescape"))
         return self._blocks(file)
@@ -213,7 +216,7 @@ def _is_text(raw: bytes) -> bool:
         return False
 
 
-def _unpacked(file: IO[bytes], head: bytes) -> bytes | None:
+def _decompressed(file: IO[bytes], head: bytes) -> bytes | None:
     """The content of a compressed file; None where it is none."""
     if head.startswith(_GZIP):
         return gzip.decompress(file.read())

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-_USER, _ITEM = ("user_id",), ("item_id", "item_ids", "history")
+from index.registry.delta_entry import ID_COLUMN
+
+_USER, _ITEM = ("user_id",), ("item_id", "item_ids", "history", ID_COLUMN)
 _SCHEMA_FILE = "schema.json"
 
 

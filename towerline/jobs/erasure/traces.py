@@ -17,7 +17,7 @@ from typing import IO, Any
 import fsspec
 import pyarrow as pa
 
-from pipelines.contracts.errors import SchemaError
+from pipelines.contracts.errors import ArtifactError, SchemaError
 from pipelines.contracts.manifest import MANIFEST_FILE
 from towerline.jobs.erasure.file_scanner import FileScanner
 from towerline.jobs.erasure.id_columns import IdColumns, id_columns_at
@@ -25,7 +25,7 @@ from towerline.jobs.erasure.id_matcher import IdMatcher, Matches
 
 # A lock holds the number of a process.
 _LOCK_SUFFIX = ".lock"
-_UNREADABLE = (OSError, ValueError, EOFError, pa.ArrowException, lzma.LZMAError, MemoryError)
+_UNREADABLE = (OSError, ValueError, EOFError, pa.ArrowException, lzma.LZMAError, ArtifactError, MemoryError)
 
 
 @dataclass(frozen=True)
