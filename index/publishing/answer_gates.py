@@ -99,16 +99,17 @@ def recall_against_live(case: Case) -> Verdict | None:
 
 def agreement(case: Case) -> Verdict | None:
     """The towers to be published agree with the backtest's, which are the ones that were measured."""
-    threshold = case.settings.agreement
-    if threshold is None or case.agreements is None:
+    gate, threshold = "agreement", case.settings.agreement
+    if threshold is None or case.bundle.backtest is None:
         return None
-    if len(case.agreements) == 0:
-        return Verdict.skipped("agreement", threshold, "train", "no user of the panel is answered by a search")
+    found = case.agreement
+    if found is None:
+        return Verdict.skipped(gate, threshold, "train", "fewer than two users of the panel are answered by a search")
     detail = (
-        "mean share of a user's best items that are also the backtest's, by the towers alone, "
-        f"{len(case.agreements):,} users"
+        f"with the backtest's towers, beyond that of two users; {found.same_user:.2f} of a user's best {found.depth} "
+        f"items are the same, {found.two_users:.2f} of those of two users, {found.users:,} users"
     )
-    return Verdict.at_least("agreement", float(case.agreements.mean()), threshold, "train", detail)
+    return Verdict.at_least(gate, found.above_chance, threshold, "train", detail)
 
 
 def churn(case: Case) -> Verdict | None:

@@ -17,6 +17,7 @@ from index.evaluation.towers_measured import measured_towers
 from index.publishing.answers import Answers, K, Served
 from index.publishing.panel import Panel
 from index.registry.bundle import Bundle
+from index.search.searcher import Rows
 from index.settings import GatesSettings
 from pipelines.contracts.arrays import Float64
 from pipelines.contracts.errors import SchemaError
@@ -27,6 +28,28 @@ class Unasked:
     """Why the live version has no answer."""
 
     why: str
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How many of their best ``depth`` items two models have in common: for the same user, and for two different users.
+
+    Two models that answer everybody alike have as many in common for any two users.
+    """
+
+    same_user: float
+    two_users: float
+    users: int
+    depth: int
+
+    @property
+    def above_chance(self) -> float:
+        """What the same user's answers have in common beyond those of two users, as a share of what is possible.
+
+        1 for equal answers, 0 or less if they say nothing of the user: Cohen's kappa of the overlaps.
+        """
+        possible = 1.0 - self.two_users
+        return (self.same_user - self.two_users) / possible if possible > 0.0 else 1.0
 
 
 @dataclass(frozen=True)
@@ -94,22 +117,23 @@ class Case:
         return user_metrics(ranked, self.held_out.truth, (K,)).at("recall", K)
 
     @functools.cached_property
-    def agreements(self) -> Float64 | None:
-        """``[searched] float64``: share of a user's best items by the bundle's towers that are also among the best by
-        its backtest's, both by exact search. None without a backtest.
+    def agreement(self) -> Agreement | None:
+        """How far the bundle's towers agree with its backtest's, for the users whom a search answers; None without a
+        backtest or with fewer than two such users.
 
-        As many items are compared as a tenth of the catalogue, at most 100: all items would always agree.
+        Both rank by exact search. As many items are compared as a tenth of the catalogue, at most 100: all items would
+        always agree.
         """
         backtest = self.bundle.backtest
-        if backtest is None:
+        if backtest is None or len(self.served.vectors) < 2:
             return None
         depth = min(K, max(1, self.bundle.num_items // 10))
         records = [one for one, kept in zip(self.served.records, self.served.answers.searched, strict=True) if kept]
-        ours = self.served.exact[:, :depth]
         vectors = backtest.record_embedder().vectors(records)
         found = backtest.exact.search_batch(vectors, min(depth, backtest.num_items)).rows
         theirs = np.append(self.bundle.vocabulary.item_rows(backtest.vocabulary.item_ids), np.int32(-1))[found]
-        return np.array([np.isin(mine, other).mean() for mine, other in zip(ours, theirs, strict=True)], np.float64)
+        ours = self.served.exact[:, :depth]
+        return Agreement(_overlap(ours, theirs), _overlap(np.roll(ours, 1, axis=0), theirs), len(ours), depth)
 
 
 def _asked(bundle: Bundle | None, panel: Panel) -> Answers | Unasked:
@@ -119,3 +143,8 @@ def _asked(bundle: Bundle | None, panel: Panel) -> Answers | Unasked:
         return Answers.from_bundle(bundle, panel.records(bundle))
     except SchemaError as err:
         return Unasked(f"the live version cannot read these users: {err}")
+
+
+def _overlap(first: Rows, second: Rows) -> float:
+    """Mean share of each line of ``first`` that is in the same line of ``second``."""
+    return float(np.mean([np.isin(mine, other).mean() for mine, other in zip(first, second, strict=True)]))

@@ -187,7 +187,10 @@ def test_agreement_is_the_share_of_best_items_of_both_towers(
         retriever, items = Retriever.open(path), np.load(path / "vectors.npy")
         vectors = np.stack([retriever.embed(record) for record in records])
         best.append(np.argsort(-(vectors @ items.T), axis=1, kind="stable")[:, :40])
-    expected = np.mean([len(set(a.tolist()) & set(b.tolist())) / 40 for a, b in zip(*best, strict=True)])
+    pairs = list(zip(*best, strict=True))
+    same = np.mean([len(set(a.tolist()) & set(b.tolist())) / 40 for a, b in pairs])
+    other = np.mean([len(set(pairs[i - 1][0].tolist()) & set(pairs[i][1].tolist())) / 40 for i in range(len(pairs))])
+    expected = (same - other) / (1 - other)
     failed = judged(bundle, None, features, night, agreement=expected + 0.01)["agreement"]
     assert failed.measured == pytest.approx(expected)
     assert (failed.outcome, failed.stage) == ("failed", "train")
@@ -205,3 +208,43 @@ def test_a_night_is_published_with_both(root: Path, features: Path, night: Path,
     assert live.backtest is not None
     outcomes = {fact["gate"]: fact["outcome"] for fact in live.manifest.facts["gates"]}
     assert outcomes["recall against live"] == "passed"
+
+
+@pytest.mark.parametrize("failure", ["untrained", "collapsed", "items mixed up"])
+def test_a_training_on_all_events_that_failed_fails_the_gate(
+    root: Path, features: Path, night: Path, towers: list[Path], failure: str
+) -> None:
+    """The backtest's towers were measured and are good; only agreement tells that the published ones are not."""
+    vectors = np.load(towers[0] / "vectors.npy")
+    rng = np.random.default_rng(0)
+    broken = {
+        "untrained": rng.normal(scale=0.1, size=vectors.shape),
+        # A long common part: everybody gets the same items, here those that many users like.
+        "collapsed": 0.01 * vectors + np.outer(vectors @ vectors.mean(axis=0), np.ones(DIM)),
+        "items mixed up": vectors[rng.permutation(ITEMS)],
+    }[failure]
+    path = root / failure
+    with write_artifact(path, kind="bundle") as draft:
+        shutil.copytree(towers[0], draft.dir, dirs_exist_ok=True)
+        (draft.dir / "manifest.json").unlink()
+        np.save(draft.dir / "vectors.npy", broken.astype(np.float32))
+    bundle = two(root, path, towers[0])
+    verdicts = judged(bundle, None, features, night)
+    assert verdicts["agreement"].outcome == "failed"
+    assert verdicts["agreement"].measured is not None
+    assert abs(verdicts["agreement"].measured) < 0.1
+
+
+def test_a_training_that_went_well_passes_though_its_vectors_differ(
+    root: Path, features: Path, night: Path, towers: list[Path]
+) -> None:
+    vectors = np.load(towers[0] / "vectors.npy")
+    with write_artifact(root / "healthy", kind="bundle") as draft:
+        shutil.copytree(towers[0], draft.dir, dirs_exist_ok=True)
+        (draft.dir / "manifest.json").unlink()
+        noise = np.random.default_rng(0).normal(scale=0.1, size=vectors.shape)
+        np.save(draft.dir / "vectors.npy", (vectors + noise).astype(np.float32))
+    verdict = judged(two(root, root / "healthy", towers[0]), None, features, night)["agreement"]
+    assert verdict.outcome == "passed"
+    assert verdict.measured is not None
+    assert 0.4 < verdict.measured < 0.9
