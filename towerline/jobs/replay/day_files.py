@@ -20,10 +20,12 @@ import pyarrow as pa
 from pipelines.contracts.conversion import US_PER_DAY
 from pipelines.contracts.errors import ConfigError
 from pipelines.contracts.files import link, write_json, write_parquet
+from pipelines.contracts.manifest import fingerprint_of
 from pipelines.contracts.schema import DatasetSchema
 from pipelines.features.planning import Inputs, Survey
 from pipelines.progress import SILENT, Progress
 from pipelines.tables.erasure.forgotten import Forgotten
+from pipelines.tables.event_checks import columns_of
 from pipelines.tables.files import find_files
 from pipelines.tables.formats.batches import TableBatch
 from pipelines.tables.readers import read_shard
@@ -45,12 +47,12 @@ class DayFiles:
     left_out: int
 
     @classmethod
-    def open(cls, folder: Path) -> DayFiles | None:
-        """The files of a finished cut; None if there is none."""
+    def open(cls, folder: Path, made_of: str) -> DayFiles | None:
+        """The files of a finished cut; None if there is none of the same table (``fingerprint``)."""
         file = folder / _DAYS / _FACTS
-        if not file.is_file():
+        facts = json.loads(file.read_text()) if file.is_file() else {}
+        if facts.get("made_of") != made_of:
             return None
-        facts = json.loads(file.read_text())
         rows = {datetime.date.fromisoformat(day): int(count) for day, count in facts["rows"].items()}
         return cls(folder, rows, int(facts["left_out"]))
 
@@ -82,7 +84,7 @@ class DayFiles:
 
 
 def cut(schema: DatasetSchema, forgotten: Forgotten, folder: Path, *, progress: Progress = SILENT) -> DayFiles:
-    """Cuts the events table of a schema by day, below ``folder``; a finished cut stays as it is.
+    """Cuts the events table of a schema by day, below ``folder``; a finished cut of the same table stays as it is.
 
     Args:
         schema: its events have a time.
@@ -94,9 +96,11 @@ def cut(schema: DatasetSchema, forgotten: Forgotten, folder: Path, *, progress: 
         SchemaError: a table cannot be read.
         ConfigError: the table has no event with an id and a time.
     """
-    done = DayFiles.open(folder)
+    made_of = fingerprint(schema, forgotten)
+    done = DayFiles.open(folder, made_of)
     if done is not None:
         return done
+    shutil.rmtree(folder / _SEEN, ignore_errors=True)
     draft = folder / f".{_DAYS}"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
@@ -109,10 +113,17 @@ def cut(schema: DatasetSchema, forgotten: Forgotten, folder: Path, *, progress: 
     if not cutter.rows:
         raise ConfigError(f"{schema.tables.events.path}: expected events with an id and a time, found none.")
     days = {_date(day).isoformat(): count for day, count in sorted(cutter.rows.items())}
-    write_json({"rows": days, "left_out": left_out}, draft / _FACTS)
+    write_json({"made_of": made_of, "rows": days, "left_out": left_out}, draft / _FACTS)
     shutil.rmtree(folder / _DAYS, ignore_errors=True)
     draft.rename(folder / _DAYS)
     return DayFiles(folder, {datetime.date.fromisoformat(day): count for day, count in days.items()}, left_out)
+
+
+def fingerprint(schema: DatasetSchema, forgotten: Forgotten) -> str:
+    """Of what a cut is made from: the contents of the events' files, how they are read, who is forgotten."""
+    content = Inputs.find(schema).fingerprints()["events"]
+    read = {"tables": schema.tables.model_dump(mode="json"), "ids": schema.ids.model_dump(mode="json")}
+    return fingerprint_of([content, read, columns_of(schema), len(forgotten)])
 
 
 def _sound(schema: DatasetSchema, forgotten: Forgotten, progress: Progress) -> Iterator[tuple[pa.Table, int]]:

@@ -9,8 +9,11 @@ from typing import Any
 
 from pipelines.contracts.errors import ConfigError
 from pipelines.contracts.schema import Split
+from pipelines.features.kept_list import kept_list
+from pipelines.features.planning import Inputs
 from towerline.config import Config, Paths, plain
-from towerline.jobs.replay.day_files import DayFiles, listed
+from towerline.jobs.replay.day_files import DayFiles
+from towerline.jobs.stages import FEATURES
 from towerline.settings import AlertsSettings
 
 REPLAY = "replay"
@@ -67,10 +70,11 @@ class Plan:
         )
 
     def identity(self) -> dict[str, Any]:
-        """What the nights depend on, apart from their number: the configuration, the first date, the tables."""
+        """What the nights depend on, apart from their number: configuration, first date, tables, forgotten users."""
         config = {name: value for name, value in plain(self.config).items() if name not in _FREE}
-        files = [[file.url, file.bytes] for file in listed(self.config.schema_only()).all]
-        return {"config": config, "from": self.first.isoformat(), "tables": files}
+        tables = Inputs.find(self.config.schema_only()).fingerprints()
+        forgotten = len(kept_list(self.config.work / FEATURES))
+        return {"config": config, "from": self.first.isoformat(), "tables": tables, "forgotten_users": forgotten}
 
     def require_days(self, days: DayFiles) -> None:
         """Checks that the first night has events to learn from and the last one a day to be measured on.

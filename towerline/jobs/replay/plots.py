@@ -40,7 +40,7 @@ def pictures(replay: Replay) -> list[Picture]:
 
 def recall_by_day(replay: Replay) -> Picture:
     """Recall of the next day, night by night."""
-    figure = new_figure(_WIDTH, 4.2)
+    figure = new_figure(_WIDTH, 3.8)
     axes = new_axes(figure)
     for arm in ("backtest", "weekly", "frozen", "fresh"):
         rows = [row for row in replay.nights if row.recall(arm) is not None]
@@ -50,7 +50,6 @@ def recall_by_day(replay: Replay) -> Picture:
         if (value := row.recall("refused")) is not None:
             label = NAMES["refused"] if row is _first_refused(replay) else None
             axes.plot(row.night, value, "x", color=_COLORS["refused"], markersize=7, label=label)
-    axes.set_ylim(bottom=0)
     axes.set_ylabel("recall@100 of the next day")
     _dates(axes, replay)
     axes.legend(fontsize=8, frameon=False, ncols=5, loc="lower left", bbox_to_anchor=(0, 1.0))

@@ -57,7 +57,7 @@ def test_the_files_of_all_days_are_the_table(
         ]
         assert rows_of(days.of(day)) == expected
         assert len(expected) == count
-    assert DayFiles.open(folder / "days") == days
+    assert cut_of(world.config(folder), folder / "days") == days
 
 
 def test_a_night_sees_the_files_of_the_days_before_and_no_others(tmp_path: Path) -> None:
@@ -70,11 +70,17 @@ def test_a_night_sees_the_files_of_the_days_before_and_no_others(tmp_path: Path)
     assert days.of(world.date(world.EMPTY)) == []
 
 
-def test_a_finished_cut_is_not_made_again(tmp_path: Path) -> None:
+def test_a_finished_cut_is_made_again_for_another_table_alone(tmp_path: Path) -> None:
     world.write_tables(tmp_path, world.events())
     days = cut_of(world.config(tmp_path), tmp_path / "days")
-    (tmp_path / "e.parquet").unlink()
-    assert cut_of(world.config(tmp_path), tmp_path / "days") == days
+    days.show_before(world.date(2))
+    written = {file: file.stat().st_ino for file in (tmp_path / "days" / "days").iterdir()}
+    assert cut_of(world.config(tmp_path, seed=4), tmp_path / "days") == days
+    assert {file: file.stat().st_ino for file in (tmp_path / "days" / "days").iterdir()} == written
+    world.write_tables(tmp_path, world.events()[:500])
+    again = cut_of(world.config(tmp_path), tmp_path / "days")
+    assert sum(again.rows.values()) == 500
+    assert sum(len(rows_of([file])) for file in again.show_before(again.last).iterdir()) < 500
 
 
 TOML = """

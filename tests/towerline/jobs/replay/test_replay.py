@@ -225,7 +225,7 @@ def test_more_nights_go_on_and_other_settings_are_refused(stored: Path, tmp_path
     assert nights.ran == [1]
     assert (tmp_path / "run" / "replay" / "state.json").read_bytes() == state
     world.write_tables(tmp_path, EVENTS[:-1])
-    with pytest.raises(ConfigError, match=r"another replay: tables"):
+    with pytest.raises(ConfigError, match=r"another replay: tables.events"):
         replayed(plan_of(tmp_path, 2), nights)
 
 
