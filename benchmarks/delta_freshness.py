@@ -21,8 +21,9 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.index_frontier import machine
+from index.inference.item_features import write_item_features
 from index.registry import delta_writer
-from index.registry.bundle import ITEM_TOWER_FILE
+from index.registry.bundle import FORMAT_VERSION, ITEM_FEATURES_FILE, ITEM_TOWER_FILE, KIND
 from index.registry.registry import Registry
 from index.retrieval.retriever import Retriever
 from pipelines.contracts.manifest import read_manifest, write_artifact
@@ -50,11 +51,14 @@ def with_item_tower(source: Path, out: Path) -> Path:
     saved = out.parent / "saved"
     tf.saved_model.save(tower, str(saved), signatures={"serving_default": tower.vectors})
     converted = tf.lite.TFLiteConverter.from_saved_model(str(saved)).convert()
-    with write_artifact(out, kind="bundle", inputs=read_manifest(source).inputs) as draft:
+    inputs = read_manifest(source).inputs
+    with write_artifact(out, kind=KIND, format_version=FORMAT_VERSION, inputs=inputs) as draft:
         shutil.copytree(source, draft.dir, dirs_exist_ok=True)
         (draft.dir / "manifest.json").unlink()
         (draft.dir / ITEM_TOWER_FILE).write_bytes(converted)
-        draft.facts.update(read_manifest(source).facts)
+        # The id is the only feature.
+        write_item_features(pa.schema([]), [], draft.dir / ITEM_FEATURES_FILE)
+        draft.facts.update(read_manifest(source).facts, as_of_us=0, delta_sequence=0)
     return out
 
 

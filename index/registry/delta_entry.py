@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,8 @@ ID_COLUMN, CHANGE_COLUMN, SAID_COLUMN = "__item_id__", "__change__", "__said__"
 ENTRY_SUFFIX, PAUSED_SUFFIX = ".delta", ".paused"
 LOG_SUFFIXES = (ENTRY_SUFFIX, PAUSED_SUFFIX)
 _METADATA = b"towerline"
+# Rows of several entries that are applied at once.
+_MERGED_ROWS = 4_096
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,37 @@ class Entry:
     def count(self, change: str) -> int:
         """Number of items with this change."""
         return len(self.ids(change))
+
+
+def merged(entries: Sequence[Entry], border: int) -> list[Entry]:
+    """Consecutive entries as fewer larger ones that add up to the same: an item occurs once in each.
+
+    Args:
+        entries: in their order.
+        border: entries up to this number are not merged with later ones.
+
+    Returns:
+        Entries with the number of the last one in each.
+    """
+    found: list[Entry] = []
+    group: list[Entry] = []
+    seen: set[Any] = set()
+    for entry in entries:
+        ids = entry.rows[ID_COLUMN].to_pylist()
+        joins = group and len(seen) + len(ids) <= _MERGED_ROWS and seen.isdisjoint(ids)
+        apart = group and group[-1].sequence <= border < entry.sequence
+        if joins and not apart and _fit(group[-1].rows.schema, entry.rows.schema):
+            rows = pa.concat_tables([group[-1].rows, entry.rows], promote_options="default")
+            group = [Entry(entry.sequence, entry.moment_us, rows)]
+            seen.update(ids)
+            continue
+        found += group
+        group, seen = [entry], set(ids)
+    return found + group
+
+
+def _fit(first: pa.Schema, second: pa.Schema) -> bool:
+    return all(first.field(name).type == second.field(name).type for name in first.names if name in second.names)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from index.inference.item_embedder import ItemEmbedder
 from index.registry.bundle import Bundle
-from index.registry.delta_entry import Entry, Pauses
+from index.registry.delta_entry import Entry, Pauses, merged
 from index.registry.delta_log import DeltaLog
 from index.registry.upserts import AdColumns, KnownAds, Overlaid, Said, known_of
 from index.search.searcher import Rows, Scores, Vectors
@@ -112,7 +112,8 @@ class DeltaState:
             embedder: of the same bundle.
         """
         fold = Fold(self, embedder)
-        for entry in entries:
+        new = [entry for entry in entries if entry.sequence > self.sequence]
+        for entry in merged(new, self.bundle.delta_sequence):
             fold.apply(entry)
         return fold.state()
 
@@ -300,7 +301,7 @@ class Fold:
         self.refused |= refused
         if refused:
             first = next(iter(refused))
-            message = "%s: entry %d: %d ads cannot be embedded here and stay as they were, the first is %r: %s"
+            message = "%s: up to entry %d: %d ads cannot be embedded here and stay as they were, the first is %r: %s"
             _LOG.warning(message, self._bundle.dir, entry.sequence, len(refused), first, refused[first])
 
 

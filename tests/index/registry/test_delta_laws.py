@@ -161,16 +161,23 @@ def check(world: World, state: DeltaState, model: Model) -> None:
 SLOWLY = hypothesis_settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
 
 
-@given(st.lists(feeds(), min_size=1, max_size=7), st.integers(0, 7), st.lists(st.integers(1, 4), max_size=5))
+@given(
+    st.lists(feeds(), min_size=1, max_size=7),
+    st.integers(0, 7),
+    st.lists(st.integers(1, 4), max_size=5),
+    st.sets(st.integers(1, 7), max_size=2),
+)
 @SLOWLY
 def test_a_version_is_the_fold_of_the_log_after_its_tables_at_any_pace(
-    world: World, drawn: list[Feed], delta_sequence: int, paces: list[int]
+    world: World, drawn: list[Feed], delta_sequence: int, paces: list[int], damaged: set[int]
 ) -> None:
-    """Catalogue changes after the version's own number, pauses of the whole log; read in groups of any size."""
-    entries = entries_of(DeltaState.of(world.bundle), drawn)
+    """Catalogue changes after the version's own number, pauses of the whole log; read in groups of any size. Damaged
+    entries are left out."""
+    entries = [one for one in entries_of(DeltaState.of(world.bundle), drawn) if one.sequence not in damaged]
     bundle, model = later(world.bundle, delta_sequence), Model.of(world)
     for number, feed in enumerate(drawn, start=1):
-        model.apply(feed, catalogue=number > delta_sequence)
+        if number not in damaged:
+            model.apply(feed, catalogue=number > delta_sequence)
     embedder = ItemEmbedder(bundle)
     at_once = DeltaState.of(bundle).after(entries, embedder)
     check(world, at_once, model)
