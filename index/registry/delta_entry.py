@@ -106,8 +106,12 @@ def unpacked(content: bytes) -> tuple[pa.Table, dict[str, Any]]:
     digest, _, body = content.partition(b"\n")
     if xxhash.xxh3_128_hexdigest(body).encode() != digest:
         raise ArtifactError("its checksum is not that of its content")
-    table = pq.read_table(io.BytesIO(body))
-    facts: dict[str, Any] = json.loads(table.schema.metadata[_METADATA])
-    if facts["format_version"] > FORMAT_VERSION:
-        raise ArtifactError(f"format version {facts['format_version']} is newer than {FORMAT_VERSION}")
+    try:
+        table = pq.read_table(io.BytesIO(body))
+        facts: dict[str, Any] = json.loads(table.schema.metadata[_METADATA])
+        version = int(facts["format_version"])
+    except (pa.ArrowException, OSError, TypeError, KeyError, ValueError) as err:
+        raise ArtifactError(f"it is not what towerline writes ({err!r})") from err
+    if version > FORMAT_VERSION:
+        raise ArtifactError(f"format version {version} is newer than {FORMAT_VERSION}")
     return table, facts

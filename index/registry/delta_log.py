@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import time
+import uuid
 from collections.abc import Iterable
 from typing import Any
 
@@ -147,7 +148,9 @@ class DeltaLog:
 
 
 def _content(rows: pa.Table, moment_us: int) -> bytes:
-    return packed(rows, {"moment_us": moment_us, "format_version": FORMAT_VERSION})
+    facts = {"moment_us": moment_us, "format_version": FORMAT_VERSION}
+    # No two entries are the same: a writer whose put was repeated, since its answer was lost, knows its own.
+    return packed(rows, {**facts, "writer": uuid.uuid4().hex})
 
 
 def _ids_table(item_ids: set[Any]) -> pa.Table:

@@ -1,7 +1,7 @@
 """The registry: published versions of the bundle, and which of them is live.
 
     versions/<version>/   a bundle, its manifest with the gates' verdicts
-    publishing/<version>  a version that is being published, and is not live yet
+    unfinished/<version>  a version that is being published and not live yet, or is being removed
     CURRENT               the live version's name
     deltas/               changes of ads, for all versions (index/registry/delta_log.py)
 
@@ -38,7 +38,7 @@ from pipelines.contracts.manifest import (
 )
 
 VERSIONS = "versions"
-PUBLISHING = "publishing"
+UNFINISHED = "unfinished"
 CURRENT = "CURRENT"
 # No version's name: whatever is live may be replaced.
 ANY_VERSION: Final = "*"
@@ -151,10 +151,10 @@ class Registry:
         return name
 
     def version_names(self) -> list[str]:
-        """All complete versions, oldest first. One that never went live, because its publisher was killed, is left
-        out; so is what is no version: a warning names it."""
+        """All complete versions, oldest first. One that is being published or removed is left out, also where its
+        writer was killed; so is what is no version: a warning names it."""
         names = self._names()
-        unfinished = set(self._store.files(PUBLISHING))
+        unfinished = set(self._store.files(UNFINISHED))
         if unfinished:
             unfinished.discard(self._live_name())
         return [name for name in names if name not in unfinished]
@@ -303,12 +303,12 @@ class Registry:
 
         It is later than all existing ones, so that names sort by age, and nobody else has it, on any machine.
         """
-        taken = [*self._names(), *self._store.files(PUBLISHING)]
+        taken = [*self._names(), *self._store.files(UNFINISHED)]
         last = max((moment for name in taken if (moment := moment_of(name)) is not None), default=_EPOCH)
         moment = max(datetime.datetime.now(datetime.UTC), last + datetime.timedelta(seconds=1))
         while True:
             name = new_name(moment, manifest.fingerprint)
-            if self._store.create(f"{PUBLISHING}/{name}", uuid.uuid4().hex.encode()):
+            if self._store.create(f"{UNFINISHED}/{name}", uuid.uuid4().hex.encode()):
                 return name
             moment += datetime.timedelta(seconds=1)
 
@@ -317,32 +317,32 @@ class Registry:
         with contextlib.suppress(OSError, ArtifactError):
             if self.current_or_none() != name:
                 self._store.remove(_place(name))
-                self._store.remove_file(f"{PUBLISHING}/{name}")
+                self._store.remove_file(f"{UNFINISHED}/{name}")
 
     def _clean(self, name: str, keep: int | None) -> None:
         """What is left to do once a version is live. It is live whatever happens here."""
         try:
-            self._store.remove_file(f"{PUBLISHING}/{name}")
+            self._store.remove_file(f"{UNFINISHED}/{name}")
             if keep is not None:
                 self._prune(keep)
         except OSError as err:
             _LOG.warning("%s: %s is live, but old versions could not be removed: %s", self.url, name, err)
 
     def _settle(self) -> None:
-        """Finishes what killed publishers left: a version that is not live yet never was, and is removed."""
+        """Finishes what killed writers left: an unfinished version that is not live never was, and is removed."""
         live = self._live_name()
-        unfinished = self._store.files(PUBLISHING)
+        unfinished = self._store.files(UNFINISHED)
         if not self._store.locks_all_machines:  # Killed while removing a version, or while uploading it.
             unfinished += [name for name in self._store.names(VERSIONS) if not self._store.has_artifact(_place(name))]
         for name in set(unfinished):
             if name == live:
-                self._store.remove_file(f"{PUBLISHING}/{name}")
+                self._store.remove_file(f"{UNFINISHED}/{name}")
             elif moment_of(name) is not None and self._is_abandoned(name):
                 self._store.remove(_place(name))
-                self._store.remove_file(f"{PUBLISHING}/{name}")
+                self._store.remove_file(f"{UNFINISHED}/{name}")
 
     def _is_abandoned(self, name: str) -> bool:
-        """Whether nobody is publishing this version. The caller holds the lock."""
+        """Whether nobody is at work on an unfinished version. The caller holds the lock."""
         moment = moment_of(name)
         if self._store.locks_all_machines or moment is None:
             return True
@@ -367,11 +367,24 @@ class Registry:
         before = self._store.read_bytes(CURRENT)
         target = version if version is not None else self._before(self.current())
         bundle = self._open(target, verify=True)
-        if target not in self.version_names():
-            raise ArtifactError(f"{self.url}: {target} is being published. Run `towerline versions`.")
+        self._require_whole(target)
         check_answers(bundle)
         self._move(before, target)
+        try:
+            self._require_whole(target)  # Another machine that removes it looks at CURRENT after it has said so.
+        except ArtifactError:
+            if before is not None:
+                self._store.swap(CURRENT, f"{target}\n".encode(), before)
+            raise
         return target
+
+    def _require_whole(self, name: str) -> None:
+        """Refuses a version that is not in the store, or not whole: this machine's copy does not say so."""
+        if name in self._store.files(UNFINISHED) or not self._store.has_artifact(_place(name)):
+            raise ArtifactError(
+                f"{self.url}: {name} is being published or removed, or was removed, by another machine. "
+                "Run `towerline versions`."
+            )
 
     def _before(self, live: str) -> str:
         older = [name for name in self.version_names() if name < live]
@@ -385,14 +398,23 @@ class Registry:
             return self._prune(keep)
 
     def _prune(self, keep: int) -> list[str]:
-        live = self.current_or_none()
-        names = self.version_names()
+        names, live = self.version_names(), self.current_or_none()
         doomed = [name for name in names[: max(0, len(names) - keep)] if name != live]
-        for name in doomed:
+        removed = [name for name in doomed if self._remove(name)]
+        self._prune_log([name for name in names if name not in removed])
+        return removed
+
+    def _remove(self, name: str) -> bool:
+        """Removes a version unless it has become live: another machine may roll back to it just now. It looks whether
+        the version is unfinished after it has moved CURRENT, and this looks at CURRENT after it has said so."""
+        mark = f"{UNFINISHED}/{name}"
+        self._store.create(mark, uuid.uuid4().hex.encode())
+        gone = self.current_or_none() != name
+        if gone:
             self._store.remove(_place(name))
             self._store.remove(f"{DELTAS}/{name}")  # Of earlier releases, which had a log for each version.
-        self._prune_log([name for name in names if name not in doomed])
-        return doomed
+        self._store.remove_file(mark)
+        return gone
 
     def _prune_log(self, kept: list[str]) -> None:
         """Removes entries of the log that no version needs."""

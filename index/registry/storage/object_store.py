@@ -48,10 +48,15 @@ class ObjectStore:
 
     @property
     def _fs(self) -> Any:
-        """The file system. A forked child opens its own: connections and threads stay with the parent."""
+        """The file system. A forked child opens its own: connections and threads stay with the parent.
+
+        It remembers nothing: s3fs takes an object that a remembered listing lacks for missing, and reads no more of
+        another than the size it remembers.
+        """
         if self._opened_by != os.getpid():
             self._opened = type(self._opened)(*self._opened.storage_args, **self._opened.storage_options)
             self._opened_by = os.getpid()
+        self._opened.invalidate_cache()
         return self._opened
 
     @functools.cached_property
@@ -120,7 +125,6 @@ class ObjectStore:
 
     def _if_unchanged(self, name: str, content: bytes) -> dict[str, Any] | None:
         """The condition that an object still has this content; None if it has another."""
-        self._fs.invalidate_cache()
         tag = self._fs.info(self._place(name)).get("ETag")  # Before reading: a change in between fails the put.
         if self.read_bytes(name) != content:
             return None
@@ -136,7 +140,6 @@ class ObjectStore:
 
     def _types(self, name: str) -> dict[str, str]:
         """``file`` or ``directory`` of each entry that is not hidden."""
-        self._fs.invalidate_cache()
         try:
             found = self._fs.ls(self._place(name), detail=True)
         except FileNotFoundError:
@@ -155,7 +158,6 @@ class ObjectStore:
 
     def has_artifact(self, name: str) -> bool:
         """See ``Store.has_artifact``."""
-        self._fs.invalidate_cache()
         return bool(self._fs.exists(self._place(f"{name}/{MANIFEST_FILE}")))
 
     def artifacts(self, name: str) -> list[str]:
@@ -249,7 +251,6 @@ class ObjectStore:
             self._fs.rm_file(self._place(f"{name}/{MANIFEST_FILE}"))
         with contextlib.suppress(FileNotFoundError):
             self._fs.rm(self._place(name), recursive=True)
-        self._fs.invalidate_cache()
 
     def changed_at(self, name: str) -> int | None:  # noqa: ARG002
         """See ``Store.changed_at``: None, an object store is polled in the background."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec.config
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
 
 from index.inference.item_embedder import ItemEmbedder
 from index.registry import delta_writer
@@ -17,9 +20,11 @@ from index.registry.registry import Registry
 from index.registry.storage.object_store import ObjectStore
 from index.retrieval.retriever import Retriever
 from pipelines.contracts.errors import ArtifactError
+from tests.index.registry.test_store import STEPS, follow
 from tests.index.serving_bundles import write_bundle
+from tests.s3_server import options_of, serving
 
-moto_server = pytest.importorskip("moto.server", reason="moto[server] is not installed: no S3 server to speak to")
+pytest.importorskip("moto.server", reason="moto[server] is not installed: no S3 server to speak to")
 s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed")
 
 # botocore and moto call parts of the standard library that Python 3.12 deprecates.
@@ -28,21 +33,14 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::R
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with serving() as url:
+        yield url
 
 
 @pytest.fixture
 def registry(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
     """By its URL, as a configuration names it; fsspec's own configuration says where the server is."""
-    options = {
-        "key": "test",
-        "secret": "test",
-        "client_kwargs": {"endpoint_url": endpoint, "region_name": "eu-west-1"},
-    }
+    options = options_of(endpoint)
     monkeypatch.setitem(fsspec.config.conf, "s3", options)
     monkeypatch.setenv("TOWERLINE_CACHE", str(tmp_path / "cache"))
     bucket = tmp_path.name.replace("_", "-")
@@ -110,3 +108,53 @@ def test_what_arrives_damaged_is_refused(registry: Registry, bundles: list[Path]
     store._fs.pipe_file(store._place(f"versions/{version}/vectors.npy"), b"damaged")
     with pytest.raises(ArtifactError, match=r"vectors\.npy: expected \d+ bytes, found 7"):
         registry.open()
+
+
+def test_s3_creates_and_swaps_as_a_dict_does(registry: Registry) -> None:
+    number = itertools.count()
+
+    @settings(max_examples=15, deadline=None)
+    @given(STEPS)
+    def law(steps: list[tuple[str, str, int | None]]) -> None:
+        follow(Registry(f"{registry.url}/{next(number)}").store, steps)
+
+    law()
+
+
+def test_of_two_writers_that_have_read_the_same_one_swaps(registry: Registry) -> None:
+    store = registry.store
+    assert isinstance(store, ObjectStore)
+    assert store.create("CURRENT", b"one")
+    late = store._if_unchanged("CURRENT", b"one")
+    assert late is not None
+    assert store.swap("CURRENT", b"one", b"two")
+    with pytest.raises(OSError, match="pre-conditions"):
+        store._fs.pipe_file(store._place("CURRENT"), b"three", **late)
+    assert store.read_bytes("CURRENT") == b"two"
+
+
+def test_what_another_machine_writes_is_seen_at_once(registry: Registry) -> None:
+    """s3fs takes what a remembered listing lacks for missing."""
+    mine = registry.store
+    assert isinstance(mine, ObjectStore)
+    fs = s3fs.S3FileSystem(**{**mine._fs.storage_options, "skip_instance_cache": True})
+    others = ObjectStore(fs, mine._root, mine.url)
+    assert mine.create("deltas/00000001.delta", b"1")
+    assert mine.files("deltas") == ["00000001.delta"]
+    assert others.create("deltas/00000002.delta", b"22")
+    assert mine.read_bytes("deltas/00000002.delta") == b"22"
+    assert mine.files("deltas") == ["00000001.delta", "00000002.delta"]
+
+
+def test_a_forked_child_reads_s3_by_a_connection_of_its_own(registry: Registry, bundles: list[Path]) -> None:
+    version = registry.publish(bundles[0])
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if registry.current() == version else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_the_place_of_a_version_is_a_url(registry: Registry, bundles: list[Path]) -> None:
+    version = registry.publish(bundles[0])
+    assert registry.manifest_of(version) == f"{registry.url}/versions/{version}/manifest.json"
+    assert registry.url.startswith("s3://")
