@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from index.building.sharding_job import ShardsJob
 from index.building.vector_statistics import vector_statistics
 from index.inference.item_embedder import ItemEmbedder
 from index.inference.item_features import write_item_features
+from index.inference.item_rows import write_items
 from index.registry.bundle import (
     FORMAT_VERSION,
     ITEM_FEATURES_FILE,
@@ -113,7 +113,7 @@ def write_bundle(state: DeltaState, version: str, out: Path) -> Path:
         _vocabulary(state, rows).save(draft.dir / VOCABULARY_DIR)
         np.save(draft.dir / VECTORS_FILE, vectors)
         items = pa.concat_tables([bundle.items, state.fresh_items]).take(pa.array(rows))
-        pq.write_table(items, draft.dir / ITEMS_FILE)
+        write_items(items, draft.dir / ITEMS_FILE)
         write_item_features(state.fresh.features.schema, _features(state, rows), draft.dir / ITEM_FEATURES_FILE)
         log_values = None if state.log_values is None else state.log_values[rows]
         _write_searcher(bundle, vectors, log_values, draft.dir)

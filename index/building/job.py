@@ -27,6 +27,7 @@ from index.building.tuning import Tuned, tune
 from index.building.value_scale import add_value
 from index.building.vector_statistics import vector_statistics
 from index.inference.item_features import feature_columns, write_item_features
+from index.inference.item_rows import write_items
 from index.inference.record_embedder import RecordEmbedder
 from index.inference.user_records import UserRecords
 from index.registry.bundle import (
@@ -155,7 +156,7 @@ def run(
             shutil.copytree(inner.dir, draft.dir / BACKTEST_DIR)
         (draft.dir / RETRIEVER_FILE).write_text((retriever or RetrieverSettings()).model_dump_json())
         _convert_item_tower(sources, draft.dir, progress)
-        pq.write_table(items, draft.dir / ITEMS_FILE)
+        write_items(items, draft.dir / ITEMS_FILE)
         raw = item_features(sources)
         write_item_features(raw.schema, [raw], draft.dir / ITEM_FEATURES_FILE)
         with progress.waiting("embedding held-out users"):

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from index.inference.item_features import ItemFeatures
+from index.inference.item_rows import read_rows, taken
 from index.inference.item_types import ItemTypes
 from index.inference.record_embedder import RecordEmbedder
 from index.registry.searcher_spec import SearcherSpec
@@ -165,6 +166,12 @@ class Bundle:
     def items(self) -> pa.Table:
         """``item_id`` and what the catalogue has on each item (attributes, advertiser, title), in row order."""
         return pq.read_table(self.dir / ITEMS_FILE)
+
+    def some_items(self, rows: npt.NDArray[np.int64]) -> pa.Table:
+        """``[n]`` rows of ``items``, in their order; of the file only the row groups that have them are read."""
+        if "items" in vars(self):
+            return taken(self.items, rows)
+        return read_rows(self.dir / ITEMS_FILE, rows)
 
     @functools.cached_property
     def items_schema(self) -> pa.Schema:

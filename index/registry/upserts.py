@@ -14,14 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from index.inference.item_features import feature_columns
+from index.inference.item_rows import taken
 from index.inference.item_types import ItemTypes
 from index.registry.bundle import Bundle
 from index.registry.delta_entry import CHANGE_COLUMN, ID_COLUMN, SAID_COLUMN, Entry
 from pipelines.contracts.arrays import Bools, Int64
 from pipelines.contracts.conversion import plain_array
-
-# Rows up to here are cut out one by one; of more, whole columns are gathered.
-_FEW_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -54,20 +52,15 @@ class KnownAds:
 
 def known_of(bundle: Bundle, rows: Int64) -> KnownAds:
     """What a bundle knows of the ads in ``[n]`` of its rows. In format version 1 that is its items table alone."""
-    columns, items = AdColumns.of(bundle), taken(bundle.items, rows)
+    columns = AdColumns.of(bundle)
+    if len(rows) == 0:
+        return KnownAds(columns.items.empty_table(), columns.features.empty_table())
+    items = bundle.some_items(rows)
     if bundle.item_features is not None:
         return KnownAds(items, bundle.item_features.take(rows))
     return columns.ads(
         items["item_id"].combine_chunks(), {name: items[name].combine_chunks() for name in items.column_names}
     )
-
-
-def taken(table: pa.Table, rows: Int64) -> pa.Table:
-    """``[n]`` rows of a table, in their order; a few without a copy of anything else."""
-    if len(rows) > _FEW_ROWS:
-        return table.take(pa.array(rows))
-    parts = [table.slice(row, 1) for row in rows.tolist()]
-    return pa.concat_tables([table.schema.empty_table(), *parts]).combine_chunks()
 
 
 @dataclass(frozen=True)

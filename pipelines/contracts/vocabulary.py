@@ -28,6 +28,9 @@ from pipelines.contracts.errors import ArtifactError, SchemaError
 MISSING = 0
 OUT_OF_VOCABULARY = 1
 RESERVED_CODES = 2
+# Values up to here are looked up by scans: over a million ids a scan takes about a millisecond, and the mapping half a
+# second.
+_SCANNED = 64
 
 
 def plain_values(values: pa.Array | pa.ChunkedArray) -> pa.Array:
@@ -57,7 +60,10 @@ class ValueTable:
         if len(values) == 0 or len(self.values) == 0:
             return np.full(len(values), -1, np.int32)
         wanted = convert(values, ColumnType.for_ids(self.values.type)).values
-        # Arrow hashes all values at each call: for few, the kept mapping is faster.
+        # Arrow hashes all values at each call: for few, the kept mapping is faster, and for a few dozen a scan is
+        # faster than making the mapping.
+        if len(wanted) <= _SCANNED and "value_to_place" not in vars(self):
+            return np.array([pc.index(self.values, value).as_py() for value in wanted], np.int32)
         if len(wanted) < len(self.values) // 16:
             return np.fromiter(
                 (self.value_to_place.get(value, -1) for value in wanted.to_pylist()), np.int32, len(wanted)
