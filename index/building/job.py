@@ -59,6 +59,7 @@ from index.settings import RETRIEVER_FILE, IndexSettings, RetrieverSettings
 from pipelines.contracts.errors import ArtifactError, ConfigError
 from pipelines.contracts.manifest import Artifact, open_artifact, write_artifact
 from pipelines.contracts.schema import DatasetSchema
+from pipelines.contracts.schema.window import WINDOW_FACT
 from pipelines.contracts.vocabulary import Vocabulary
 from pipelines.progress import SILENT, Progress
 from pipelines.sequences.reader import load_encoded, load_items
@@ -75,7 +76,6 @@ _FEWEST_APART = 20
 _COMPARED_ITEMS = 1000
 # In a bundle's facts: which model a figure is of.
 MEASURED_BY = "measured_by"
-_WINDOW = "window"
 _COPIED = (TOWERS_FILE, QUERY_TOWER_FILE, VOCABULARY_DIR, ITEM_TOWER_DIR, USER_TOWER_DIR)
 
 
@@ -101,7 +101,7 @@ class _Sources:
     def window(self) -> dict[str, Any]:
         """With rolling windows, the fact that says which events the towers have learned from; else nothing."""
         facts = self.features.manifest.facts
-        return {_WINDOW: facts[_WINDOW]} if _WINDOW in facts else {}
+        return {WINDOW_FACT: facts[WINDOW_FACT]} if WINDOW_FACT in facts else {}
 
 
 def run(
@@ -357,7 +357,7 @@ def _measured_by(sources: _Sources, backtest: Bundle) -> dict[str, Any]:
     """Which of the two models a figure is of, by kind of figure."""
     inner = {"bundle": BACKTEST_DIR, "model": backtest.manifest.inputs["model"]}
     return {
-        "held-out events": inner | {_WINDOW: backtest.manifest.facts.get(_WINDOW)},
+        "held-out events": inner | {WINDOW_FACT: backtest.manifest.facts.get(WINDOW_FACT)},
         "everything else": {"bundle": ".", "model": sources.model.manifest.fingerprint, **sources.window},
     }
 

@@ -5,7 +5,6 @@ Reads ``users/`` and ``sequences/`` of a features artifact, once.
 
 from __future__ import annotations
 
-import datetime
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -122,9 +121,9 @@ class UserRecords:
         With a split by time it is the start of the test part. Otherwise it is the time of the user's first test event;
         for a user without one, that of the latest event; for a user without events, that of the latest event of all.
         """
-        start = schema.split.test_from
-        if isinstance(start, datetime.datetime):
-            return np.full(self.num_users, round(start.timestamp() * 1e6), np.int64)
+        bounds = schema.split.bounds(self._sequences.window)
+        if bounds is not None and schema.tables.events.time is not None:
+            return np.full(self.num_users, bounds[1], np.int64)
         latest = np.zeros(self.num_users, np.int64)
         np.maximum.at(latest, self.events.owners, self.events.times)
         held = self.events.of_split(_TEST)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.contracts.files import write_parquet
 from pipelines.features.task import Job
@@ -56,13 +57,12 @@ def _rejects(job: Job, grouped: Grouped, places: npt.NDArray[np.int64]) -> pa.Ta
     table, shown = job.schema.tables.events, places[:RECORDS_PER_BATCH]
     ids = job.catalogue.item_ids.take(pa.array(grouped.rows[shown])).to_pylist()
     users = grouped.user_ids.take(pa.array(grouped.owners[shown])).to_pylist()
-    times = (
-        grouped.times[shown].astype("datetime64[us]").astype(str) if table.time is not None else grouped.times[shown]
-    )
+    times = grouped.times[places]
+    times = times.astype("datetime64[us]").astype(str) if table.time is not None else times
     name = table.order_column or "order"
     records = [
         json.dumps({table.user_id: user, table.item_id: item, name: time}, default=str)
-        for user, item, time in zip(users, ids, times.tolist(), strict=True)
+        for user, item, time in zip(users, ids, times[: len(shown)].tolist(), strict=True)
     ]
     rows = len(places)
     return pa.table(
@@ -71,13 +71,24 @@ def _rejects(job: Job, grouped: Grouped, places: npt.NDArray[np.int64]) -> pa.Ta
             "file": pa.nulls(rows, pa.string()),
             "row": pa.nulls(rows, pa.int64()),
             "reason": pa.repeat(DUPLICATE, rows),
-            "column": pa.nulls(rows, pa.string()),
-            "value": pa.nulls(rows, pa.string()),
+            "column": pa.repeat(name, rows),
+            "value": pa.array(times.astype(str)),
             "expected": pa.repeat("no other event of the user with the same item, time, action and value", rows),
             "record": pa.array(records + [None] * (rows - len(records)), pa.string()),
         },
         schema=REJECTS,
     )
+
+
+def without_older(rejects: pa.Table, moment_us: int) -> pa.Table:
+    """Rejects without the duplicates of events before a moment; for events that have a time."""
+    is_duplicate = np.asarray(pc.equal(rejects["reason"], DUPLICATE))
+    texts = rejects["value"].filter(pa.array(is_duplicate)).to_numpy()
+    times = texts.astype("datetime64[us]")
+    kept = np.ones(len(rejects), bool)
+    # A time that names a forgotten user has been taken out: nobody knows how old the event is.
+    kept[is_duplicate] = (times.astype(np.int64) >= moment_us) | np.isnat(times)
+    return rejects.filter(pa.array(kept))
 
 
 def repeats(grouped: Grouped, *, by_split: bool) -> npt.NDArray[np.bool_]:

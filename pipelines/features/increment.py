@@ -19,9 +19,11 @@ import pyarrow.parquet as pq
 from pipelines.contracts.conversion import US_PER_DAY
 from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.manifest import FileEntry, open_artifact
-from pipelines.contracts.schema import DatasetSchema
+from pipelines.contracts.schema import DatasetSchema, Window
+from pipelines.contracts.schema.window import date_of
 from pipelines.contracts.vocabulary import Vocabulary
 from pipelines.features.reporting.unknown import read_unknown
+from pipelines.features.task import Roll
 from pipelines.sequences.segments import joined
 from pipelines.tables.erasure.forgotten import Forgotten
 from pipelines.tables.erasure.reject_traces import without_users
@@ -55,6 +57,11 @@ class Previous:
     same_features: bool
 
     @property
+    def window(self) -> Window | None:
+        """Its rolling windows; None where they did not roll."""
+        return Window.of(self.facts)
+
+    @property
     def partitions(self) -> int:
         """Number of its partitions."""
         return int(self.facts["partitions"])
@@ -62,7 +69,9 @@ class Previous:
     def late_before(self, schema: DatasetSchema) -> int | None:
         """The moment before which a new event is late: the configured days before the newest event known."""
         days, last = schema.validation.late_days, self.facts["last_time"]
-        return None if days is None or last is None else int(last - days * US_PER_DAY)
+        if days is None or last is None:
+            return None
+        return int((last if self.window is None else min(last, self.window.end)) - days * US_PER_DAY)
 
 
 @dataclass(frozen=True)
@@ -73,13 +82,16 @@ class Decision:
     reason: str
 
 
-def decide(directory: Path | None, schema: DatasetSchema, files: Sequence[SourceFile]) -> Decision:
+def decide(
+    directory: Path | None, schema: DatasetSchema, files: Sequence[SourceFile], roll: Roll | None = None
+) -> Decision:
     """Decides whether a run can build upon the artifact at ``directory``; ``unfit`` then compares what was read.
 
     Args:
         directory: the previous run's artifact; None where there is none.
         schema: of this run.
         files: all files of the events table.
+        roll: where rolling windows end; None where they do not roll.
     """
     if directory is None:
         return Decision(None, "no previous run given")
@@ -89,7 +101,7 @@ def decide(directory: Path | None, schema: DatasetSchema, files: Sequence[Source
     except ArtifactError as err:
         return Decision(None, f"the previous run cannot be read: {err}")
     facts, before, now = artifact.manifest.facts, artifact.manifest.config, schema.model_dump(mode="json")
-    reason = _changed_files(facts, files) or _changed_config(before, now)
+    reason = _changed_files(facts, files) or _changed_config(before, now) or _gone_back(facts, before, now, roll)
     if reason is not None:
         return Decision(None, reason)
     known = set(facts["event_files"])
@@ -125,10 +137,30 @@ def _changed_config(before: dict[str, Any], now: dict[str, Any]) -> str | None:
         return "tables or actions are configured differently"
     if any(before["split"][name] != now["split"][name] for name in _SPLIT_BINDING):
         return "the split is configured differently"
+    if (before["split"].get("test_days") is None) != (now["split"]["test_days"] is None):
+        return "the split is configured differently"
     rules = [config["validation"]["columns"].get("events") for config in (before, now)]
     if rules[0] != rules[1] or any(before["validation"].get(name) != now["validation"][name] for name in _RULES):
         return "the events are validated by other rules"
     return None
+
+
+def _gone_back(facts: dict[str, Any], before: dict[str, Any], now: dict[str, Any], roll: Roll | None) -> str | None:
+    """Why the windows rule out an incremental run: they reach back to what the last run had no use for."""
+    window = Window.of(facts)
+    if window is None or roll is None:
+        return None
+    days, asked = before["split"]["history_days"], now["split"]["history_days"]
+    if days is not None and (asked is None or asked > days):
+        return f"history_days was {days}: older events are no longer kept"
+    end = roll.end_after(int(day) for day in facts["days"])
+    if end is not None and end >= window.end:
+        return None
+    if roll.end_us is not None:
+        return (
+            f"the windows are to end on {date_of(roll.end_us)}, those of the previous run end on {date_of(window.end)}"
+        )
+    return f"the previous run's windows end on {date_of(window.end)}, later than the newest event it has read"
 
 
 def unfit(previous: Previous, item_ids: pa.Array, user_type: str, partitions: int, asked: int | None) -> str | None:

@@ -9,6 +9,7 @@ applies it; ``drift`` compares with the previous run. ``transforms`` is the part
 
 from __future__ import annotations
 
+import datetime
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,19 +20,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.contracts.errors import ConfigError
 from pipelines.contracts.files import write_arrow, write_parquet
-from pipelines.contracts.manifest import Draft, write_artifact
-from pipelines.contracts.schema import SPLITS, DatasetSchema
+from pipelines.contracts.manifest import Draft, read_manifest, write_artifact
+from pipelines.contracts.schema import SPLITS, DatasetSchema, Window
+from pipelines.contracts.schema.window import WINDOW_FACT, midnight_after, midnight_before, moment
 from pipelines.contracts.vocabulary import Vocabulary
 from pipelines.drafts import sweep
 from pipelines.features import transforms
-from pipelines.features.duplicates import DUPLICATE
+from pipelines.features.duplicates import DUPLICATE, without_older
 from pipelines.features.fitting import fit, summarise
 from pipelines.features.kept_list import NOBODY, Erasure, kept_list, write_copy
 from pipelines.features.planning import FILES_FACT, KEPT_REJECTS, FeaturesPlan, FeaturesPlanner, Inputs
 from pipelines.features.reporting import drift
 from pipelines.features.reporting.found_joins import joins_of
-from pipelines.features.task import SHARDS_FOLDER
+from pipelines.features.task import SHARDS_FOLDER, Roll
 from pipelines.features.totals import (
     HELD_OUT_FILE,
     Ingested,
@@ -73,6 +76,9 @@ def run(
     forget: ForgetList = NOBODY,
     remember: ForgetList = NOBODY,
     delta_sequence: int = 0,
+    as_of: datetime.datetime | None = None,
+    whole: bool = False,
+    now: datetime.datetime | None = None,
 ) -> Path:
     """Writes the features of a data set to ``out`` and returns it.
 
@@ -91,32 +97,72 @@ def run(
         remember: users to take off that list; all files are read again then.
         delta_sequence: number of the last change of ads that was made before the tables are read; kept as a fact, so
             that later changes are applied to what is made of these features.
+        as_of: rolling windows: the midnight (UTC) where the test part ends, or a moment of the day after; no event
+            from then on is used. None: the first midnight after the newest accepted event.
+        whole: rolling windows: all events up to the end are train, and none is held out. With ``previous`` the events
+            and the end are that run's, and the manifest names it as the only input.
+        now: the moment the run begins; events after its day do not move the windows, and are not used. None: the clock.
 
     Raises:
         SchemaError: a table cannot be read or lacks a column, a column has a wrong type, an item id appears twice,
             too many rows were rejected, there are no events, the split leaves train or test empty, a line of
             ``forget`` or ``remember`` is no user id, or the data have drifted and ``validation.drift`` is ``fail``.
-        ConfigError: ``beam_args`` name no runner.
+        ConfigError: ``beam_args`` name no runner, or ``as_of`` or ``whole`` is given and the windows do not roll.
         ArtifactError: the list of users forgotten earlier cannot be read.
     """
     thread_count(beam_args, 1)  # Refuses what Beam cannot read, before any work.
+    roll = roll_of(schema, as_of, now, whole=whole, previous=previous)
     inputs = Inputs.find(schema, previous, out)
+    fingerprints = inputs.fingerprints()
+    if whole and previous is not None:
+        inputs, fingerprints = inputs.read_by(previous), {KIND: read_manifest(previous).fingerprint}
     config = schema.model_dump(mode="json")
     erasure = Erasure(_kept(out, previous), forget, remember)
     with (
         progress.waiting("features"),
-        write_artifact(
-            out, kind=KIND, format_version=FORMAT_VERSION, inputs=inputs.fingerprints(), config=config
-        ) as draft,
+        write_artifact(out, kind=KIND, format_version=FORMAT_VERSION, inputs=fingerprints, config=config) as draft,
     ):
         work = draft.dir / _WORK
         work.mkdir()
-        before = drift.Before.read(previous)
-        plan = FeaturesPlanner(schema, inputs, draft.dir, work, erasure).plan(previous, partitions)
+        before = None if whole else drift.Before.read(previous)
+        plan = FeaturesPlanner(schema, inputs, draft.dir, work, erasure, roll).plan(previous, partitions)
         write_copy(plan.erasure.forgotten, out)
         facts = _Assembler(plan, draft, tuple(beam_args), progress).write(before)
         draft.facts.update(facts, delta_sequence=delta_sequence)
     return out
+
+
+def roll_of(
+    schema: DatasetSchema,
+    as_of: datetime.datetime | None,
+    now: datetime.datetime | None,
+    *,
+    whole: bool = False,
+    previous: Path | None = None,
+) -> Roll | None:
+    """Where the rolling windows of a run end, arguments as of ``run``; None where the windows do not roll.
+
+    Raises:
+        ConfigError: ``as_of`` or ``whole`` is given and the windows do not roll.
+    """
+    if not schema.split.rolls:
+        if as_of is not None or whole:
+            raise ConfigError(
+                "as-of moves rolling windows, and [split] has none. Write valid_days and test_days in place of "
+                "valid_from, test_from, test_until, column or leave_last_out, or leave --as-of out."
+            )
+        return None
+    clock = datetime.datetime.now(datetime.UTC) if now is None else now
+    end = None if as_of is None else midnight_before(moment(_in_utc(as_of)))
+    if end is None and whole and previous is not None:
+        window = Window.of(read_manifest(previous).facts)
+        end = None if window is None else window.end
+    return Roll(end, midnight_after(moment(_in_utc(clock))), whole)
+
+
+def _in_utc(given: datetime.datetime) -> datetime.datetime:
+    """A moment; one without a zone is UTC."""
+    return given.replace(tzinfo=datetime.UTC) if given.tzinfo is None else given
 
 
 def _kept(out: Path, previous: Path | None) -> Forgotten:
@@ -155,6 +201,8 @@ class _Assembler:
         rejecting = self._schema.validation.duplicates == "reject"
         now = now.with_duplicates(duplicates) if rejecting else now
         ingested = self._after(now)
+        if job.window is not None:
+            ingested = ingested.in_window(job.window, job.days)
         if len(items.rejects):
             rejects = without_texts(items.rejects, self.plan.erasure.forgotten)
             write_parquet(rejects, self.draft.dir / "rejects" / "items.parquet")
@@ -162,10 +210,11 @@ class _Assembler:
         events = events_by_split(parts, self.plan.counted_before)
         joins = joins_of(self.plan, parts, sum(events))
         joins.require(self._schema)
-        require_split(events, ingested)
+        require_split(events, ingested, job.window)
         vocabulary = self._fit(parts)
         nulls = self._nulls(parts)
-        profile = drift.Profile({"events": _event_nulls(now), **nulls}, now.days, vocabulary)
+        days = now.days if job.window is None else drift.used_days(job.days, job.window)
+        profile = drift.Profile({"events": _event_nulls(now), **nulls}, days, vocabulary)
         drifted = drift.report(before, profile, self._schema.validation)
         self._encode()
         self._lay_out(parts)
@@ -216,12 +265,17 @@ class _Assembler:
         previous = self.plan.decision.previous
         if previous is None:
             return now
-        base = self.plan.job.base
-        if base is None or not base.forgets:
+        job = self.plan.job
+        if job.base is None or not (job.base.forgets or job.window is not None):
             return now.after(previous.facts, None)
         path = self.draft.dir / KEPT_REJECTS
-        kept = counts_by_reason(pq.ParquetFile(path).read()) if path.exists() else {}
-        return now.after(previous.facts, kept)
+        if not path.exists():
+            return now.after(previous.facts, {})
+        kept = pq.ParquetFile(path).read()
+        if job.window is not None and job.window.history_from is not None:
+            kept = without_older(kept, job.window.history_from)
+            write_parquet(kept, path)
+        return now.after(previous.facts, counts_by_reason(kept))
 
     def _fit(self, parts: Sequence[PartitionFacts]) -> Vocabulary:
         items, before, rows = self.plan.items, self.plan.counted_before, self.plan.remap
@@ -261,8 +315,10 @@ class _Assembler:
 
     def _lay_out(self, parts: Sequence[PartitionFacts]) -> None:
         """Writes what the names of the files in ``sequences/`` do not say, if the run appended to a previous one."""
-        base, previous = self.plan.job.base, self.plan.decision.previous
+        base, previous, window = self.plan.job.base, self.plan.decision.previous, self.plan.job.window
         if base is None or previous is None:
+            if window is not None:
+                Layout(window=window).write(self.draft.dir / "sequences")
             return
         after, before = self.draft.dir / "sequences", previous.dir / "sequences"
         partitions = zip(Partition.list(before), parts, strict=True)
@@ -276,13 +332,16 @@ class _Assembler:
             files=files,
             bounds=layout.bounds if base.bounds is None else base.bounds,
             last_out=self._schema.split.leave_last_out,
+            window=window,
         ).write(after)
         self.draft.carried.update({f"sequences/{name}": previous.files[f"sequences/{name}"] for name in kept})
 
     def _facts(self, ingested: Ingested, nulls: dict[str, Any]) -> dict[str, Any]:
         """The other facts of the manifest."""
         job, decision = self.plan.job, self.plan.decision
+        rolling = {} if job.window is None else {WINDOW_FACT: job.window.model_dump()}
         return {
+            **rolling,
             "tables": {name: {"rows": count.rows, "rejects": count.rejects} for name, count in ingested.counts.items()},
             "nulls": {"events": _event_nulls(ingested), **nulls},
             "days": {str(day): count for day, count in sorted(ingested.days.items())},

@@ -31,9 +31,11 @@ from pipelines.features.totals import PartitionFacts
 from pipelines.sequences.grouping import (
     Grouped,
     group_events,
+    in_window,
     keep_users,
     merge,
     places_of,
+    since,
     with_last_out,
     with_more_users,
     with_time_splits,
@@ -70,13 +72,14 @@ def build_partition(job: Job, part: int, spilled: Sequence[Spilled]) -> Partitio
     profiles = read_spilled(spilled, "users", part, job.users_layout)
     refuse_twice(profiles["user_id"], job.schema)
     profiled = pc.array_take(joined(profiles["user_id"]), pc.array_sort_indices(joined(profiles["user_id"])))
-    events = read_spilled(spilled, "events", part, checked_schema(job.id_type))
+    events = _recent(job, read_spilled(spilled, "events", part, checked_schema(job.id_type)))
     last_out = job.schema.split.leave_last_out
     if job.base is None:
-        built = _afresh(job, part, group_events(events, profiled, leave_last_out=last_out))
+        built = _afresh(job, part, group_events(events, profiled, leave_last_out=last_out), profiled)
     else:
         new = group_events(events, profiled.slice(0, 0), leave_last_out=last_out)
-        built = _appended(job, job.base, part, new, profiled)
+        append = _appended if job.window is None else _rolled
+        built = append(job, job.base, part, new, profiled)
     del events
     users = _users_table(job, part, built, profiles)
     write_parquet(users, Path(job.out) / "users" / part_name(part, job.partitions))
@@ -121,19 +124,72 @@ def _held_out(job: Job, grouped: Grouped) -> pa.Table:
     return pa.concat_tables(parts)
 
 
-def _afresh(job: Job, part: int, grouped: Grouped) -> _Built:
+def _recent(job: Job, events: pa.Table) -> pa.Table:
+    """The events that are not older than the window."""
+    if job.window is None or job.window.history_from is None:
+        return events
+    return events.filter(pc.greater_equal(events["time"], job.window.history_from))
+
+
+def _afresh(job: Job, part: int, grouped: Grouped, profiled: pa.Array) -> _Built:
     found = unique(job, part, None, grouped)
     kept = found.events
     if job.schema.split.leave_last_out and len(kept.rows) < len(grouped.rows):
         kept = with_last_out(kept)
     _write_base(job, part, kept)
-    return _Built(Users.of(kept), kept, found.duplicates, rewritten=True)
+    used = _used(job, kept, profiled)
+    return _Built(Users.of(used), used, _duplicates(job, used, found.duplicates), rewritten=True)
+
+
+def _used(job: Job, stored: Grouped, profiled: pa.Array) -> Grouped:
+    """What is used of the stored events: all, or those inside the window, of users with any or with a profile."""
+    return stored if job.window is None else _alive(in_window(stored, job.window), profiled)
+
+
+def _alive(grouped: Grouped, profiled: pa.Array) -> Grouped:
+    """The same without users who have neither an event nor a profile."""
+    return keep_users(grouped, (np.diff(grouped.offsets) > 0) | (places_of(grouped.user_ids, profiled) >= 0))
+
+
+def _duplicates(job: Job, used: Grouped, found: int) -> int:
+    """Duplicates to report: those rejected, which were ``found``, or those kept among the events in use."""
+    if job.schema.validation.duplicates == "reject":
+        return found
+    return int(repeats(used, by_split=by_split(job)).sum())
+
+
+def _rolled(job: Job, base: Base, part: int, new: Grouped, profiled: pa.Array) -> _Built:
+    """Appends to the previous run's partition under a window that may have moved: all events are counted again.
+
+    Events that have become too old stay in the files until the partition is rewritten, and so do those after the end.
+    """
+    assert job.window is not None
+    partition = job.base_partitions[part]
+    stored = partition.stored()
+    forgotten = base.forgets and bool(job.forgotten.holds(stored.user_ids).any())
+    old = since(_in_run(job, base, stored), job.window.history_from)
+    found = unique(job, part, old, new)
+    added = with_more_users(found.events, profiled.filter(pa.array(places_of(profiled, stored.user_ids) < 0)))
+    whole = _alive(merge(old, added), profiled)
+    rewritten = forgotten or (_is_due(base, part) and not job.window.is_whole)
+    if rewritten:
+        _write_base(job, part, whole)
+    else:
+        _append(job, base, part, partition, added)
+    used = _used(job, whole, profiled)
+    duplicates = _duplicates(job, used, found.duplicates)
+    return _Built(Users.of(used), used, duplicates, rewritten, frozenset(job.found([stored.user_ids])))
+
+
+def _is_due(base: Base, part: int) -> bool:
+    """Whether it is this partition's turn to be rewritten."""
+    return (base.generation + part) % MAX_SEGMENTS == 0
 
 
 def _appended(job: Job, base: Base, part: int, new: Grouped, profiled: pa.Array) -> _Built:
     """Appends to the previous run's partition, or rewrites it if it is due or users leave it."""
     partition = job.base_partitions[part]
-    is_due = partition.segments > 0 and (base.generation + part) % MAX_SEGMENTS == 0
+    is_due = partition.segments > 0 and _is_due(base, part)
     may_repeat = len(new.times) > 0 and base.last_time is not None and int(new.times.min()) <= base.last_time
     old = _read_base(job, base, partition) if base.recount or is_due or may_repeat else None
     found = unique(job, part, old, new)
@@ -164,12 +220,15 @@ def _appended(job: Job, base: Base, part: int, new: Grouped, profiled: pa.Array)
 
 def _read_base(job: Job, base: Base, partition: Partition) -> Grouped:
     """The previous run's events of a partition, in this run's catalogue and split, without forgotten users."""
-    old = partition.read()
+    old = _in_run(job, base, partition.read())
+    return old if base.bounds is None else with_time_splits(old, base.bounds)
+
+
+def _in_run(job: Job, base: Base, old: Grouped) -> Grouped:
+    """The previous run's events in this run's catalogue, without forgotten users."""
     if base.forgets:
         old = keep_users(old, ~job.forgotten.holds(old.user_ids))
-    if job.remap is not None:
-        old = dataclasses.replace(old, rows=job.remap[old.rows])
-    return old if base.bounds is None else with_time_splits(old, base.bounds)
+    return old if job.remap is None else dataclasses.replace(old, rows=job.remap[old.rows])
 
 
 def _write_base(job: Job, part: int, grouped: Grouped) -> None:
@@ -260,9 +319,8 @@ def _counted_events(job: Job, grouped: Grouped, feature: CountFeature) -> Any:
     Where the split is a moment, all events before the test window: what validates is history by then, and training
     counts again as of each example's moment.
     """
-    chosen = grouped.splits < (
-        SPLITS.index("test") if job.schema.split.test_from is not None else SPLITS.index("valid")
-    )
+    by_moment = job.schema.split.bounds(job.window) is not None
+    chosen = grouped.splits < SPLITS.index("test" if by_moment else "valid")
     if feature.action is not None:
         chosen = chosen & (grouped.actions == job.schema.action_names.index(feature.action))
     return chosen

@@ -8,13 +8,16 @@ Reads the events themselves only where no items table names the catalogue. Write
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
+from pipelines.contracts.conversion import US_PER_DAY
 from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.files import write_parquet
 from pipelines.contracts.manifest import fingerprint_of, read_manifest
@@ -22,14 +25,14 @@ from pipelines.contracts.schema import DatasetSchema, TableName, TableSource
 from pipelines.features.increment import Decision, Previous, decide, kept_rejects, remap, unfit
 from pipelines.features.kept_list import FORGOTTEN_FILE, Erasure, ErasureIds, forgotten_by
 from pipelines.features.reporting.unknown import carry_unknown
-from pipelines.features.task import Base, Job, write_catalogue, write_remap, write_to_forget
+from pipelines.features.task import Base, Job, Roll, write_catalogue, write_remap, write_to_forget
 from pipelines.sequences.grouping import keep_users
 from pipelines.sequences.segments import Layout, Partition
 from pipelines.tables.catalogue import Items, items_of_events, read_items
 from pipelines.tables.column_types import TableTypes, id_types, require_convertible, table_types
 from pipelines.tables.entity_checks import EntityChecker, entity_columns
 from pipelines.tables.erasure.forgotten import Forgotten
-from pipelines.tables.event_checks import columns_of, moment
+from pipelines.tables.event_checks import columns_of
 from pipelines.tables.files import SourceFile, find_files
 from pipelines.tables.fingerprints import recall, with_content
 from pipelines.tables.readers import Shard, plan_shards
@@ -82,6 +85,15 @@ class Inputs:
     def all(self) -> tuple[SourceFile, ...]:
         """The files of all tables."""
         return (*self.events, *(self.items or ()), *(self.users or ()))
+
+    def read_by(self, artifact: Path) -> Inputs:
+        """The same without the files of events that a run has not read.
+
+        Raises:
+            ArtifactError: its manifest cannot be read.
+        """
+        known = set(read_manifest(artifact).facts["event_files"])
+        return dataclasses.replace(self, events=tuple(file for file in self.events if file.fingerprint in known))
 
     def fingerprints(self) -> dict[str, str]:
         """One fingerprint per table, of the contents of its files in their order."""
@@ -188,12 +200,13 @@ def catalogue_of(schema: DatasetSchema, inputs: Inputs, survey: Survey, previous
 def fixed_as_of_us(schema: DatasetSchema) -> int | None:
     """The moment features look back from, the index's own: where the test window begins.
 
-    None where the schema does not say it: it is then the moment after the last accepted event, which only the run
-    itself knows.
+    None where the schema does not say it: with rolling windows, or where it is the moment after the last accepted
+    event. Only the run itself knows it then.
     """
     if schema.tables.events.time is None:
         return 0
-    return None if schema.split.test_from is None else moment(schema.split.test_from)
+    bounds = schema.split.bounds(None)
+    return None if bounds is None else bounds[1]
 
 
 def _as_of_us_before(previous: Previous, forgotten: Forgotten | None) -> int:
@@ -206,6 +219,19 @@ def _as_of_us_before(previous: Previous, forgotten: Forgotten | None) -> int:
         kept = keep_users(grouped, ~forgotten.holds(grouped.user_ids))
         last = max(last, int(kept.times.max()) + 1 if len(kept.times) else 0)
     return last
+
+
+def _days_before(previous: Previous, forgotten: Forgotten) -> dict[int, int]:
+    """A previous run's accepted events by day, without those that it stores of users who are forgotten now."""
+    days = Counter({int(day): count for day, count in previous.facts["days"].items()})
+    if forgotten_by(previous.dir).covers(forgotten) or previous.window is None:
+        return dict(days)
+    for partition in Partition.list(previous.dir / "sequences"):
+        stored = partition.stored()
+        gone = keep_users(stored, forgotten.holds(stored.user_ids))
+        numbers, counts = np.unique(gone.times // US_PER_DAY, return_counts=True)
+        days.subtract(dict(zip(numbers.tolist(), counts.tolist(), strict=True)))
+    return dict(+days)
 
 
 @dataclass(frozen=True)
@@ -230,7 +256,7 @@ class FeaturesPlan:
 class FeaturesPlanner:
     """Looks at the tables and at the previous run, and lays out below ``work`` what workers need.
 
-    ``out`` is the artifact being written; ``erasure`` says whom to drop.
+    ``out`` is the artifact being written; ``erasure`` says whom to drop; ``roll`` where rolling windows end.
     """
 
     schema: DatasetSchema
@@ -238,6 +264,7 @@ class FeaturesPlanner:
     out: Path
     work: Path
     erasure: Erasure
+    roll: Roll | None = None
 
     def plan(self, directory: Path | None, partitions: int | None) -> FeaturesPlan:
         """Plans a run.
@@ -254,7 +281,7 @@ class FeaturesPlanner:
         events_types = survey.types["events"]
         id_type = events_types.kinds[self.schema.tables.events.user_id].arrow
         erasure = self.erasure.as_ids(id_type)
-        decision = decide(directory, self.schema, self.inputs.events)
+        decision = decide(directory, self.schema, self.inputs.events, self.roll)
         if erasure.remembers and decision.previous is not None:
             decision = Decision(None, "users were taken off the forget list, so that all files are read again")
         items = catalogue_of(self.schema, self.inputs, survey, decision.previous)
@@ -263,6 +290,7 @@ class FeaturesPlanner:
             if reason is not None:
                 decision = Decision(None, reason)
                 items = items if self.inputs.items else catalogue_of(self.schema, self.inputs, survey, None)
+        decision = self._with_the_newest(decision, erasure.forgotten)
         previous = decision.previous
         job = Job(
             schema_json=self.schema.model_dump_json(),
@@ -272,6 +300,7 @@ class FeaturesPlanner:
             events_types=events_types,
             users_types=survey.types.get("users"),
             fixed_as_of_us=fixed_as_of_us(self.schema),
+            roll=self.roll,
         )
         rows = None if previous is None else remap(previous.vocabulary.item_ids, items.ids)
         if previous is not None:
@@ -286,6 +315,16 @@ class FeaturesPlanner:
         shards = [*survey.new_events(previous), *survey.users]
         return FeaturesPlan(job, shards, items, self.inputs, decision, erasure, rows)
 
+    def _with_the_newest(self, decision: Decision, forgotten: Forgotten) -> Decision:
+        """The decision, or a full run where windows would go back because the newest event is a forgotten user's."""
+        previous = decision.previous
+        if previous is None or previous.window is None or self.roll is None:
+            return decision
+        end = self.roll.end_after(_days_before(previous, forgotten))
+        if end is not None and end >= previous.window.end:
+            return decision
+        return Decision(None, "the newest event it has read is a forgotten user's, so that the windows may go back")
+
     def _appending(self, job: Job, previous: Previous, forgotten: Forgotten) -> Job:
         """The job of a run that appends to a previous one; its rejects are taken over."""
         rejects = kept_rejects(previous.dir, forgotten, self.schema.tables.events.user_id, job.id_type)
@@ -294,9 +333,8 @@ class FeaturesPlanner:
             write_parquet(rejects, self.out / KEPT_REJECTS)
         carry_unknown(previous.dir, self.out, forgotten)
         split = self.schema.split
-        bounds = None
-        if previous.bounds_moved and split.valid_from is not None and split.test_from is not None:
-            bounds = (moment(split.valid_from), moment(split.test_from))
+        bounds = split.bounds(None) if previous.bounds_moved else None
+        is_last = job.fixed_as_of_us is None and self.roll is None
         counts = bool(self.schema.counts("user") or self.schema.counts("item"))
         # Where only the run itself finds the moment, it is taken to move.
         moved = job.fixed_as_of_us != previous.facts["as_of_us"] or not previous.same_features
@@ -304,10 +342,11 @@ class FeaturesPlanner:
             dir=str(previous.dir),
             generation=Layout.read(previous.dir / "sequences").generation + 1,
             last_time=previous.facts["last_time"],
-            as_of_us=_as_of_us_before(previous, forgotten if forgets and job.fixed_as_of_us is None else None),
-            recount=bounds is not None or forgets or split.leave_last_out or (counts and moved),
+            as_of_us=_as_of_us_before(previous, forgotten if forgets and is_last else None),
+            recount=split.rolls or bounds is not None or forgets or split.leave_last_out or (counts and moved),
             forgets=forgets,
             bounds=bounds,
+            days=_days_before(previous, forgotten),
         )
         return dataclasses.replace(
             job,

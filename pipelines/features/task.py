@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipelines.contracts.conversion import US_PER_DAY
 from pipelines.contracts.files import read_arrow, write_arrow
-from pipelines.contracts.schema import DatasetSchema
+from pipelines.contracts.schema import DatasetSchema, Window
 from pipelines.features.kept_list import FORGOTTEN_FILE
 from pipelines.sequences.segments import Partition
 from pipelines.tables.column_types import TableTypes
@@ -37,7 +39,8 @@ class Base:
     ``dir`` is its artifact, ``generation`` the number of this run since the last full one; events up to ``last_time``
     may be there already; ``as_of_us`` is the moment after its last event. ``recount`` says that what is counted must be
     counted over all events again, not over the new ones only; ``forgets`` that it may have users whom this run forgets;
-    ``bounds`` are the moments of the split where they have moved.
+    ``bounds`` are the moments of the split where they have moved. ``days`` are its accepted events by day since the
+    epoch, those of users whom this run forgets left out.
     """
 
     dir: str
@@ -47,6 +50,7 @@ class Base:
     recount: bool
     forgets: bool
     bounds: tuple[int, int] | None
+    days: dict[int, int]
 
     @property
     def sequences(self) -> Path:
@@ -55,12 +59,33 @@ class Base:
 
 
 @dataclass(frozen=True)
+class Roll:
+    """How a run finds the end of its rolling windows.
+
+    ``end_us`` is the midnight that was asked for; None is the first midnight after the newest accepted event.
+    ``clock_us`` is the first midnight after the run began: an event from then on has a wrong clock and does not move
+    the windows. ``whole``: all events up to the end are train.
+    """
+
+    end_us: int | None
+    clock_us: int
+    whole: bool = False
+
+    def end_after(self, days: Iterable[int]) -> int | None:
+        """The end for events of these days since the epoch; None where none of them counts."""
+        if self.end_us is not None:
+            return self.end_us
+        past = [day for day in days if (day + 1) * US_PER_DAY <= self.clock_us]
+        return (max(past) + 1) * US_PER_DAY if past else None
+
+
+@dataclass(frozen=True)
 class Job:
     """What every worker knows. ``out`` and ``work`` must be on a file system that all workers see.
 
     ``events_types`` and ``users_types`` (None without a users table) are those of the columns that are read;
     ``fixed_as_of_us`` is ``as_of_us`` where the schema says it, else None; ``first_shard`` is the number of the first
-    shard, above those of the runs before; events before ``late_before_us`` are late.
+    shard, above those of the runs before; events before ``late_before_us`` are late; ``roll``: the windows roll.
     """
 
     schema_json: str
@@ -73,6 +98,7 @@ class Job:
     first_shard: int = 0
     late_before_us: int | None = None
     base: Base | None = None
+    roll: Roll | None = None
 
     @property
     def schema(self) -> DatasetSchema:
@@ -88,14 +114,33 @@ class Job:
     def as_of_us(self) -> int:
         """The moment from which ``time_since`` and ``count`` features look back, known once all shards are ingested.
 
-        Where the schema does not fix it, it is the moment after the last accepted event.
+        It is where the test window begins; where no moment splits the events, the one after the last accepted event.
         """
+        if self.window is not None:
+            return self.window.test_from
         if self.fixed_as_of_us is not None:
             return self.fixed_as_of_us
         folder = Path(self.work) / SHARDS_FOLDER
         last: list[int | None] = [json.loads(path.read_text())["last"] for path in folder.glob("events-*.json")]
         before = 0 if self.base is None else self.base.as_of_us
         return max([before, *(time + 1 for time in last if time is not None)])
+
+    @functools.cached_property
+    def days(self) -> dict[int, int]:
+        """All accepted events by day since the epoch, known once all shards are ingested."""
+        found: Counter[int] = Counter({} if self.base is None else self.base.days)
+        for path in (Path(self.work) / SHARDS_FOLDER).glob("events-*.json"):
+            found.update({int(day): count for day, count in json.loads(path.read_text())["days"].items()})
+        return dict(sorted(found.items()))
+
+    @functools.cached_property
+    def window(self) -> Window | None:
+        """The rolling windows, known once all shards are ingested; None where the windows do not roll."""
+        if self.roll is None:
+            return None
+        end = self.roll.end_after(self.days)
+        # Without any event the job is refused later, by what the tables lack.
+        return self.schema.split.window(self.roll.clock_us if end is None else end, whole=self.roll.whole)
 
     @functools.cached_property
     def catalogue(self) -> ItemLookup:

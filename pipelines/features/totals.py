@@ -19,10 +19,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.contracts.arrays import Int64
+from pipelines.contracts.conversion import US_PER_DAY
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.files import read_arrow, write_arrow, write_json
 from pipelines.contracts.kinds.summary import Moments, Summary
-from pipelines.contracts.schema import SPLITS, DatasetSchema, TableName
+from pipelines.contracts.schema import SPLITS, DatasetSchema, SplitName, TableName, Window
+from pipelines.contracts.schema.window import date_of
 from pipelines.features.duplicates import DUPLICATE
 from pipelines.features.fitting import SideSummary
 from pipelines.features.increment import Previous
@@ -166,7 +168,7 @@ class Ingested:
 
         Args:
             facts: of the previous run's manifest.
-            kept: its rejects by reason where some were forgotten; None where its own counts hold.
+            kept: its rejects by reason where some are gone; None where its own counts hold.
         """
         before, now = facts["tables"]["events"], self.counts["events"]
         reasons = _added([before["rejects"] if kept is None else kept, now.rejects])
@@ -195,6 +197,14 @@ class Ingested:
         }
         enforce_thresholds(shown, schema)
 
+    def in_window(self, window: Window, days: dict[int, int]) -> Ingested:
+        """The same with all accepted events by day (``days``), of which those after the window's end count as dropped.
+
+        ``days`` holds the days before the window too: the job reads their events and leaves them out.
+        """
+        later = sum(count for day, count in days.items() if day * US_PER_DAY >= window.end)
+        return _replaced(self, days=days, dropped=later)
+
 
 def _replaced(ingested: Ingested, **changes: Any) -> Ingested:
     return Ingested(**{**vars(ingested), **changes})
@@ -213,19 +223,39 @@ def events_by_split(parts: Sequence[PartitionFacts], previous: Previous | None) 
     return [before[split] + sum(part.events[split] for part in parts) for split in range(len(SPLITS))]
 
 
-def require_split(events: Sequence[int], ingested: Ingested) -> None:
-    """Checks that train and test have events.
+def require_split(events: Sequence[int], ingested: Ingested, window: Window | None = None) -> None:
+    """Checks that train and test have events; with rolling windows valid too, unless all events are train.
 
     Raises:
         SchemaError: one has none.
     """
-    for split, count in zip(SPLITS, events, strict=True):
-        if count == 0 and split != "valid":
-            numbers = ", ".join(f"{name} {number}" for name, number in zip(SPLITS, events, strict=True))
-            raise SchemaError(
-                f"[split]: expected events in {split}, found none ({numbers}); events run from {ingested.first} to "
-                f"{ingested.last} (microseconds UTC, or the order). Move the bounds or correct the column."
-            )
+    needed: tuple[SplitName, ...] = ("train", "test")
+    if window is not None:
+        needed = ("train",) if window.is_whole else SPLITS
+    empty = [name for name, count in zip(SPLITS, events, strict=True) if count == 0 and name in needed]
+    if not empty:
+        return
+    numbers = ", ".join(f"{name} {number}" for name, number in zip(SPLITS, events, strict=True))
+    found = f"[split]: expected events in {' and '.join(empty)}, found none ({numbers})"
+    if window is None:
+        raise SchemaError(
+            f"{found}; events run from {ingested.first} to {ingested.last} (microseconds UTC, or the order). Move the "
+            "bounds or correct the column."
+        )
+    raise SchemaError(
+        f"{found}. The windows: {window}; {_range(ingested, window)} (UTC). Choose a date with --as-of that has events "
+        "in each window before it, or change valid_days, test_days and history_days."
+    )
+
+
+def _range(ingested: Ingested, window: Window) -> str:
+    """The dates of the events, those after the windows apart."""
+    days = [day for day in ingested.days if day * US_PER_DAY < window.end]
+    later = f"{ingested.dropped} events are later" if ingested.dropped else ""
+    if not days:
+        return later or "there are no events"
+    earlier = f"the events before the end are of {date_of(min(days) * US_PER_DAY)} to {date_of(max(days) * US_PER_DAY)}"
+    return f"{earlier}, {later}" if later else earlier
 
 
 def item_frequency(

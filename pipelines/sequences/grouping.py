@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from pipelines.contracts.arrays import Int64
 from pipelines.contracts.hashing import as_sorted
+from pipelines.contracts.schema import Window
 
 _PACKED_LIMIT = 2**62
 _TIME_UNITS = (86_400_000_000, 1_000_000, 1_000)
@@ -131,6 +132,17 @@ def with_time_splits(grouped: Grouped, bounds: Sequence[int]) -> Grouped:
     """The same with splits coded by time: ``bounds`` are the first moments of valid and of test."""
     splits = np.searchsorted(np.asarray(bounds, np.int64), grouped.times, side="right").astype(np.int8)
     return dataclasses.replace(grouped, splits=splits)
+
+
+def since(grouped: Grouped, moment_us: int | None) -> Grouped:
+    """The same without the events before a moment (None: with all of them); users stay, even without events."""
+    return grouped if moment_us is None else keep_events(grouped, grouped.times >= moment_us)
+
+
+def in_window(grouped: Grouped, window: Window) -> Grouped:
+    """The events inside a window, with its splits; users stay, even without events."""
+    kept = since(grouped, window.history_from)
+    return with_time_splits(keep_events(kept, kept.times < window.end), window.bounds)
 
 
 def union_ids(pieces: Sequence[pa.Array]) -> pa.Array:

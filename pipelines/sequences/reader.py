@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.hashing import as_sorted
-from pipelines.contracts.schema import Side
+from pipelines.contracts.schema import Side, Window
 from pipelines.sequences.event_lists import EventLists, offsets_of
 from pipelines.sequences.segments import Partition, joined, part_name, write_part
 
@@ -34,10 +34,14 @@ _EVENT_COLUMNS = ("rows", "times", "actions", "values", "splits")
 
 @dataclass(frozen=True)
 class Sequences:
-    """All users and their events: ``user_ids`` [users], ascending, one for each row of the users table."""
+    """All users and their events: ``user_ids`` [users], ascending, one for each row of the users table.
+
+    ``window``: what is used and held out, where the windows roll.
+    """
 
     user_ids: pa.Array
     events: EventLists
+    window: Window | None = None
 
     @classmethod
     def open(cls, features_dir: Path) -> Sequences:
@@ -55,10 +59,10 @@ class Sequences:
         counts = np.concatenate([np.diff(part.offsets) for part in parts])
         columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _EVENT_COLUMNS}
         del parts
-        events = EventLists(offsets_of(counts), **columns)
+        events, window = EventLists(offsets_of(counts), **columns), partitions[0].layout.window
         if (np.diff(order) > 0).all():
-            return cls(user_ids, events)
-        return cls(user_ids.take(pa.array(order)), events.of_users(order))
+            return cls(user_ids, events, window)
+        return cls(user_ids.take(pa.array(order)), events.of_users(order), window)
 
     @property
     def num_users(self) -> int:

@@ -6,14 +6,20 @@ the rows of each file refer to; ``rows-0002.arrow`` brings those of catalogue 2 
 pieces together; what they see is what a full run would have written. Without ``layout.json`` there are bases only. An
 artifact holds all its files itself: those it shares with an earlier one are hard links.
 
+With rolling windows the files may hold more than is used: events before ``history_from`` until the partition is next
+rewritten, and events from ``end`` on, which a later window will reach. ``layout.json`` has the window; readers see what
+lies inside it, of the users that ``users/`` has.
+
 Reads and writes ``sequences/``. Imports neither Beam, TensorFlow nor ScaNN.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +34,17 @@ from pipelines.contracts.arrays import Int64
 from pipelines.contracts.configuration import Section
 from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.files import link, read_arrow, write_arrow, write_aside
-from pipelines.sequences.grouping import Grouped, gather, merge, with_last_out, with_time_splits
+from pipelines.contracts.schema import Window
+from pipelines.sequences.grouping import (
+    Grouped,
+    gather,
+    in_window,
+    keep_users,
+    merge,
+    places_of,
+    with_last_out,
+    with_time_splits,
+)
 
 LAYOUT_FILE = "layout.json"
 # A partition is rewritten after this many runs that appended to it, a different one each night: a reader merges at most
@@ -43,7 +59,8 @@ class Layout(Section):
 
     ``generation`` counts the runs that appended since the full one; ``catalogue`` is the number of the artifact's own
     catalogue, ``files`` that of each file with another; ``bounds`` are the first moments of valid and test where they
-    have moved since a file was written; ``last_out``: the splits depend on each user's last events.
+    have moved since a file was written; ``last_out``: the splits depend on each user's last events; ``window`` is what
+    is used of the files where the windows roll.
     """
 
     generation: int = 0
@@ -51,6 +68,7 @@ class Layout(Section):
     files: dict[str, int] = Field(default_factory=dict)
     bounds: tuple[int, int] | None = None
     last_out: bool = False
+    window: Window | None = None
 
     @classmethod
     def read(cls, folder: Path) -> Layout:
@@ -121,19 +139,41 @@ class Partition:
         return len(self.names) - 1
 
     def read(self) -> Grouped:
-        """All events of the partition, as a full run would have grouped them.
+        """All events of the partition that are used, as a full run would have grouped them.
 
         Raises:
             ArtifactError: a file cannot be read.
         """
-        try:
-            pieces = [self._in_catalogue(read_part(self.folder / name), name) for name in self.names]
-        except (OSError, pa.ArrowException) as err:
-            raise ArtifactError(f"{self.folder}: cannot be read ({err}). Run `towerline features` again.") from err
-        whole = pieces[0] if self.segments == 0 else merge(pieces[0], gather(pieces[1:]))
+        whole = self.stored()
+        if self.layout.window is not None:
+            return self._used(whole, self.layout.window)
         if self.layout.bounds is not None:
             return with_time_splits(whole, self.layout.bounds)
         return with_last_out(whole) if self.layout.last_out and self.segments else whole
+
+    def stored(self) -> Grouped:
+        """All events in the files, split as when each was written.
+
+        Raises:
+            ArtifactError: a file cannot be read.
+        """
+        with self._readable():
+            pieces = [self._in_catalogue(read_part(self.folder / name), name) for name in self.names]
+        return pieces[0] if self.segments == 0 else merge(pieces[0], gather(pieces[1:]))
+
+    def _used(self, whole: Grouped, window: Window) -> Grouped:
+        """The events inside the window, of the users in ``users/``."""
+        with self._readable():
+            table = pq.ParquetFile(self.folder.parent / "users" / self.names[0]).read(columns=["user_id"])
+        inside = in_window(whole, window)
+        return keep_users(inside, places_of(inside.user_ids, joined(table["user_id"])) >= 0)
+
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, pa.ArrowException) as err:
+            raise ArtifactError(f"{self.folder}: cannot be read ({err}). Run `towerline features` again.") from err
 
     def _in_catalogue(self, piece: Grouped, name: str) -> Grouped:
         number = self.layout.files.get(name, self.layout.catalogue)

@@ -6,7 +6,6 @@ files nor Beam.
 
 from __future__ import annotations
 
-import datetime
 import functools
 from dataclasses import dataclass
 
@@ -19,6 +18,7 @@ from pipelines.contracts.conversion import convert
 from pipelines.contracts.conversion.column_type import STRING
 from pipelines.contracts.hashing import fractions_of
 from pipelines.contracts.schema import SPLITS, DatasetSchema
+from pipelines.contracts.schema.window import moment
 from pipelines.contracts.vocabulary import ValueTable
 from pipelines.tables.column_types import TableTypes
 from pipelines.tables.erasure.forgotten import Forgotten
@@ -27,7 +27,8 @@ from pipelines.tables.rejects.checks import Checks
 from pipelines.tables.rejects.rules import check_columns
 from pipelines.tables.rejects.typed_columns import TypedColumns
 
-# The split of an event that only its user's whole sequence determines (leave_last_out).
+# The split of an event that only its user's whole sequence (leave_last_out) or the newest event (rolling windows)
+# determines.
 UNDECIDED = -1
 _DENSE_SPAN_PER_ITEM = 16
 
@@ -44,13 +45,6 @@ def checked_schema(user_type: pa.DataType) -> pa.Schema:
             ("split", pa.int8()),
         ]
     )
-
-
-def moment(bound: datetime.datetime | int) -> int:
-    """A bound of the split as the integer that event times are compared with: microseconds UTC, or the order itself."""
-    if isinstance(bound, int):
-        return bound
-    return (bound - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)) // datetime.timedelta(microseconds=1)
 
 
 @dataclass(frozen=True)
@@ -105,7 +99,15 @@ class Checked:
 
 def unknown_schema(user_type: pa.DataType, item_type: pa.DataType) -> pa.Schema:
     """Columns of events whose item is in no table; ``row`` is the place in the file."""
-    return pa.schema([("user_id", user_type), ("item_id", item_type), ("file", pa.string()), ("row", pa.int64())])
+    return pa.schema(
+        [
+            ("user_id", user_type),
+            ("item_id", item_type),
+            ("file", pa.string()),
+            ("row", pa.int64()),
+            ("time", pa.int64()),
+        ]
+    )
 
 
 class EventChecker:
@@ -158,12 +160,14 @@ class EventChecker:
         return Checked(
             events,
             checks.rejects(),
-            self._unknown(batch, users, items, sound & inside & (rows < 0)),
+            self._unknown(batch, users, items, times, sound & inside & (rows < 0)),
             int((sound & ~inside).sum()),
             users.filter(pa.array(hidden)),
         )
 
-    def _unknown(self, batch: TableBatch, users: pa.Array, items: pa.Array, unknown: Bools) -> pa.Table:
+    def _unknown(
+        self, batch: TableBatch, users: pa.Array, items: pa.Array, times: npt.NDArray[np.int64], unknown: Bools
+    ) -> pa.Table:
         schema = unknown_schema(users.type, items.type)
         places = np.flatnonzero(unknown)
         if not len(places):
@@ -171,7 +175,8 @@ class EventChecker:
         chosen = pa.array(places)
         files = pa.repeat(batch.file, len(places))
         rows = pa.array(batch.rows_of(places))
-        return pa.Table.from_arrays([users.take(chosen), items.take(chosen), files, rows], schema=schema)
+        columns = [users.take(chosen), items.take(chosen), files, rows, pa.array(times[places])]
+        return pa.Table.from_arrays(columns, schema=schema)
 
     def _inside(self, times: npt.NDArray[np.int64]) -> Bools:
         until = self._schema.split.test_until
@@ -231,9 +236,9 @@ class EventChecker:
         times: npt.NDArray[np.int64],
     ) -> npt.NDArray[np.int8]:
         split = self._schema.split
-        if split.valid_from is not None and split.test_from is not None:
-            bounds = np.array([moment(split.valid_from), moment(split.test_from)])
-            return np.searchsorted(bounds, times, side="right").astype(np.int8)
+        bounds = split.bounds(None)
+        if bounds is not None:
+            return np.searchsorted(np.array(bounds), times, side="right").astype(np.int8)
         if split.column is None:
             return np.full(len(times), UNDECIDED, np.int8)
         codes = self._named(columns, checks, split.column, SPLITS)

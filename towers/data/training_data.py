@@ -5,7 +5,6 @@ Reads ``features/``. No TensorFlow.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from pipelines.contracts.arrays import Int32, Int64
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.kinds import Feature
 from pipelines.contracts.manifest import open_artifact
-from pipelines.contracts.schema import DatasetSchema, Side
+from pipelines.contracts.schema import DatasetSchema, Side, Window
 from pipelines.contracts.vocabulary import RESERVED_CODES, FittedCodes, FittedNumbers, Vocabulary
 from pipelines.sequences.event_lists import EventLists
 from pipelines.sequences.held_out import HeldOut
@@ -42,7 +41,7 @@ class TrainingData:
     ``events``. ``item_frequency [items] int64`` counts each item's train events. ``numbers`` has the
     fitted values of each numeric feature. ``as_of_us``: the moment, in microseconds, to which the columns' times since
     are counted. ``mined [users, n] int32``: items that the live index returns for each user, -1 for none. ``window``:
-    of rolling windows, ``valid_from`` and ``test_from`` in microseconds.
+    what is held out where the windows roll.
     """
 
     schema: DatasetSchema
@@ -55,7 +54,7 @@ class TrainingData:
     numbers: dict[Side, dict[str, FittedNumbers]]
     as_of_us: int = 0
     mined: Int32 | None = None
-    window: Mapping[str, int] | None = None
+    window: Window | None = None
 
     def weighs(self, events: EventLists) -> npt.NDArray[np.bool_]:
         """``[events]`` whether its action counts; actions of weight 0 in ``[actions]`` are context only."""
@@ -89,7 +88,8 @@ def load(features: Path) -> TrainingData:
     schema = DatasetSchema.model_validate_json((artifact.dir / "schema.json").read_text())
     vocabulary = Vocabulary.load(artifact.dir / "vocabulary")
     # The events' values are not needed here.
-    events = replace(Sequences.open(artifact.dir).events, values=None)
+    sequences = Sequences.open(artifact.dir)
+    events = replace(sequences.events, values=None)
     data = TrainingData(
         schema=schema,
         items=load_encoded(artifact.dir, "item"),
@@ -102,7 +102,7 @@ def load(features: Path) -> TrainingData:
         },
         numbers={"item": _numbers(vocabulary, "item"), "user": _numbers(vocabulary, "user")},
         as_of_us=int(artifact.manifest.facts["as_of_us"]),
-        window=artifact.manifest.facts.get("window"),
+        window=sequences.window,
     )
     check(data, str(features))
     return _counted(data)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from pipelines.contracts.arrays import Int32
-from pipelines.contracts.schema import SPLITS
 from pipelines.sequences.held_out import held_out_events, truth_by_action
 from towers.data.histories import Histories, request_histories
 from towers.data.moments import Moving, side_by_side
@@ -21,15 +19,14 @@ from towers.training.recall import Figures, recall_at
 
 
 def split_start_us(data: TrainingData, split: int) -> int | None:
-    """The moment ``split`` begins: of rolling windows, or from the schema, or the first held-out event if all earlier
-    splits' events precede it. None if there is no such moment: then each user's own last event is used.
+    """The moment ``split`` (1: valid, 2: test) begins: from the schema or of rolling windows, or the first held-out
+    event if all earlier splits' events precede it. None if there is no such moment: then each user's own last event is
+    used.
     """
-    schema, events, name = data.schema, data.events, SPLITS[split]
-    if data.window is not None:
-        return data.window[f"{name}_from"]
-    bound = {"valid": schema.split.valid_from, "test": schema.split.test_from}.get(name)
-    if isinstance(bound, datetime.datetime):
-        return int(bound.timestamp() * 1_000_000)
+    schema, events = data.schema, data.events
+    bounds = schema.split.bounds(data.window)
+    if bounds is not None and schema.tables.events.time is not None:
+        return bounds[split - 1]
     held, known = events.times[events.splits == split], events.times[events.splits < split]
     if schema.tables.events.time is None or not len(held) or (len(known) and known.max() >= held.min()):
         return None

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipelines.contracts.conversion import US_PER_DAY
 from pipelines.contracts.errors import ArtifactError, SchemaError
 from pipelines.contracts.manifest import open_artifact
-from pipelines.contracts.schema import DriftLimits, Validation
+from pipelines.contracts.schema import DriftLimits, Validation, Window
 from pipelines.contracts.vocabulary import Fitted, FittedCodes, FittedNumbers, ValueTable, Vocabulary
 
 _LOG = logging.getLogger("towerline.features")
@@ -79,8 +80,13 @@ class Before:
         facts = manifest.facts
         if "nulls" not in facts or "days" not in facts:
             return None
-        days = {int(day): count for day, count in facts["days"].items()}
+        days = used_days({int(day): count for day, count in facts["days"].items()}, Window.of(facts))
         return cls(Profile(facts["nulls"], days, vocabulary), manifest.fingerprint)
+
+
+def used_days(days: Mapping[int, int], window: Window | None) -> Mapping[int, int]:
+    """Of events by day those before the end of a window."""
+    return days if window is None else {day: n for day, n in days.items() if day * US_PER_DAY < window.end}
 
 
 def report(before: Before | None, now: Profile, validation: Validation) -> dict[str, Any] | None:

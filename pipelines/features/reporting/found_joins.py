@@ -23,7 +23,7 @@ def joins_of(plan: FeaturesPlan, parts: Sequence[PartitionFacts], accepted: int)
         ids = [text for part in parts for text in part.unknown_users]
         unknown["user"] = (sum(part.unknown for part in parts), ids[:MOST_SEARCHED])
     if plan.inputs.items is not None:
-        table = read_unknown(Path(plan.job.out))
+        table = read_unknown(Path(plan.job.out), plan.job.window)
         found = pa.array([], pa.string()) if table is None else joined(table["item_id"]).drop_null().unique()
         texts = found.slice(0, MOST_SEARCHED).cast(pa.string()).to_pylist()
         unknown["item"] = (0 if table is None else len(table), texts)

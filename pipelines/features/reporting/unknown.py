@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.files import write_parquet
+from pipelines.contracts.schema import Window
 from pipelines.features.task import Job
 from pipelines.tables.erasure.forgotten import Forgotten
 
@@ -29,8 +30,8 @@ def write_unknown(tables: Sequence[pa.Table], job: Job, number: int) -> None:
         write_parquet(_without_texts(pa.concat_tables(tables), job.forgotten), path)
 
 
-def read_unknown(directory: Path) -> pa.Table | None:
-    """All events of unknown items of an artifact; None if it has none.
+def read_unknown(directory: Path, window: Window | None = None) -> pa.Table | None:
+    """All events of unknown items of an artifact, those inside a window where one is given; None if it has none.
 
     Raises:
         ArtifactError: a file cannot be read.
@@ -38,9 +39,16 @@ def read_unknown(directory: Path) -> pa.Table | None:
     folder = directory / _FOLDER
     try:
         tables = [pq.ParquetFile(path).read() for path in sorted(folder.glob("events-*.parquet"))]
-        return pa.concat_tables(tables) if tables else None
+        # An older version did not write their times.
+        whole = pa.concat_tables(tables, promote_options="default") if tables else None
     except (OSError, pa.ArrowException) as err:
         raise ArtifactError(f"{folder}: cannot be read ({err}). Run `towerline features` again.") from err
+    if whole is None or window is None:
+        return whole
+    inside = pc.less(whole["time"], window.end)
+    if window.history_from is not None:
+        inside = pc.and_(inside, pc.greater_equal(whole["time"], window.history_from))
+    return whole.filter(inside)
 
 
 def carry_unknown(before: Path, after: Path, forgotten: Forgotten) -> None:

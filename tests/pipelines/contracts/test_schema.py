@@ -60,10 +60,21 @@ def test_an_item_side_without_features_is_the_item_id() -> None:
         ({"hystory": {}}, "m.toml: hystory: unknown key: remove it or correct its name; did you mean history?"),
         ({"features": {"user": [{"name": "history", "kind": "list"}]}}, "'history' is a reserved name"),
         ({"features": {"user": [{"name": "a", "kind": "id"}] * 2}}, "each name may occur once, repeated: a"),
-        ({"split": {}}, "exactly one of valid_from with test_from, column, leave_last_out"),
+        ({"split": {}}, "exactly one of valid_from with test_from, valid_days with test_days, column"),
         ({"split": {"valid_from": "2025-02-01"}}, "valid_from and test_from go together"),
         ({"split": {"valid_from": "2025-03-01", "test_from": "2025-02-01"}}, "expected valid_from < test_from"),
         ({"split": {"valid_from": 1, "test_from": 2}}, "tables.events.time is a time"),
+        ({"split": {"valid_days": 7}}, "valid_days and test_days go together"),
+        ({"split": {"valid_days": 7, "test_days": 0}}, "split.test_days"),
+        ({"split": {"valid_days": 7, "test_days": 1.5}}, "split.test_days"),
+        (
+            {"split": {"valid_days": 7, "test_days": 7, "history_days": 14}},
+            "expected history_days > valid_days + test_da",
+        ),
+        ({"split": {"valid_days": 7, "test_days": 7, "test_until": "2025-03-01"}}, "--as-of DATE"),
+        ({"split": {"valid_days": 7, "test_days": 7, "column": "s"}}, "give exactly one of"),
+        ({"split": {"leave_last_out": True, "history_days": 90}}, "history_days needs rolling windows"),
+        ({"split": {"column": "s", "history_days": 90}}, "history_days needs rolling windows"),
         ({"tables": {"events": {"path": "e", "user_id": "u", "item_id": "i"}}}, "exactly one of time = COLUMN"),
         ({"tables": {}}, "m.toml: tables.events: required, but missing"),
         ({"split": {"column": "s", "valid_fraction": 1.5}}, "split.valid_fraction"),
@@ -74,6 +85,29 @@ def test_a_mistake_is_reported_with_its_place(changes: dict[str, Any], message: 
         parse_schema(marketplace(**changes), "m.toml")
     assert message in str(error.value)
     assert error.value.exit_code == 2
+
+
+def test_rolling_windows_need_a_column_of_times() -> None:
+    ordered = {"path": "e", "user_id": "u", "item_id": "i", "order": "n"}
+    with pytest.raises(ConfigError, match=r"valid_days and test_days count days: tables\.events\.time must name"):
+        changes = {
+            "split": {"valid_days": 7, "test_days": 7},
+            "tables": {"events": ordered},
+            "actions": {},
+            "features": {},
+        }
+        parse_schema(marketplace(**changes), "m.toml")
+
+
+def test_windows_are_whole_days_before_their_end() -> None:
+    """The end is 2025-03-01, day 20,148 since 1970: test from day 20,141, valid from 20,139, history from 20,058."""
+    split = parse_schema(marketplace(split={"valid_days": 2, "test_days": 7, "history_days": 90}), "m.toml").split
+    day, end = 86_400_000_000, 20_148
+    window = split.window(end * day)
+    assert [window.history_from, *window.bounds, window.end] == [20_058 * day, 20_139 * day, 20_141 * day, end * day]
+    assert str(window) == "history from 2024-12-01, valid from 2025-02-20, test from 2025-02-22, end 2025-03-01"
+    whole = split.window(end * day, whole=True)
+    assert [whole.history_from, *whole.bounds, whole.end] == [20_058 * day, *[end * day] * 3]
 
 
 def test_all_mistakes_are_reported_at_once() -> None:

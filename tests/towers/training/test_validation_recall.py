@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from pipelines.contracts.schema import Window
 from tests import oracles
 from tests.towers.tiny import USERS, tiny_data
 from towers.data.training_data import TrainingData
@@ -93,7 +94,7 @@ def test_a_part_of_rolling_windows_begins_at_its_midnight_and_not_at_its_first_e
     data = tiny_data("time")
     events = data.events
     later = int(events.times[events.splits == 2].min()) + 3 * 86_400_000_000
-    rolling = dataclasses.replace(data, window={"valid_from": later - 1, "test_from": later, "end": 2 * later})
+    rolling = dataclasses.replace(data, window=Window(valid_from=later - 1, test_from=later, end=2 * later))
     assert (split_start_us(rolling, 1), split_start_us(rolling, 2)) == (later - 1, later)
     users = np.arange(USERS, dtype=np.int32)
     before, after = (known_at(one, users, 2).item_moving["sold"] for one in (data, rolling))
