@@ -6,6 +6,7 @@ the vectors of one index are comparable, and every replica computes the same.
 
 from __future__ import annotations
 
+import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,13 +61,15 @@ class Embedded:
 
 
 class ItemEmbedder:
-    """The item tower of one bundle, opened at its first use or by ``warm``. Safe to use from many threads."""
+    """The item tower of one bundle, opened at its first use or by ``warm``. Safe to use from many threads, and in a
+    forked process, which opens its own: an interpreter's threads do not survive a fork."""
 
     def __init__(self, bundle: Embeds) -> None:
         """Takes the bundle; nothing is read."""
         self._bundle = bundle
         self._tower: LiteItemTower | None = None
         self._lock = threading.Lock()
+        self._process = os.getpid()
 
     def warm(self) -> None:
         """Opens the tower, if the bundle has one, and embeds an ad without any feature: afterwards the first ad is as
@@ -100,6 +103,8 @@ class ItemEmbedder:
         bundle = self._bundle
         if len(raw) == 0:
             return np.zeros((0, bundle.dim), np.float32)
+        if self._process != os.getpid():
+            self._tower, self._lock, self._process = None, threading.Lock(), os.getpid()
         encoded = encode_table(bundle.schema.side("item"), bundle.vocabulary.item, raw, as_of_us=bundle.as_of_us)
         with self._lock:
             vectors = check_vectors(self._opened().vectors(encoded), "item tower")

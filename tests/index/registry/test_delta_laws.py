@@ -8,10 +8,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -22,10 +24,16 @@ from hypothesis import strategies as st
 
 from index.building import compaction
 from index.inference.item_embedder import ItemEmbedder
+from index.inference.item_tower import LiteItemTower
+from index.registry import delta_writer
 from index.registry.bundle import Bundle
 from index.registry.change_feed import read_changes
-from index.registry.delta_log import Entry
+from index.registry.delta_entry import CHANGE_COLUMN, ID_COLUMN, SAID_COLUMN, Entry
+from index.registry.delta_log import DeltaLog
 from index.registry.deltas import DeltaState
+from index.registry.registry import Registry
+from pipelines.contracts.errors import SchemaError
+from pipelines.contracts.schema import ColumnRule
 from tests.index.registry.ad_world import COLUMNS, ITEMS, World, ad, first_rows, table_of, write_world
 
 IDS = [10 * item for item in range(1, ITEMS + 1)]
@@ -241,3 +249,132 @@ def test_an_upsert_that_changes_nothing_gives_no_new_row(
     assert removed.gone.sum() == 2
     again = removed.after([Entry(3, 0, changes.rows())], ItemEmbedder(world.bundle))
     assert (again.num_fresh, int(again.gone.sum())) == (0, 0)
+
+
+def fold(world: World, rows: pa.Table) -> DeltaState:
+    """The state after one entry with these rows."""
+    return DeltaState.of(world.bundle).after([Entry(1, 0, rows)], ItemEmbedder(world.bundle))
+
+
+def entry_rows(ids: pa.Array, changes: list[str], said: list[list[str]], **columns: pa.Array) -> pa.Table:
+    rows = {ID_COLUMN: ids, CHANGE_COLUMN: pa.array(changes), SAID_COLUMN: pa.array(said, pa.list_(pa.string()))}
+    return pa.table({**rows, **columns})
+
+
+def test_ids_and_columns_of_another_versions_types_are_converted(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Text ids and a price as text. An id that no integer is, is not of this version; a price that is no number leaves
+    the ad as it was."""
+    ids = pa.array(["10", "20", "abc", "30", "x"])
+    said = [["price"], ["price"], ["price"], [], []]
+    prices = pa.array(["1.5", "cheap", "2", None, None])
+    rows = entry_rows(ids, ["upsert", "upsert", "upsert", "pause", "pause"], said, price=prices)
+    state = fold(world, rows)
+    assert state.fresh_items["item_id"].to_pylist() == [10]
+    assert state.known(np.array([ITEMS])).features["price"].to_pylist() == [1.5]
+    assert not state.gone[1]
+    assert state.paused_ids == {30}
+    assert "1 ads cannot be embedded here and stay as they were, the first is 20" in caplog.text
+
+
+def test_columns_that_a_version_does_not_have_are_left_alone(world: World) -> None:
+    rows = entry_rows(pa.array([10]), ["upsert"], [["material"]], material=pa.array(["wool"]))
+    assert fold(world, rows).num_fresh == 0
+
+
+def test_an_ad_whose_vector_is_wrong_stays_as_it_was_and_a_feed_with_it_is_refused(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A picture of another length, as a version with larger pictures may have written it."""
+    pictures = pa.array([[1.0, 2.0], [1.0, 2.0, 3.0]], pa.list_(pa.float32()))
+    rows = entry_rows(pa.array([10, 20]), ["upsert", "upsert"], [["picture"], ["picture"]], picture=pictures)
+    state = fold(world, rows)
+    assert state.fresh_items["item_id"].to_pylist() == [20]
+    assert not state.gone[0]
+    assert "the first is 10" in caplog.text
+    registry = Registry(tmp_path / "registry")
+    registry.publish(world.root / "bundle")
+    broken = mock.patch.object(LiteItemTower, "vectors", return_value=np.full((1, 8), np.nan, np.float32))
+    with broken, pytest.raises(SchemaError, match=r"1 ads cannot be embedded .* nothing was written.* is 10: "):
+        delta_writer.apply(registry.url, pa.table({"ad": [10], "price": [3.75]}))
+    assert DeltaLog(registry.store).last() == 0
+
+
+def test_ads_that_only_the_log_names_may_be_paused_and_resumed(world: World, tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "registry")
+    registry.publish(world.root / "bundle")
+    log = DeltaLog(registry.store)
+    # As a newer version would have known it: this one cannot embed it.
+    wrong = pa.array([[1.0]], pa.list_(pa.float32()))
+    log.append(entry_rows(pa.array([777]), ["upsert"], [["picture"]], picture=wrong))
+    for change in ("pause", "resume", "remove"):
+        delta_writer.apply(registry.url, pa.table({"ad": [777], "change": [change]}))
+    with pytest.raises(SchemaError, match=r"unknown:ad.* an item of the live version, got 778"):
+        delta_writer.apply(registry.url, pa.table({"ad": [778], "change": ["pause"]}))
+    assert log.last() == 4
+
+
+def test_a_version_older_than_what_is_left_of_the_log_is_named(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry = Registry(tmp_path / "registry")
+    registry.publish(world.root / "bundle")
+    log = DeltaLog(registry.store)
+    delta_writer.apply(registry.url, pa.table({"ad": [10, 20], "change": ["pause", "remove"]}))
+    delta_writer.apply(registry.url, pa.table({"ad": [30], "change": ["pause"]}))
+    log.prune(1, 2**62)
+    state = DeltaState.opened(world.bundle, log, ItemEmbedder(world.bundle))
+    assert (state.sequence, state.paused_ids, int(state.gone.sum())) == (2, {10, 30}, 0)
+    assert "needs the log's entries after 0, and those up to 1 were removed" in caplog.text
+    caplog.clear()
+    assert DeltaState.opened(later(world.bundle, 1), log, ItemEmbedder(world.bundle)).paused_ids == {10, 30}
+    assert caplog.text == ""
+
+
+def test_a_rule_that_forbids_nulls_spares_what_a_row_of_a_known_ad_does_not_say(world: World, tmp_path: Path) -> None:
+    rules = {"price": ColumnRule(nullable=False, min=0.0)}
+    validation = world.bundle.schema.validation.model_copy(update={"columns": {"items": rules}})
+    bundle = dataclasses.replace(world.bundle)
+    vars(bundle)["schema"] = world.bundle.schema.model_copy(update={"validation": validation})
+    state = DeltaState.of(bundle)
+    (tmp_path / "good.jsonl").write_text('{"ad": 10, "brand": "bolt"}\n{"ad": 20, "price": 2}\n{"ad": 5, "price": 1}\n')
+    changes = read_changes(tmp_path / "good.jsonl", state)
+    assert changes.said.to_pylist() == [["brand"], ["price"], ["price"]]
+    lines = ['{"ad": 10, "price": null}', '{"ad": 5, "brand": "bolt"}', '{"ad": 20, "price": -1}', '{"ad": 30}']
+    (tmp_path / "bad.jsonl").write_text("\n".join(lines))
+    with pytest.raises(SchemaError) as refused:
+        read_changes(tmp_path / "bad.jsonl", state)
+    found = str(refused.value)
+    assert "3 rows cannot be applied" in found
+    assert "null:price, 2 rows, the first: " in found
+    assert "bad.jsonl row 0, column 'price': expected a value, got None" in found
+    assert "range:price, 1 row: " in found
+
+
+def test_a_csv_cell_without_a_value_is_said_and_a_column_that_is_not_there_is_not(world: World, tmp_path: Path) -> None:
+    rows = first_rows(world)
+    (tmp_path / "feed.csv").write_text("ad,brand,price\n10,,4.5\n20,bolt,\n")
+    state = DeltaState.of(world.bundle)
+    changes = read_changes(tmp_path / "feed.csv", state)
+    after = state.after([Entry(1, 0, changes.rows())], ItemEmbedder(world.bundle))
+    known = after.known(np.array([ITEMS, ITEMS + 1]))
+    assert known.features["brand"].to_pylist() == [None, "bolt"]
+    assert known.features["price"].to_pylist() == [4.5, None]
+    for name in ("tags", "title", "listed", "picture", *COUNTS):
+        assert known.features[name].to_pylist() == [rows[10][name], rows[20][name]]
+    assert known.items["bid"].to_pylist() == [rows[10]["bid"], rows[20]["bid"]]
+
+
+def test_a_forked_process_embeds_with_a_tower_of_its_own(world: World) -> None:
+    embedder = ItemEmbedder(world.bundle)
+    embedder.warm()
+    raw = pa.table({"ad": [10], "price": [3.5]})
+    expected = embedder.embed(raw).vectors
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(write, embedder.embed(raw).vectors.tobytes())
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    np.testing.assert_allclose(np.frombuffer(os.read(read, 1 << 16), np.float32), expected[0], rtol=1e-6)
