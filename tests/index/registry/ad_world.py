@@ -114,10 +114,16 @@ class World:
     def bundle(self) -> Bundle:
         return Bundle.open(self.root / "bundle")
 
-    def bundle_with(self, name: str, settings: IndexSettings, retriever: RetrieverSettings | None = None) -> Path:
+    def bundle_with(
+        self,
+        name: str,
+        settings: IndexSettings,
+        retriever: RetrieverSettings | None = None,
+        backtest: Path | None = None,
+    ) -> Path:
         """Another bundle of the same towers."""
         folders = self.root / "embeddings", self.root / "model", self.features
-        return build.run(*folders, settings, self.root / name, retriever=retriever)
+        return build.run(*folders, settings, self.root / name, retriever=retriever, backtest=backtest)
 
     def vectors(self, rows: list[dict[str, Any]]) -> np.ndarray:
         """The item tower by NumPy: ``[rows, dim]`` for raw rows with their counts."""

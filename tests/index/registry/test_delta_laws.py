@@ -34,7 +34,7 @@ from index.registry.deltas import DeltaState
 from index.registry.registry import Registry
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.schema import ColumnRule
-from tests.index.registry.ad_world import COLUMNS, ITEMS, World, ad, first_rows, table_of, write_world
+from tests.index.registry.ad_world import COLUMNS, ITEMS, World, ad, first_rows, table_of, tree_settings, write_world
 
 IDS = [10 * item for item in range(1, ITEMS + 1)]
 NEW = [5, 15, 1005]
@@ -227,6 +227,22 @@ def test_a_compacted_version_is_the_same_and_goes_on_from_its_number(
         for feed in after:
             model.apply(feed, catalogue=True)
         check(world, compacted.after(entries[len(before) :], ItemEmbedder(bundle)), model)
+
+
+def test_a_compacted_version_keeps_its_backtest_as_it_is(world: World, tmp_path: Path) -> None:
+    inner = world.root / "bundle"
+    outer = Bundle.open(world.bundle_with("night", tree_settings(), backtest=inner))
+    assert outer.backtest is not None
+    changes = read_changes(
+        pa.table({"ad": [10, 20], "change": ["remove", "upsert"], "price": [None, 0.25]}), DeltaState.of(outer)
+    )
+    state = DeltaState.of(outer).after([Entry(1, 0, changes.rows())], ItemEmbedder(outer))
+    compacted = Bundle.open(compaction.write_bundle(state, "v", tmp_path / "compacted"))
+    assert compacted.backtest is not None
+    assert compacted.backtest.manifest == outer.backtest.manifest == Bundle.open(inner).manifest
+    assert compacted.measured.num_items == ITEMS
+    assert compacted.num_items == ITEMS - 1
+    assert compacted.manifest.facts["measured_by"] == outer.manifest.facts["measured_by"]
 
 
 @pytest.mark.parametrize("columns", [COLUMNS, ("price",), ("bid",), ("picture", "tags"), ()])
