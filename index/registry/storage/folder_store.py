@@ -100,11 +100,9 @@ class FolderStore:
         return [entry for entry in self.names(name) if self.has_artifact(f"{name}/{entry}")]
 
     def put(self, source: Path, name: str) -> None:
-        """See ``Store.put``. With the lock held no other writer has a draft here: what there is was left by killed
-        ones."""
+        """See ``Store.put``: written under another name, then renamed."""
         target = self._root / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        self._sweep(target.parent)
         aside = _aside(target)
         try:
             shutil.copytree(source, aside)
@@ -114,16 +112,6 @@ class FolderStore:
         finally:
             shutil.rmtree(aside, ignore_errors=True)
         _sync(target.parent)
-
-    def _sweep(self, folder: Path) -> None:
-        """Removes what killed writers left in a folder of artifacts, next to ``CURRENT``, and in the log."""
-        for abandoned in folder.glob(f".*{_DRAFT}"):
-            shutil.rmtree(abandoned, ignore_errors=True)
-        for file in [*self._root.glob(f".*{_DRAFT}"), *self._root.glob(f"*/.*{_DRAFT}")]:
-            with contextlib.suppress(OSError):  # Others append to the log without the lock, and hold what they write.
-                if file.is_file() and (held := hold(file)) is not None:
-                    file.unlink()
-                    held.release()
 
     def hold(self, name: str) -> Hold | None:  # noqa: ARG002
         """See ``Store.hold``: None, the artifacts are here."""
@@ -161,14 +149,26 @@ class FolderStore:
 
     @contextlib.contextmanager
     def lock(self, wait_seconds: float = 600.0) -> Iterator[None]:
-        """See ``Store.lock``.
+        """See ``Store.lock``. What killed writers left is removed: with the lock held no other writer has a draft.
 
         Raises:
             TowerlineError: another writer held it for the whole wait.
         """
         self._root.mkdir(parents=True, exist_ok=True)
         with file_lock(self._root / LOCK_FILE, wait_seconds):
+            self._sweep()
             yield
+
+    def _sweep(self) -> None:
+        for draft in [*self._root.glob(f".*{_DRAFT}"), *self._root.glob(f"*/.*{_DRAFT}")]:
+            if draft.is_dir():
+                shutil.rmtree(draft, ignore_errors=True)
+                continue
+            with contextlib.suppress(OSError):  # Others append to the log without the lock: they hold what they write.
+                held = hold(draft)
+                if held is not None:
+                    draft.unlink(missing_ok=True)
+                    held.release()
 
 
 def _aside(target: Path) -> Path:
