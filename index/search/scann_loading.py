@@ -100,7 +100,7 @@ def _read(directory: Path) -> _Assets | None:
     """The assets of a directory; None if it has no configuration as text, or a file is missing."""
     config = directory / CONFIG_FILE
     listed = (directory / ASSETS_FILE).read_text()
-    paths = [directory / name for name in _ASSET_PATH.findall(listed)]
+    paths = [directory / file_name(name) for name in _ASSET_PATH.findall(listed)]
     if not config.is_file() or not all(path.is_file() for path in paths):
         return None
     absolute = _ASSET_PATH.sub(lambda match: f'asset_path: "{directory / match[1]}"', listed)

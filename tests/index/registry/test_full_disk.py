@@ -9,11 +9,15 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
+from index.building import compaction
 from index.registry import delta_writer
 from index.registry.delta_log import DeltaLog
 from index.registry.registry import Registry
+from index.registry.storage.object_store import ObjectStore
 from index.retrieval.retriever import Retriever
+from pipelines.contracts.errors import TowerlineError
 from tests.index.nights import config, tables_of, write_nights
 from tests.index.serving_bundles import write_bundle
 from towerline.jobs import refresh
@@ -76,6 +80,68 @@ def test_a_delta_onto_a_full_disk_is_not_half_there(small_disk: Path, bundles: l
     assert DeltaLog(registry.store).last() == 0
     ballast.unlink()
     assert delta_writer.apply(registry.url, pause).sequence == 1
+
+
+def hidden_below(folder: Path) -> list[str]:
+    """What a failed writer left."""
+    return [file.name for file in folder.rglob(".*") if file.name != ".lock"]
+
+
+def test_a_disk_that_is_full_when_current_moves_leaves_it(
+    small_disk: Path, bundles: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Registry(small_disk / "registry")
+    live = registry.publish(bundles[0])
+    swap, ballast = registry.store.swap, small_disk / "ballast"
+
+    def full(name: str, before: bytes | None, content: bytes) -> bool:
+        fill(small_disk)
+        return swap(name, before, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(registry.store, "swap", full)
+        with pytest.raises(OSError, match="No space left"):
+            registry.publish(bundles[1])
+    assert registry.current() == live
+    assert registry.version_names() == [live]
+    assert registry.store.files("unfinished") == []
+    assert hidden_below(small_disk) == []
+    ballast.unlink()
+    assert registry.publish(bundles[1]) == registry.current() != live
+
+
+def test_compacting_onto_a_full_disk_leaves_the_live_version(small_disk: Path, bundles: list[Path]) -> None:
+    registry = Registry(small_disk / "registry")
+    live = registry.publish(bundles[0])
+    delta_writer.apply(registry.url, pa.table({"item_id": [1003], "change": ["remove"]}))
+    ballast = fill(small_disk)
+    with pytest.raises(OSError, match="No space left"):
+        compaction.run(registry.url, small_disk / "compacted")
+    assert registry.current() == live
+    assert hidden_below(small_disk) == []
+    ballast.unlink()
+    assert compaction.run(registry.url, small_disk / "compacted", keep=1) == registry.current() != live
+    assert registry.open().bundle.num_items == 1999
+
+
+def test_a_full_cache_leaves_no_half_copy(small_disk: Path, bundles: list[Path], tmp_path: Path) -> None:
+    fs = MemoryFileSystem()
+    writer = Registry("", store=ObjectStore(fs, f"/{tmp_path}", "memory://full", tmp_path / "cache"))
+    reader = Registry("", store=ObjectStore(fs, f"/{tmp_path}", "memory://full", small_disk / "cache"))
+    live = writer.publish(bundles[0])
+    ballast = fill(small_disk)
+    with pytest.raises((OSError, TowerlineError), match="No space left"):
+        reader.open()
+    ballast.unlink()
+    assert reader.open().version == live
+    fill(small_disk)
+    second = writer.publish(bundles[1])
+    with pytest.raises(OSError, match="No space left"):
+        reader.open()
+    assert reader.store.copies("versions") == [live]
+    assert [name for name in hidden_below(small_disk) if not name.endswith(".used")] == []
+    ballast.unlink()
+    assert reader.open().version == second
 
 
 def test_a_rollback_onto_a_full_disk_leaves_current(small_disk: Path, bundles: list[Path]) -> None:

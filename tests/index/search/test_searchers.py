@@ -284,6 +284,15 @@ TREES = {
 }
 
 
+@pytest.mark.parametrize("place", ["../", "/etc/", "a/../../", ".hidden/"])
+def test_assets_outside_their_folder_are_not_read(place: str, vectors: Vectors, tmp_path: Path) -> None:
+    ScannSearcher.build(vectors, TREES["scann"]).save(tmp_path)
+    listed = tmp_path / "scann_assets.pbtxt"
+    listed.write_text(listed.read_text().replace('asset_path: "', f'asset_path: "{place}', 1))
+    with pytest.raises(ArtifactError, match="expected the name of a file below the folder"):
+        ScannSearcher.load(tmp_path, vectors)
+
+
 @pytest.mark.parametrize("name", list(TREES))
 def test_what_is_saved_and_loaded_answers_the_same(
     name: str, vectors: Vectors, queries: Vectors, tmp_path: Path
