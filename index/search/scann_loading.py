@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from index.search.scann_binding import builder, compiled
+from pipelines.contracts.files import file_name
 from pipelines.contracts.forking import never_free, renew_after_fork
 from pipelines.user_folders import temporary_folder
 
