@@ -20,11 +20,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.contracts.errors import ConfigError
 from pipelines.contracts.files import write_arrow, write_parquet
 from pipelines.contracts.manifest import Draft, read_manifest, write_artifact
-from pipelines.contracts.schema import SPLITS, DatasetSchema, Window
-from pipelines.contracts.schema.window import WINDOW_FACT, midnight_after, midnight_before, moment
+from pipelines.contracts.schema import SPLITS, DatasetSchema
+from pipelines.contracts.schema.window import WINDOW_FACT
 from pipelines.contracts.vocabulary import Vocabulary
 from pipelines.drafts import sweep
 from pipelines.features import transforms
@@ -34,7 +33,7 @@ from pipelines.features.kept_list import NOBODY, Erasure, kept_list, write_copy
 from pipelines.features.planning import FILES_FACT, KEPT_REJECTS, FeaturesPlan, FeaturesPlanner, Inputs
 from pipelines.features.reporting import drift
 from pipelines.features.reporting.found_joins import joins_of
-from pipelines.features.task import SHARDS_FOLDER, Roll
+from pipelines.features.task import SHARDS_FOLDER, roll_of
 from pipelines.features.totals import (
     HELD_OUT_FILE,
     Ingested,
@@ -57,7 +56,7 @@ from pipelines.tables.fingerprints import remembered
 from pipelines.tables.rejects.checks import counts_by_reason
 from pipelines.tables.rejects.thresholds import examples_in
 
-__all__ = ["FORMAT_VERSION", "KIND", "Inputs", "run"]
+__all__ = ["FORMAT_VERSION", "KIND", "Inputs", "roll_of", "run"]
 
 KIND = "features"
 FORMAT_VERSION = 1
@@ -130,39 +129,6 @@ def run(
         facts = _Assembler(plan, draft, tuple(beam_args), progress).write(before)
         draft.facts.update(facts, delta_sequence=delta_sequence)
     return out
-
-
-def roll_of(
-    schema: DatasetSchema,
-    as_of: datetime.datetime | None,
-    now: datetime.datetime | None,
-    *,
-    whole: bool = False,
-    previous: Path | None = None,
-) -> Roll | None:
-    """Where the rolling windows of a run end, arguments as of ``run``; None where the windows do not roll.
-
-    Raises:
-        ConfigError: ``as_of`` or ``whole`` is given and the windows do not roll.
-    """
-    if not schema.split.rolls:
-        if as_of is not None or whole:
-            raise ConfigError(
-                "as-of moves rolling windows, and [split] has none. Write valid_days and test_days in place of "
-                "valid_from, test_from, test_until, column or leave_last_out, or leave --as-of out."
-            )
-        return None
-    clock = datetime.datetime.now(datetime.UTC) if now is None else now
-    end = None if as_of is None else midnight_before(moment(_in_utc(as_of)))
-    if end is None and whole and previous is not None:
-        window = Window.of(read_manifest(previous).facts)
-        end = None if window is None else window.end
-    return Roll(end, midnight_after(moment(_in_utc(clock))), whole)
-
-
-def _in_utc(given: datetime.datetime) -> datetime.datetime:
-    """A moment; one without a zone is UTC."""
-    return given.replace(tzinfo=datetime.UTC) if given.tzinfo is None else given
 
 
 def _kept(out: Path, previous: Path | None) -> Forgotten:

@@ -5,6 +5,7 @@ Written by the process that submits; read by workers on a file system that all s
 
 from __future__ import annotations
 
+import datetime
 import functools
 import json
 from collections import Counter
@@ -17,8 +18,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.contracts.conversion import US_PER_DAY
+from pipelines.contracts.errors import ConfigError
 from pipelines.contracts.files import read_arrow, write_arrow
+from pipelines.contracts.manifest import read_manifest
 from pipelines.contracts.schema import DatasetSchema, Window
+from pipelines.contracts.schema.window import midnight_after, midnight_before, moment
 from pipelines.features.kept_list import FORGOTTEN_FILE
 from pipelines.sequences.segments import Partition
 from pipelines.tables.column_types import TableTypes
@@ -77,6 +81,39 @@ class Roll:
             return self.end_us
         past = [day for day in days if (day + 1) * US_PER_DAY <= self.clock_us]
         return (max(past) + 1) * US_PER_DAY if past else None
+
+
+def roll_of(
+    schema: DatasetSchema,
+    as_of: datetime.datetime | None,
+    now: datetime.datetime | None,
+    *,
+    whole: bool = False,
+    previous: Path | None = None,
+) -> Roll | None:
+    """Where the rolling windows of a run end, arguments as of ``run``; None where the windows do not roll.
+
+    Raises:
+        ConfigError: ``as_of`` or ``whole`` is given and the windows do not roll.
+    """
+    if not schema.split.rolls:
+        if as_of is not None or whole:
+            raise ConfigError(
+                "as-of moves rolling windows, and [split] has none. Write valid_days and test_days in place of "
+                "valid_from, test_from, test_until, column or leave_last_out, or leave --as-of out."
+            )
+        return None
+    clock = datetime.datetime.now(datetime.UTC) if now is None else now
+    end = None if as_of is None else midnight_before(moment(_in_utc(as_of)))
+    if end is None and whole and previous is not None:
+        window = Window.of(read_manifest(previous).facts)
+        end = None if window is None else window.end
+    return Roll(end, midnight_after(moment(_in_utc(clock))), whole)
+
+
+def _in_utc(given: datetime.datetime) -> datetime.datetime:
+    """A moment; one without a zone is UTC."""
+    return given.replace(tzinfo=datetime.UTC) if given.tzinfo is None else given
 
 
 @dataclass(frozen=True)

@@ -145,6 +145,11 @@ def in_window(grouped: Grouped, window: Window) -> Grouped:
     return with_time_splits(keep_events(kept, kept.times < window.end), window.bounds)
 
 
+def alive(grouped: Grouped, profiled: pa.Array) -> Grouped:
+    """The same without users who have neither an event nor a profile (``profiled``: ids, ascending)."""
+    return keep_users(grouped, (np.diff(grouped.offsets) > 0) | (places_of(grouped.user_ids, profiled) >= 0))
+
+
 def union_ids(pieces: Sequence[pa.Array]) -> pa.Array:
     """All ids of pieces each ascending and unique, ascending and unique again."""
     whole = max(pieces, key=len)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.manifest import open_artifact
-from pipelines.contracts.schema import SPLITS
+from pipelines.contracts.schema import SPLITS, Window
 from pipelines.features.reporting.data_summary import DataSummary, RejectCount, UnknownIds
 from pipelines.features.reporting.drift import Drift
 from pipelines.tables.rejects.multi_line import MultiLineCells
@@ -28,7 +28,7 @@ def summary_of(features_dir: Path) -> DataSummary:
         for table, found in facts["tables"].items()
         for reason, rows in found["rejects"].items()
     ]
-    drift = facts["drift"] or {"found": []}
+    drift, window = facts["drift"] or {"found": []}, Window.of(facts)
     return DataSummary(
         users=facts["counts"]["users"],
         items=facts["counts"]["items"],
@@ -41,4 +41,6 @@ def summary_of(features_dir: Path) -> DataSummary:
         joined=facts["joined"],
         multi_line=[MultiLineCells(**found) for found in facts["multi_line"]],
         drift=[str(Drift(**found)) for found in drift["found"]],
+        windows=None if window is None else str(window),
+        later=facts["dropped_after_test_until"],
     )

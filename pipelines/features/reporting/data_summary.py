@@ -57,6 +57,8 @@ class DataSummary:
         joined: share of events whose user and item are in their tables; None without such tables.
         multi_line: cells over several lines, by table and column.
         drift: differences from the previous run beyond the limits, one line each.
+        windows: the dates of rolling windows; None where the windows do not roll.
+        later: events after the end of the windows, or from ``test_until`` on; they are not used.
         sample: what was read instead of all rows, for example ``the first 5,000,000 events``; figures are estimates
             then. None where all was read.
     """
@@ -72,6 +74,8 @@ class DataSummary:
     joined: float | None = None
     multi_line: Sequence[MultiLineCells] = ()
     drift: Sequence[str] = ()
+    windows: str | None = None
+    later: int = 0
     sample: str | None = None
 
     def as_facts(self) -> dict[str, Any]:
@@ -92,6 +96,10 @@ def _lines(summary: DataSummary) -> Iterator[str]:
     yield _line("items", f"{about}{summary.items:,}", f"{about}{summary.new_items:,} new in test")
     splits = ", ".join(f"{name} {about}{number:,}" for name, number in summary.events.items())
     yield _line("events", f"{about}{sum(summary.events.values()):,}", splits)
+    if summary.windows is not None:
+        yield _line("windows", "", summary.windows)
+    if summary.later:
+        yield _line("later events", f"{about}{summary.later:,}", "not used")
     if summary.joined is not None:
         yield _line("joined", f"{about}{summary.joined:.2%}", "events whose user and item are in their tables")
     for side, unknown in summary.unknown.items():

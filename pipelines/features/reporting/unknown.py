@@ -43,12 +43,15 @@ def read_unknown(directory: Path, window: Window | None = None) -> pa.Table | No
         whole = pa.concat_tables(tables, promote_options="default") if tables else None
     except (OSError, pa.ArrowException) as err:
         raise ArtifactError(f"{folder}: cannot be read ({err}). Run `towerline features` again.") from err
-    if whole is None or window is None:
-        return whole
-    inside = pc.less(whole["time"], window.end)
+    return whole if whole is None or window is None else of_window(whole, window)
+
+
+def of_window(unknown: pa.Table, window: Window) -> pa.Table:
+    """Events of unknown items that lie inside a window."""
+    inside = pc.less(unknown["time"], window.end)
     if window.history_from is not None:
-        inside = pc.and_(inside, pc.greater_equal(whole["time"], window.history_from))
-    return whole.filter(inside)
+        inside = pc.and_(inside, pc.greater_equal(unknown["time"], window.history_from))
+    return unknown.filter(inside)
 
 
 def carry_unknown(before: Path, after: Path, forgotten: Forgotten) -> None:

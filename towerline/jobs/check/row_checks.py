@@ -15,6 +15,7 @@ from index.rules.where import mask_of
 from pipelines.contracts.conversion import US_PER_DAY
 from pipelines.contracts.errors import TowerlineError
 from pipelines.contracts.schema import DatasetSchema
+from pipelines.contracts.schema.window import date_of
 from pipelines.features.reporting.joins import WARN_BELOW, Joins
 from pipelines.features.totals import Ingested, require_split
 from towerline.config import Config
@@ -48,7 +49,9 @@ def _refusal(check: str, run: Callable[[], object]) -> Iterator[Finding]:
 def _ingested(rows: Rows) -> Ingested:
     times = rows.grouped.times
     first, last = (int(times.min()), int(times.max())) if len(times) else (None, None)
-    return Ingested(counts=rows.counts, nulls={}, days={}, dropped=rows.dropped, multi_line=[], first=first, last=last)
+    numbers, counts = np.unique(times // US_PER_DAY, return_counts=True)
+    days = dict(zip(numbers.tolist(), counts.tolist(), strict=True))
+    return Ingested(rows.counts, nulls={}, days=days, dropped=rows.dropped, multi_line=[], first=first, last=last)
 
 
 def _rejects(rows: Rows, schema: DatasetSchema) -> Iterator[Finding]:
@@ -88,9 +91,13 @@ def _joins(joins: Joins, schema: DatasetSchema) -> Iterator[Finding]:
 def _splits(rows: Rows, schema: DatasetSchema) -> Iterator[Finding]:
     counts = splits_of(rows)
     shown = f"{', '.join(f'{name} {number:,}' for name, number in counts.items())} events; {_range(rows, schema)}"
-    refused = list(_refusal("[split]", lambda: require_split(list(counts.values()), _ingested(rows))))
+    if rows.window is not None:
+        shown = f"{rows.window}: {shown}"
+    refused = list(_refusal("[split]", lambda: require_split(list(counts.values()), _ingested(rows), rows.window)))
     if refused and not rows.sample.is_whole:
         yield Finding("split", "warning", f"the sample has {shown}.", "Move the bounds, or take a larger --sample.")
+    elif refused and rows.window is not None:
+        yield refused[0]
     elif refused:
         yield dataclasses.replace(refused[0], remedy=f"Here: {_range(rows, schema)}.")
     elif counts["valid"] == 0 and len(rows.grouped.rows):
@@ -99,8 +106,23 @@ def _splits(rows: Rows, schema: DatasetSchema) -> Iterator[Finding]:
         yield Finding("split", verdict, found, "Move valid_from and test_from.", "SchemaError")
     else:
         yield Finding("split", "ok", f"{shown}.")
+    yield from _unused(rows)
+
+
+def _unused(rows: Rows) -> Iterator[Finding]:
+    """Events before and after what is used."""
+    if rows.window is None:
+        if rows.dropped:
+            yield Finding("split.test_until", "ok", f"{rows.dropped:,} events from then on are not used.")
+        return
+    if rows.older:
+        yield Finding("split.history_days", "ok", f"{rows.older:,} events before then are not used.")
     if rows.dropped:
-        yield Finding("split.test_until", "ok", f"{rows.dropped:,} events from then on are not used.")
+        found = (
+            f"{rows.dropped:,} events are later than today, {date_of(rows.window.end)} or after: they are not used yet."
+        )
+        remedy = "Correct their times, or set validation.latest to reject them."
+        yield Finding("tables.events.time", "warning", found, remedy)
 
 
 def _range(rows: Rows, schema: DatasetSchema) -> str:

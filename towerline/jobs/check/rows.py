@@ -9,19 +9,23 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 
+import numpy as np
 import pyarrow as pa
 
+from pipelines.contracts.conversion import US_PER_DAY
 from pipelines.contracts.hashing import as_sorted
-from pipelines.contracts.schema import DatasetSchema, TableName
+from pipelines.contracts.schema import DatasetSchema, TableName, Window
 from pipelines.features.duplicates import DUPLICATE, repeats
 from pipelines.features.kept_list import kept_list
 from pipelines.features.partitions import refuse_twice
 from pipelines.features.planning import Inputs, Survey, catalogue_of
-from pipelines.sequences.grouping import Grouped, group_events, keep_events, with_last_out
+from pipelines.features.reporting.unknown import of_window
+from pipelines.features.task import roll_of
+from pipelines.sequences.grouping import Grouped, alive, group_events, in_window, keep_events, since, with_last_out
 from pipelines.sequences.segments import joined
 from pipelines.tables.catalogue import Items
 from pipelines.tables.entity_checks import EntityChecker
-from pipelines.tables.event_checks import EventChecker, ItemLookup, checked_schema
+from pipelines.tables.event_checks import EventChecker, ItemLookup, checked_schema, unknown_schema
 from pipelines.tables.formats.batches import TableBatch
 from pipelines.tables.readers import read_shard
 from pipelines.tables.rejects.checks import REJECTS, counts_by_reason, malformed_rejects
@@ -72,7 +76,8 @@ class Rows:
 
     grouped: the accepted events by user, users without events included. counts: by table. unknown: the item of each
     event whose item is in no table. profiled: ids of the users table, ascending, None without one. has_items: whether
-    there is an items table. dropped: events at or after ``split.test_until``.
+    there is an items table. dropped: events at or after ``split.test_until``, or after rolling windows. older: events
+    before ``split.history_days``. window: the rolling windows of a run now; None where they do not roll.
     """
 
     grouped: Grouped
@@ -84,6 +89,8 @@ class Rows:
     sample: Sample
     dropped: int
     multi_line: tuple[MultiLineCells, ...]
+    older: int = 0
+    window: Window | None = None
 
     @property
     def scale(self) -> float:
@@ -147,18 +154,26 @@ def _read_events(
     source, types, read = schema.tables.events, survey.types["events"], _Read("events")
     checker = EventChecker(schema, types, ItemLookup(items.ids), forgotten=kept_list(config.work / FEATURES))
     events = [checked_schema(types.kinds[source.user_id].arrow).empty_table()]
-    unknown, dropped = [items.ids.slice(0, 0)], 0
+    unknown, dropped = [unknown_schema(events[0].schema.field("user_id").type, items.ids.type).empty_table()], 0
     for shard in sample.shards:
         for batch in sample.batches(shard, source, types.columns, types.kinds):
             checked = checker.check(batch)
             read.add(batch, checked.rejects)
             events.append(checked.events)
-            unknown += checked.unknown["item_id"].chunks
+            unknown.append(checked.unknown)
             dropped += checked.dropped
     profiled = events[0]["user_id"].combine_chunks() if users.ids is None else users.ids
     last_out = schema.split.leave_last_out
     grouped = group_events(pa.concat_tables(events).combine_chunks(), profiled, leave_last_out=last_out)
+    window, strange = _window_now(schema, grouped), pa.concat_tables(unknown)
+    older = later = 0
+    if window is not None:
+        recent = since(grouped, window.history_from)
+        older, later = len(grouped.times) - len(recent.times), int((grouped.times >= window.end).sum())
+        grouped, strange = recent, of_window(strange, window)
     grouped, duplicates = _without_duplicates(grouped, schema)
+    if window is not None:
+        grouped = alive(in_window(grouped, window), profiled)
     counts: dict[TableName, TableCounts] = {"items": items.counts, "events": read.counts(duplicates)}
     if users.ids is not None:
         counts["users"] = users.read.counts()
@@ -166,13 +181,24 @@ def _read_events(
         grouped=grouped,
         items=items,
         counts=counts,
-        unknown=pa.concat_arrays(unknown),
+        unknown=joined(strange["item_id"]),
         profiled=users.ids,
         has_items=schema.tables.items is not None,
         sample=sample,
-        dropped=dropped,
+        dropped=dropped + later,
         multi_line=(*items.multi_line, *read.multi_line, *users.read.multi_line),
+        older=older,
+        window=window,
     )
+
+
+def _window_now(schema: DatasetSchema, grouped: Grouped) -> Window | None:
+    """The rolling windows of a run that begins now; None where the windows do not roll."""
+    roll = roll_of(schema, None, None)
+    if roll is None:
+        return None
+    end = roll.end_after(np.unique(grouped.times // US_PER_DAY).tolist())
+    return schema.split.window(roll.clock_us if end is None else end)
 
 
 def _without_duplicates(grouped: Grouped, schema: DatasetSchema) -> tuple[Grouped, dict[str, int]]:

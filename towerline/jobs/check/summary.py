@@ -35,6 +35,8 @@ def summary_of(rows: Rows) -> DataSummary:
         unknown={side: dataclasses.replace(one, events=scaled(one.events)) for side, one in joins.unknown.items()},
         joined=joins.share,
         multi_line=list(rows.multi_line),
+        windows=None if rows.window is None else str(rows.window),
+        later=scaled(rows.dropped),
         sample=None if rows.sample.is_whole else share_read(rows),
     )
 

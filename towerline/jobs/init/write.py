@@ -146,6 +146,11 @@ def _write_rest(out: Document, findings: Findings) -> None:
     out.section("split")
     for key, value in findings.split.keys.items():
         out.key(key, value, findings.split.notes.get(key, ""))
+    if findings.split.days is not None:
+        out.comment(
+            f"For a nightly job, windows that follow the newest event: valid_days = {findings.split.days}, "
+            f"test_days = {findings.split.days} in place of the dates, and history_days to bound what is used."
+        )
     if findings.rejected_share > 0.009:
         out.section("validation")
         most = min(1.0, round(1.1 * findings.rejected_share + 0.01, 3))

@@ -92,8 +92,8 @@ BREAKS: dict[str, Callable[[World, float], object]] = {
     ),
     "an action that is not listed": lambda w, share: some(w["events"], share, action="view"),
     "a value that is no number": lambda w, share: some(w["events"], share, value=float("inf")),
-    "items twice": lambda w, _: w["items"].append(dict(w["items"][0])),
-    "users twice": lambda w, _: w["users"].append(dict(w["users"][0])),
+    "items twice": lambda w, _: w["items"].extend(map(dict, w["items"][:1])),
+    "users twice": lambda w, _: w["users"].extend(map(dict, w["users"][:1])),
     "items without an id": lambda w, share: some(w["items"], share, item=None),
     "a vector of another length": lambda w, share: some(w["items"], share, vector=[1.0, 2.0, 3.0]),
     "a vector of zeros": lambda w, share: some(w["items"], share, vector=[0.0, 0.0]),
@@ -106,6 +106,13 @@ BREAKS: dict[str, Callable[[World, float], object]] = {
     "nothing before valid_from": lambda w, _: w["toml"]["split"].update(valid_from=datetime.date(2024, 1, 1)),
     "nothing after test_from": lambda w, _: w["toml"]["split"].update(test_from=datetime.date(2026, 1, 1)),
     "test_until": lambda w, _: w["toml"]["split"].update(test_until=datetime.date(2025, 1, 28)),
+    "rolling windows": lambda w, _: w["toml"].update(split={"valid_days": 5, "test_days": 5}),
+    "rolling windows over a history": lambda w, share: w["toml"].update(
+        split={"valid_days": 2, "test_days": 3, "history_days": 6 + round(20 * share)}
+    ),
+    "a time to come": lambda w, share: some(
+        w["events"], share, time=datetime.datetime(2098, 1, 1, tzinfo=datetime.UTC)
+    ),
     "leave last out": lambda w, _: w["toml"].update(split={"leave_last_out": True}),
     "a column of splits": lambda w, _: w["toml"].update(split={"column": "part", "valid_fraction": 0.3}),
     "a rule": lambda w, share: w["toml"]["validation"].update(

@@ -22,11 +22,15 @@ _LEAST_DAYS = 3
 
 @dataclass(frozen=True)
 class SplitChoice:
-    """The keys of ``[split]`` with the evidence for each, and the moment before which events are train."""
+    """The keys of ``[split]`` with the evidence for each, and the moment before which events are train.
+
+    days: length of each window, for windows that roll; None where the windows are not of time.
+    """
 
     keys: dict[str, object]
     notes: dict[str, str]
     train_before_us: int | None = None
+    days: int | None = None
 
 
 def choose_split(sample: Sample, *, has_time: bool, column: str | None, words: set[str]) -> SplitChoice:
@@ -104,9 +108,8 @@ def _windows(sample: Sample) -> SplitChoice | None:
                 "valid_from": _window_note(sample, valid, known[0], length),
                 "test_from": _window_note(sample, test, known[1], length),
             }
-            return SplitChoice(
-                {"valid_from": _as_date(valid_from), "test_from": _as_date(test_from)}, notes, valid_from
-            )
+            keys: dict[str, object] = {"valid_from": _as_date(valid_from), "test_from": _as_date(test_from)}
+            return SplitChoice(keys, notes, valid_from, days=length)
     return None
 
 
