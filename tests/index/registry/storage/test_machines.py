@@ -17,7 +17,7 @@ import pytest
 
 from index.registry.delta_log import DeltaLog
 from index.registry.registry import Registry
-from tests.index.registry.machine import KEEP
+from tests.index.registry.storage.machine import KEEP
 from tests.index.serving_bundles import write_bundle
 from tests.s3_server import environment_of, options_of, serving
 
@@ -26,7 +26,7 @@ s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 
 PIPES: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def run(url: str, endpoint: str, folder: Path, machines: int, *work: str) -> lis
     started = []
     for number in range(1, machines + 1):
         own = {**os.environ, **environment_of(endpoint), "TOWERLINE_CACHE": str(folder / f"machine-{number}")}
-        command = [sys.executable, "-m", "tests.index.registry.machine", url, str(number), *work]
+        command = [sys.executable, "-m", "tests.index.registry.storage.machine", url, str(number), *work]
         started.append(subprocess.Popen(command, env=own, cwd=ROOT, text=True, **PIPES))
     for one in started:
         assert one.stdout is not None

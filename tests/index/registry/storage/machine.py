@@ -1,7 +1,7 @@
 """One of several machines that write to one registry. Run as a process of its own, with a cache folder of its own.
 
-    python -m tests.index.registry.machine URL NUMBER append COUNT
-    python -m tests.index.registry.machine URL NUMBER mixed COUNT BUNDLE
+    python -m tests.index.registry.storage.machine URL NUMBER append COUNT
+    python -m tests.index.registry.storage.machine URL NUMBER mixed COUNT BUNDLE
 
 Waits for a line on its input, so that all begin at once. Prints one JSON object: what it was told it had done.
 """

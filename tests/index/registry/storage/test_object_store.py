@@ -20,7 +20,7 @@ from index.registry.registry import Registry
 from index.registry.storage.object_store import ObjectStore
 from index.retrieval.retriever import Retriever
 from pipelines.contracts.errors import ArtifactError
-from tests.index.registry.test_store import STEPS, follow
+from tests.index.registry.storage.test_store import STEPS, follow
 from tests.index.serving_bundles import write_bundle
 from tests.s3_server import options_of, serving
 

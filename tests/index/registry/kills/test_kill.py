@@ -14,11 +14,11 @@ from index.building import embedding_job as embed
 from index.building import job as build
 from index.settings import IndexSettings
 from tests.index.nights import write_nights
-from tests.index.registry.kill_driver import NIGHTS
+from tests.index.registry.kills.kill_driver import NIGHTS
 from tests.index.serving_bundles import write_bundle
 from tests.index.stage_artifacts import write_stages
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 
 
 SCENARIOS = ["publish", "rollback", "change", "compact", "mixed"]
@@ -52,7 +52,7 @@ def run(scenario: str, kills: int, bundles: list[str], tmp_path: Path, minutes: 
     command = [
         sys.executable,
         "-m",
-        "tests.index.registry.kill_driver",
+        "tests.index.registry.kills.kill_driver",
         str(tmp_path / "registry"),
         scenario,
         str(kills),

@@ -1,7 +1,7 @@
 """Kills writers at random moments while a reader retrieves. Run as a process of its own: it forks.
 
-    python -m tests.index.registry.kill_driver REGISTRY SCENARIO KILLS SEED BUNDLE ..
-    python -m tests.index.registry.kill_driver REGISTRY refresh KILLS SEED NIGHTS
+    python -m tests.index.registry.kills.kill_driver REGISTRY SCENARIO KILLS SEED BUNDLE ..
+    python -m tests.index.registry.kills.kill_driver REGISTRY refresh KILLS SEED NIGHTS
 
 Prints one JSON object: kills that hit a running writer, reads, and what went wrong (nothing should).
 """
