@@ -199,8 +199,18 @@ class GatesSettings(Section):
         description="Maximum relative drop of recall@100 on held-out events. The gate fails only if the drop is also "
         "statistically certain (paired bootstrap).",
     )
+    category_recall_drop: float | None = Field(
+        default=0.1,
+        ge=0.0,
+        lt=1.0,
+        description="Maximum relative drop of recall@100 in any category: the most frequent values of the first "
+        "categorical item feature. Only drops that are statistically certain count.",
+    )
     confidence: float = Field(
-        default=0.95, gt=0.5, lt=1.0, description="Confidence level of the bootstrap of `recall_drop`."
+        default=0.95,
+        gt=0.5,
+        lt=1.0,
+        description="Confidence level of the bootstrap of `recall_drop` and `category_recall_drop`.",
     )
     items: int | None = Field(default=1, ge=1, description="Minimum number of items.")
     items_change: float | None = Field(

@@ -9,11 +9,17 @@ import numpy as np
 
 from index.building.measurement import recall
 from index.evaluation.measures.bootstrap import paired_bootstrap
+from index.evaluation.sections.slices import TruthHits
 from index.publishing.answers import K
 from index.publishing.case import Case, Unasked
 from index.publishing.verdict import Outcome, Verdict
 from index.search.searcher import Rows
 from pipelines.contracts.vocabulary import ValueTable
+
+# A category with fewer users that have held-out events in it is not tested.
+_LEAST_USERS = 30
+# Ten categories are tested at the 0.25 % quantile of the draws, which a thousand draws do not show.
+_CATEGORY_RESAMPLES = 4000
 
 
 def ann_recall(case: Case) -> Verdict | None:
@@ -95,6 +101,33 @@ def recall_against_live(case: Case) -> Verdict | None:
         f"difference {difference.low:+.4f} to {difference.high:+.4f}, {difference.users:,} users"
     )
     return Verdict(gate, outcome, difference.relative, -allowed, "train", detail)
+
+
+def recall_by_category(case: Case) -> Verdict | None:
+    """No category's held-out events are found much less often than by the live version.
+
+    The drop of one category may be hidden by another's rise. All categories are tested together (Bonferroni).
+    """
+    gate, allowed = "recall by category", case.settings.category_recall_drop
+    cuts = case.held_out.categories
+    if allowed is None or not cuts:
+        return None
+    live = case.live_measured
+    if isinstance(live, Unasked):
+        return Verdict.skipped(gate, None, "train", live.why)
+    before, after = (TruthHits.of(case.ranked(answers), case.held_out.truth, K) for answers in (live, case.measured))
+    confidence = 1.0 - (1.0 - case.settings.confidence) / len(cuts)
+    worst, what = 0.0, f"no {cuts[0].name} has certainly lost recall"
+    for cut in cuts:
+        inside = cut.chosen[case.held_out.truth.rows]
+        change = paired_bootstrap(
+            before.recall(inside), after.recall(inside), confidence=confidence, resamples=_CATEGORY_RESAMPLES
+        )
+        if change.users >= _LEAST_USERS and change.high < 0.0 and change.relative < worst:
+            worst = change.relative
+            what = f"{cut.name} {cut.value}: {change.second:.4f} against {change.first:.4f}, {change.users:,} users"
+    detail = f"largest certain change of recall@{K}; {what}, {len(cuts)} values tested together"
+    return Verdict.at_least(gate, worst, -allowed, "train", detail)
 
 
 def agreement(case: Case) -> Verdict | None:

@@ -111,10 +111,13 @@ class Case:
             return self.live_served
         return _asked(measured, self.held_out)
 
+    def ranked(self, answers: Answers) -> Rows:
+        """``[panel, 100] int32``: the answers as rows of the features' catalogue, -1 for an item it does not have."""
+        return answers.rows_in(self.held_out.catalogue)
+
     def recalls(self, answers: Answers) -> Float64:
         """``[panel] float64`` recall@100 on held-out events, NaN for users without any."""
-        ranked = answers.rows_in(self.held_out.catalogue)
-        return user_metrics(ranked, self.held_out.truth, (K,)).at("recall", K)
+        return user_metrics(self.ranked(answers), self.held_out.truth, (K,)).at("recall", K)
 
     @functools.cached_property
     def agreement(self) -> Agreement | None:

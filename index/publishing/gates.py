@@ -17,6 +17,7 @@ from index.publishing.answer_gates import (
     reachable_advertisers,
     reachable_items,
     recall_against_live,
+    recall_by_category,
 )
 from index.publishing.case import Case
 from index.publishing.catalogue_gates import items, items_change, norms, probes
@@ -34,6 +35,7 @@ _GATES: tuple[Callable[[Case], Verdict | None], ...] = (
     reachable_advertisers,
     latency,
     recall_against_live,
+    recall_by_category,
     agreement,
     churn,
 )

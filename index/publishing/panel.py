@@ -6,6 +6,7 @@ with held-out events.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from index.evaluation.sections.slices import Cut, column_cuts
 from index.evaluation.towers_measured import begins_us
 from index.inference.user_records import UserRecords, records_of
 from index.registry.bundle import Bundle
@@ -24,6 +26,7 @@ from pipelines.contracts.schema import SPLITS, DatasetSchema
 from pipelines.contracts.vocabulary import ValueTable, Vocabulary
 from pipelines.sequences.held_out import HeldOut, held_out_events
 from pipelines.sequences.item_sets import ItemSets
+from pipelines.sequences.reader import load_items
 
 # The panel's own seed: the same users every night, different from the tuner's.
 _SEED = 1789
@@ -34,10 +37,11 @@ TEST = SPLITS.index("test")
 class Panel:
     """Some users of a features artifact.
 
-    known: all its users. users: ``[panel] int64`` places among them. test_from_us: where the test part begins; None if
-    it is not the same moment for all users.
+    features: where it is. known: all its users. users: ``[panel] int64`` places among them. test_from_us: where the
+    test part begins; None if it is not the same moment for all users.
     """
 
+    features: Path
     known: UserRecords
     schema: DatasetSchema
     catalogue: ValueTable
@@ -66,7 +70,7 @@ class Panel:
         if missing > 0:
             others = np.setdiff1d(users.with_history, chosen)
             chosen = np.concatenate([chosen, users.sample(missing, _SEED, others)])
-        return Panel(users, opened.schema, opened.catalogue, chosen, opened.test_from_us)
+        return dataclasses.replace(opened, users=chosen)
 
     def in_features(self, features: Path) -> Panel:
         """The same users in another features artifact, which may know more of their events.
@@ -76,13 +80,7 @@ class Panel:
         """
         opened = _opened(features)
         places = ValueTable(opened.known.user_ids).places(self.known.user_ids.take(pa.array(self.users)))
-        return Panel(
-            opened.known,
-            opened.schema,
-            opened.catalogue,
-            places[places >= 0].astype(np.int64),
-            opened.test_from_us,
-        )
+        return dataclasses.replace(opened, users=places[places >= 0].astype(np.int64))
 
     def records(self, bundle: Bundle) -> list[dict[str, Any]]:
         """The users' raw records with the columns that a bundle's towers read, as of the start of the test part.
@@ -102,11 +100,21 @@ class Panel:
         """The held-out items of each user, as rows of the features' catalogue."""
         return HeldOut.of(self.known.events, TEST, self.schema.action_weights, self.users).truth
 
+    @functools.cached_property
+    def categories(self) -> tuple[Cut, ...]:
+        """The items by value of the first categorical item feature: the most frequent values, the others, missing ones;
+        none if there is no such feature."""
+        items = load_items(self.features)
+        columns = [feature.source for feature in self.schema.side("item") if feature.kind == "categorical"]
+        known = [column for column in columns if column in items.column_names]
+        return tuple(column_cuts("ads", known[0], items[known[0]])) if known else ()
+
 
 def _opened(features: Path) -> Panel:
     """A panel without users."""
     schema = DatasetSchema.model_validate_json((features / "schema.json").read_bytes())
     return Panel(
+        features=features,
         known=UserRecords.open(features),
         schema=schema,
         catalogue=ValueTable(Vocabulary.load(features / "vocabulary").item_ids),

@@ -120,7 +120,7 @@ def user_cuts(data: EvaluationData, settings: EvaluationSettings) -> Iterator[Cu
     users = data.users.profiles
     for column in settings.slices:
         if column in users.column_names:
-            yield from _columns("users", column, users[column].take(pa.array(data.held_out.users)))
+            yield from column_cuts("users", column, users[column].take(pa.array(data.held_out.users)))
 
 
 def ad_cuts(data: EvaluationData, catalogue: Catalogue, settings: EvaluationSettings) -> Iterator[Cut]:
@@ -135,7 +135,7 @@ def ad_cuts(data: EvaluationData, catalogue: Catalogue, settings: EvaluationSett
     yield Cut("ads", "ad", "never seen in training", catalogue.train_events == 0)
     yield Cut("ads", "ad", "seen in training", catalogue.train_events > 0)
     if catalogue.category is not None:
-        yield from _columns("ads", "category", catalogue.category)
+        yield from column_cuts("ads", "category", catalogue.category)
     if catalogue.price is not None:
         yield from _quantiles("price", catalogue.price, 4)
     if catalogue.advertiser is not None:
@@ -148,7 +148,7 @@ def ad_cuts(data: EvaluationData, catalogue: Catalogue, settings: EvaluationSett
             yield Cut("ads", "age of the ad", value, chosen)
     for column in settings.slices:
         if column in data.items.column_names:
-            yield from _columns("ads", column, data.items[column])
+            yield from column_cuts("ads", column, data.items[column])
 
 
 def bands(values: Float64, bounds: tuple[int, ...], unit: str, first: int = 0) -> Iterator[tuple[str, Bools]]:
@@ -187,8 +187,8 @@ def _popularity_deciles(item_events: Float64) -> Iterator[Cut]:
         yield Cut("ads", "popularity", f"decile {decile + 1}", chosen)
 
 
-def _columns(side: Population, name: str, column: pa.ChunkedArray) -> Iterator[Cut]:
-    """The most frequent values of a column, the others together, and missing values."""
+def column_cuts(side: Population, name: str, column: pa.ChunkedArray) -> Iterator[Cut]:
+    """Slices by the most frequent values of a column, the others together, and missing values."""
     text = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if pa.types.is_nested(text.type):
         return

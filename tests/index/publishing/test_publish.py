@@ -94,6 +94,7 @@ def test_the_first_version_passes_with_what_needs_a_live_one_skipped(stages: Sta
         "reachable advertisers": "passed",
         "latency": "skipped",
         "recall against live": "skipped",
+        "recall by category": "skipped",
         "churn": "skipped",
     }
     assert verdict_of(verdicts, "ann recall").measured == 1.0
@@ -182,7 +183,16 @@ def test_thresholds_decide(
 
 def test_gates_can_be_switched_off(stages: Stages, bundle: Path) -> None:
     off = dict.fromkeys(
-        ("recall_drop", "items", "items_change", "reachable_items", "reachable_advertisers", "norm_change"), None
+        (
+            "recall_drop",
+            "category_recall_drop",
+            "items",
+            "items_change",
+            "reachable_items",
+            "reachable_advertisers",
+            "norm_change",
+        ),
+        None,
     )
     settings = GatesSettings.model_validate({**off, "probe_score_error": None, "churn": None})
     verdicts = judge(Bundle.open(bundle), None, stages.features, settings)

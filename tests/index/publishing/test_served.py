@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from index.inference.user_records import UserRecords
@@ -20,7 +21,7 @@ from index.retrieval.retriever import Retriever
 from index.settings import GatesSettings, RetrieverSettings
 from pipelines.contracts.manifest import write_artifact
 from pipelines.contracts.schema import SPLITS, parse_schema
-from tests.index.serving_bundles import SCHEMA, write_bundle
+from tests.index.serving_bundles import CATEGORIES, SCHEMA, write_bundle
 from tests.index.stage_artifacts import schema, write_features
 
 ITEMS, USERS, COLD, DIM, K = 400, 150, 30, 16, 100
@@ -243,3 +244,42 @@ def test_a_live_version_is_asked_with_the_columns_and_the_history_that_it_reads(
     }
     assert max(len(one["history"]) for one in richer.records(short)) == 3
     assert max(len(one["history"]) for one in richer.records(renamed)) == 12
+
+
+def without_a_category(bundle: Path, out: Path, category: str) -> Bundle:
+    """The bundle with the items of a category moved to the end of every ranking."""
+    items = pq.read_table(bundle / "items.parquet")
+    with write_artifact(out, kind="bundle") as draft:
+        shutil.copytree(bundle, draft.dir, dirs_exist_ok=True)
+        (draft.dir / "manifest.json").unlink()
+        vectors = np.load(bundle / "vectors.npy")
+        vectors[np.array(items["category"].to_pylist()) == category] = 0.0
+        np.save(draft.dir / "vectors.npy", vectors)
+    return Bundle.open(out)
+
+
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_a_category_that_is_no_longer_found_fails_though_the_total_may_not(
+    bundles: dict[tuple[str, bool], Bundle], features: Path, tmp_path: Path, category: str
+) -> None:
+    """The figure is that of the answers, category by category, over the users who bought in it."""
+    live = bundles["towers", False]
+    lost = without_a_category(live.dir, tmp_path / "lost", category)
+    verdict = judged(lost, live, features, GatesSettings(recall_drop=0.5))["recall by category"]
+    (_, old), (_, new) = asked(live, features), asked(lost, features)
+    of_item = dict(zip(live.items["item_id"].to_pylist(), live.items["category"].to_pylist(), strict=True))
+    recalls = []
+    for before, after, bought in zip(old, new, truth_of(features), strict=True):
+        wanted = {item for item in bought if of_item[item] == category}
+        if wanted:
+            recalls.append([len(wanted & set(one.item_ids.tolist())) / len(wanted) for one in (before, after)])
+    first, second = np.mean(recalls, axis=0)
+    assert (verdict.outcome, verdict.stage) == ("failed", "train")
+    assert verdict.measured == pytest.approx(second / first - 1)
+    assert f"category {category}: {second:.4f} against {first:.4f}, {len(recalls)} users" in verdict.detail
+
+
+def test_no_category_has_lost_anything_against_itself(bundles: dict[tuple[str, bool], Bundle], features: Path) -> None:
+    verdict = judged(bundles["both", True], bundles["both", True], features)["recall by category"]
+    assert (verdict.outcome, verdict.measured) == ("passed", 0.0)
+    assert "no category has certainly lost recall, 5 values tested together" in verdict.detail
