@@ -25,7 +25,7 @@ PART = 256
 
 
 @dataclass(frozen=True, slots=True)
-class _Embedded:
+class Embedded:
     """A part ready to be searched: ``queries [part, dim] float32``, zeros where a user is answered by popularity."""
 
     queries: Vectors
@@ -36,13 +36,13 @@ class _Embedded:
 def answer_batch(live: ServingVersion, records: Sequence[Mapping[str, Any]], k: int) -> list[Candidates]:
     """Returns the answer to each record, in order. See ``Retriever.retrieve_batch``."""
     if len(records) <= PART:
-        part = _embedded(live, records, 0)
+        part = embedded(live, records, 0)
         return _answers(live, part, live.searcher.search_batch(part.queries, k), k) if len(records) else []
     answers: list[Candidates] = []
     with ThreadPoolExecutor(1, thread_name_prefix="towerline-batch") as pool:
-        waiting: tuple[_Embedded, Future[Neighbors]] | None = None
+        waiting: tuple[Embedded, Future[Neighbors]] | None = None
         for start in range(0, len(records), PART):
-            part = _embedded(live, records[start : start + PART], start)
+            part = embedded(live, records[start : start + PART], start)
             searching = pool.submit(live.searcher.search_batch, part.queries, k)
             if waiting is not None:
                 answers += _answers(live, waiting[0], waiting[1].result(), k)
@@ -52,8 +52,9 @@ def answer_batch(live: ServingVersion, records: Sequence[Mapping[str, Any]], k: 
     return answers
 
 
-def _embedded(live: ServingVersion, records: Sequence[Mapping[str, Any]], start: int) -> _Embedded:
-    part = _Embedded(np.zeros((len(records), live.tower.dim), np.float32), [], [])
+def embedded(live: ServingVersion, records: Sequence[Mapping[str, Any]], start: int) -> Embedded:
+    """Reads and embeds a part of the records; ``start``: place of its first, for messages."""
+    part = Embedded(np.zeros((len(records), live.tower.dim), np.float32), [], [])
     for place, record in enumerate(records):
         try:
             request = live.reader.read(record)
@@ -67,7 +68,7 @@ def _embedded(live: ServingVersion, records: Sequence[Mapping[str, Any]], start:
     return part
 
 
-def _answers(live: ServingVersion, part: _Embedded, found: Neighbors, k: int) -> list[Candidates]:
+def _answers(live: ServingVersion, part: Embedded, found: Neighbors, k: int) -> list[Candidates]:
     full = bool((found.rows[:, -1] >= 0).all())
     return [
         answer(live, None, k, NO_RULES, cold=cold, request=request)

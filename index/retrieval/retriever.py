@@ -23,6 +23,7 @@ from index.registry.bundle import Bundle
 from index.registry.delta_log import DeltaLog
 from index.retrieval.answer import NO_RULES, answer, answer_record
 from index.retrieval.batch import answer_batch
+from index.retrieval.blended_batch import answer_blended, searches_at_once
 from index.retrieval.candidates import Candidates
 from index.retrieval.live.delta_follower import DeltaFollower
 from index.retrieval.live.source import Source
@@ -193,6 +194,8 @@ class Retriever:
         """
         live = self._serving()
         k = _whole_number(k)
+        if not rules and live.settings.blends and searches_at_once(live):
+            return answer_blended(live, records, k)
         if rules or live.settings.blends:
             return self._one_by_one(live, records, k, **rules)
         return answer_batch(live, records, k)
