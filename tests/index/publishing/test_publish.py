@@ -252,6 +252,8 @@ def test_a_failed_gate_leaves_the_live_version_and_names_the_stage(
         publishing.run(other, stages.features, registry, strict)
     assert refused.value.exit_code == 1
     assert "FAIL churn" in str(refused.value)
+    assert [one["gate"] for one in refused.value.verdicts if one["outcome"] == "failed"] == ["churn"]
+    assert len(refused.value.verdicts) == len(first.verdicts)
     assert Registry(registry).version_names() == [first.version]
 
 

@@ -195,10 +195,10 @@ def line_of(row: NightRow, nights: int) -> str:
 
 
 def _left(state: State, nights: int) -> str:
-    """Time left, from the mean of the nights so far."""
-    left = nights - len(state.nights)
-    minutes = state.seconds / max(len(state.nights), 1) * left / 60.0
-    return f"{minutes:.0f} min"
+    """Time left, from the mean of the latest nights; the first one trains in full and says little."""
+    latest = (state.nights[1:] or state.nights)[-5:]
+    seconds = sum(row.seconds + row.asking_seconds for row in latest) / len(latest)
+    return f"{seconds * (nights - len(state.nights)) / 60.0:.0f} min"
 
 
 def _write(result: Replay, folder: Path) -> Path:
