@@ -88,19 +88,21 @@ def recall_against_live(case: Case) -> Verdict | None:
     gate, allowed = "recall against live", case.settings.recall_drop
     if allowed is None:
         return None
-    live = case.live_measured
+    live, recalls = case.live_measured, case.recalls(case.measured)
+    recall = float(np.nanmean(recalls)) if np.isfinite(recalls).any() else None
     if isinstance(live, Unasked):
-        return Verdict.skipped(gate, None, "train", live.why)
-    difference = paired_bootstrap(case.recalls(live), case.recalls(case.measured), confidence=case.settings.confidence)
+        return Verdict(gate, "skipped", None, None, "train", live.why, recall)
+    difference = paired_bootstrap(case.recalls(live), recalls, confidence=case.settings.confidence)
     if difference.users == 0 or not np.isfinite(difference.relative):
-        return Verdict.skipped(gate, -allowed, "train", "no panel user has a hit on the live version")
+        why = "no panel user has a hit on the live version"
+        return Verdict(gate, "skipped", None, -allowed, "train", why, recall)
     certain = difference.high < 0.0
     outcome: Outcome = "failed" if certain and difference.relative < -allowed else "passed"
     detail = (
         f"recall@{K} on held-out events {difference.second:.4f} against {difference.first:.4f}, interval of the "
         f"difference {difference.low:+.4f} to {difference.high:+.4f}, {difference.users:,} users"
     )
-    return Verdict(gate, outcome, difference.relative, -allowed, "train", detail)
+    return Verdict(gate, outcome, difference.relative, -allowed, "train", detail, recall)
 
 
 def recall_by_category(case: Case) -> Verdict | None:

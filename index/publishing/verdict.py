@@ -11,7 +11,10 @@ Outcome = Literal["passed", "failed", "skipped"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """A gate's result. ``stage``: the stage at fault if it failed."""
+    """A gate's result.
+
+    stage: at fault if it failed. recall: recall@100 of the new bundle on held-out events, of the gate that is about it.
+    """
 
     gate: str
     outcome: Outcome
@@ -19,6 +22,7 @@ class Verdict:
     threshold: float | None
     stage: str
     detail: str
+    recall: float | None = None
 
     @classmethod
     def at_least(cls, gate: str, measured: float, threshold: float, stage: str, detail: str) -> Verdict:

@@ -254,8 +254,10 @@ def test_the_metrics_have_outcome_version_items_and_the_log(tmp_path: Path) -> N
     config = config_of(tmp_path, metrics_file=file)
     registry = Registry(config.registry)
     version = registry.publish(write_bundle(tmp_path / "bundle"))
-    watched(config, lambda: Done(version, verdicts=(GATE,)), clock=Clock())
+    recall = Verdict("recall against live", "skipped", None, None, "train", "nothing is live yet", 0.21)
+    watched(config, lambda: Done(version, verdicts=(GATE, recall)), clock=Clock())
     found = figures_in(file)
+    assert found["towerline_night_recall_at_100"] == 0.21
     assert found["towerline_night success"] == 1.0
     assert [found[f"towerline_night {outcome}"] for outcome in ("late", "refused", "failed")] == [0.0] * 3
     assert found[f"towerline_live_version_info {version}"] == 1.0

@@ -37,6 +37,9 @@ def write_metrics(night: Night, file: Path) -> None:
         figures.add("gate_failed", "1 if the gate failed in the last night", verdict["outcome"] == "failed", gate=gate)
         if verdict["measured"] is not None:
             figures.add("gate_measured", "The gate's figure in the last night", verdict["measured"], gate=gate)
+        if verdict.get("recall") is not None:
+            text = "recall@100 on held-out events of the last night's bundle"
+            figures.add("night_recall_at_100", text, verdict["recall"])
     _readable("the live version", lambda: _live(figures, night))
     _readable("the log of changes", lambda: _log_entries(figures, night))
     file.parent.mkdir(parents=True, exist_ok=True)
