@@ -159,6 +159,7 @@ def test_churn_and_recall_are_those_of_the_answers(
         if bought
     ]
     first, second = np.mean(recalls, axis=0)
+    assert verdicts["recall against live"].recall == pytest.approx(second)
     assert verdicts["recall against live"].measured == pytest.approx(second / first - 1)
     assert f"recall@100 on held-out events {second:.4f} against {first:.4f}" in verdicts["recall against live"].detail
     assert f"{len(recalls)} users" in verdicts["recall against live"].detail
