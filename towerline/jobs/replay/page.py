@@ -48,7 +48,7 @@ def findings(replay: Replay) -> Iterator[str]:
     yield headline(replay)
     weekly, backtest = replay.worth_of("weekly"), replay.worth_of("backtest")
     if weekly is not None and weekly.difference is not None:
-        yield f"A night more recent than a weekly rebuild is worth {_interval(weekly)}: {_verdict(weekly)}."
+        yield f"Against a weekly rebuild, fresh nights are worth {_interval(weekly)}: {_verdict(weekly)}."
     if backtest is not None and backtest.difference is not None:
         yield (
             "Towers that have learned from everything, in place of those the gates measured, are worth "
@@ -84,7 +84,7 @@ def notes(replay: Replay) -> Iterator[str]:
             "events is of the night."
         )
     if replay.max_users is not None:
-        yield f"At most {replay.max_users:,} users were asked per day, the same sample every day (replay.max_users)."
+        yield f"At most {replay.max_users:,} users were asked per day, by a hash of their ids (replay.max_users)."
     if replay.rows_left_out:
         yield f"{replay.rows_left_out:,} rows of the events are on no day: they have no sound id or time."
     stale = [row.date for row in replay.nights if row.stale_records]
