@@ -12,9 +12,7 @@ from typing import Any
 
 from index.evaluation.sections.part import Part
 from index.registry.bundle import Bundle
-from pipelines.contracts.schema import DatasetSchema
-
-_WINDOW = "window"
+from pipelines.contracts.schema import DatasetSchema, Window
 
 
 class MeasuredTowers(Part):
@@ -85,11 +83,8 @@ def begins_us(facts: Mapping[str, Any], schema: DatasetSchema) -> int | None:
         facts: of a manifest; with rolling windows they have the moments of that night.
         schema: of the same artifact, with the date if dates are absolute.
     """
-    window = facts.get(_WINDOW)
-    if window is not None:
-        return int(window["test_from"])
-    start = schema.split.test_from
-    return round(start.timestamp() * 1e6) if isinstance(start, datetime.datetime) else None
+    bounds = schema.split.bounds(Window.of(facts))
+    return None if bounds is None or schema.tables.events.time is None else bounds[1]
 
 
 def shown(us: int) -> str:
