@@ -36,6 +36,7 @@ RECORD = {"history": [1000, 1003, 1006, 1009], "country": "US", "age": 30}
 K = 10
 NIGHTS = 3
 KEEP = 4
+READ_SECONDS = 0.05
 
 
 class Writers:
@@ -96,13 +97,14 @@ class Snapshot:
     live: str
 
     @classmethod
-    def of(cls, registry: Path) -> Snapshot:
-        """Opens everything that a reader could open."""
+    def of(cls, registry: Path, before: Snapshot | None = None) -> Snapshot:
+        """Opens everything that a reader could open; every byte is compared where it is new."""
         opened = Registry(registry)
         live = opened.open().version
         names = opened.version_names()
+        known = set() if before is None else set(before.versions)
         for name in names:
-            bundle = opened.open(name).bundle
+            bundle = opened.open(name, verify=name not in known).bundle
             DeltaState.opened(bundle, DeltaLog(opened.store), ItemEmbedder(bundle))
         store = opened.store
         entries = {name: store.read_bytes(f"deltas/{name}") or b"" for name in store.files("deltas")}
@@ -161,6 +163,7 @@ def read_until(stop: Path, log: Path, registry: Path, expected: dict[str, list[i
                 wrong.append(f"{found.version}: {answer}")
         except Exception:
             wrong.append(traceback.format_exc())
+        time.sleep(READ_SECONDS)  # The writers need the processor too.
     log.write_text(json.dumps({"reads": reads, "wrong": wrong}))
 
 
@@ -206,7 +209,7 @@ class Run:
             assert status == 0, "a writer that nobody killed failed"
             self.slowest = max(self.slowest, time.perf_counter() - started)
         told = Told(*json.loads(self.told_file.read_text())) if self.told_file.exists() else None
-        now = Snapshot.of(self.registry)
+        now = Snapshot.of(self.registry, self.last)
         now.require_after(self.last, told)
         self.last = now
 
