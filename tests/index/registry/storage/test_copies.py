@@ -13,6 +13,7 @@ import pytest
 
 from index.registry.registry import Opened, Registry
 from index.registry.storage.object_store import ObjectStore
+from index.retrieval.retriever import Retriever
 from pipelines.contracts.errors import ArtifactError
 from tests.index.serving_bundles import write_bundle
 
@@ -75,6 +76,7 @@ HOLDER = """
 import sys
 from pathlib import Path
 from index.registry.storage.object_store import ObjectStore
+from index.retrieval.retriever import Retriever
 store = ObjectStore(None, "copies", sys.argv[1], Path(sys.argv[2]))
 held = store.hold(f"versions/{sys.argv[3]}")
 print("held", flush=True)
@@ -158,3 +160,20 @@ def test_a_forked_child_reads_an_object_store_by_its_own_connection(registry: Re
     if child == 0:
         os._exit(0 if store._opened is parents and store._fs is not None and store._opened_by == os.getpid() else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_server_that_follows_eight_nights_keeps_two_copies(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOWERLINE_CACHE", str(tmp_path / "writer"))
+    writer = Registry(f"memory://{tmp_path}/served")
+    names = [writer.publish(bundle, keep=2)]
+    monkeypatch.setenv("TOWERLINE_CACHE", str(tmp_path / "server"))
+    reader = Registry(writer.url)
+    with Retriever.open(writer.url) as retriever:
+        watcher = retriever.watch(interval_seconds=3600.0)
+        for _ in range(NIGHTS):
+            names.append(writer.publish(bundle, keep=2))
+            assert watcher.check()
+            assert len(retriever.retrieve({"history": [1000]}, 5)) == 5
+            assert copies(reader) == names[-2:]
