@@ -6,6 +6,7 @@ were ever calls at the same moment, and frees them with itself.
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -108,6 +109,19 @@ class QueryTower:
                 f"query tower: reads history vectors of {first.details['history']['shape'][2]} numbers, the bundle's "
                 f"have {width}. Build the bundle from one model."
             )
+
+    def over(self, item_vectors: Vectors) -> QueryTower:
+        """The same tower over more items; nothing is opened again.
+
+        Args:
+            item_vectors: ``[more items, dim] float32``, of the same length as before.
+        """
+        tower = copy.copy(self)
+        tower._fillers = tuple(
+            functools.partial(_fill_vectors, item_vectors) if name == "history" else fill
+            for name, fill in zip(self._names.history, self._fillers, strict=True)
+        )
+        return tower
 
     @property
     def features(self) -> tuple[Feature, ...]:

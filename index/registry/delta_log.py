@@ -63,6 +63,10 @@ class DeltaLog:
         names = self._store.files(DELTAS)
         return max([*_numbers(names), 0 if _began(names) else self._legacy.last()])
 
+    def at(self, sequence: int) -> Entry | None:
+        """One entry; None if there is none or it is damaged, which is logged. Lists nothing."""
+        return self._read(sequence)
+
     def after(self, sequence: int) -> list[Entry]:
         """The readable entries with larger numbers, in order. A damaged one is logged and left out."""
         names = self._store.files(DELTAS)

@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from index.registry.deltas import DeltaState
-from index.search.exact import ExactSearcher
+from index.search.exact import ExactSearcher, scores_of
 from index.search.searcher import (
     PAD_ROW,
     PAD_SCORE,
@@ -15,10 +14,10 @@ from index.search.searcher import (
     Neighbors,
     Searcher,
     Vectors,
-    best_first,
     check_k,
     check_queries,
 )
+from index.search.ties import TieOrder
 from index.search.utility import Utility
 from pipelines.contracts.arrays import Bools, Int32
 
@@ -96,22 +95,45 @@ class MaskedSearcher(_OverBase):
             fetch = min(2 * fetch, len(self._dead))
 
     def search_batch(self, queries: Vectors, k: int, effort: Effort | None = None) -> Neighbors:
-        """Returns the best live rows of each query, one search each. See ``Searcher.search_batch``."""
-        return _one_by_one(self, queries, k, effort)
+        """Returns the best live rows of each query; those with many dead neighbors are searched one by one."""
+        check_k(k)
+        if self._num_dead == 0:
+            return self._base.search_batch(queries, k, effort)
+        checked = check_queries(queries, self.dim)
+        width = min(k, self.num_items)
+        found = self._base.search_batch(checked, k + min(self._num_dead, k), effort)
+        alive = (found.rows >= 0) & ~self._dead[found.rows]
+        order = np.argsort(~alive, axis=1, kind="stable")[:, :width]
+        rows = np.where(alive, found.rows, PAD_ROW)
+        rows = np.take_along_axis(rows, order, axis=1).astype(np.int32)
+        scores = np.where(rows < 0, PAD_SCORE, np.take_along_axis(found.scores, order, axis=1)).astype(np.float32)
+        for line in np.flatnonzero((rows < 0).any(axis=1)):
+            again = self.search(checked[line], width, effort)
+            n = len(again.rows)
+            rows[line, :n], scores[line, :n] = again.rows, again.scores
+        return Neighbors(rows, scores)
 
 
 class DeltaSearcher(_OverBase):
-    """A searcher over a bundle with deltas applied: the bundle's own without its dead rows, and the fresh items.
+    """A searcher over a bundle with changes: the bundle's own without its dead rows, and the fresh items.
 
     Fresh items are always all scored, whatever the effort.
     """
 
-    def __init__(self, base: Searcher, state: DeltaState) -> None:
-        """Takes the bundle's searcher and what the deltas changed."""
-        super().__init__(MaskedSearcher(base, state.dead[: state.base_items]))
-        self._first_fresh = state.base_items
-        self._fresh = ExactSearcher(state.fresh_vectors, checked=True)
-        self._fresh_rows = np.flatnonzero(~state.dead[state.base_items :]).astype(np.int32)
+    def __init__(self, base: Searcher, fresh_vectors: Vectors, dead: Bools, ties: TieOrder | None) -> None:
+        """Makes one.
+
+        Args:
+            base: the bundle's searcher.
+            fresh_vectors: ``[fresh, dim] float32``.
+            dead: ``[items + fresh] bool``.
+            ties: which of equals comes first; None is the lower row.
+        """
+        self._first_fresh = len(dead) - len(fresh_vectors)
+        super().__init__(MaskedSearcher(base, dead[: self._first_fresh]))
+        self._fresh = ExactSearcher(fresh_vectors, checked=True)
+        self._fresh_rows = np.flatnonzero(~dead[self._first_fresh :]).astype(np.int32)
+        self._ties = ties
 
     @property
     def num_items(self) -> int:
@@ -125,29 +147,32 @@ class DeltaSearcher(_OverBase):
     def search_utility(self, query: Vectors, k: int, utility: Utility, effort: Effort | None = None) -> Neighbors:
         """Returns the best rows that live, by utility. See ``Searcher.search_utility``."""
         found = self._base.search_utility(query, k, utility.between(0, self._first_fresh), effort)
-        return self._with_fresh(found, query, k, utility.between(self._first_fresh))
+        return self._with_fresh(found, query, k, utility)
 
     def _with_fresh(self, found: Neighbors, query: Vectors, k: int, utility: Utility | None) -> Neighbors:
         if len(self._fresh_rows) == 0:
             return found
-        fresh = self._fresh.search_rows(query, k, self._fresh_rows, utility)
-        rows = np.concatenate([found.rows, fresh.rows + np.int32(self._first_fresh)])
-        merged = best_first(rows, np.concatenate([found.scores, fresh.scores]))
-        return Neighbors(merged.rows[:k], merged.scores[:k])
+        rows = self._fresh_rows + np.int32(self._first_fresh)
+        scores = scores_of(self._fresh.vectors, self._fresh_rows, np.asarray(query, np.float32))
+        scores = scores if utility is None else utility.of(scores, rows)
+        fresh = Neighbors.best(scores, k, rows, self._ties)
+        rows = np.concatenate([found.rows, fresh.rows])
+        return Neighbors.best(np.concatenate([found.scores, fresh.scores]), k, rows, self._ties)
 
     def search_batch(self, queries: Vectors, k: int, effort: Effort | None = None) -> Neighbors:
-        """Returns the best live rows of each query, one search each. See ``Searcher.search_batch``."""
-        return _one_by_one(self, queries, k, effort)
-
-
-def _one_by_one(searcher: Searcher, queries: Vectors, k: int, effort: Effort | None) -> Neighbors:
-    check_k(k)
-    checked = check_queries(queries, searcher.dim)
-    width = min(k, searcher.num_items)
-    rows = np.full((len(checked), width), PAD_ROW, np.int32)
-    scores = np.full((len(checked), width), PAD_SCORE, np.float32)
-    for line, query in enumerate(checked):
-        found = searcher.search(query, max(1, width), effort)
-        n = min(width, len(found.rows))
-        rows[line, :n], scores[line, :n] = found.rows[:n], found.scores[:n]
-    return Neighbors(rows, scores)
+        """Returns the best live rows of each query. See ``Searcher.search_batch``."""
+        check_k(k)
+        checked = check_queries(queries, self.dim)
+        found = self._base.search_batch(checked, k, effort)
+        if len(self._fresh_rows) == 0:
+            return found
+        width = min(k, self.num_items)
+        rows = np.full((len(checked), width), PAD_ROW, np.int32)
+        scores = np.full((len(checked), width), PAD_SCORE, np.float32)
+        for line, query in enumerate(checked):
+            n = int(np.count_nonzero(found.rows[line] >= 0))
+            own = Neighbors(found.rows[line, :n], found.scores[line, :n])
+            both = self._with_fresh(own, query, width, None)
+            n = len(both.rows)
+            rows[line, :n], scores[line, :n] = both.rows, both.scores
+        return Neighbors(rows, scores)

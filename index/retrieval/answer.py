@@ -49,7 +49,7 @@ def unfiltered(
     """The searcher's own answer as candidates."""
     rows = found.rows
     n = len(rows)
-    plan = Plan("search", live.num_items, n, 1, n < k)
+    plan = Plan("search", live.num_alive, n, 1, n < k)
     ids, sources = live.items.of(rows), _LABELS.of(TOWERS, n)
     return Candidates(ids, found.scores, rows, sources, live.version, live.space, k, plan, cold, unknown)
 
@@ -95,7 +95,8 @@ def _own(live: ServingVersion, k: int, read: ReadRules, request: Request) -> Row
     places = places_of(k, live.settings.own_items_share)
     if places == 0 or len(request.all_rows) == 0:
         return _NO_ROWS
-    return _allowed(own_items(request, live.action_weights, live.settings.own_items_half_life_days), read)[:places]
+    own = own_items(request, live.action_weights, live.settings.own_items_half_life_days)
+    return _allowed(live.living(own), read)[:places]
 
 
 def _new(live: ServingVersion, query: Vectors | None, k: int, read: ReadRules) -> Selected:

@@ -69,7 +69,7 @@ def embedded(live: ServingVersion, records: Sequence[Mapping[str, Any]], start: 
 
 
 def _answers(live: ServingVersion, part: Embedded, found: Neighbors, k: int) -> list[Candidates]:
-    full = bool((found.rows[:, -1] >= 0).all())
+    full = found.rows.shape[1] > 0 and bool((found.rows[:, -1] >= 0).all())
     return [
         answer(live, None, k, NO_RULES, cold=cold, request=request)
         if cold == "popularity"

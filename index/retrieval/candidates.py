@@ -27,8 +27,9 @@ class ItemExplanation:
     score: what it was ranked by. leaf: its leaf of the tree; None with exact search. rank: among all items by exact
     search, 1 is the best; eligible_rank: its rank among those that ``where`` and ``exclude`` allow, None if they
     remove it. place: its place in the answer, 1 is the first; None if it was not returned. removed_by: the rule
-    that removed it ("where ...", "exclude", "max_per ..."), "rank" if k better ones came first, "diversity", "blending"
-    if the places went to other sources, or "search" if exact search would have returned it; None if it was returned.
+    that removed it ("where ...", "exclude", "max_per ..."), "paused or removed" if a change did, "rank" if k better
+    ones came first, "diversity", "blending" if the places went to other sources, or "search" if exact search would have
+    returned it; None if it was returned.
     """
 
     item_id: Any

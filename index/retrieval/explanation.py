@@ -15,9 +15,8 @@ from index.retrieval.candidates import ItemExplanation
 from index.retrieval.live.version import ServingVersion
 from index.retrieval.selection import ReadRules, Rules, excluded_rows
 from index.rules.crowding import within_limits
-from index.search.searcher import Rows, Scores, Vectors
+from index.search.searcher import Neighbors, Rows, Scores, Vectors
 from pipelines.contracts.errors import SchemaError
-from pipelines.contracts.top_k import top_k
 
 
 @dataclass(frozen=True)
@@ -33,12 +32,14 @@ class CallExplanation:
 
     @functools.cached_property
     def _scores(self) -> Scores:
-        scores = self.live.popularity_scores if self.query is None else self.live.vectors @ self.query
+        scores = self.live.popularity.scores if self.query is None else self.live.vectors @ self.query
         return scores if self.read.utility is None else self.read.utility.of(scores)
 
     @functools.cached_property
     def _order(self) -> Rows:
-        return top_k(self._scores, len(self._scores))
+        """Ads that may be shown, best first."""
+        rows = self.live.living(np.arange(self.live.num_items, dtype=np.int32))
+        return Neighbors.best(self._scores[rows], max(1, len(rows)), rows, self.live.planner.ties).rows
 
     @functools.cached_property
     def _eligible_order(self) -> Rows:
@@ -63,13 +64,21 @@ class CallExplanation:
             item_id=item_id,
             score=float(self._scores[row]),
             leaf=None if leaves is None else int(leaves.leaf_of_row[row]),
-            rank=int(np.flatnonzero(self._order == row)[0]) + 1,
+            rank=self._rank(row),
             eligible_rank=int(eligible_rank[0]) + 1 if len(eligible_rank) else None,
             place=int(place[0]) + 1 if len(place) else None,
             removed_by=None if len(place) else self._removed_by(row),
         )
 
+    def _rank(self, row: int) -> int:
+        place = np.flatnonzero(self._order == row)
+        if len(place):
+            return int(place[0]) + 1
+        return int(np.count_nonzero(self._scores[self._order] >= self._scores[row])) + 1
+
     def _removed_by(self, row: int) -> str:
+        if row not in self._order:
+            return "paused or removed"
         if self.rules.where is not None and not self.live.eligible(self.rules.where).mask[row]:
             return f"where {self.rules.where}"
         if row in excluded_rows(self.live, self.rules.exclude):

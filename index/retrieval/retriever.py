@@ -25,7 +25,7 @@ from index.retrieval.answer import NO_RULES, answer, answer_record
 from index.retrieval.batch import answer_batch
 from index.retrieval.blended_batch import answer_blended, searches_at_once
 from index.retrieval.candidates import Candidates
-from index.retrieval.live.delta_follower import DeltaFollower
+from index.retrieval.live.delta_follower import DeltaFollower, Unchanging
 from index.retrieval.live.source import Source
 from index.retrieval.live.version import ServingVersion
 from index.retrieval.live.watcher import Watcher
@@ -47,7 +47,6 @@ class Retriever:
     def __init__(self, source: Source, live: ServingVersion, metrics: RetrieverMetrics) -> None:
         """Takes an opened version; use ``open`` to make a retriever."""
         self._source = source
-        self._live = live
         self._follower = self._followed(live)
         self._watcher: Watcher | None = None
         self._live_since = time.monotonic()
@@ -85,22 +84,22 @@ class Retriever:
     @property
     def version(self) -> str:
         """The version that answers now."""
-        return self._live.version
+        return self._follower.base.version
 
     @property
     def space(self) -> str:
         """Name of the vector space of the version that answers now."""
-        return self._live.space
+        return self._follower.base.space
 
     @property
     def bundle(self) -> Bundle:
         """The bundle of the version that answers now; fresh ads and removals of deltas are not in it."""
-        return self._live.bundle
+        return self._follower.base.bundle
 
     @property
     def num_items(self) -> int:
-        """Items in the catalogue of the version that answers now."""
-        return self._serving().num_items
+        """Ads that the version that answers now may show."""
+        return self._serving().num_alive
 
     @property
     def age_seconds(self) -> float:
@@ -266,8 +265,8 @@ class Retriever:
         """Starts to follow CURRENT: a new version is opened, verified and warmed in the background, then answers.
 
         Calls continue meanwhile and never wait. A version that cannot be opened is counted and logged, and the live one
-        stays. On an object store the live version's new deltas are read at the same interval; on a disk every call sees
-        them.
+        stays; it is tried again after longer and longer waits. On an object store new changes of ads are read at the
+        same interval; on a disk every call sees them.
         Returns the watcher; a second call returns the same.
 
         Raises:
@@ -275,36 +274,33 @@ class Retriever:
         """
         if self._watcher is None:
             self._watcher = Watcher(
-                self._source, self._move, lambda: self._live.version, self._look, self.metrics, interval_seconds
+                self._source, self._move, lambda: self.version, self._look, self.metrics, interval_seconds
             )
             self._watcher.start()
         return self._watcher
 
     @property
     def delta_sequence(self) -> int:
-        """The last delta applied to the version that answers now; 0 for none."""
+        """Number of the last change in the registry's log that is laid out in the version that answers; 0 for none."""
         return self._serving().delta_sequence
 
     def _serving(self) -> ServingVersion:
-        """The version to answer a call with, including new deltas."""
-        return self._live if self._follower is None else self._follower.poll()
+        """The version to answer a call with, new changes included."""
+        return self._follower.poll()
 
     def _look(self) -> None:
-        if self._follower is not None:
+        if isinstance(self._follower, DeltaFollower):
             self._follower.look()
 
-    def _followed(self, live: ServingVersion) -> DeltaFollower | None:
-        """The follower of a registry's version, with all present deltas applied; None for a bundle."""
+    def _followed(self, live: ServingVersion) -> DeltaFollower | Unchanging:
+        """The version with all changes in its registry's log applied."""
         registry = self._source.registry
-        if registry is None:
-            return None
-        follower = DeltaFollower(live, DeltaLog(registry.store))
-        follower.catch_up()
-        return follower
+        return Unchanging(live) if registry is None else DeltaFollower(live, DeltaLog(registry.store))
 
-    def _move(self, live: ServingVersion) -> ServingVersion:
-        follower, old = self._followed(live), self._live
-        self._live, self._follower = live, follower
+    def _move(self, live: ServingVersion) -> object:
+        """Makes a version live. Returns what the last one consists of."""
+        follower, old = self._followed(live), self._follower
+        self._follower = follower
         self._live_since = time.monotonic()
         self.metrics.went_live(live.version, time.time(), swapped=True)
         return old
@@ -312,8 +308,8 @@ class Retriever:
     def after_fork(self) -> None:
         """In a forked process: renews locks and connections, and goes on watching if the parent did."""
         self._source.after_fork()
-        if self._follower is not None:
-            self._follower.after_fork()
+        if self._source.registry is not None and isinstance(self._follower, DeltaFollower):
+            self._follower.after_fork(DeltaLog(self._source.registry.store))
         self.metrics.after_fork()
         if self._watcher is not None:
             self._watcher.after_fork()

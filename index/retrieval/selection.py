@@ -20,7 +20,7 @@ from index.rules.diversity import diversified, pool_size
 from index.rules.eligible import Eligible
 from index.rules.plan import Method, Plan
 from index.rules.planner import Nearest
-from index.search.searcher import Neighbors, Rows, Scores, Vectors
+from index.search.searcher import Neighbors, Rows, Vectors
 from index.search.utility import Utility
 from pipelines.contracts.errors import SchemaError
 
@@ -45,8 +45,9 @@ class Rules:
 class ReadRules:
     """The rules, looked up in a version.
 
-    eligible: None means every item. new: the eligible items without an event in train, if new items have a share of the
-    places, else None. excluded: ``[n] int32`` ascending rows, eligible or not. utility: None ranks by score alone.
+    eligible: None means every ad that may be shown. new: the eligible items without an event in train, if new items
+    have a share of the places, else None. excluded: ``[n] int32`` ascending rows, eligible or not. utility: None ranks
+    by score alone.
     """
 
     eligible: Eligible | None
@@ -78,7 +79,7 @@ def read_rules(live: ServingVersion, rules: Rules) -> ReadRules:
             f"value_weight: version {live.version} was built without a value. Name an attribute with [index] value."
         )
     diversity = _number(rules.diversity, "diversity", 0.0, 1.0)
-    eligible = live.alive if rules.where is None else live.eligible(rules.where)
+    eligible = None if rules.where is None else live.eligible(rules.where)
     new = live.new_items(rules.where) if live.settings.new_items_share > 0.0 else None
     excluded = excluded_rows(live, rules.exclude)
     if len(excluded) > _FEW_EXCLUDED:
@@ -129,7 +130,7 @@ def select(live: ServingVersion, query: Vectors | None, k: int, rules: ReadRules
         rules: read for this version.
     """
     pool = pool_size(k) if rules.diversity > 0 else k
-    count = live.num_items if rules.eligible is None else rules.eligible.count
+    count = live.num_alive if rules.eligible is None else rules.eligible.count
     fetch = pool
     if rules.limits:
         shares = {limit.attribute: live.group_shares(limit.attribute) for limit in rules.limits}
@@ -144,7 +145,7 @@ def select(live: ServingVersion, query: Vectors | None, k: int, rules: ReadRules
             break
         fetch = min(_GROWTH * fetch, count)
     exhausted = found.exhausted and len(kept.rows) <= k
-    plan = Plan(found.method, _eligible_count(count, rules), scored, rounds, exhausted)
+    plan = Plan(found.method, _eligible_count(live, count, rules), scored, rounds, exhausted)
     return Selected(_chosen(live, kept, k, pool, rules), plan)
 
 
@@ -152,9 +153,9 @@ def _nearest(live: ServingVersion, query: Vectors, fetch: int, rules: ReadRules)
     return live.planner.nearest(query, fetch, rules.eligible, rules.utility)
 
 
-def _eligible_count(count: int, rules: ReadRules) -> int:
+def _eligible_count(live: ServingVersion, count: int, rules: ReadRules) -> int:
     if rules.eligible is None:
-        return count - len(rules.excluded)
+        return count - len(live.living(rules.excluded))
     return count - int(np.count_nonzero(rules.eligible.mask[rules.excluded]))
 
 
@@ -181,14 +182,14 @@ def _popular(live: ServingVersion, fetch: int, rules: ReadRules) -> Nearest:
     """The most frequent eligible items; with a value weight, by ``log1p(events) + weight · log value``."""
     method: Method = "popularity"
     eligible = rules.eligible
+    count = live.num_alive if eligible is None else eligible.count
     if rules.utility is None:
-        rows = live.popularity_order
-        rows = rows if eligible is None else rows[eligible.mask[rows]]
-        scores: Scores = live.popularity_scores[rows[:fetch]]
-        return Nearest(Neighbors(rows[:fetch], scores), method, fetch, fetch >= len(rows))
-    utilities = rules.utility.of(live.popularity_scores)
-    if eligible is None:
-        best, count = Neighbors.best(utilities, fetch), len(utilities)
+        rows = live.popularity.order
+        first = rows[: fetch + live.num_items - count]
+        rows = live.living(first) if eligible is None else rows[eligible.mask[rows]]
+        found = Neighbors(rows[:fetch], live.popularity.scores[rows[:fetch]])
     else:
-        best, count = Neighbors.best(utilities[eligible.rows], fetch, eligible.rows), eligible.count
-    return Nearest(best, method, fetch, fetch >= count)
+        rows = live.living(np.arange(live.num_items, dtype=np.int32)) if eligible is None else eligible.rows
+        utilities = rules.utility.of(live.popularity.scores[rows], rows)
+        found = Neighbors.best(utilities, fetch, rows, live.planner.ties)
+    return Nearest(found, method, fetch, fetch >= count)

@@ -18,11 +18,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from index.rules.attributes import Mask
 from index.rules.eligible import Eligible
 from index.rules.plan import Method
 from index.search.exact import scores_of
 from index.search.leaves import Leaves
 from index.search.searcher import Effort, Neighbors, Scores, Searcher, Vectors
+from index.search.ties import TieOrder
 from index.search.utility import Utility
 
 # Up to this many numbers (rows × dim) all eligible rows are scored: 8 MB of vectors, about half a millisecond.
@@ -58,7 +60,8 @@ class Planner:
     """Plans over one version. Immutable.
 
     vectors: ``[items, dim] float32``. leaves: None where the searcher has no tree. log_values: ``[items] float32``,
-    None if the version was built without a value; leaf_log_values: ``[leaves] float32`` their means.
+    None if the version was built without a value; leaf_log_values: ``[leaves] float32`` their means. alive: ``[items]
+    bool``, the rows that the searcher finds; None is all. ties: which of equals comes first; None is the lower row.
     """
 
     searcher: Searcher
@@ -66,6 +69,8 @@ class Planner:
     leaves: Leaves | None
     log_values: Scores | None
     leaf_log_values: Scores | None
+    alive: Mask | None = None
+    ties: TieOrder | None = None
 
     @classmethod
     def of(cls, searcher: Searcher, vectors: Vectors, log_values: Scores | None) -> Planner:
@@ -87,7 +92,7 @@ class Planner:
         Args:
             query: ``[dim] float32``, checked.
             m: 1 or more.
-            eligible: None is all rows.
+            eligible: rows that live; None is all of these. One change of an ad alters no plan.
             utility: of this version; None ranks by score.
         """
         if eligible is None:
@@ -110,7 +115,7 @@ class Planner:
         n = self.searcher.num_items
         many = self.leaves is not None and m * _WHOLE_SHARE >= n
         if many or (utility is not None and not self.searcher.indexes_value):
-            return Nearest(Neighbors.best(self._all_utilities(query, utility), m), "exact", n, m >= n)
+            return Nearest(self._best_of_all(query, m, self.alive, utility), "exact", n, m >= n)
         found = self._ask(query, m, utility, self._deeper(m))
         if len(found.rows) < min(m, n):
             return self._search(query, n, utility)
@@ -121,10 +126,15 @@ class Planner:
             return self.searcher.search(query, m, effort)
         return self.searcher.search_utility(query, m, utility, effort)
 
-    def _all_utilities(self, query: Vectors, utility: Utility | None) -> Scores:
-        """``[items] float32``."""
+    def _best_of_all(self, query: Vectors, m: int, mask: Mask | None, utility: Utility | None) -> Neighbors:
+        """The m best rows where ``mask [items] bool`` is true, by one pass over the whole matrix."""
         scores: Scores = self.vectors @ query
-        return scores if utility is None else utility.of(scores)
+        utilities = scores if utility is None else utility.of(scores)
+        if mask is None:
+            return Neighbors.best(utilities, m, ties=self.ties)
+        found = Neighbors.best(np.where(mask, utilities, np.float32(-np.inf)), m, ties=self.ties)
+        passing = mask[found.rows]
+        return Neighbors(found.rows[passing], found.scores[passing])
 
     def _deeper(self, m: int) -> Effort | None:
         """The effort for many neighbors: one tuned for 100 searches too few leaves for thousands."""
@@ -137,10 +147,10 @@ class Planner:
     def _exact(self, query: Vectors, m: int, eligible: Eligible, utility: Utility | None) -> Nearest:
         if eligible.vectors is None and eligible.count * 4 > len(self.vectors):
             # Most rows: one pass over the whole matrix is faster than gathering.
-            utilities = np.where(eligible.mask, self._all_utilities(query, utility), np.float32(-np.inf))
-            found = Neighbors.best(utilities, min(m, eligible.count))
+            found = self._best_of_all(query, m, eligible.mask, utility)
         else:
-            found = Neighbors.best(self._eligible_utilities(query, eligible, utility), m, eligible.rows)
+            utilities = self._eligible_utilities(query, eligible, utility)
+            found = Neighbors.best(utilities, m, eligible.rows, self.ties)
         return Nearest(found, "exact", eligible.count, m >= eligible.count)
 
     def _eligible_utilities(self, query: Vectors, eligible: Eligible, utility: Utility | None) -> Scores:
@@ -199,7 +209,7 @@ class Planner:
                 place += end - start
         utilities = scores if utility is None else utility.of(scores, rows)
         exhausted = m >= len(rows) == eligible.count
-        return Nearest(Neighbors.best(utilities, m, rows), "leaves", len(rows), exhausted)
+        return Nearest(Neighbors.best(utilities, m, rows, self.ties), "leaves", len(rows), exhausted)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
+from index.search.ties import TieOrder
 from index.search.utility import Utility
 from pipelines.contracts.arrays import Float32, Int32
 from pipelines.contracts.errors import ArtifactError, SchemaError
@@ -29,7 +30,7 @@ LARGEST = 1e15
 
 @dataclass(frozen=True, slots=True)
 class Neighbors:
-    """Rows and their scores, best first; with equal scores, the lower row comes first.
+    """Rows and their scores, best first; with equal scores, the lower row comes first (``TieOrder``: the lower id).
 
     rows: ``[k] int32``, or ``[batch, k]`` padded with -1 at the end.
     scores: ``[k] float32``, or ``[batch, k]`` padded with -inf.
@@ -39,9 +40,24 @@ class Neighbors:
     scores: Scores
 
     @classmethod
-    def best(cls, scores: Scores, k: int, rows: Rows | None = None) -> Neighbors:
-        """The ``min(k, n)`` best of ``[n] float32`` scores; ``rows [n] int32`` are their rows, None counts from 0."""
-        places = top_k(scores, k, rows)
+    def best(cls, scores: Scores, k: int, rows: Rows | None = None, ties: TieOrder | None = None) -> Neighbors:
+        """The ``min(k, n)`` best of ``[n] float32`` scores.
+
+        Args:
+            scores: no NaN.
+            k: 1 or more.
+            rows: ``[n] int32`` their rows; None counts from 0.
+            ties: which of equals comes first; None is the lower row.
+        """
+        if ties is not None:
+            if k < len(scores):
+                # Those that may be among the best: only they need a key.
+                may = np.flatnonzero(scores >= np.partition(scores, len(scores) - k)[len(scores) - k]).astype(np.int32)
+                rows, scores = may if rows is None else rows[may], scores[may]
+            rows = np.arange(len(scores), dtype=np.int32) if rows is None else rows
+            places = top_k(scores, k, ties.keys(rows))
+        else:
+            places = top_k(scores, k, rows)
         return cls(places if rows is None else rows[places], scores[places])
 
 

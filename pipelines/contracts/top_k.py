@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipelines.contracts.arrays import Float32, Int32
+from pipelines.contracts.arrays import Float32, Int32, Int64
 
 
-def top_k(scores: Float32, k: int, rows: Int32 | None = None) -> Int32:
+def top_k(scores: Float32, k: int, rows: Int32 | Int64 | None = None) -> Int32:
     """Returns ``[min(k, n)] int32`` places of the k largest of ``[n] float32`` scores, best first.
 
     Args:
         scores: no NaN.
         k: 1 or more.
-        rows: ``[n] int32`` by which ties are broken; None where the scores are in row order.
+        rows: ``[n]`` integers by which ties are broken; None where the scores are in row order.
     """
     n = len(scores)
     places = None

@@ -21,12 +21,12 @@ from index.inference.records import Clock, RecordReader
 from index.inference.request_ids import one_id
 from index.inference.user_records import records_of
 from index.registry.bundle import Bundle
+from index.retrieval.live.popularity import Popularity
 from index.rules.attributes import Attributes, Mask
 from index.rules.eligible import Eligible, EligibleCache
 from index.rules.planner import Planner
 from index.rules.where import mask_of
-from index.search.searcher import Rows, Scores, Searcher, Vectors
-from index.search.value_tree import load_value
+from index.search.searcher import Rows, Searcher, Vectors
 from index.settings import RETRIEVER_FILE, RetrieverSettings
 from pipelines.contracts.conversion.column_type import ColumnType
 from pipelines.contracts.errors import ArtifactError, SchemaError
@@ -39,8 +39,9 @@ MIB = 1 << 20
 class ServingVersion:
     """A bundle opened for serving. Safe to use from many threads.
 
-    version: its name. vectors: ``[items, dim] float32`` in memory, in row order. alive: rows that deltas leave, None
-    means all; catalogue: the items table with fresh ads, None means the bundle's; delta_sequence: the last one applied.
+    version: its name. vectors: ``[items, dim] float32`` in memory, in row order, fresh ads at the end. catalogue: the
+    items table with fresh ads. delta_sequence: the last change of the registry's log that was laid out; ads that later
+    ones pause or remove are hidden all the same.
     """
 
     version: str
@@ -54,8 +55,8 @@ class ServingVersion:
     attributes: Attributes
     settings: RetrieverSettings
     eligibles: EligibleCache
-    alive: Eligible | None = None
-    catalogue: pa.Table | None = None
+    popularity: Popularity
+    catalogue: pa.Table
     delta_sequence: int = 0
 
     @classmethod
@@ -79,7 +80,7 @@ class ServingVersion:
                 f"{bundle.dir}: {len(items)} item ids, but {bundle.num_items} vectors. Build the bundle again."
             )
         tower = QueryTower(bundle.query_tower.read_bytes(), bundle.schema, bundle.vocabulary.user, bundle.vectors)
-        value = load_value(bundle.dir)
+        value = bundle.value
         chosen = settings_of(bundle) if settings is None else settings
         opened = cls(
             version=version,
@@ -93,6 +94,8 @@ class ServingVersion:
             attributes=attributes_of(bundle, bundle.items),
             settings=chosen,
             eligibles=EligibleCache(int(chosen.rule_cache_mib * MIB)),
+            popularity=Popularity.of(bundle.vocabulary.item_frequency),
+            catalogue=bundle.items,
         )
         opened.warm()
         return opened
@@ -104,8 +107,22 @@ class ServingVersion:
 
     @property
     def num_items(self) -> int:
-        """Items in the catalogue."""
+        """Rows of the catalogue, dead ones included."""
         return len(self.items)
+
+    @property
+    def alive(self) -> Mask | None:
+        """``[items] bool``: rows that may be shown; None means all."""
+        return self.planner.alive
+
+    @property
+    def num_alive(self) -> int:
+        """How many ads may be shown."""
+        return self.searcher.num_items
+
+    def living(self, rows: Rows) -> Rows:
+        """Those of ``[n] int32`` rows that may be shown, in their order."""
+        return rows if self.alive is None else rows[self.alive[rows]]
 
     def eligible(self, where: str) -> Eligible:
         """The rows that a rule leaves; kept for the next call with the same text.
@@ -121,23 +138,24 @@ class ServingVersion:
         """The rows that a rule leaves and that have no event in train; kept like those of ``eligible``."""
 
         def lay_out() -> Eligible:
-            mask = self._frequency == 0
+            mask = self.popularity.frequency == 0
             return self.lay_out(mask if where is None else mask & self.eligible(where).mask)
 
         return self.eligibles.get(("new items", where), lay_out)
 
     def lay_out(self, mask: Mask, *, gather: bool = True) -> Eligible:
-        """Lays out the rows that ``mask [items] bool`` and the deltas leave."""
-        mask = mask if self.alive is None else mask & self.alive.mask
+        """Lays out the rows that ``mask [items] bool`` leaves and that may be shown."""
+        mask = mask if self.alive is None else mask & self.alive
         room = int(self.settings.rule_vectors_mib * MIB) if gather else 0
         return Eligible.of(mask, self.planner.leaves, self.vectors, self.planner.log_values, gather_bytes=room)
 
     def group_shares(self, attribute: str) -> npt.NDArray[np.float64]:
-        """Share of the items without a value of the attribute, then of each of its values."""
+        """Share of the ads without a value of the attribute, then of each of its values."""
         shares = self._shares.get(attribute)
         if shares is None:
-            counts = np.bincount(self.attributes.groups(attribute) + 1, minlength=1)
-            shares = self._shares[attribute] = counts / max(1, self.num_items)
+            groups = self.attributes.groups(attribute)
+            counts = np.bincount((groups if self.alive is None else groups[self.alive]) + 1, minlength=1)
+            shares = self._shares[attribute] = counts / max(1, self.num_alive)
         return shares
 
     @functools.cached_property
@@ -148,22 +166,6 @@ class ServingVersion:
     def action_weights(self) -> npt.NDArray[np.float64]:
         """``[actions] float64`` by action code."""
         return np.array(self.bundle.schema.action_weights)
-
-    @functools.cached_property
-    def popularity_scores(self) -> Scores:
-        """``[items] float32`` log1p of the train events of each item."""
-        return np.log1p(self._frequency).astype(np.float32)
-
-    @functools.cached_property
-    def _frequency(self) -> npt.NDArray[np.int64]:
-        """``[items] int64`` train events; 0 for fresh ads."""
-        known = self.bundle.vocabulary.item_frequency
-        return np.concatenate([known, np.zeros(self.num_items - len(known), np.int64)])
-
-    @functools.cached_property
-    def popularity_order(self) -> Rows:
-        """``[items] int32`` rows, the most frequent first; ties by row."""
-        return np.argsort(-self._frequency, kind="stable").astype(np.int32)
 
     @functools.cached_property
     def _user_places(self) -> ValueTable | None:
@@ -195,7 +197,7 @@ class ServingVersion:
 
     def describe(self, rows: Rows) -> pa.Table:
         """The item table's entries for ``[n] int32`` rows, in their order."""
-        return (self.bundle.items if self.catalogue is None else self.catalogue).take(pa.array(rows))
+        return self.catalogue.take(pa.array(rows))
 
     def warm(self) -> None:
         """Loads what the first requests would otherwise wait for, or not find after retention removed the version."""
@@ -203,10 +205,8 @@ class ServingVersion:
         request = self.reader.read({})
         vector = self.tower.embed(request, {})
         self.searcher.search(vector, min(100, self.num_items))
-        self.popularity_order  # noqa: B018
         if self.settings.new_items_share > 0.0:
             self.new_items(None)
-        self.popularity_scores  # noqa: B018
         self._user_places  # noqa: B018
 
 

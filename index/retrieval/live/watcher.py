@@ -40,7 +40,7 @@ class Watcher:
     def __init__(
         self,
         source: Source,
-        move: Callable[[ServingVersion], ServingVersion],
+        move: Callable[[ServingVersion], object],
         live_version: Callable[[], str],
         look: Callable[[], None],
         metrics: RetrieverMetrics,
@@ -51,7 +51,7 @@ class Watcher:
 
         Args:
             source: where versions are opened.
-            move: makes a version live and returns the previous one.
+            move: makes a version live and returns all that the previous one consists of.
             live_version: the live version's name.
             look: reads the log of changes.
             metrics: counts failures.
@@ -71,7 +71,7 @@ class Watcher:
         self._interval = interval_seconds
         self._clock = clock
         self._failure: _Failure | None = None
-        self._old: ServingVersion | None = None
+        self._old: object = None
         self.last_error: Exception | None = None
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from index.inference.item_ids import ItemIds
-from index.retrieval.live.delta_follower import FreshItemIds
+from index.retrieval.live.layout import FreshItemIds
 from pipelines.contracts.errors import SchemaError
 
 BIG = 2**63 - 1

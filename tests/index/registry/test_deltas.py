@@ -59,7 +59,8 @@ def state_of(registry: Registry, version: str | None = None) -> DeltaState:
 
 
 def searcher_of(registry: Registry) -> DeltaSearcher:
-    return DeltaSearcher(registry.open().bundle.searcher, state_of(registry))
+    state = state_of(registry)
+    return DeltaSearcher(registry.open().bundle.searcher, state.fresh_vectors, state.dead, None)
 
 
 def ids_found(registry: Registry, query: np.ndarray, k: int) -> list[int]:
@@ -242,7 +243,7 @@ def test_any_history_of_changes_gives_what_a_dictionary_gives(
     shown = {item: vector for item, vector in vectors.items() if item not in paused}
     query = np.random.default_rng(1).normal(size=4).astype(np.float32)
     expected = sorted(shown, key=lambda item: -float(shown[item] @ query))[:k]
-    searcher = DeltaSearcher(small.searcher, state)
+    searcher = DeltaSearcher(small.searcher, state.fresh_vectors, state.dead, None)
     assert searcher.num_items == len(shown)
     assert state.paused_ids == paused
     assert state.sequence == len(log)

@@ -56,12 +56,14 @@ def test_kept_exceptions_neither_spoil_other_calls_nor_hold_the_version(tmp_path
             ask(retriever, record, rules, way)
         kept.append(refused)
         assert retriever.retrieve(GOOD, 20).item_ids.tolist() == expected
-    old = [weakref.ref(part) for part in (retriever._live, retriever._live.tower, retriever._live.vectors)]
+    base = retriever._follower.base
+    old = [weakref.ref(part) for part in (retriever._follower, base, base.tower, base.vectors)]
+    del base
     registry.publish(bundles[1])
     with retriever:
         watcher = retriever.watch(60.0)
         assert watcher.check()
         watcher.check()
     gc.collect()
-    assert [part() for part in old] == [None, None, None]
+    assert [part() for part in old] == [None] * 4
     assert len(kept) in (5, len(REFUSED))

@@ -215,7 +215,7 @@ def test_explanations(retriever: Retriever, items: dict[str, Any]) -> None:
     assert (first.place, first.removed_by) == (1, None)
     assert first.score == pytest.approx(float(scores[found.rows[0]]), abs=1e-5)
     assert first.rank == int((scores > scores[found.rows[0]]).sum()) + 1
-    assert (first.leaf is None) == (retriever._live.planner.leaves is None)
+    assert (first.leaf is None) == (retriever._follower.base.planner.leaves is None)
     assert explanation.of(1000).removed_by == "exclude"
     gone = next(row for row in range(1, ITEMS) if not items["in_stock"][row])
     assert explanation.of(1000 + 3 * gone).removed_by == "where in_stock"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -73,8 +72,7 @@ def with_deltas(base: Searcher, fresh: Vectors) -> Searcher:
     """The fresh rows live up to ``ITEMS`` rows in all; those after them are removed."""
     rows = base.num_items
     gone = np.arange(rows + len(fresh)) >= ITEMS
-    state = SimpleNamespace(dead=gone, base_items=rows, fresh_vectors=fresh)
-    return DeltaSearcher(base, state)  # type: ignore[arg-type]
+    return DeltaSearcher(base, fresh, gone, None)
 
 
 def again(vectors: Vectors) -> Vectors:

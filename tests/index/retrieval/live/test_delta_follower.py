@@ -17,7 +17,9 @@ from index.building import job as build
 from index.registry import delta_writer
 from index.registry.delta_log import CHANGE_COLUMN, ID_COLUMN, Entry
 from index.registry.registry import Registry
-from index.retrieval.live.delta_follower import _grown, _killed
+from index.retrieval.live.delta_follower import DeltaFollower
+from index.retrieval.live.kills import hidden
+from index.retrieval.live.layout import grown_planner
 from index.retrieval.retriever import Retriever
 from index.rules.planner import Planner
 from index.search.exact import ExactSearcher, load_vectors
@@ -59,7 +61,7 @@ def registry(bundle: Path, tmp_path: Path) -> Registry:
 def settle(retriever: Retriever) -> None:
     """Lets what was taken in join."""
     retriever.retrieve(RECORD, 1)
-    assert retriever._follower is not None
+    assert isinstance(retriever._follower, DeltaFollower)
     retriever._follower.wait()
 
 
@@ -174,7 +176,7 @@ def test_fresh_rows_are_at_the_end_of_their_leaf() -> None:
     fresh = rng.normal(size=(20, 4)).astype(np.float32)
     planner = Planner.of(ExactSearcher(vectors), vectors, None)
     planner = dataclasses.replace(planner, leaves=Leaves(rows, offsets, centroids, leaf_of_row))
-    leaves = _grown(planner, np.concatenate([vectors, fresh]), fresh, None).leaves
+    leaves = grown_planner(planner, np.concatenate([vectors, fresh]), fresh, None).leaves
     assert leaves is not None
     # The slow way: sort all rows by their leaf.
     expected = np.concatenate([leaf_of_row, (fresh @ centroids.T).argmax(axis=1)])
@@ -209,13 +211,8 @@ def entry(sequence: int, **changes: list[int]) -> Entry:
 def test_what_waits_hides_what_is_removed_or_paused_in_the_end(
     entries: list[dict[str, list[int]]], gone: list[int]
 ) -> None:
-    """Until waiting entries are laid out, only their removals and pauses show. The item with id n has row 10 + n."""
-
-    class Items:
-        def rows(self, ids: list[int], where: str) -> np.ndarray:
-            return np.array([10 + item_id if item_id < 8 else -1 for item_id in ids], np.int32)
-
+    """Until waiting entries are laid out, only their removals and pauses show."""
     types = SimpleNamespace(ids=lambda ids: ids)
-    live = SimpleNamespace(items=Items(), bundle=SimpleNamespace(delta_sequence=0, item_types=types))
+    state = SimpleNamespace(bundle=SimpleNamespace(delta_sequence=0, item_types=types), paused_ids=frozenset())
     waiting = [entry(1 + number, **changes) for number, changes in enumerate(entries)]
-    assert sorted(_killed(live, waiting).tolist()) == [10 + item_id for item_id in gone]  # type: ignore[arg-type]
+    assert sorted(hidden(state, waiting)) == gone  # type: ignore[arg-type]

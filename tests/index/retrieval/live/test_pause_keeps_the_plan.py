@@ -11,6 +11,7 @@ import pytest
 from index.registry import delta_writer
 from index.registry.registry import Registry
 from index.retrieval.candidates import Candidates
+from index.retrieval.live.delta_follower import DeltaFollower
 from index.retrieval.retriever import Retriever
 from index.rules import planner
 from tests.index import serving_bundles
@@ -39,7 +40,7 @@ def pause_one(registry: Registry, retriever: Retriever) -> int:
     row = int(retriever.retrieve(RECORDS[0], ITEMS).rows[-1])
     delta_writer.apply(registry.url, pa.table({"item_id": [1000 + 3 * row], "change": ["pause"]}))
     retriever.retrieve(RECORDS[0], 1)
-    assert retriever._follower is not None
+    assert isinstance(retriever._follower, DeltaFollower)
     retriever._follower.wait()
     assert retriever.delta_sequence == 1
     return row

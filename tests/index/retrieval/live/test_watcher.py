@@ -99,7 +99,9 @@ def test_the_old_version_is_freed(tmp_path: Path, bundles: list[Path]) -> None:
     registry = Registry(tmp_path / "registry")
     first = registry.publish(bundles[0])
     retriever = Retriever.open(tmp_path / "registry")
-    old = [weakref.ref(part) for part in (retriever._live, retriever._live.tower, retriever._live.vectors)]
+    base = retriever._follower.base
+    old = [weakref.ref(part) for part in (retriever._follower, base, base.tower, base.vectors)]
+    del base
     registry.publish(bundles[1])
     with retriever:
         watcher = retriever.watch(60.0)
@@ -110,7 +112,7 @@ def test_the_old_version_is_freed(tmp_path: Path, bundles: list[Path]) -> None:
         try:
             assert watcher.check()
             assert not watcher.check()
-            assert [part() for part in old] == [None, None, None]
+            assert [part() for part in old] == [None] * 4
         finally:
             gc.enable()
     assert retriever.version != first
