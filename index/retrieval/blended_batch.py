@@ -47,7 +47,7 @@ def answer_blended(live: ServingVersion, records: Sequence[Mapping[str, Any]], k
     return answers
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _WithFound(Planner):
     """A planner that has been asked for some queries already. known: their neighbors, by the query's bytes."""
 
