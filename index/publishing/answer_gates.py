@@ -117,6 +117,8 @@ def recall_by_category(case: Case) -> Verdict | None:
     live = case.live_measured
     if isinstance(live, Unasked):
         return Verdict.skipped(gate, None, "train", live.why)
+    if len(case.held_out.truth.rows) == 0:
+        return Verdict.skipped(gate, -allowed, "train", "no user of the panel has held-out events")
     before, after = (TruthHits.of(case.ranked(answers), case.held_out.truth, K) for answers in (live, case.measured))
     confidence = 1.0 - (1.0 - case.settings.confidence) / len(cuts)
     worst, what = 0.0, f"no {cuts[0].name} has certainly lost recall"

@@ -248,3 +248,12 @@ def test_a_training_that_went_well_passes_though_its_vectors_differ(
     assert verdict.outcome == "passed"
     assert verdict.measured is not None
     assert 0.4 < verdict.measured < 0.9
+
+
+def test_without_held_out_events_everything_else_is_judged(root: Path, night: Path, towers: list[Path]) -> None:
+    """The night's own features hold nothing out."""
+    live, bundle = (Bundle.open(towers[seed]) for seed in (0, 1))
+    verdicts = judged(bundle, live, night, None)
+    for gate in ("recall against live", "recall by category"):
+        assert (verdicts[gate].outcome, verdicts[gate].measured) == ("skipped", None)
+    assert verdicts["churn"].measured is not None
