@@ -19,6 +19,7 @@ from index.inference.item_tower import LiteItemTower
 from index.search.searcher import Vectors, check_vectors
 from pipelines.contracts.encoding import encode_table
 from pipelines.contracts.errors import ArtifactError, TowerlineError
+from pipelines.contracts.forking import never_free
 from pipelines.contracts.schema import DatasetSchema
 from pipelines.contracts.vocabulary import Vocabulary
 
@@ -104,6 +105,8 @@ class ItemEmbedder:
         if len(raw) == 0:
             return np.zeros((0, bundle.dim), np.float32)
         if self._process != os.getpid():
+            if self._tower is not None:
+                never_free(self._tower)  # Its threads are the parent's.
             self._tower, self._lock, self._process = None, threading.Lock(), os.getpid()
         encoded = encode_table(bundle.schema.side("item"), bundle.vocabulary.item, raw, as_of_us=bundle.as_of_us)
         with self._lock:
