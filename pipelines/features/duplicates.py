@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +16,8 @@ import pyarrow.compute as pc
 
 from pipelines.contracts.files import write_parquet
 from pipelines.features.task import Job
-from pipelines.sequences.grouping import Grouped, bisect, keep_events, places_of
+from pipelines.sequences.grouping import Grouped, keep_events
+from pipelines.sequences.repeats import known_already, repeats
 from pipelines.tables.rejects.checks import RECORDS_PER_BATCH, REJECTS
 
 DUPLICATE = "duplicate:event"
@@ -25,10 +25,16 @@ DUPLICATE = "duplicate:event"
 
 @dataclass(frozen=True)
 class Unique:
-    """The events to store, and the number of duplicates, kept or not."""
+    """The events to store, and the number of duplicates, kept or not.
+
+    ``repeats`` are ``[events]``: the duplicates that are kept; ``across``: one of them repeats an event that was there
+    before.
+    """
 
     events: Grouped
     duplicates: int
+    repeats: npt.NDArray[np.bool_]
+    across: bool
 
 
 def unique(job: Job, part: int, old: Grouped | None, new: Grouped) -> Unique:
@@ -37,14 +43,17 @@ def unique(job: Job, part: int, old: Grouped | None, new: Grouped) -> Unique:
     If the schema rejects them they are left out and written to ``rejects/``.
     """
     again = repeats(new, by_split=by_split(job))
+    across = False
     if old is not None:
-        again |= known_already(old, new, by_split=by_split(job))
+        known = known_already(old, new, by_split=by_split(job))
+        again, across = again | known, bool(known.any())
     duplicates = int(again.sum())
     if duplicates == 0 or job.schema.validation.duplicates == "keep":
-        return Unique(new, duplicates)
+        return Unique(new, duplicates, again, across)
     name = f"events-duplicates-{job.first_shard:06d}-{part:05d}.parquet"
     write_parquet(_rejects(job, new, np.flatnonzero(again)), Path(job.out) / "rejects" / name)
-    return Unique(keep_events(new, ~again), duplicates)
+    kept = keep_events(new, ~again)
+    return Unique(kept, duplicates, np.zeros(len(kept.rows), bool), across=False)
 
 
 def by_split(job: Job) -> bool:
@@ -89,42 +98,3 @@ def without_older(rejects: pa.Table, moment_us: int) -> pa.Table:
     # A time that names a forgotten user has been taken out: nobody knows how old the event is.
     kept[is_duplicate] = (times.astype(np.int64) >= moment_us) | np.isnat(times)
     return rejects.filter(pa.array(kept))
-
-
-def repeats(grouped: Grouped, *, by_split: bool) -> npt.NDArray[np.bool_]:
-    """``[events] bool``: exact duplicates of the event before them; the canonical order makes them adjacent.
-
-    ``by_split``: events of two splits differ, because a column of the table holds the split.
-    """
-    found = np.zeros(len(grouped.rows), bool)
-    owners = grouped.owners
-    after = np.flatnonzero((grouped.times[1:] == grouped.times[:-1]) & (owners[1:] == owners[:-1])) + 1
-    for column in _identity(grouped, by_split):
-        after = after[column[after] == column[after - 1]]
-    found[after] = True
-    return found
-
-
-def known_already(base: Grouped, new: Grouped, *, by_split: bool) -> npt.NDArray[np.bool_]:
-    """``[events] bool`` for ``new``: whether ``base`` has an exact duplicate; ``by_split`` as in ``repeats``."""
-    places = places_of(new.user_ids, base.user_ids)[new.owners]
-    known = np.flatnonzero(places >= 0)
-    low, high = base.offsets[places[known]], base.offsets[places[known] + 1]
-    at = bisect(base.times, low, high, new.times[known] - 1)  # The first event of the moment.
-    found = np.zeros(len(new.rows), bool)
-    while len(known):
-        inside = at < high
-        known, at, high = known[inside], at[inside], high[inside]
-        same_time = base.times[at] == new.times[known]
-        known, at, high = known[same_time], at[same_time], high[same_time]
-        equal = np.ones(len(known), bool)
-        for old, column in zip(_identity(base, by_split), _identity(new, by_split), strict=True):
-            equal &= old[at] == column[known]
-        found[known[equal]] = True
-        known, at, high = known[~equal], at[~equal] + 1, high[~equal]
-    return found
-
-
-def _identity(grouped: Grouped, by_split: bool) -> list[npt.NDArray[Any]]:
-    columns: list[npt.NDArray[Any]] = [grouped.rows, grouped.actions, grouped.values]
-    return [*columns, grouped.splits] if by_split else columns

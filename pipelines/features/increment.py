@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from pipelines.contracts.conversion import US_PER_DAY
 from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.manifest import FileEntry, open_artifact
-from pipelines.contracts.schema import DatasetSchema, Window
+from pipelines.contracts.schema import DatasetSchema, Split, Window
 from pipelines.contracts.schema.window import date_of
 from pipelines.contracts.vocabulary import Vocabulary
 from pipelines.features.reporting.unknown import read_unknown
@@ -60,6 +60,11 @@ class Previous:
     def window(self) -> Window | None:
         """Its rolling windows; None where they did not roll."""
         return Window.of(self.facts)
+
+    @property
+    def split(self) -> Split:
+        """Its split."""
+        return Split.model_validate(self.facts["split"])
 
     @property
     def partitions(self) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import datetime
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ from pipelines.features.totals import (
 from pipelines.progress import SILENT, Progress, files_in
 from pipelines.runner import thread_count
 from pipelines.sequences.reader import part_name
-from pipelines.sequences.segments import Layout, Partition, carry_rows
+from pipelines.sequences.segments import Layout, Partition, carry_rows, generation_of
 from pipelines.tables.erasure.forget_list import ForgetList
 from pipelines.tables.erasure.forgotten import Forgotten
 from pipelines.tables.erasure.reject_traces import without_texts
@@ -183,7 +183,7 @@ class _Assembler:
         profile = drift.Profile({"events": _event_nulls(now), **nulls}, days, vocabulary)
         drifted = drift.report(before, profile, self._schema.validation)
         self._encode()
-        self._lay_out(parts)
+        self._lay_out(parts, now.days)
         (self.draft.dir / "schema.json").write_text(self._schema.model_dump_json(indent=1))
         if rejecting:
             duplicates = ingested.counts["events"].rejects.get(DUPLICATE, 0)
@@ -279,8 +279,11 @@ class _Assembler:
             nulls["users"] = {"rows": sum(part.profiles for part in parts), "columns": dict(columns)}
         return nulls
 
-    def _lay_out(self, parts: Sequence[PartitionFacts]) -> None:
-        """Writes what the names of the files in ``sequences/`` do not say, if the run appended to a previous one."""
+    def _lay_out(self, parts: Sequence[PartitionFacts], days: Iterable[int]) -> None:
+        """Writes what the names of the files in ``sequences/`` do not say, if the run appended to a previous one.
+
+        ``days``: of this run's new events, since the epoch.
+        """
         base, previous, window = self.plan.job.base, self.plan.decision.previous, self.plan.job.window
         if base is None or previous is None:
             if window is not None:
@@ -288,7 +291,9 @@ class _Assembler:
             return
         after, before = self.draft.dir / "sequences", previous.dir / "sequences"
         partitions = zip(Partition.list(before), parts, strict=True)
-        kept = [name for partition, part in partitions if not part.rewritten for name in partition.names]
+        kept_partitions = [partition for partition, part in partitions if not part.rewritten]
+        kept = [name for partition in kept_partitions for name in partition.names]
+        appended = {generation_of(name) for partition in kept_partitions for name in partition.names[1:]}
         layout = Layout.read(before)
         rows = None if self.plan.remap is None else np.asarray(self.plan.remap, np.int32)
         catalogue, files = carry_rows(before, after, layout, rows, kept)
@@ -299,8 +304,13 @@ class _Assembler:
             bounds=layout.bounds if base.bounds is None else base.bounds,
             last_out=self._schema.split.leave_last_out,
             window=window,
+            days={
+                **{number: layout.days[number] for number in appended & layout.days.keys()},
+                base.generation: list(days),
+            },
         ).write(after)
-        self.draft.carried.update({f"sequences/{name}": previous.files[f"sequences/{name}"] for name in kept})
+        linked = [f"sequences/{name}" for partition in kept_partitions for name in partition.files]
+        self.draft.carried.update({name: previous.files[name] for name in linked})
 
     def _facts(self, ingested: Ingested, nulls: dict[str, Any]) -> dict[str, Any]:
         """The other facts of the manifest."""

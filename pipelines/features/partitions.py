@@ -11,7 +11,6 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,15 +18,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipelines.contracts.conversion import US_PER_DAY
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.files import link, write_aside, write_parquet
-from pipelines.contracts.kinds import CountFeature
-from pipelines.contracts.schema import SPLITS, DatasetSchema
-from pipelines.features.duplicates import by_split, repeats, unique
+from pipelines.contracts.schema import DatasetSchema
+from pipelines.features.counted import UNUSED, Counted, Use, held_out, in_count_window, item_counts, splits_in
+from pipelines.features.duplicates import Unique, by_split, unique
 from pipelines.features.fitting import SideSummary, summarise
 from pipelines.features.ingest import Spilled, read_spilled
 from pipelines.features.task import Base, Job
 from pipelines.features.totals import PartitionFacts
+from pipelines.sequences.day_lists import DayEvents, lists_name, write_day_lists
 from pipelines.sequences.grouping import (
     Grouped,
     group_events,
@@ -41,8 +42,8 @@ from pipelines.sequences.grouping import (
     with_time_splits,
 )
 from pipelines.sequences.partition_users import Users
+from pipelines.sequences.repeats import repeats
 from pipelines.sequences.segments import MAX_SEGMENTS, Partition, joined, part_name, segment_name, write_part
-from pipelines.sequences.window_counts import window_counts
 from pipelines.tables.event_checks import checked_schema
 
 # Ids of users without a row in the users table that are kept as examples.
@@ -57,7 +58,7 @@ class _Built:
     """
 
     users: Users
-    counted: Grouped
+    counted: Counted
     duplicates: int
     rewritten: bool
     found: frozenset[int] = frozenset()
@@ -78,20 +79,20 @@ def build_partition(job: Job, part: int, spilled: Sequence[Spilled]) -> Partitio
         built = _afresh(job, part, group_events(events, profiled, leave_last_out=last_out), profiled)
     else:
         new = group_events(events, profiled.slice(0, 0), leave_last_out=last_out)
-        append = _appended if job.window is None else _rolled
-        built = append(job, job.base, part, new, profiled)
+        build = _appended if not job.base.recount else _recounted if job.window is None else _rolled
+        built = build(job, job.base, part, new, profiled)
     del events
     users = _users_table(job, part, built, profiles)
     write_parquet(users, Path(job.out) / "users" / part_name(part, job.partitions))
-    trained = built.counted.splits == 0
-    rows, counts = _counted(built.counted.rows[trained], len(job.catalogue.item_ids))
+    items, by_moment = len(job.catalogue.item_ids), _by_moment(job)
+    rows, counts = built.counted.by_item(items, lambda use: use.splits == 0)
     is_unknown = _unknown_users(job, built.users, profiled)
     return PartitionFacts(
         users=len(built.users.ids),
-        events=[int(number) for number in np.bincount(built.counted.splits, minlength=3)],
+        events=built.counted.by_split,
         item_frequency=pa.table({"row": rows, "count": counts}),
-        item_held_out=_held_out(job, built.counted),
-        item_counts=_item_counts(job, built.counted),
+        item_held_out=held_out(built.counted, items),
+        item_counts=item_counts(job.schema, built.counted, items, by_moment=by_moment),
         summary=_summary(job, users, built.users),
         duplicates=built.duplicates,
         profiles=len(profiles),
@@ -111,19 +112,6 @@ def _unknown_users(job: Job, users: Users, profiled: pa.Array) -> npt.NDArray[np
     return places_of(users.ids, profiled) < 0
 
 
-def _held_out(job: Job, grouped: Grouped) -> pa.Table:
-    """(row, split, count) of valid and test."""
-    parts = [
-        pa.table(
-            {"row": pa.array([], pa.int32()), "split": pa.array([], pa.string()), "count": pa.array([], pa.int64())}
-        )
-    ]
-    for code, name in enumerate(SPLITS[1:], start=1):
-        rows, counts = _counted(grouped.rows[grouped.splits == code], len(job.catalogue.item_ids))
-        parts.append(pa.table({"row": rows, "split": pa.repeat(name, len(rows)), "count": counts}))
-    return pa.concat_tables(parts)
-
-
 def _recent(job: Job, events: pa.Table) -> pa.Table:
     """The events that are not older than the window."""
     if job.window is None or job.window.history_from is None:
@@ -138,7 +126,7 @@ def _afresh(job: Job, part: int, grouped: Grouped, profiled: pa.Array) -> _Built
         kept = with_last_out(kept)
     _write_base(job, part, kept)
     used = _used(job, kept, profiled)
-    return _Built(Users.of(used), used, _duplicates(job, used, found.duplicates), rewritten=True)
+    return _Built(Users.of(used), _all_of(job, used), _duplicates(job, used, found.duplicates), rewritten=True)
 
 
 def _used(job: Job, stored: Grouped, profiled: pa.Array) -> Grouped:
@@ -171,14 +159,26 @@ def _rolled(job: Job, base: Base, part: int, new: Grouped, profiled: pa.Array) -
     found = unique(job, part, old, new)
     added = with_more_users(found.events, profiled.filter(pa.array(places_of(profiled, stored.user_ids) < 0)))
     whole = _alive(merge(old, added), profiled)
-    rewritten = forgotten or (_is_due(base, part) and not job.window.is_whole)
+    rewritten = forgotten or _must_rewrite(job, part, found)
     if rewritten:
         _write_base(job, part, whole)
     else:
         _append(job, base, part, partition, added)
     used = _used(job, whole, profiled)
     duplicates = _duplicates(job, used, found.duplicates)
-    return _Built(Users.of(used), used, duplicates, rewritten, frozenset(job.found([stored.user_ids])))
+    return _Built(Users.of(used), _all_of(job, used), duplicates, rewritten, frozenset(job.found([stored.user_ids])))
+
+
+def _all_of(job: Job, grouped: Grouped) -> Counted:
+    return Counted.all_of(grouped, job.as_of_us)
+
+
+def _must_rewrite(job: Job, part: int, found: Unique) -> bool:
+    """Whether a partition under rolling windows is due, or would hide a repeat: one that is in another file than the
+    event that it repeats, so that neither file's own days would tell when it leaves."""
+    assert job.base is not None
+    assert job.window is not None
+    return not job.window.is_whole and (_is_due(job.base, part) or found.across)
 
 
 def _is_due(base: Base, part: int) -> bool:
@@ -186,40 +186,102 @@ def _is_due(base: Base, part: int) -> bool:
     return (base.generation + part) % MAX_SEGMENTS == 0
 
 
-def _appended(job: Job, base: Base, part: int, new: Grouped, profiled: pa.Array) -> _Built:
-    """Appends to the previous run's partition, or rewrites it if it is due or users leave it."""
+def _recounted(job: Job, base: Base, part: int, new: Grouped, profiled: pa.Array) -> _Built:
+    """Appends to the previous run's partition and counts all events again; rewrites it if it is due or users leave."""
     partition = job.base_partitions[part]
-    is_due = partition.segments > 0 and _is_due(base, part)
-    may_repeat = len(new.times) > 0 and base.last_time is not None and int(new.times.min()) <= base.last_time
-    old = _read_base(job, base, partition) if base.recount or is_due or may_repeat else None
+    old = _read_base(job, base, partition)
     found = unique(job, part, old, new)
-    new, duplicates = found.events, found.duplicates
-    known = Users.read(Path(base.dir) / "users" / part_name(part, job.partitions))
-    forgotten = frozenset(job.found([known.ids]))
-    users = Users.together([known, Users.of(new), Users.idle(profiled)])
-    alive = (users.events > 0) | (places_of(users.ids, profiled) >= 0)
-    if base.forgets:
-        alive &= ~job.forgotten.holds(users.ids)
-    rewritten = is_due or not bool(alive.all())
-    added = with_more_users(new, profiled.filter(pa.array(places_of(profiled, known.ids) < 0)))
-    if not rewritten and not base.recount:
-        _append(job, base, part, partition, added)
-        return _Built(users, new, duplicates, rewritten=False, found=forgotten)
-    old = _read_base(job, base, partition) if old is None else old
-    whole = merge(old, added)
-    whole = keep_users(whole, places_of(whole.user_ids, users.ids.filter(pa.array(alive))) >= 0)
+    known = Users.read(Path(base.dir) / "users" / part_name(part, job.partitions)).ids
+    added = with_more_users(found.events, profiled.filter(pa.array(places_of(profiled, known) < 0)))
+    whole = _alive(merge(old, added), profiled)
     whole = with_last_out(whole) if job.schema.split.leave_last_out else whole
+    rewritten = (partition.segments > 0 and _is_due(base, part)) or bool((places_of(known, whole.user_ids) < 0).any())
     if rewritten:
         _write_base(job, part, whole)
     else:
         _append(job, base, part, partition, added)
-    if base.recount and job.schema.validation.duplicates == "keep":
-        duplicates = int(repeats(whole, by_split=by_split(job)).sum())
-    return _Built(Users.of(whole), whole if base.recount else new, duplicates, rewritten, forgotten)
+    duplicates = _duplicates(job, whole, found.duplicates)
+    return _Built(Users.of(whole), _all_of(job, whole), duplicates, rewritten, frozenset(job.found([known])))
+
+
+def _appended(job: Job, base: Base, part: int, new: Grouped, profiled: pa.Array) -> _Built:
+    """Appends to the previous run's partition, and counts new events and days that bounds have crossed.
+
+    Its sequences are read only where it is to be rewritten, or where a new event may repeat an old one.
+    """
+    partition = job.base_partitions[part]
+    crossed = partition.events_of(job.crossed_days) if job.crossed_days else None
+    lacks_lists = bool(job.crossed_days) and crossed is None
+    rolls_on = job.window is not None and not job.window.is_whole
+    is_due = _is_due(base, part) and (rolls_on or (job.window is None and partition.segments > 0))
+    is_due |= lacks_lists and (job.window is None or rolls_on)
+    may_repeat = len(new.times) > 0 and base.last_time is not None and int(new.times.min()) <= base.last_time
+    old = _read_base(job, base, partition) if is_due or may_repeat else None
+    if lacks_lists:
+        stored = _in_run(job, base, partition.stored())
+        crossed = DayEvents.of(stored, repeats(stored, by_split=False), job.crossed_days)
+    elif crossed is not None and job.remap is not None:
+        crossed = dataclasses.replace(crossed, rows=job.remap[crossed.rows])
+    found = unique(job, part, old, new)
+    known = Users.read(Path(base.dir) / "users" / part_name(part, job.partitions))
+    users, counted, repeating = _changed(job, known, found, crossed, profiled)
+    alive = (users.events > 0) | (places_of(users.ids, profiled) >= 0)
+    rewritten = is_due or (not bool(alive.all()) if job.window is None else rolls_on and found.across)
+    users, counted = _without(users, counted, alive)
+    added = with_more_users(found.events, profiled.filter(pa.array(places_of(profiled, known.ids) < 0)))
+    if rewritten:
+        old = _read_base(job, base, partition) if old is None else old
+        _write_base(job, part, _alive(merge(old, added), profiled))
+    else:
+        _append(job, base, part, partition, added)
+    rejects = job.schema.validation.duplicates == "reject"
+    duplicates = found.duplicates if rejects else counted.repeats(repeating)
+    return _Built(users, counted, duplicates, rewritten, frozenset(job.found([known.ids])))
+
+
+def _changed(
+    job: Job, known: Users, found: Unique, crossed: DayEvents | None, profiled: pa.Array
+) -> tuple[Users, Counted, npt.NDArray[np.bool_]]:
+    """All users with their events counted as of now, the events whose part changes, and which of these repeat."""
+    assert job.base is not None
+    new = found.events
+    pieces = [new.user_ids] if crossed is None else [new.user_ids, crossed.users_of_events]
+    users = Users.together([known, *map(Users.idle, pieces), Users.idle(profiled)])
+    splits = new.splits if job.bounded is None else splits_in(job.bounded, new.times)
+    places = places_of(new.user_ids, users.ids)[new.owners]
+    counted = Counted(places, new.rows, new.actions, new.times, Use(splits, job.as_of_us))
+    repeating = found.repeats
+    if crossed is not None and job.bounded is not None and job.base.window is not None:
+        times = crossed.days * US_PER_DAY
+        unused = np.full(len(new.rows), UNUSED, np.int8)
+        counted = Counted(
+            np.concatenate([places, places_of(crossed.user_ids, users.ids)[crossed.owners]]),
+            np.concatenate([new.rows, crossed.rows]),
+            np.concatenate([new.actions, crossed.actions]),
+            np.concatenate([new.times, times]),
+            Use(np.concatenate([splits, splits_in(job.bounded, times)]), job.as_of_us),
+            Use(np.concatenate([unused, splits_in(job.base.window, times)]), job.base.as_of_us),
+        )
+        repeating = np.concatenate([repeating, crossed.repeats])
+    return counted.added_to(users), counted, repeating
+
+
+def _without(users: Users, counted: Counted, alive: npt.NDArray[np.bool_]) -> tuple[Users, Counted]:
+    """The same without the users who are not alive."""
+    if alive.all():
+        return users, counted
+    places = np.where(alive, np.cumsum(alive) - 1, -1)
+    kept = Users(users.ids.filter(pa.array(alive)), users.events[alive], users.train[alive], users.valid[alive])
+    return kept, dataclasses.replace(counted, places=np.where(counted.places < 0, -1, places[counted.places]))
 
 
 def _read_base(job: Job, base: Base, partition: Partition) -> Grouped:
-    """The previous run's events of a partition, in this run's catalogue and split, without forgotten users."""
+    """The previous run's events of a partition, in this run's catalogue and split, without forgotten users.
+
+    With rolling windows all that is stored and not too old, whether it is used yet or not.
+    """
+    if job.window is not None:
+        return since(_in_run(job, base, partition.stored()), job.window.history_from)
     old = _in_run(job, base, partition.read())
     return old if base.bounds is None else with_time_splits(old, base.bounds)
 
@@ -234,12 +296,16 @@ def _in_run(job: Job, base: Base, old: Grouped) -> Grouped:
 def _write_base(job: Job, part: int, grouped: Grouped) -> None:
     target = Path(job.out) / "sequences" / part_name(part, job.partitions)
     write_aside(target, lambda aside: write_part(grouped, aside))
+    if job.listed_days:
+        keeps = job.schema.validation.duplicates == "keep"
+        repeating = repeats(grouped, by_split=False) if keeps else np.zeros(len(grouped.rows), bool)
+        write_day_lists(grouped, repeating, job.listed_days, target.with_name(lists_name(target.name)))
 
 
 def _append(job: Job, base: Base, part: int, partition: Partition, new: Grouped) -> None:
     """Takes the previous run's files over and puts the new events next to them."""
     folder = Path(job.out) / "sequences"
-    for name in partition.names:
+    for name in partition.files:
         link(partition.folder / name, folder / name)
     if len(new.user_ids):
         target = folder / segment_name(part, job.partitions, base.generation)
@@ -254,16 +320,6 @@ def _summary(job: Job, table: pa.Table, users: Users) -> SideSummary:
         for feature in job.schema.side("user")
     )
     return summarise(features, table, users.ids, users.train, job.as_of_us)
-
-
-def _counted(rows: npt.NDArray[np.int32], items: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """Distinct rows and how often each occurs; by a table of all items unless that were much larger than the rows."""
-    if items > 4 * len(rows) + 1_000_000:
-        distinct, numbers = np.unique(rows, return_counts=True)
-        return distinct, numbers
-    table = np.bincount(rows, minlength=items)
-    seen = np.flatnonzero(table)
-    return seen.astype(np.int32), table[seen]
 
 
 def refuse_twice(ids: pa.ChunkedArray, schema: DatasetSchema) -> None:
@@ -289,18 +345,17 @@ def _users_table(job: Job, part: int, built: _Built, profiles: pa.Table) -> pa.T
     for name in profiles.column_names:
         if name != "user_id":
             table = table.append_column(name, profiles[name].take(places))
-    counted = built.counted
-    features = job.schema.counts("user")
-    if not features:
-        return table
-    own = places_of(counted.user_ids, ids)[counted.owners]
-    for feature in features:
-        chosen = _counted_events(job, counted, feature)
+    for feature in job.schema.counts("user"):
         for days, name in zip(feature.window_days, feature.raw_columns, strict=True):
-            counts = window_counts(own[chosen], counted.times[chosen], len(ids), job.as_of_us, days)
-            counts = counts + _counts_before(job, part, name, ids)
+            chosen = in_count_window(job.schema, built.counted, feature, days, by_moment=_by_moment(job))
+            counts = built.counted.by_user(len(ids), chosen) + _counts_before(job, part, name, ids)
             table = table.append_column(name, pa.array(counts))
     return table
+
+
+def _by_moment(job: Job) -> bool:
+    """Whether valid and test begin at a moment, or at a value of the order."""
+    return job.schema.split.bounds(job.window) is not None
 
 
 def _counts_before(job: Job, part: int, name: str, ids: pa.Array) -> npt.NDArray[np.int64]:
@@ -311,32 +366,3 @@ def _counts_before(job: Job, part: int, name: str, ids: pa.Array) -> npt.NDArray
     before = pq.ParquetFile(path).read(columns=["user_id", name])
     found = before[name].take(pc.index_in(ids, value_set=joined(before["user_id"])))
     return np.asarray(pc.fill_null(found, 0), np.int64)
-
-
-def _counted_events(job: Job, grouped: Grouped, feature: CountFeature) -> Any:
-    """``[events] bool``: the events of the feature's action that are not held out.
-
-    Where the split is a moment, all events before the test window: what validates is history by then, and training
-    counts again as of each example's moment.
-    """
-    by_moment = job.schema.split.bounds(job.window) is not None
-    chosen = grouped.splits < SPLITS.index("test" if by_moment else "valid")
-    if feature.action is not None:
-        chosen = chosen & (grouped.actions == job.schema.action_names.index(feature.action))
-    return chosen
-
-
-def _item_counts(job: Job, grouped: Grouped) -> pa.Table:
-    """(row, column, count) of the item side's count features in this partition."""
-    parts = [
-        pa.table(
-            {"row": pa.array([], pa.int32()), "column": pa.array([], pa.string()), "count": pa.array([], pa.int64())}
-        )
-    ]
-    for feature in job.schema.counts("item"):
-        chosen = _counted_events(job, grouped, feature)
-        rows, places = np.unique(grouped.rows[chosen], return_inverse=True)
-        for days, name in zip(feature.window_days, feature.raw_columns, strict=True):
-            counts = window_counts(places, grouped.times[chosen], len(rows), job.as_of_us, days)
-            parts.append(pa.table({"row": rows, "column": pa.repeat(name, len(rows)), "count": counts}))
-    return pa.concat_tables(parts)

@@ -21,11 +21,11 @@ from pipelines.contracts.conversion import US_PER_DAY
 from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.files import write_parquet
 from pipelines.contracts.manifest import fingerprint_of, read_manifest
-from pipelines.contracts.schema import DatasetSchema, TableName, TableSource
+from pipelines.contracts.schema import DatasetSchema, TableName, TableSource, Window
 from pipelines.features.increment import Decision, Previous, decide, kept_rejects, remap, unfit
 from pipelines.features.kept_list import FORGOTTEN_FILE, Erasure, ErasureIds, forgotten_by
 from pipelines.features.reporting.unknown import carry_unknown
-from pipelines.features.task import Base, Job, Roll, write_catalogue, write_remap, write_to_forget
+from pipelines.features.task import Base, Job, Roll, bounded_by, write_catalogue, write_remap, write_to_forget
 from pipelines.sequences.grouping import keep_users
 from pipelines.sequences.segments import Layout, Partition
 from pipelines.tables.catalogue import Items, items_of_events, read_items
@@ -335,18 +335,21 @@ class FeaturesPlanner:
         split = self.schema.split
         bounds = split.bounds(None) if previous.bounds_moved else None
         is_last = job.fixed_as_of_us is None and self.roll is None
+        window = None if forgets else self._counted_by_day(previous)
         counts = bool(self.schema.counts("user") or self.schema.counts("item"))
         # Where only the run itself finds the moment, it is taken to move.
-        moved = job.fixed_as_of_us != previous.facts["as_of_us"] or not previous.same_features
+        moved = (window is None and job.fixed_as_of_us != previous.facts["as_of_us"]) or not previous.same_features
+        by_event = forgets or split.leave_last_out or (window is None and (split.rolls or bounds is not None))
         base = Base(
             dir=str(previous.dir),
             generation=Layout.read(previous.dir / "sequences").generation + 1,
             last_time=previous.facts["last_time"],
             as_of_us=_as_of_us_before(previous, forgotten if forgets and is_last else None),
-            recount=split.rolls or bounds is not None or forgets or split.leave_last_out or (counts and moved),
+            recount=by_event or (counts and moved),
             forgets=forgets,
             bounds=bounds,
             days=_days_before(previous, forgotten),
+            window=window,
         )
         return dataclasses.replace(
             job,
@@ -355,3 +358,11 @@ class FeaturesPlanner:
             late_before_us=previous.late_before(self.schema),
             base=base,
         )
+
+    def _counted_by_day(self, previous: Previous) -> Window | None:
+        """What a previous run used and held out; None where the bounds before or now do not begin with a day."""
+        if self.roll is not None:
+            return previous.window
+        now, before = bounded_by(self.schema), bounded_by(self.schema.model_copy(update={"split": previous.split}))
+        bounds = [bound for window in (now, before) if window is not None for bound in window.bounds]
+        return None if any(bound % US_PER_DAY for bound in bounds) else before

@@ -21,9 +21,10 @@ from pipelines.contracts.conversion import US_PER_DAY
 from pipelines.contracts.errors import ConfigError
 from pipelines.contracts.files import read_arrow, write_arrow
 from pipelines.contracts.manifest import read_manifest
-from pipelines.contracts.schema import DatasetSchema, Window
+from pipelines.contracts.schema import DatasetSchema, Side, Window
 from pipelines.contracts.schema.window import midnight_after, midnight_before, moment
 from pipelines.features.kept_list import FORGOTTEN_FILE
+from pipelines.sequences.day_lists import days_ahead
 from pipelines.sequences.segments import Partition
 from pipelines.tables.column_types import TableTypes
 from pipelines.tables.erasure.forgotten import Forgotten
@@ -31,6 +32,9 @@ from pipelines.tables.event_checks import ItemLookup
 
 # Below ``work``: what each shard's task counted.
 SHARDS_FOLDER = "shards"
+# The end of a window that has none.
+NEVER = 2**62
+SIDES: tuple[Side, ...] = ("user", "item")
 _CATALOGUE_FILE = "catalogue.arrow"
 _TO_FORGET_FILE = "to_forget.arrow"
 _REMAP_FILE = "remap.arrow"
@@ -44,7 +48,8 @@ class Base:
     may be there already; ``as_of_us`` is the moment after its last event. ``recount`` says that what is counted must be
     counted over all events again, not over the new ones only; ``forgets`` that it may have users whom this run forgets;
     ``bounds`` are the moments of the split where they have moved. ``days`` are its accepted events by day since the
-    epoch, those of users whom this run forgets left out.
+    epoch, those of users whom this run forgets left out. ``window`` is what it used and held out, where days that
+    bounds have crossed since are counted again from day lists; None where nothing but new events is.
     """
 
     dir: str
@@ -55,6 +60,7 @@ class Base:
     forgets: bool
     bounds: tuple[int, int] | None
     days: dict[int, int]
+    window: Window | None = None
 
     @property
     def sequences(self) -> Path:
@@ -180,6 +186,28 @@ class Job:
         return self.schema.split.window(self.roll.clock_us if end is None else end, whole=self.roll.whole)
 
     @functools.cached_property
+    def bounded(self) -> Window | None:
+        """What is used and held out where moments split the events, known once all shards are ingested."""
+        return self.window or bounded_by(self.schema)
+
+    @functools.cached_property
+    def listed_days(self) -> frozenset[int]:
+        """The days since the epoch that bounds will cross in the next nights; none where they lie within days."""
+        moments = [] if self.bounded is None else moments_of(self.schema, self.bounded)
+        known = [moment for moment in moments if moment not in (None, NEVER)]
+        return frozenset() if any(moment % US_PER_DAY for moment in known) else days_ahead(known)
+
+    @functools.cached_property
+    def crossed_days(self) -> frozenset[int]:
+        """The days since the epoch that bounds have crossed since the previous run."""
+        if self.base is None or self.base.window is None or self.bounded is None:
+            return frozenset()
+        first = min(self.base.days, default=0) * US_PER_DAY
+        pairs = zip(moments_of(self.schema, self.base.window), moments_of(self.schema, self.bounded), strict=True)
+        spans = [sorted(first if moment is None else moment for moment in pair) for pair in pairs]
+        return frozenset(day for low, high in spans for day in range(low // US_PER_DAY, high // US_PER_DAY))
+
+    @functools.cached_property
     def catalogue(self) -> ItemLookup:
         """The item ids in row order."""
         return _catalogue(str(Path(self.work) / _CATALOGUE_FILE))
@@ -221,6 +249,21 @@ class Job:
     def base_partitions(self) -> list[Partition]:
         """The partitions of the previous run."""
         return [] if self.base is None else Partition.list(self.base.sequences)
+
+
+def bounded_by(schema: DatasetSchema) -> Window | None:
+    """What is used and held out by the split's own moments; None where it has none, or the events have no time."""
+    bounds = schema.split.bounds(None)
+    if bounds is None or schema.tables.events.time is None:
+        return None
+    return Window(valid_from=bounds[0], test_from=bounds[1], end=NEVER)
+
+
+def moments_of(schema: DatasetSchema, window: Window) -> list[int | None]:
+    """The moments at which an event's part in the counts changes, in a fixed order; None is the beginning of time."""
+    days = {days for side in SIDES for feature in schema.counts(side) for days in feature.window_days}
+    starts = [window.test_from - days * US_PER_DAY for days in sorted(days)]
+    return [window.history_from, window.valid_from, window.test_from, window.end, *starts]
 
 
 def write_catalogue(item_ids: pa.Array, work: Path) -> None:

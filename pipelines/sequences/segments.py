@@ -6,6 +6,8 @@ the rows of each file refer to; ``rows-0002.arrow`` brings those of catalogue 2 
 pieces together; what they see is what a full run would have written. Without ``layout.json`` there are bases only. An
 artifact holds all its files itself: those it shares with an earlier one are hard links.
 
+A bound that moves by a day need not read all events: see ``pipelines.sequences.day_lists``.
+
 With rolling windows the files may hold more than is used: events before ``history_from`` until the partition is next
 rewritten, and events from ``end`` on, which a later window will reach. ``layout.json`` has the window; readers see what
 lies inside it, of the users that ``users/`` has.
@@ -19,7 +21,7 @@ import contextlib
 import dataclasses
 import functools
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,7 @@ from pipelines.contracts.configuration import Section
 from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.files import link, read_arrow, write_arrow, write_aside
 from pipelines.contracts.schema import Window
+from pipelines.sequences.day_lists import NIGHTS, DayEvents, lists_name, read_day_lists
 from pipelines.sequences.grouping import (
     Grouped,
     gather,
@@ -45,11 +48,12 @@ from pipelines.sequences.grouping import (
     with_last_out,
     with_time_splits,
 )
+from pipelines.sequences.repeats import repeats
 
 LAYOUT_FILE = "layout.json"
 # A partition is rewritten after this many runs that appended to it, a different one each night: a reader merges at most
 # this many segments, and a night rewrites that part of the data.
-MAX_SEGMENTS = 16
+MAX_SEGMENTS = NIGHTS
 _EVENT_COLUMNS = ("rows", "times", "actions", "values", "splits")
 _COLUMN_TYPES = (np.int32, np.int64, np.int8, np.float32, np.int8)
 
@@ -60,7 +64,8 @@ class Layout(Section):
     ``generation`` counts the runs that appended since the full one; ``catalogue`` is the number of the artifact's own
     catalogue, ``files`` that of each file with another; ``bounds`` are the first moments of valid and test where they
     have moved since a file was written; ``last_out``: the splits depend on each user's last events; ``window`` is what
-    is used of the files where the windows roll.
+    is used of the files where the windows roll; ``days`` are by generation the days since the epoch that its segments
+    may have events of.
     """
 
     generation: int = 0
@@ -69,6 +74,7 @@ class Layout(Section):
     bounds: tuple[int, int] | None = None
     last_out: bool = False
     window: Window | None = None
+    days: dict[int, list[int]] = Field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> Layout:
@@ -98,6 +104,11 @@ def part_name(part: int, parts: int) -> str:
 def segment_name(part: int, parts: int, generation: int) -> str:
     """File name of what one run appended to a part."""
     return f"part-{part:05d}-of-{parts:05d}.{generation:04d}.parquet"
+
+
+def generation_of(name: str) -> int:
+    """The run that appended a segment."""
+    return int(name.split(".")[1])
 
 
 def rows_name(catalogue: int) -> str:
@@ -134,6 +145,12 @@ class Partition:
         return found
 
     @property
+    def files(self) -> tuple[str, ...]:
+        """Names of all its files: those with events, and the base's day lists if it has any."""
+        lists = lists_name(self.names[0])
+        return (*self.names, lists) if (self.folder / lists).exists() else self.names
+
+    @property
     def segments(self) -> int:
         """How many runs have appended to it."""
         return len(self.names) - 1
@@ -161,6 +178,28 @@ class Partition:
             pieces = [self._in_catalogue(read_part(self.folder / name), name) for name in self.names]
         return pieces[0] if self.segments == 0 else merge(pieces[0], gather(pieces[1:]))
 
+    def events_of(self, days: Collection[int]) -> DayEvents | None:
+        """The stored events of some days since the epoch, without reading the base.
+
+        None where its day lists do not have one of them.
+
+        Raises:
+            ArtifactError: a file cannot be read.
+        """
+        base = self.names[0]
+        with self._readable():
+            ids = joined(pq.ParquetFile(self.folder / base).read(columns=["user_id"])["user_id"])
+            listed = read_day_lists(self.folder / lists_name(base), ids, days)
+            if listed is None:
+                return None
+            pieces = [dataclasses.replace(listed, rows=self._rows(listed.rows, base))]
+            for name in self.names[1:]:
+                known = self.layout.days.get(generation_of(name))
+                if known is None or not set(days).isdisjoint(known):
+                    piece = self._in_catalogue(read_part(self.folder / name), name)
+                    pieces.append(DayEvents.of(piece, repeats(piece, by_split=False), days))
+        return DayEvents.together(pieces)
+
     def _used(self, whole: Grouped, window: Window) -> Grouped:
         """The events inside the window, of the users in ``users/``."""
         with self._readable():
@@ -176,10 +215,12 @@ class Partition:
             raise ArtifactError(f"{self.folder}: cannot be read ({err}). Run `towerline features` again.") from err
 
     def _in_catalogue(self, piece: Grouped, name: str) -> Grouped:
+        return dataclasses.replace(piece, rows=self._rows(piece.rows, name))
+
+    def _rows(self, rows: npt.NDArray[np.int32], name: str) -> npt.NDArray[np.int32]:
+        """Rows in a file's catalogue as rows in the artifact's own."""
         number = self.layout.files.get(name, self.layout.catalogue)
-        if number == self.layout.catalogue:
-            return piece
-        return dataclasses.replace(piece, rows=_remap(self.folder / rows_name(number))[piece.rows])
+        return rows if number == self.layout.catalogue else _remap(self.folder / rows_name(number))[rows]
 
 
 def _remap(path: Path) -> npt.NDArray[np.int32]:
