@@ -11,8 +11,10 @@ The same events as one CSV file with declared types (ids int64, ISO times): ``cs
 
 The nightly run: 61 days of events, one file per day, in full and on top of a run over the first 60; its share of the
 full run's time. ``one_day_share`` is that of a plain new day; others are the fifteenth night in a row, a day with one
-item in a hundred new (every row of the catalogue moves) and one on which the split's bounds have moved (all events are
-counted again).
+item in a hundred new (every row of the catalogue moves) and one on which the split's bounds have moved.
+
+Nights in a row with rolling windows, each compared with a full run row for row: ``benchmarks.rolling_nights``.
+``rolling_night_share`` is the median night's share of the median full run, ``fifteenth_night_share`` the last one's.
 
     python benchmarks/feature_throughput.py --work DIR [--events 20_000_000] [--scaling 5_000_000 80_000_000]
 
@@ -123,6 +125,7 @@ def schema_for(
     items: str = "items.parquet",
     suffix: str = "parquet",
     bounds: tuple[str, str] = ("2025-02-16", "2025-02-23"),
+    split: dict[str, int] | None = None,
 ) -> Any:
     """The schema of the synthetic tables, with a rule on a column in addition to the checks that every column gets."""
     from pipelines.contracts.schema import parse_schema
@@ -147,7 +150,7 @@ def schema_for(
                     {"name": "price", "kind": "numeric", "scale": "log"},
                 ]
             },
-            "split": {"valid_from": bounds[0], "test_from": bounds[1]},
+            "split": split or {"valid_from": bounds[0], "test_from": bounds[1]},
             "validation": {"columns": {"events": {"value": {"nullable": False, "min": 0, "max": 1e6}}}},
         },
         "benchmark",
@@ -480,7 +483,8 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=20_000_000)
     parser.add_argument("--scaling", type=int, nargs="*", default=[5_000_000, 20_000_000, 80_000_000])
     parser.add_argument("--runs", type=int, default=3, help="number of runs per contender; 0 skips the comparison")
-    parser.add_argument("--nights", type=int, default=5, help="runs of the nightly measurement; 0 skips it")
+    parser.add_argument("--nightly", type=int, default=5, help="runs of the nightly measurement; 0 skips it")
+    parser.add_argument("--nights", type=int, default=15, help="nights in a row with rolling windows; 0 skips them")
     parser.add_argument("--tries", type=int, default=4, help="how often a nightly run is repeated on a busy machine")
     parser.add_argument("--contend", choices=sorted(CONTENDERS))
     parser.add_argument("--out", type=Path)
@@ -491,8 +495,12 @@ def main() -> None:
     result = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     if asked.runs:
         result |= compare(asked.work, asked.events, asked.runs)
+    if asked.nightly:
+        result |= nightly(asked.work, asked.events, asked.nightly, asked.tries)
     if asked.nights:
-        result |= nightly(asked.work, asked.events, asked.nights, asked.tries)
+        from benchmarks.rolling_nights import rolling
+
+        result |= rolling(asked.work, asked.events, asked.nights)
     if asked.scaling:
         result["scaling"] = scale(asked.work, asked.scaling)
     result["machine"] = machine()
