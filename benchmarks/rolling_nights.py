@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from benchmarks.feature_throughput import DAYS, START_SECONDS, schema_for, write_tables
 
@@ -68,13 +67,13 @@ def differences(one: Path, other: Path) -> list[str]:
     sequences = [Sequences.open(path) for path in (one, other)]
     if not sequences[0].user_ids.equals(sequences[1].user_ids):
         found.append("user_ids")
-    for name in ("offsets", "rows", "times", "actions", "splits", "values"):
-        if not np.array_equal(*(getattr(opened.events, name) for opened in sequences)):
-            found.append(f"sequences.{name}")
+    columns = ("offsets", "rows", "times", "actions", "splits", "values")
+    found += [name for name in columns if not np.array_equal(*(getattr(each.events, name) for each in sequences))]
     del sequences
-    for load in (load_items, load_users):
-        if not pa.Table.equals(*(load(path).combine_chunks() for path in (one, other))):
-            found.append(load.__name__)
+    tables = {
+        load.__name__: [load(path).combine_chunks() for path in (one, other)] for load in (load_items, load_users)
+    }
+    found += [name for name, (mine, others) in tables.items() if not mine.equals(others)]
     for side in ("item", "user"):
         encoded = [load_encoded(path, side) for path in (one, other)]
         if encoded[0].keys() != encoded[1].keys():

@@ -16,6 +16,7 @@ from pipelines.contracts.manifest import open_artifact
 from pipelines.contracts.vocabulary import Vocabulary
 from pipelines.features import job as features
 from pipelines.sequences.grouping import group_events, merge
+from pipelines.sequences.segments import Partition
 from pipelines.tables.erasure.forget_list import ForgetList
 from tests.pipelines.conftest import EVENTS, ITEMS, USERS, at, raw_schema, schema_of, write_rows
 from tests.pipelines.features.test_job import content, micros
@@ -139,6 +140,28 @@ def test_a_new_day_upon_the_old_one_by_hand(tmp_path: Path) -> None:
     # Before day 20 and in 28 days: 10 on days 2 and 5; 20 on days 2 and 12; 30 on days 0 and 11. In 7 days: none.
     assert found["encoded"]["item", "sold"] == pytest.approx(np.log1p([[0, 2], [0, 2], [0, 2], [0, 0]]))
     assert found["encoded"]["user", "bought"] == pytest.approx(np.log1p([[1], [0], [0], [0], [0]]))
+
+
+def test_dates_moved_by_hand_every_night_equal_full_runs_and_read_no_sequences(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight nights, each with a file of its day; dates move by a day or two. Only the first run reads all events."""
+    raw = raw_schema(tmp_path)
+    write_rows(tmp_path, **{"events-0": EVENTS, "items": ITEMS, "users": USERS})
+    raw["split"] = {"valid_from": "2025-01-10", "test_from": "2025-01-12"}
+    upon = features.run(schema_of(raw), tmp_path / "upon", partitions=1)
+    for night in range(1, 9):
+        day = {"user": night % 4, "item": 10 * (1 + night % 4), "time": at(22 + night), "action": "click", "price": 1.0}
+        write_rows(tmp_path, **{f"events-{night}": [day, {**day, "user": 1, "action": "purchase"}]})
+        start = 10 + night + night // 4
+        raw["split"] = {"valid_from": f"2025-01-{start}", "test_from": f"2025-01-{start + 2}"}
+        with monkeypatch.context() as patch:
+            patch.setattr(Partition, "stored", lambda _: pytest.fail("the sequences were read"))
+            upon = features.run(schema_of(raw), tmp_path / "upon", previous=upon)
+        full = features.run(schema_of(raw), tmp_path / "full", partitions=1)
+        assert used(upon)
+        assert content(upon) == content(full)
+        assert facts_of(upon) == facts_of(full)
 
 
 def test_a_run_without_any_new_event_keeps_the_parts_and_equals_a_full_run(tmp_path: Path) -> None:

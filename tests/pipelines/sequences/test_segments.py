@@ -137,9 +137,10 @@ def two_nights(folder: Path) -> tuple[Path, Path]:
 def test_a_new_day_is_a_segment_next_to_files_shared_with_the_previous_run(tmp_path: Path) -> None:
     first, second = two_nights(tmp_path)
     names = sorted(path.name for path in (second / "sequences").iterdir())
-    assert names == ["layout.json", "part-00000-of-00001.0001.parquet", "part-00000-of-00001.parquet"]
-    base = "sequences/part-00000-of-00001.parquet"
-    assert os.path.samefile(first / base, second / base)
+    base, lists = "part-00000-of-00001.parquet", "part-00000-of-00001.days.arrow"
+    assert names == ["layout.json", "part-00000-of-00001.0001.parquet", lists, base]
+    for name in (base, lists):
+        assert os.path.samefile(first / "sequences" / name, second / "sequences" / name)
     shutil.rmtree(first)
     assert Sequences.open(second).events.num_events == len(EVENTS) + 1
 
