@@ -14,24 +14,15 @@ import pyarrow as pa
 
 from pipelines.contracts.conversion import US_PER_DAY
 from pipelines.contracts.hashing import as_sorted
-<<<<<<< HEAD
 from pipelines.contracts.schema import DatasetSchema, TableName, Window
-from pipelines.features.duplicates import DUPLICATE, repeats
+from pipelines.features.duplicates import DUPLICATE
 from pipelines.features.kept_list import kept_list
 from pipelines.features.partitions import refuse_twice
 from pipelines.features.planning import Inputs, Survey, catalogue_of
 from pipelines.features.reporting.unknown import of_window
 from pipelines.features.task import roll_of
 from pipelines.sequences.grouping import Grouped, alive, group_events, in_window, keep_events, since, with_last_out
-=======
-from pipelines.contracts.schema import DatasetSchema, TableName
-from pipelines.features.duplicates import DUPLICATE
-from pipelines.features.kept_list import kept_list
-from pipelines.features.partitions import refuse_twice
-from pipelines.features.planning import Inputs, Survey, catalogue_of
-from pipelines.sequences.grouping import Grouped, group_events, keep_events, with_last_out
 from pipelines.sequences.repeats import repeats
->>>>>>> b5492b6 (A bound that moves by a day adds one day and drops one)
 from pipelines.sequences.segments import joined
 from pipelines.tables.catalogue import Items
 from pipelines.tables.entity_checks import EntityChecker
