@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from towerline.jobs.check.job import CheckResult
     from towerline.jobs.erasure.outcome import ForgetOutcome
     from towerline.jobs.erasure.report import ErasureReport
+    from towerline.jobs.extras import Need
     from towerline.jobs.refresh import Refreshed
     from towerline.jobs.replay.summary import Replay
-    from towerline.jobs.stages import Stage
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -132,10 +132,8 @@ class Project:
             forget: a file of user ids to erase, one per line. The features keep the list, as digests, for later runs.
             remember: a file of user ids to take off that list.
         """
-        from towerline.jobs.stages import FEATURES_STAGE
-
         return self._run(
-            FEATURES_STAGE,
+            "features",
             previous=None if previous is None else Path(previous),
             forget=self._users(forget),
             remember=self._users(remember),
@@ -170,31 +168,28 @@ class Project:
     @_job
     def train(self) -> Path:
         """Features to a user tower and an item tower, with TensorFlow. Returns the artifact's manifest."""
-        from towerline.jobs.stages import TRAIN_STAGE
-
-        return self._run(TRAIN_STAGE)
+        return self._run("train")
 
     @_job
     def embed(self) -> Path:
         """Model and items to item vectors, with Beam. Returns the artifact's manifest."""
-        from towerline.jobs.stages import EMBED_STAGE
-
-        return self._run(EMBED_STAGE)
+        return self._run("embed")
 
     @_job
     def build(self) -> Path:
         """Item vectors to a bundle, its search tuned to the recall target. Returns the artifact's manifest."""
-        from towerline.jobs.stages import BUILD_STAGE
+        return self._run("build")
 
-        return self._run(BUILD_STAGE)
-
-    def _run(self, stage: Stage, **options: Any) -> Path:
+    def _run(self, verb: Need, **options: Any) -> Path:
+        """Runs a verb's stages, with rolling windows the backtest's and then the night's. Returns the last manifest."""
         from towerline.jobs.check.preflight import require
-        from towerline.jobs.stages import StageCall
+        from towerline.jobs.stages import StageCall, stages_of
 
-        require(self.config, (stage.verb,), previous=options.get("previous"))
-        stage.run(StageCall(self.config, self.beam_args, self.progress, **options))
-        return self.work / stage.folder / MANIFEST_FILE
+        require(self.config, (verb,), previous=options.get("previous"))
+        stages = [stage for stage in stages_of(self.config) if stage.verb == verb]
+        for stage in stages:
+            stage.run(StageCall(self.config, self.beam_args, self.progress, **options))
+        return self.work / stages[-1].folder / MANIFEST_FILE
 
     @_job
     def forecast(self, *, items: int | None = None, dim: int | None = None) -> Forecast:
@@ -205,8 +200,10 @@ class Project:
             dim: length of a vector to plan for; None takes the embeddings'.
         """
         from index.building import job
+        from towerline.jobs.stages import EMBEDDINGS, published_chain
 
-        return job.plan(self.work / "embeddings", self.config.index, items=items, dim=dim, progress=self.progress)
+        embeddings = self.work / published_chain(self.config).folder(EMBEDDINGS)
+        return job.plan(embeddings, self.config.index, items=items, dim=dim, progress=self.progress)
 
     @_job
     def publish(self, *, force_reason: str | None = None, dry_run: bool = False) -> Publication:
@@ -216,12 +213,12 @@ class Project:
             force_reason: publish against a failed gate; the reason is recorded.
             dry_run: let the gates decide, and publish nothing.
         """
-        from index.publishing import publish
+        from index.publishing.publish import Options
+        from towerline.jobs.refresh import publish_built
 
         keep = self.config.refresh.keep_versions
-        options = publish.Options(dry_run=dry_run, force_reason=force_reason, keep=keep)
-        folders = self.work / "bundle", self.work / "features"
-        return publish.run(*folders, self.config.registry, self.config.gates, options, progress=self.progress)
+        options = Options(dry_run=dry_run, force_reason=force_reason, keep=keep)
+        return publish_built(self.config, options, self.progress)
 
     @_job
     def refresh(
@@ -231,6 +228,7 @@ class Project:
         dry_run: bool = False,
         forget: str | Path | None = None,
         remember: str | Path | None = None,
+        as_of: datetime.datetime | None = None,
     ) -> Refreshed:
         """The nightly job: runs the stages that are not up to date and publishes.
 
@@ -239,6 +237,8 @@ class Project:
             dry_run: let the gates decide, and publish nothing.
             forget: a file of user ids to erase, one per line, as in ``features``.
             remember: a file of user ids to take off the list of those.
+            as_of: with rolling windows, the day at whose start (UTC) they end, to reproduce a past night. None: the day
+                after the newest event's.
         """
         from towerline.jobs import refresh
         from towerline.jobs.alerts.watch import watched
@@ -254,6 +254,7 @@ class Project:
                 dry_run=dry_run,
                 forget=self._users(forget),
                 remember=self._users(remember),
+                as_of=as_of,
             )
 
         return night() if dry_run else watched(self.config, night)
@@ -407,14 +408,15 @@ class Project:
         from index.evaluation import compare
         from index.evaluation.reports import Comparison
         from index.publishing.gates import judge
+        from towerline.jobs.refresh import night_features
 
-        features = self.work / "features"
+        features, night = self.work / "features", night_features(self.config)
         path = compare.run(
             first,
             second,
             features,
             self.config.evaluation,
-            lambda after, before: judge(after, before, features, self.config.gates),
+            lambda after, before: judge(after, before, features, self.config.gates, night=night),
             self.work,
             registry=self.config.registry,
             progress=self.progress,

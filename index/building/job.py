@@ -115,6 +115,7 @@ def run(
     beam_args: Sequence[str] = (),
     progress: Progress = SILENT,
     backtest: Path | None = None,
+    last: Bundle | None = None,
 ) -> Path:
     """Builds the bundle and returns ``out``.
 
@@ -128,6 +129,7 @@ def run(
         beam_args: options of Beam for the shards; none means the runner inside this process.
         progress: shows what is predicted and measured.
         backtest: the bundle whose towers have not seen the held-out windows, to be kept inside this one.
+        last: the version published last. If it was built with the same settings, its tree is tried first.
 
     Raises:
         ArtifactError: an input is missing or damaged, or the inputs do not belong together.
@@ -168,6 +170,7 @@ def run(
             settings,
             progress,
             _shards_job(sources.embeddings.dir / VECTORS_FILE, draft.dir, settings, beam_args),
+            last=None if last is None or not _same_index(last, settings) else last.spec,
         )
         if settings.value is not None:
             column, queries = items[settings.value], users.tuning.vectors
@@ -213,6 +216,12 @@ def plan(
 def config_of(settings: IndexSettings, retriever: RetrieverSettings | None) -> dict[str, Any]:
     """The configuration that a bundle's manifest records and a refresh compares."""
     return {**settings.model_dump(mode="json"), "retriever": (retriever or RetrieverSettings()).model_dump(mode="json")}
+
+
+def _same_index(bundle: Bundle, settings: IndexSettings) -> bool:
+    """Whether a bundle was built with these settings, ``[retriever]`` aside."""
+    built_with = {name: value for name, value in bundle.manifest.config.items() if name != "retriever"}
+    return built_with == settings.model_dump(mode="json")
 
 
 def _open(embeddings: Path, model: Path, features: Path) -> _Sources:

@@ -89,7 +89,7 @@ class Climb:
     def climb(self) -> Built | None:
         """The best tree found in time; None if even the best misses the target, so that exact search must serve."""
         first = first_tree(len(self._items), self._settings)
-        best = self._try(first)
+        best = self.aimed_tree(first)
         for variants in (_other_code, _other_threshold, _other_leaves, self._other_storage, _other_soar):
             for tree in variants(best.point.tree or first):
                 if not self._time_for_one_more():
@@ -99,7 +99,7 @@ class Climb:
 
     def _faster(self, best: Built, tree: TreeSettings) -> Built:
         """The faster of the two; the other is freed when this returns, so that no more than two are ever held."""
-        other = self._try(tree)
+        other = self.aimed_tree(tree)
         return other if _better(other, best) else best
 
     def _other_storage(self, tree: TreeSettings) -> Iterator[TreeSettings]:
@@ -114,7 +114,8 @@ class Climb:
         searcher = ScannSearcher.build(self._items, tree, self._settings.threads)
         return searcher, time.perf_counter() - start
 
-    def _try(self, tree: TreeSettings) -> Built:
+    def aimed_tree(self, tree: TreeSettings) -> Built:
+        """Builds a tree with the fastest effort that meets the goal, and shows what it measures."""
         begun = time.perf_counter()
         with self._progress.waiting(f"a tree of {tree.leaves:,} leaves"):
             searcher, seconds = self._build(tree)

@@ -1,14 +1,15 @@
 """Finds the fastest searcher that meets the recall target, by building and measuring.
 
 Reads item vectors and the vectors of held-out users; writes only shards. A small catalogue gets exact search;
-for others ``index.building.tree_search`` finds the tree. With shards it searches on a sample of a shard's size; every
+for others ``index.building.tree_search`` finds the tree, or last night's is taken over if it still meets the target on
+a catalogue of similar size. With shards it searches on a sample of a shard's size; every
 shard is built with the tree found, and the effort is what all of them together need.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,6 +25,9 @@ from pipelines.progress import SILENT, Progress
 
 # A tree is trained on more vectors than this; below, exact search is as fast anyway.
 _LEAST_ITEMS_FOR_A_TREE = 1000
+# A tree is taken over while the catalogue is this much larger or smaller than the one it was looked for: the number of
+# leaves goes with the square root of the items, and the climb changes it in larger steps.
+_SIMILAR = 1.25
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ def tune(
     settings: IndexSettings,
     progress: Progress = SILENT,
     shards: ShardsJob | None = None,
+    last: SearcherSpec | None = None,
 ) -> Tuned:
     """Builds the fastest searcher whose recall meets the target with the margin.
 
@@ -51,6 +56,7 @@ def tune(
         settings: target, margin, engine, time limit and what may be varied.
         progress: shows each tree as it is measured.
         shards: builds the shards of ``items``; None means one tree.
+        last: the searcher of the last night with these settings, whose tree is tried first; None tunes in full.
 
     Raises:
         ConfigError: the engine asked for is not installed, or the tree or the shards asked for do not fit the
@@ -63,6 +69,25 @@ def tune(
         progress.line(f"exact search: {exact.p50_us:.0f} µs")
         return _tuned(ExactSearcher(items, checked=True), (exact,), exact, check, settings, started)
     climb = Climb(items, queries, settings, progress, started)
+
+    def checked(best: Built, tuned_items: int) -> Tuned:
+        with progress.waiting("checking the tree on other users"):
+            tuned = _tuned(best.searcher, (*climb.points, exact), best.point, check, settings, started)
+        return replace(tuned, spec=tuned.spec.model_copy(update={"tuned_items": tuned_items}))
+
+    def taken_over(plan: SearcherSpec, tree: TreeSettings) -> Tuned | None:
+        again = climb.aimed_tree(tree)
+        tuned = checked(again, plan.tuned_items) if again.meets else None
+        if tuned is None or not _meets(tuned.spec):
+            progress.line("last night's tree misses the target: tuning in full")
+            return None
+        progress.line("last night's tree is taken over: it meets the target")
+        return replace(tuned, spec=tuned.spec.model_copy(update={"taken_over": True}))
+
+    if last is not None and last.tree is not None and shards is None and _fits(last, len(items), settings):
+        found = taken_over(last, last.tree)
+        if found is not None:
+            return found
     if shards is not None:
         check_shards(len(items), shards.shards, settings.tree)
         tree = settings.tree or _tree_of_a_shard(items, queries, settings, progress, started)
@@ -72,8 +97,18 @@ def tune(
         best = climb.given() if settings.tree is not None else climb.climb()
     if best is None:
         return _tuned(ExactSearcher(items, checked=True), (*climb.points, exact), exact, check, settings, started)
-    with progress.waiting("checking the tree on other users"):
-        return _tuned(best.searcher, (*climb.points, exact), best.point, check, settings, started)
+    return checked(best, 0 if settings.tree is not None else len(items))
+
+
+def _fits(last: SearcherSpec, items: int, settings: IndexSettings) -> bool:
+    """Whether last night's tree may be as fast as any for this catalogue."""
+    similar = last.tuned_items / _SIMILAR <= items <= last.tuned_items * _SIMILAR
+    return similar and last.shards == 1 and settings.tree is None
+
+
+def _meets(spec: SearcherSpec) -> bool:
+    """Whether users who were not tuned on reach the target."""
+    return spec.check is not None and spec.target is not None and spec.check.ann_recall_at_100 >= spec.target
 
 
 def _tree_of_a_shard(

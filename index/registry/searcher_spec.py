@@ -28,6 +28,8 @@ class SearcherSpec(Section):
     tree: with shards, the tree of each.
     chosen: measured with the queries it was chosen by; check: with users that were not used in the choice.
     frontier: the points that no other beats in both recall and p50, by ascending p50, out of ``points`` measured.
+    tuned_items: size of the catalogue for which the tree was looked for; 0 if none was. taken_over: that was another
+    night's catalogue, whose tree met the target again.
     """
 
     engine: Engine
@@ -38,5 +40,7 @@ class SearcherSpec(Section):
     check: Measured | None = None
     frontier: tuple[Measured, ...] = Field(default=())
     points: int = 0
+    tuned_items: int = 0
+    taken_over: bool = False
     build_seconds: float = 0.0
     tune_seconds: float = 0.0

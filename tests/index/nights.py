@@ -15,7 +15,7 @@ from pipelines.features import job as features_stage
 from tests.index.serving_bundles import SCHEMA
 from tests.index.stage_artifacts import write_features, write_model
 from towerline.config import Config
-from towerline.jobs import stages
+from towerline.jobs.stages import stage as stages
 from towers.settings import TowersSettings
 from towers.training import job as training
 

@@ -26,7 +26,9 @@ from towers.data.training_data import Mined
 _BLOCK = 2048
 
 
-def mine(config: Config, features: Path, progress: Progress = SILENT, *, stage: str = "train") -> Mined | None:
+def mine(
+    config: Config, features: Path, progress: Progress = SILENT, *, stage: str = "train", whole: bool = False
+) -> Mined | None:
     """The ``towers.hard_negatives`` best items of the live version for each user as known before the valid split.
 
     Args:
@@ -34,6 +36,8 @@ def mine(config: Config, features: Path, progress: Progress = SILENT, *, stage: 
         features: the artifact with the users.
         progress: shows the users answered.
         stage: what the lines begin with.
+        whole: the features hold nothing out. Otherwise the live version's backtest is asked where it has one: what its
+            published towers find for a user may be what the user took in the held-out window.
 
     Returns:
         ``rows [users, n] int32`` in the features' catalogue, -1 where the index returned fewer or an item is gone;
@@ -42,15 +46,18 @@ def mine(config: Config, features: Path, progress: Progress = SILENT, *, stage: 
     count = config.towers.hard_negatives
     if not count:
         return None
-    if Registry(config.registry).current_or_none() is None:
+    registry = Registry(config.registry)
+    if registry.current_or_none() is None:
         progress.line(f"{stage}: no live version to mine hard negatives from; trained without")
         return None
+    version = registry.open()
+    asked = version.bundle if whole else version.bundle.measured
     # The towers' own ranking: items that users buy again are not negatives.
-    with Retriever.open(config.registry, settings=RetrieverSettings(own_items_share=0.0)) as live:
+    with Retriever.open(asked.dir, verify=False, settings=RetrieverSettings(own_items_share=0.0)) as live:
         with progress.waiting(f"{stage}: reading the users"):
             rows = _mined(live, config, features, count, progress)
-        progress.line(f"{stage}: {count} hard negatives per user from {live.version}")
-        return Mined(live.version, rows)
+        progress.line(f"{stage}: {count} hard negatives per user from {version.version}")
+        return Mined(version.version, rows)
 
 
 def miner(config: Config, features: Path, progress: Progress = SILENT) -> Callable[[int], Mined | None]:

@@ -79,7 +79,8 @@ def nights_of(model: Manifest) -> int:
 
 def epochs_found(model: Manifest) -> int:
     """The number of epochs that the last full training behind a model found best."""
-    return int(model.facts.get(EPOCHS_FOUND, model.facts["best_epoch"]))
+    # Models made before this was kept were trained in full, or went on from one for a night's few epochs.
+    return int(model.facts[EPOCHS_FOUND] if EPOCHS_FOUND in model.facts else model.facts["best_epoch"])
 
 
 def _by_value(

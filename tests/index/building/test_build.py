@@ -258,3 +258,17 @@ def test_a_damaged_backtest_is_refused_by_name(stages: Stages, embeddings: Path,
             backtest=broken,
         )
     assert not (tmp_path / "out").exists()
+
+
+def test_the_tree_of_the_version_published_last_is_tried_first(
+    stages: Stages, embeddings: Path, tmp_path: Path
+) -> None:
+    settings = IndexSettings(engine="scann", tuning_queries=40, tuning_seconds=20, ann_recall_at_100=0.9)
+    inputs = (embeddings, stages.model, stages.features)
+    first = Bundle.open(build.run(*inputs, settings, tmp_path / "first"))
+    second = Bundle.open(build.run(*inputs, settings, tmp_path / "second", last=first))
+    assert second.spec.taken_over
+    # Other settings: the tree is looked for.
+    other = settings.model_copy(update={"ann_recall_at_100": 0.92})
+    third = Bundle.open(build.run(*inputs, other, tmp_path / "third", last=first))
+    assert (third.spec.taken_over, third.spec.tuned_items) == (False, ITEMS)

@@ -20,6 +20,7 @@ from index.search.scann_tree import ScannSearcher
 from index.search.searcher import Vectors
 from index.settings import IndexSettings, TreeSettings
 from pipelines.progress import SILENT
+from tests.recorded import Recorded
 
 ITEMS, DIM = 6000, 16
 
@@ -238,3 +239,43 @@ def test_a_budget_that_fits_is_kept() -> None:
     assert predicted.memory_bytes < 4 * GIB
     assert predicted.line.startswith("plan: 10,000 items × 16: ")
     check_budget(predicted, settings)
+
+
+SEARCHED = IndexSettings(engine="scann", tuning_seconds=15, ann_recall_at_100=0.95)
+
+
+def test_last_nights_tree_is_taken_over_if_it_still_meets_the_target(items: Vectors) -> None:
+    queries, check = users(items, 60, 1), users(items, 60, 2)
+    first = tune(items, queries, check, SEARCHED).spec
+    assert (first.tuned_items, first.taken_over) == (ITEMS, False)
+    said = Recorded()
+    tonight = items[:5000]
+    of_tonight = [Queries.of(asked.vectors, tonight) for asked in (queries, check)]
+    second = tune(tonight, *of_tonight, SEARCHED, said, last=first).spec
+    assert second.taken_over
+    assert second.tree is not None
+    assert first.tree is not None
+    effort = {"leaves_to_search", "reorder"}
+    assert second.tree.model_dump(exclude=effort) == first.tree.model_dump(exclude=effort)
+    assert second.check is not None
+    assert second.check.ann_recall_at_100 >= 0.95
+    assert sum("leaves:" in line or "leaves," in line for line in said.lines) == 1
+    # What counts is the catalogue that the tree was looked for, so that nights cannot drift away from it.
+    assert second.tuned_items == ITEMS
+
+
+def test_last_nights_tree_is_looked_for_again_if_it_misses_the_target_or_the_catalogue_has_another_size(
+    items: Vectors,
+) -> None:
+    queries, check = users(items, 60, 1), users(items, 60, 2)
+    first = tune(items, queries, check, SEARCHED).spec
+    # The truth of these users is nothing that search can find.
+    wrong = Queries(check.vectors, np.random.default_rng(3).integers(0, ITEMS, check.truth.shape).astype(np.int32))
+    said = Recorded()
+    missed = tune(items, queries, wrong, SEARCHED, said, last=first).spec
+    assert "last night's tree misses the target: tuning in full" in said.lines
+    half = items[:2000]
+    smaller = tune(half, *(Queries.of(asked.vectors, half) for asked in (queries, check)), SEARCHED, last=first).spec
+    for spec, size in ((missed, ITEMS), (smaller, 2000)):
+        assert (spec.tuned_items, spec.taken_over) == (size, False)
+        assert spec.points > 2

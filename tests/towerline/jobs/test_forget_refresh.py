@@ -14,14 +14,14 @@ from pipelines.sequences.reader import load_users
 from tests.worlds import write_marketplace
 from towerline.commands.cli import main
 from towerline.jobs import refresh
-from towerline.jobs.stages import FEATURES_STAGE
+from towerline.jobs.stages import FeaturesStage
 from towerline.project import Project
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     """A small marketplace whose nights end after the features."""
-    monkeypatch.setattr(refresh, "STAGES", (FEATURES_STAGE,))
+    monkeypatch.setattr(refresh, "stages_of", lambda _: (FeaturesStage(),))
     monkeypatch.setattr(refresh, "_publish", lambda *_: Publication(None, (), forced=False))
     toml = write_marketplace(tmp_path / "tables", users=20, items=30, events=800)
     made = towerline.open(toml, work=tmp_path / "work")

@@ -10,9 +10,11 @@ from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.manifest import read_manifest
 from tests.worlds import write_marketplace
 from towerline.jobs import refresh
-from towerline.jobs.stages import BUILD_STAGE, EMBED_STAGE, FEATURES_STAGE, STAGES, TRAIN_STAGE, StageCall
+from towerline.jobs.stages import StageCall
+from towerline.jobs.stages.night import _STAGES as STAGES
 from towerline.project import Project, open_project
 
+FEATURES_STAGE, TRAIN_STAGE, EMBED_STAGE, BUILD_STAGE = STAGES
 SMALL = ("towers.epochs=1", "towers.min_steps=2", "towers.embedding_dim=8", "towers.refit=false", "index.engine=exact")
 
 

@@ -11,7 +11,7 @@ from pipelines.contracts.manifest import Manifest, check_files, plain_config, re
 from pipelines.features.increment import decide
 from pipelines.features.planning import Inputs
 from towerline.config import Config
-from towerline.jobs.stages import FEATURES, FEATURES_STAGE, STAGES, Stage
+from towerline.jobs.stages import FEATURES, FeaturesStage, Stage, stages_of
 
 State = Literal["up to date", "would run", "would append"]
 
@@ -33,11 +33,11 @@ def plan_night(config: Config, inputs: Inputs) -> tuple[StageState, ...]:
         inputs: the files of the tables, with their contents hashed.
     """
     states: list[StageState] = []
-    for stage in STAGES:
-        if stage is FEATURES_STAGE:
+    for stage in stages_of(config):
+        if stage.folder == FEATURES:
             states.append(_features(config, inputs))
         elif states[-1].state != "up to date":
-            states.append(StageState(stage.verb, "would run", f"{states[-1].stage} would"))
+            states.append(StageState(stage.title, "would run", f"{states[-1].stage} would"))
         else:
             states.append(_later(config, stage))
     return tuple(states)
@@ -47,7 +47,7 @@ def _features(config: Config, inputs: Inputs) -> StageState:
     folder = config.work / FEATURES
     if not folder.is_dir():
         return StageState("features", "would run", "there are no features yet")
-    reason = _why_stale(folder, inputs.fingerprints(), FEATURES_STAGE.settings(config))
+    reason = _why_stale(folder, inputs.fingerprints(), FeaturesStage().settings(config))
     if reason is None:
         return StageState("features", "up to date", "tables and schema are those of the last run")
     decision = decide(folder, config.schema_only(), inputs.events)
@@ -61,11 +61,11 @@ def _later(config: Config, stage: Stage) -> StageState:
     try:
         inputs = stage.inputs(config)
     except ArtifactError as err:
-        return StageState(stage.verb, "would run", str(err))
+        return StageState(stage.title, "would run", str(err))
     reason = _why_stale(config.work / stage.folder, inputs, stage.settings(config))
     if reason is None:
-        return StageState(stage.verb, "up to date", "its inputs and settings are those of the last run")
-    return StageState(stage.verb, "would run", reason)
+        return StageState(stage.title, "up to date", "its inputs and settings are those of the last run")
+    return StageState(stage.title, "would run", reason)
 
 
 def _why_stale(folder: Path, inputs: dict[str, str], settings: dict[str, Any]) -> str | None:

@@ -16,7 +16,7 @@ from pipelines.progress import Bar, Progress
 from towerline.config import Config
 from towerline.jobs import refresh
 from towerline.jobs.replay.rows import Outcome
-from towerline.jobs.stages import BUNDLE
+from towerline.jobs.stages import BUNDLE, published_chain
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def run_night(config: Config, before: str | None, *, keep_going: bool, progress:
         done = refresh.run(config, progress=progress)
     except GateError as err:
         seconds = time.perf_counter() - begun
-        refused = config.work / BUNDLE
+        refused = config.work / published_chain(config).folder(BUNDLE)
         return NightRun(
             "refused", seconds, before, verdicts=tuple(map(dict, err.verdicts)), error=str(err), refused=refused
         )
