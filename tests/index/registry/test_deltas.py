@@ -322,7 +322,7 @@ def test_each_version_embeds_what_came_since_with_its_own_towers(
     embeddings = embed.run(tmp_path / "model", stages.features, tmp_path / "embeddings")
     settings = IndexSettings(attributes=ATTRIBUTES, tuning_queries=20)
     built = build.run(embeddings, tmp_path / "model", stages.features, settings, tmp_path / "bundle")
-    gates = GatesSettings(churn=None, recall_drop=None)
+    gates = GatesSettings(churn=None, recall_drop=None, category_recall_drop=None)
     publishing.run(built, stages.features, registry.url, gates)
     state = state_of(registry)
     rng = np.random.default_rng(5)
