@@ -7,14 +7,16 @@ date are what its version is then measured on.
 
 from __future__ import annotations
 
+import datetime
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipelines.contracts.errors import ConfigError
-from pipelines.contracts.manifest import MANIFEST_FILE, write_durably
+from pipelines.contracts.manifest import MANIFEST_FILE, read_manifest, write_durably
 from pipelines.contracts.schema import DatasetSchema
+from pipelines.contracts.schema.window import Window
 from pipelines.features.kept_list import copy_of, kept_list, write_copy
 from pipelines.progress import SILENT, Progress
 from towerline.config import Config
@@ -22,12 +24,12 @@ from towerline.jobs.replay.asking import Asked, DayValues, ask, churn
 from towerline.jobs.replay.day_files import DayFiles, cut
 from towerline.jobs.replay.kept_versions import KeptVersions
 from towerline.jobs.replay.night import Inside, NightRun, backtest_of, run_night
-from towerline.jobs.replay.plan import Plan, require_time
+from towerline.jobs.replay.plan import Plan, require_rolling
 from towerline.jobs.replay.rows import Arm, NightRow
 from towerline.jobs.replay.state import State
 from towerline.jobs.replay.summary import Replay, summarise
 from towerline.jobs.replay.truth import DayTruth, truth_of
-from towerline.jobs.stages import FEATURES
+from towerline.jobs.stages import BACKTEST, FEATURES, NIGHT
 
 REPLAY_JSON, REPLAY_HTML = "replay.json", "replay.html"
 _USERS = "users"
@@ -48,7 +50,7 @@ def run(plan: Plan, *, keep_going: bool = False, progress: Progress = SILENT) ->
     """
     if plan.nights < 1:
         raise ConfigError(f"--nights: expected 1 or more, got {plan.nights}.")
-    require_time(plan.config)
+    require_rolling(plan.config)
     state = State.open(plan.folder, plan.identity())
     clock = _Stopwatch()
     days = _prepared(plan, progress)
@@ -118,9 +120,9 @@ class _Nights:
     def run(self, night: int, state: State, *, resumed: bool) -> NightRow:
         """One night, and the day after it."""
         day = self.plan.date(night)
-        config = self.plan.config_of(night, self.days.show_before(day))
-        inside = Inside(self.progress)
-        done = run_night(config, state.before, keep_going=self.keep_going, progress=inside)
+        config = self.plan.config_of(self.days.show_before(day))
+        inside, as_of = Inside(self.progress), self.plan.midnight(night)
+        done = run_night(config, as_of, state.before, keep_going=self.keep_going, progress=inside)
         if done.version is not None:
             self.kept.keep(done.version, self.plan.registry)
         row = NightRow(
@@ -140,19 +142,19 @@ class _Nights:
 
     def _measured(self, row: NightRow, done: NightRun, state: State, config: Config) -> dict[str, Any]:
         """Fields of the row: what each version finds of the day."""
-        features = config.work / FEATURES
-        if not (features / MANIFEST_FILE).is_file():
+        features = NewestFeatures.of(config.work)
+        if features is None:
             return {}
         day = self.plan.date(row.night)
         schema: DatasetSchema = config.schema_only()
-        truth = truth_of(schema, features, day, self.days.of(day), self.plan.config.replay.max_users)
+        truth = truth_of(schema, features.path, day, self.days.of(day), self.plan.config.replay.max_users)
         bundles = self._bundles(state, done)
         answers = {path: ask(truth, path, progress=self.progress) for path in dict.fromkeys(bundles.values())}
         values = DayValues(truth.user_ids, {arm: answers[path].recalls(truth) for arm, path in bundles.items()})
         _users_folder(self.plan).mkdir(exist_ok=True)
         values.write(users_file(_users_folder(self.plan), row))
         return {
-            "stale_records": done.outcome == "failed",
+            "stale_records": features.end < self.plan.midnight(row.night),
             "users": truth.num_users,
             "pairs": len(truth.truth.rows),
             "new_pairs": len(truth.new_truth.rows),
@@ -184,6 +186,24 @@ class _Nights:
             return 0.0
         asked = answers[path] if path in answers else ask(day, path, progress=self.progress)
         return churn(asked, answers[bundles["fresh"]])
+
+
+@dataclass(frozen=True)
+class NewestFeatures:
+    """The features whose events reach furthest. end: the moment before which they know all."""
+
+    path: Path
+    end: datetime.datetime
+
+    @classmethod
+    def of(cls, work: Path) -> NewestFeatures | None:
+        """Those of the night before those of its backtest; None if there are none."""
+        found = [
+            cls(path, datetime.datetime.fromtimestamp(window.end / 1e6, datetime.UTC))
+            for path in (work / chain.folder(FEATURES) for chain in (NIGHT, BACKTEST))
+            if (path / MANIFEST_FILE).is_file() and (window := Window.of(read_manifest(path).facts)) is not None
+        ]
+        return max(found, key=lambda one: one.end, default=None)
 
 
 def line_of(row: NightRow, nights: int) -> str:

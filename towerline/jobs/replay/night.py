@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,11 +33,14 @@ class NightRun:
     refused: Path | None = None
 
 
-def run_night(config: Config, before: str | None, *, keep_going: bool, progress: Progress) -> NightRun:
+def run_night(
+    config: Config, as_of: datetime.datetime, before: str | None, *, keep_going: bool, progress: Progress
+) -> NightRun:
     """Runs the nightly job.
 
     Args:
-        config: of this night.
+        config: of the nights.
+        as_of: where the windows of this one end.
         before: the version that was live before it.
         keep_going: a failed night is an outcome too; else its error is raised. A refused night always is one.
         progress: shows what is at work.
@@ -46,26 +50,30 @@ def run_night(config: Config, before: str | None, *, keep_going: bool, progress:
     """
     begun = time.perf_counter()
     try:
-        done = refresh.run(config, progress=progress)
+        done = refresh.run(config, progress=progress, as_of=as_of)
     except GateError as err:
-        seconds = time.perf_counter() - begun
-        refused = config.work / published_chain(config).folder(BUNDLE)
         return NightRun(
-            "refused", seconds, before, verdicts=tuple(map(dict, err.verdicts)), error=str(err), refused=refused
+            "refused",
+            time.perf_counter() - begun,
+            Registry(config.registry).current_or_none(),
+            verdicts=tuple(map(dict, err.verdicts)),
+            error=str(err),
+            refused=config.work / published_chain(config).folder(BUNDLE),
         )
     except Exception as err:
         if not keep_going:
             raise
-        return NightRun("failed", time.perf_counter() - begun, before, error=f"{type(err).__name__}: {err}")
+        live = Registry(config.registry).current_or_none()
+        return NightRun("failed", time.perf_counter() - begun, live, error=f"{type(err).__name__}: {err}")
     seconds = time.perf_counter() - begun
     stages = {stage.name: round(stage.seconds, 2) for stage in done.stages}
     stages["publish"] = round(max(seconds - sum(stages.values()), 0.0), 2)
     # A run that was stopped after it had published finds everything up to date: the version says what the gates said.
-    published = done.version != before
+    is_new = done.version != before
     verdicts = tuple(verdict.as_fact() for verdict in done.verdicts)
-    if published and not verdicts:
+    if is_new and not verdicts:
         verdicts = _verdicts_of(config, done.version)
-    return NightRun("published" if published else "unchanged", seconds, done.version, stages, verdicts)
+    return NightRun("published" if is_new else "unchanged", seconds, done.version, stages, verdicts)
 
 
 def _verdicts_of(config: Config, version: str | None) -> tuple[dict[str, Any], ...]:

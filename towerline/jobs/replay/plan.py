@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.contracts.errors import ConfigError
-from pipelines.contracts.schema import Split
 from pipelines.features.kept_list import kept_list
 from pipelines.features.planning import Inputs
 from towerline.config import Config, Paths, plain
@@ -53,8 +52,8 @@ class Plan:
         day = self.date(night)
         return datetime.datetime(day.year, day.month, day.day, tzinfo=datetime.UTC)
 
-    def config_of(self, night: int, events: Path) -> Config:
-        """The configuration of a night whose events are in a folder.
+    def config_of(self, events: Path) -> Config:
+        """The configuration of the nights, whose events are in a folder.
 
         What belongs to the real nights is left out: their folders, alerts and reports.
         """
@@ -63,7 +62,6 @@ class Plan:
             update={
                 "paths": Paths(work=self.work.absolute(), registry=self.registry),
                 "tables": self.config.tables.model_copy(update={"events": source}),
-                "split": moved(self.config.split, self.midnight(night)),
                 "alerts": AlertsSettings(),
                 "refresh": self.config.refresh.model_copy(update={"evaluate": False, "lock_wait_minutes": 0.0}),
             }
@@ -95,23 +93,14 @@ class Plan:
             )
 
 
-def require_time(config: Config) -> None:
-    """Checks that the data set can be replayed: its events have a time, and its split is one by time.
+def require_rolling(config: Config) -> None:
+    """Checks that the data set can be replayed: its windows roll, and so its events have a time.
 
     Raises:
         ConfigError: it cannot.
     """
-    if config.tables.events.time is None:
+    if not config.split.rolls:
         raise ConfigError(
-            "tables.events.time: expected a column, got none. A replay needs to know the day of each event."
+            "split: expected windows that roll, because a night with fixed dates never learns from the newest events. "
+            "Write valid_days and test_days there, or give --set 'split={valid_days = 7, test_days = 7}'."
         )
-    if config.split.valid_from is None:
-        raise ConfigError("split: expected windows of time, got another split. Set valid_days and test_days.")
-
-
-def moved(split: Split, midnight: datetime.datetime) -> Split:
-    """Absolute dates moved to a night: two windows as long as the validation window, the later one ending there."""
-    if not isinstance(split.valid_from, datetime.datetime) or not isinstance(split.test_from, datetime.datetime):
-        return split
-    length = split.test_from - split.valid_from
-    return Split(valid_from=midnight - 2 * length, test_from=midnight - length)

@@ -64,15 +64,17 @@ def test_each_night_sees_the_days_before_it_and_no_later_event(whole: tuple[Repl
         assert last == max(before)
 
 
-@pytest.mark.parametrize("arm", ["fresh", "frozen", "weekly"])
+@pytest.mark.parametrize("arm", ["fresh", "frozen", "weekly", "backtest"])
 def test_recall_is_that_of_loops_over_the_raw_events(whole: tuple[Replay, Nights, Path], arm: str) -> None:
     replay, nights, folder = whole
     user_days: list[dict[str, float | None]] = []
     for row in replay.nights:
         if row.night == EMPTY:
             continue
-        built = {"fresh": live_after(row.night), "frozen": 0, "weekly": live_after(row.night // 7 * 7)}[arm]
-        expected = oracle.recalls(EVENTS, row.night, nights.bundles[built])
+        fresh = live_after(row.night)
+        built = {"frozen": 0, "weekly": live_after(row.night // 7 * 7)}.get(arm, fresh)
+        bundle = nights.bundles[built] / "backtest" if arm == "backtest" else nights.bundles[built]
+        expected = oracle.recalls(EVENTS, row.night, bundle)
         table = pq.read_table(folder / "run" / "replay" / "users" / f"{row.date}.parquet")
         assert table["user_id"].to_pylist() == list(expected)
         for part in ("all", "novel", "new"):
@@ -101,7 +103,7 @@ def test_a_refused_night_keeps_the_version_and_goes_on(whole: tuple[Replay, Nigh
     assert (row.outcome, row.version) == ("refused", before.version)
     assert "at fault: train" in (row.error or "")
     assert [verdict["outcome"] for verdict in row.verdicts] == ["passed", "failed"]
-    expected = oracle.recalls(EVENTS, REFUSED, folder / "run" / "replay" / "run" / "bundle")
+    expected = oracle.recalls(EVENTS, REFUSED, folder / "run" / "replay" / "run" / "night" / "bundle")
     refused = row.recall("refused")
     assert refused == pytest.approx(np.mean([one["all"] for one in expected.values()]))
     assert row.false_alarm is not None
@@ -259,10 +261,13 @@ def test_dates_without_events_are_refused_before_a_night(
     assert made.ran == []
 
 
-def test_a_split_that_is_none_by_time_is_refused(stored: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("split", [{"leave_last_out": True}, {"valid_from": "2025-03-01", "test_from": "2025-03-04"}])
+def test_windows_that_do_not_roll_are_refused_with_the_setting(
+    stored: Path, tmp_path: Path, split: dict[str, Any]
+) -> None:
     world.write_tables(tmp_path, EVENTS)
-    with pytest.raises(ConfigError, match="split: expected windows of time"):
-        replayed(plan_of(tmp_path, 1, split={"leave_last_out": True}), Nights(stored))
+    with pytest.raises(ConfigError, match=r"split: expected windows that roll.*--set 'split=\{valid_days = 7"):
+        replayed(plan_of(tmp_path, 1, split=split), Nights(stored))
 
 
 def test_users_asked_are_a_stable_sample(stored: Path, tmp_path: Path) -> None:
@@ -273,7 +278,7 @@ def test_users_asked_are_a_stable_sample(stored: Path, tmp_path: Path) -> None:
 
 def test_alerts_of_the_real_nights_are_not_sent(stored: Path, tmp_path: Path) -> None:
     sections = {"alerts": {"command": f"touch {tmp_path / 'sent'}"}}
-    made = plan_of(tmp_path, **sections).config_of(0, tmp_path)
+    made = plan_of(tmp_path, **sections).config_of(tmp_path)
     assert made.alerts.command is None
     assert made.registry == str(tmp_path / "run" / "replay" / "registry")
 

@@ -7,6 +7,7 @@ one fails, one day has no events.
 from __future__ import annotations
 
 import datetime
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ import pyarrow.parquet as pq
 from index.publishing.verdict import Verdict
 from index.registry.registry import Registry
 from pipelines.contracts.errors import GateError, SchemaError
+from pipelines.contracts.manifest import read_manifest
 from pipelines.features import job as features
-from tests.index.serving_bundles import CATEGORIES, COUNTRIES, SCHEMA, write_bundle
+from tests.index.serving_bundles import CATEGORIES, COUNTRIES, SCHEMA, nest, write_bundle
 from towerline.config import Config
 from towerline.jobs.refresh import Refreshed, StageOutcome
 
@@ -100,12 +102,8 @@ def write_tables(folder: Path, made: list[Event]) -> None:
 def config(folder: Path, **sections: Any) -> Config:
     """The configuration of the shop, whose run is below ``folder``."""
     tables = {name: {**table, "path": str(folder / table["path"])} for name, table in SCHEMA["tables"].items()}
-    made = {
-        **SCHEMA,
-        "tables": tables,
-        "actions": ACTIONS,
-        "split": {"valid_from": "2025-03-01", "test_from": "2025-03-04"},
-    }
+    split = {"valid_days": 3, "test_days": 3}
+    made = {**SCHEMA, "tables": tables, "actions": ACTIONS, "split": split}
     return Config.model_validate({**made, "paths": {"work": str(folder / "run")}, **sections})
 
 
@@ -128,51 +126,46 @@ class Nights:
     stop_at: tuple[int, str] | None = None
     healthy: bool = False
 
-    def run(self, made: Config, **_: Any) -> Refreshed:
-        night = self._night_of(made)
+    def run(self, made: Config, *, as_of: datetime.datetime, **_: Any) -> Refreshed:
+        night = (as_of - midnight(0)).days
         self.ran.append(night)
         self._stop(night, "begin")
         if night == FAILED and not self.healthy:
             raise SchemaError("expected a disk with room, got a full one")
-        previous = made.work / "features"
-        features.run(made.schema_only(), made.work / "features", previous=previous if previous.exists() else None)
+        self._features(made, night, as_of)
         self._stop(night, "features")
-        bundle = self.stored / f"bundle-{night}"
-        if not bundle.exists():
-            _write_bundle(bundle, night)
-        self.bundles[night] = bundle
+        bundle = self._bundle(night)
         if night == REFUSED and not self.healthy:
-            staged = made.work / "bundle"
-            if not staged.exists():
-                _write_bundle(staged, night)
+            shutil.copytree(bundle, made.work / "night" / "bundle", dirs_exist_ok=True)
             raise GateError("1 gate(s) failed, at fault: train.", [verdict.as_fact() for verdict in GATES])
         registry = Registry(made.registry)
-        known = [one for one in registry.versions() if one.fingerprint == _fingerprint(bundle)]
+        known = [one for one in registry.versions() if one.fingerprint == read_manifest(bundle).fingerprint]
         version = known[0].name if known else registry.publish(bundle, facts={"gates": [GATES[0].as_fact()]}, keep=2)
         self._stop(night, "publish")
-        stages = (StageOutcome("features", "ran", 0.2, "x"), StageOutcome("bundle", "ran", 0.1, "y"))
+        stages = (StageOutcome("features", "ran", 0.2, "x"), StageOutcome("night/bundle", "ran", 0.1, "y"))
         return Refreshed(version, not known, stages, () if known else (GATES[0],), made.work / "refresh.json")
 
-    def _night_of(self, made: Config) -> int:
+    def _features(self, made: Config, night: int, as_of: datetime.datetime) -> None:
         files = sorted(Path(made.tables.events.paths[0]).glob("*.parquet"))
-        last = max(pq.read_table(file)["t"].to_pylist()[-1] for file in files)
-        assert isinstance(made.split.test_from, datetime.datetime)
-        night = (made.split.test_from + (datetime.timedelta(days=3)) - midnight(0)).days
-        self.seen[night] = last
-        return night
+        self.seen[night] = max(pq.read_table(file)["t"].to_pylist()[-1] for file in files)
+        backtest = made.work / "features"
+        schema, previous = made.schema_only(), backtest if backtest.exists() else None
+        features.run(schema, backtest, previous=previous, as_of=as_of)
+        features.run(schema, made.work / "night" / "features", previous=backtest, whole=True)
+
+    def _bundle(self, night: int) -> Path:
+        """The night's bundle, with that of its backtest inside."""
+        bundle = self.bundles[night] = self.stored / f"bundle-{night}"
+        if not bundle.exists():
+            with mock.patch.dict(SCHEMA, actions=ACTIONS):
+                parts = [
+                    write_bundle(self.stored / f"{name}-{night}", items=ITEMS, seed=seed, users=False)
+                    for name, seed in (("plain", night), ("backtest", 100 + night))
+                ]
+            nest(*parts, bundle)
+        return bundle
 
     def _stop(self, night: int, place: str) -> None:
         if self.stop_at == (night, place):
             self.stop_at = None
             raise Stopped
-
-
-def _write_bundle(path: Path, seed: int) -> None:
-    with mock.patch.dict(SCHEMA, actions=ACTIONS):
-        write_bundle(path, items=ITEMS, seed=seed, users=False)
-
-
-def _fingerprint(bundle: Path) -> str:
-    from pipelines.contracts.manifest import read_manifest
-
-    return read_manifest(bundle).fingerprint
