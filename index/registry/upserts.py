@@ -19,7 +19,7 @@ from index.inference.item_types import ItemTypes
 from index.registry.bundle import Bundle
 from index.registry.delta_entry import CHANGE_COLUMN, ID_COLUMN, SAID_COLUMN, Entry
 from pipelines.contracts.arrays import Bools, Int64
-from pipelines.contracts.conversion import plain_array
+from pipelines.contracts.conversion import is_list, plain_array
 
 
 @dataclass(frozen=True)
@@ -200,9 +200,24 @@ def same(first: pa.Array, second: pa.Array) -> Bools:
     """``[n] bool``: equal values, or none in both."""
     if first.type != second.type:
         first = first.cast(second.type)
+    if is_list(first.type) and not pa.types.is_nested(first.type.value_type):
+        return _same_lists(first, second)
     if pa.types.is_nested(first.type):
         pairs = zip(first.to_pylist(), second.to_pylist(), strict=True)
         return np.fromiter((one == other for one, other in pairs), bool, len(first))
     equal = pc.fill_null(pc.equal(first, second), False)
     none = pc.and_(pc.is_null(first), pc.is_null(second))
     return np.asarray(pc.or_(equal, none), dtype=bool)
+
+
+def _same_lists(first: pa.Array, second: pa.Array) -> Bools:
+    """``[n] bool``: lists of the same values in the same order, or none in both."""
+    lengths, others = (np.asarray(pc.fill_null(pc.list_value_length(one), -1), np.int64) for one in (first, second))
+    equal: Bools = lengths == others
+    rows = np.flatnonzero(equal & (lengths > 0))
+    if len(rows):
+        places = pa.array(rows)
+        values = same(first.take(places).flatten(), second.take(places).flatten())
+        starts = np.cumsum([0, *lengths[rows][:-1]])
+        equal[rows] = np.logical_and.reduceat(values, starts)
+    return equal

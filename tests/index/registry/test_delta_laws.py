@@ -32,6 +32,7 @@ from index.registry.delta_entry import CHANGE_COLUMN, ID_COLUMN, SAID_COLUMN, En
 from index.registry.delta_log import DeltaLog
 from index.registry.deltas import DeltaState
 from index.registry.registry import Registry
+from index.registry.upserts import same
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.schema import ColumnRule
 from tests.index.registry.ad_world import COLUMNS, ITEMS, World, ad, first_rows, table_of, tree_settings, write_world
@@ -394,3 +395,20 @@ def test_a_forked_process_embeds_with_a_tower_of_its_own(world: World) -> None:
         os._exit(0)
     assert os.waitpid(pid, 0)[1] == 0
     np.testing.assert_allclose(np.frombuffer(os.read(read, 1 << 16), np.float32), expected[0], rtol=1e-6)
+
+
+VALUES = {
+    pa.int64(): st.integers(-2, 2),
+    pa.float32(): st.sampled_from([0.0, 0.5, -1.0]),
+    pa.string(): st.sampled_from(["", "a", "b"]),
+}
+
+
+@given(st.sampled_from([*VALUES, *map(pa.list_, VALUES)]), st.data())
+def test_values_are_the_same_as_in_python(kind: pa.DataType, data: st.DataObject) -> None:
+    one = VALUES.get(kind)
+    value = st.lists(st.none() | VALUES[kind.value_type], max_size=3) if one is None else one
+    pairs = data.draw(st.lists(st.tuples(st.none() | value, st.none() | value)))
+    first, second = (pa.array([pair[side] for pair in pairs], kind) for side in (0, 1))
+    assert same(first, second).tolist() == [left == right for left, right in pairs]
+    assert same(first.slice(1), second.slice(1)).tolist() == [left == right for left, right in pairs[1:]]
