@@ -10,8 +10,9 @@ import datetime
 from collections.abc import Mapping
 from typing import Any, Self
 
-from pipelines.contracts.configuration import Section
+from pipelines.contracts.configuration import Section, as_moment
 from pipelines.contracts.conversion import US_PER_DAY
+from pipelines.contracts.errors import ConfigError
 
 # In the facts of a manifest: the window.
 WINDOW_FACT = "window"
@@ -61,6 +62,28 @@ def moment(bound: datetime.datetime | int) -> int:
     if isinstance(bound, int):
         return bound
     return (bound - _EPOCH) // datetime.timedelta(microseconds=1)
+
+
+def as_of_moment(given: str | datetime.date) -> datetime.datetime:
+    """What a person gives as ``--as-of``: a date (its beginning) or a time, as text or not; UTC without a zone.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    try:
+        found = as_moment(given)
+    except ValueError as err:
+        raise _no_moment(given) from err
+    if not isinstance(found, datetime.datetime):
+        raise _no_moment(given)
+    return found
+
+
+def _no_moment(given: object) -> ConfigError:
+    return ConfigError(
+        "--as-of: expected a date, or a time with its zone, such as 2026-02-01 or 2026-02-01T06:00:00+01:00, "
+        f"got {given!r}"
+    )
 
 
 def midnight_before(time_us: int) -> int:

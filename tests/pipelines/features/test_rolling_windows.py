@@ -11,6 +11,7 @@ import pytest
 from pipelines.contracts.errors import ConfigError, SchemaError
 from pipelines.contracts.manifest import open_artifact, read_manifest
 from pipelines.contracts.schema import Window
+from pipelines.contracts.schema.window import as_of_moment
 from pipelines.features import job as features
 from pipelines.features.reporting.artifact_summary import summary_of
 from pipelines.features.reporting.data_summary import lines
@@ -94,6 +95,26 @@ def test_an_event_after_today_is_used_when_its_day_has_come(tmp_path: Path) -> N
     assert increment(late)["used"]
     assert window_of(late)[-1] == micros(24)
     assert content(late) == content(features.run(table, tmp_path / "full", now=at(23.1)))
+
+
+@pytest.mark.parametrize(
+    ("given", "iso"),
+    [
+        ("2026-02-01", "2026-02-01T00:00:00+00:00"),
+        (datetime.date(2026, 2, 1), "2026-02-01T00:00:00+00:00"),
+        ("2026-02-01T00:30:00+01:00", "2026-01-31T23:30:00+00:00"),
+        ("2026-02-01T06:00", "2026-02-01T06:00:00+00:00"),
+        (datetime.datetime(2026, 2, 1, 6), "2026-02-01T06:00:00+00:00"),
+    ],
+)
+def test_as_of_is_given_as_a_date_or_a_time(given: Any, iso: str) -> None:
+    assert as_of_moment(given).isoformat() == iso
+
+
+@pytest.mark.parametrize("given", ["yesterday", "", "2026-02-30", 20260201, "0001-01-01T00:00+10:00"])
+def test_what_is_no_date_is_refused_with_two_that_are(given: Any) -> None:
+    with pytest.raises(ConfigError, match=r"--as-of: expected a date, .* such as 2026-02-01 or .*, got "):
+        as_of_moment(given)
 
 
 def test_with_dates_in_the_split_as_of_is_refused(tmp_path: Path) -> None:

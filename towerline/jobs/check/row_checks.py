@@ -92,7 +92,7 @@ def _splits(rows: Rows, schema: DatasetSchema) -> Iterator[Finding]:
     counts = splits_of(rows)
     shown = f"{', '.join(f'{name} {number:,}' for name, number in counts.items())} events; {_range(rows, schema)}"
     if rows.window is not None:
-        shown = f"{rows.window}: {shown}"
+        shown = f"{'' if rows.sample.is_whole else 'of the sample: '}{rows.window}: {shown}"
     refused = list(_refusal("[split]", lambda: require_split(list(counts.values()), _ingested(rows), rows.window)))
     if refused and not rows.sample.is_whole:
         yield Finding("split", "warning", f"the sample has {shown}.", "Move the bounds, or take a larger --sample.")
