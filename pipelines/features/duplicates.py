@@ -6,6 +6,7 @@ They are counted, and rejected if the schema says so. Works on sorted sequences,
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.contracts.conversion import US_PER_DAY
 from pipelines.contracts.files import write_parquet
 from pipelines.features.task import Job
 from pipelines.sequences.grouping import Grouped, keep_events
@@ -98,3 +100,9 @@ def without_older(rejects: pa.Table, moment_us: int) -> pa.Table:
     # A time that names a forgotten user has been taken out: nobody knows how old the event is.
     kept[is_duplicate] = (times.astype(np.int64) >= moment_us) | np.isnat(times)
     return rejects.filter(pa.array(kept))
+
+
+def days_of(rejects: pa.Table) -> Counter[int]:
+    """Duplicates among rejects by day since the epoch; those whose time is not known are left out."""
+    texts = rejects.filter(pc.equal(rejects["reason"], DUPLICATE))["value"].drop_null().to_numpy()
+    return Counter((texts.astype("datetime64[us]").astype(np.int64) // US_PER_DAY).tolist())

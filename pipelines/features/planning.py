@@ -22,6 +22,7 @@ from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.files import write_parquet
 from pipelines.contracts.manifest import fingerprint_of, read_manifest
 from pipelines.contracts.schema import DatasetSchema, TableName, TableSource, Window
+from pipelines.features.duplicates import days_of
 from pipelines.features.increment import Decision, Previous, decide, kept_rejects, remap, unfit
 from pipelines.features.kept_list import FORGOTTEN_FILE, Erasure, ErasureIds, forgotten_by
 from pipelines.features.reporting.unknown import carry_unknown
@@ -221,11 +222,16 @@ def _as_of_us_before(previous: Previous, forgotten: Forgotten | None) -> int:
     return last
 
 
-def _days_before(previous: Previous, forgotten: Forgotten) -> dict[int, int]:
-    """A previous run's accepted events by day, without those that it stores of users who are forgotten now."""
+def _days_before(previous: Previous, forgotten: Forgotten, user_column: str) -> dict[int, int]:
+    """A previous run's accepted events by day, without those of users who are forgotten now, as far as it has them."""
     days = Counter({int(day): count for day, count in previous.facts["days"].items()})
     if forgotten_by(previous.dir).covers(forgotten) or previous.window is None:
         return dict(days)
+    kind = pa.int64() if previous.facts["user_type"] == "int64" else pa.string()
+    before, now = (
+        days_of(kept_rejects(previous.dir, users, user_column, kind)) for users in (Forgotten.empty(), forgotten)
+    )
+    days.subtract(before - now)
     for partition in Partition.list(previous.dir / "sequences"):
         stored = partition.stored()
         gone = keep_users(stored, forgotten.holds(stored.user_ids))
@@ -320,7 +326,7 @@ class FeaturesPlanner:
         previous = decision.previous
         if previous is None or previous.window is None or self.roll is None:
             return decision
-        end = self.roll.end_after(_days_before(previous, forgotten))
+        end = self.roll.end_after(_days_before(previous, forgotten, self.schema.tables.events.user_id))
         if end is not None and end >= previous.window.end:
             return decision
         return Decision(None, "the newest event it has read is a forgotten user's, so that the windows may go back")
@@ -348,7 +354,7 @@ class FeaturesPlanner:
             recount=by_event or (counts and moved),
             forgets=forgets,
             bounds=bounds,
-            days=_days_before(previous, forgotten),
+            days=_days_before(previous, forgotten, self.schema.tables.events.user_id),
             window=window,
         )
         return dataclasses.replace(
