@@ -124,6 +124,7 @@ class Project:
         previous: str | Path | None = None,
         forget: str | Path | None = None,
         remember: str | Path | None = None,
+        as_of: datetime.datetime | None = None,
     ) -> Path:
         """Tables to features, with Beam. Returns the artifact's manifest.
 
@@ -131,12 +132,14 @@ class Project:
             previous: an earlier features folder; only events that it has not read are read.
             forget: a file of user ids to erase, one per line. The features keep the list, as digests, for later runs.
             remember: a file of user ids to take off that list.
+            as_of: with rolling windows, the day at whose start (UTC) they end. None: the day after the newest event's.
         """
         return self._run(
             "features",
             previous=None if previous is None else Path(previous),
             forget=self._users(forget),
             remember=self._users(remember),
+            as_of=as_of,
         )
 
     def _users(self, file: str | Path | None) -> ForgetList:

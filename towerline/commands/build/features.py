@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,17 @@ Remember = Annotated[
     Path | None, typer.Option(metavar="FILE", help="file of user ids to take off the list of those to erase")
 ]
 
+AsOf = Annotated[
+    datetime.datetime | None,
+    typer.Option(
+        "--as-of",
+        metavar="DATE",
+        formats=["%Y-%m-%d"],
+        help="rolling windows end where this day begins (UTC), to reproduce a past night; not given: after the newest "
+        "event's day",
+    ),
+]
+
 
 def verb(
     call: Call,
@@ -32,11 +44,12 @@ def verb(
     ] = None,
     forget: Forget = None,
     remember: Remember = None,
+    as_of: AsOf = None,
 ) -> Answer:
     """Raw tables to features (Beam)."""
     from pipelines.features.reporting.data_summary import lines
 
-    written = call.project.features(previous=previous, forget=forget, remember=remember)
+    written = call.project.features(previous=previous, forget=forget, remember=remember, as_of=as_of)
     summary = call.project.data_summary()
     done = None if forget is None else call.project.forget_outcome(forget)
     return Answer(

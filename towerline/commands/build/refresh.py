@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
-from typing import Annotated
-
-import typer
-
-from towerline.commands.build.features import Forget, Remember
+from towerline.commands.build.features import AsOf, Forget, Remember
 from towerline.commands.build.publish import DryRun, Force
 from towerline.commands.verb import Answer, Call
 
@@ -18,17 +13,6 @@ EXAMPLES = (
     "towerline refresh --config ads.toml --work runs/then --registry runs/then/registry --as-of 2026-10-01",
     "towerline refresh --config ads.toml --work /data/runs/ads --registry s3://bucket/registry --quiet",
 )
-
-AsOf = Annotated[
-    datetime.datetime | None,
-    typer.Option(
-        "--as-of",
-        metavar="DATE",
-        formats=["%Y-%m-%d"],
-        help="rolling windows end where this day begins (UTC), to reproduce a past night; not given: after the newest "
-        "event's day",
-    ),
-]
 
 
 def verb(
