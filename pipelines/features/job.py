@@ -4,7 +4,8 @@ Reads the tables of the schema; writes an artifact of kind ``features``: sequenc
 vocabulary and rejects. The data's way, one module per step: ``planning`` looks at the tables and the previous run (with
 ``increment``); ``ingest`` checks shards and spills them by user; ``partitions`` groups the events of one partition;
 ``totals`` adds up what the partitions counted; ``fitting`` fits the vocabulary on the train window; ``encoding``
-applies it; ``drift`` compares with the previous run. ``transforms`` is the part that runs on Beam.
+applies it, except where ``encoded_before`` finds the previous run's; ``drift`` compares with the previous run.
+``transforms`` is the part that runs on Beam.
 """
 
 from __future__ import annotations
@@ -225,6 +226,9 @@ class _Assembler:
         encoded = files_in(self._work / transforms.ENCODED_FOLDER)
         with self.progress.bar(len(names), "encoding", "parts", count=encoded):
             transforms.encode(self.plan.job, names, self.beam_args)
+        previous = self.plan.decision.previous
+        if previous is not None:
+            self.draft.carried.update({name: previous.files[name] for name in transforms.linked_parts(self._work)})
 
     def _after(self, now: Ingested) -> Ingested:
         """Adds the previous run's counts, if this run appends to it."""

@@ -22,15 +22,16 @@ from pipelines.contracts.conversion import US_PER_DAY
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.files import link, write_aside, write_parquet
 from pipelines.contracts.schema import DatasetSchema
-from pipelines.features.counted import UNUSED, Counted, Use, held_out, in_count_window, item_counts, splits_in
 from pipelines.features.duplicates import Unique, by_split, unique
 from pipelines.features.fitting import SideSummary, summarise
 from pipelines.features.ingest import Spilled, read_spilled
 from pipelines.features.task import Base, Job
 from pipelines.features.totals import PartitionFacts
+from pipelines.sequences.counted import UNUSED, Counted, Use, held_out, in_count_window, item_counts, splits_in
 from pipelines.sequences.day_lists import DayEvents, lists_name, write_day_lists
 from pipelines.sequences.grouping import (
     Grouped,
+    alive,
     group_events,
     in_window,
     keep_users,
@@ -131,12 +132,7 @@ def _afresh(job: Job, part: int, grouped: Grouped, profiled: pa.Array) -> _Built
 
 def _used(job: Job, stored: Grouped, profiled: pa.Array) -> Grouped:
     """What is used of the stored events: all, or those inside the window, of users with any or with a profile."""
-    return stored if job.window is None else _alive(in_window(stored, job.window), profiled)
-
-
-def _alive(grouped: Grouped, profiled: pa.Array) -> Grouped:
-    """The same without users who have neither an event nor a profile."""
-    return keep_users(grouped, (np.diff(grouped.offsets) > 0) | (places_of(grouped.user_ids, profiled) >= 0))
+    return stored if job.window is None else alive(in_window(stored, job.window), profiled)
 
 
 def _duplicates(job: Job, used: Grouped, found: int) -> int:
@@ -158,7 +154,7 @@ def _rolled(job: Job, base: Base, part: int, new: Grouped, profiled: pa.Array) -
     old = since(_in_run(job, base, stored), job.window.history_from)
     found = unique(job, part, old, new)
     added = with_more_users(found.events, profiled.filter(pa.array(places_of(profiled, stored.user_ids) < 0)))
-    whole = _alive(merge(old, added), profiled)
+    whole = alive(merge(old, added), profiled)
     rewritten = forgotten or _must_rewrite(job, part, found)
     if rewritten:
         _write_base(job, part, whole)
@@ -193,7 +189,7 @@ def _recounted(job: Job, base: Base, part: int, new: Grouped, profiled: pa.Array
     found = unique(job, part, old, new)
     known = Users.read(Path(base.dir) / "users" / part_name(part, job.partitions)).ids
     added = with_more_users(found.events, profiled.filter(pa.array(places_of(profiled, known) < 0)))
-    whole = _alive(merge(old, added), profiled)
+    whole = alive(merge(old, added), profiled)
     whole = with_last_out(whole) if job.schema.split.leave_last_out else whole
     rewritten = (partition.segments > 0 and _is_due(base, part)) or bool((places_of(known, whole.user_ids) < 0).any())
     if rewritten:
@@ -225,13 +221,13 @@ def _appended(job: Job, base: Base, part: int, new: Grouped, profiled: pa.Array)
     found = unique(job, part, old, new)
     known = Users.read(Path(base.dir) / "users" / part_name(part, job.partitions))
     users, counted, repeating = _changed(job, known, found, crossed, profiled)
-    alive = (users.events > 0) | (places_of(users.ids, profiled) >= 0)
-    rewritten = is_due or (not bool(alive.all()) if job.window is None else rolls_on and found.across)
-    users, counted = _without(users, counted, alive)
+    stays = (users.events > 0) | (places_of(users.ids, profiled) >= 0)
+    rewritten = is_due or (not bool(stays.all()) if job.window is None else rolls_on and found.across)
+    users, counted = _only(users, counted, stays)
     added = with_more_users(found.events, profiled.filter(pa.array(places_of(profiled, known.ids) < 0)))
     if rewritten:
         old = _read_base(job, base, partition) if old is None else old
-        _write_base(job, part, _alive(merge(old, added), profiled))
+        _write_base(job, part, alive(merge(old, added), profiled))
     else:
         _append(job, base, part, partition, added)
     rejects = job.schema.validation.duplicates == "reject"
@@ -245,33 +241,34 @@ def _changed(
     """All users with their events counted as of now, the events whose part changes, and which of these repeat."""
     assert job.base is not None
     new = found.events
-    pieces = [new.user_ids] if crossed is None else [new.user_ids, crossed.users_of_events]
-    users = Users.together([known, *map(Users.idle, pieces), Users.idle(profiled)])
     splits = new.splits if job.bounded is None else splits_in(job.bounded, new.times)
-    places = places_of(new.user_ids, users.ids)[new.owners]
-    counted = Counted(places, new.rows, new.actions, new.times, Use(splits, job.as_of_us))
-    repeating = found.repeats
-    if crossed is not None and job.bounded is not None and job.base.window is not None:
-        times = crossed.days * US_PER_DAY
-        unused = np.full(len(new.rows), UNUSED, np.int8)
-        counted = Counted(
-            np.concatenate([places, places_of(crossed.user_ids, users.ids)[crossed.owners]]),
-            np.concatenate([new.rows, crossed.rows]),
-            np.concatenate([new.actions, crossed.actions]),
-            np.concatenate([new.times, times]),
-            Use(np.concatenate([splits, splits_in(job.bounded, times)]), job.as_of_us),
-            Use(np.concatenate([unused, splits_in(job.base.window, times)]), job.base.as_of_us),
-        )
-        repeating = np.concatenate([repeating, crossed.repeats])
+    if crossed is None or job.bounded is None or job.base.window is None:
+        users = Users.together([known, Users.idle(new.user_ids), Users.idle(profiled)])
+        places = places_of(new.user_ids, users.ids)[new.owners]
+        counted = Counted(places, new.rows, new.actions, new.times, Use(splits, job.as_of_us))
+        return counted.added_to(users), counted, found.repeats
+    times = crossed.days * US_PER_DAY
+    now, before = splits_in(job.bounded, times), splits_in(job.base.window, times)
+    entering = crossed.users_of((now != UNUSED) & (before == UNUSED))
+    users = Users.together([known, *map(Users.idle, (new.user_ids, entering, profiled))])
+    counted = Counted(
+        np.concatenate([places_of(piece.user_ids, users.ids)[piece.owners] for piece in (new, crossed)]),
+        np.concatenate([new.rows, crossed.rows]),
+        np.concatenate([new.actions, crossed.actions]),
+        np.concatenate([new.times, times]),
+        Use(np.concatenate([splits, now]), job.as_of_us),
+        Use(np.concatenate([np.full(len(new.rows), UNUSED, np.int8), before]), job.base.as_of_us),
+    )
+    repeating = np.concatenate([found.repeats, crossed.repeats])
     return counted.added_to(users), counted, repeating
 
 
-def _without(users: Users, counted: Counted, alive: npt.NDArray[np.bool_]) -> tuple[Users, Counted]:
-    """The same without the users who are not alive."""
-    if alive.all():
+def _only(users: Users, counted: Counted, stays: npt.NDArray[np.bool_]) -> tuple[Users, Counted]:
+    """The same without the users who do not stay (``[users] bool``)."""
+    if stays.all():
         return users, counted
-    places = np.where(alive, np.cumsum(alive) - 1, -1)
-    kept = Users(users.ids.filter(pa.array(alive)), users.events[alive], users.train[alive], users.valid[alive])
+    places = np.where(stays, np.cumsum(stays) - 1, -1)
+    kept = Users(users.ids.filter(pa.array(stays)), users.events[stays], users.train[stays], users.valid[stays])
     return kept, dataclasses.replace(counted, places=np.where(counted.places < 0, -1, places[counted.places]))
 
 

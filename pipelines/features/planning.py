@@ -70,7 +70,7 @@ class Inputs:
         Raises:
             SchemaError: a path matches nothing or cannot be reached, or a file cannot be read.
         """
-        known = recall(record for artifact in artifacts for record in _noted(artifact))
+        known = recall(record for artifact in dict.fromkeys(artifacts) for record in _noted(artifact))
 
         def found(name: str, table: TableSource) -> tuple[SourceFile, ...]:
             return with_content(find_files(table, name), name, known)
@@ -356,6 +356,7 @@ class FeaturesPlanner:
             bounds=bounds,
             days=_days_before(previous, forgotten, self.schema.tables.events.user_id),
             window=window,
+            same_features=previous.same_features,
         )
         return dataclasses.replace(
             job,

@@ -50,6 +50,7 @@ class Base:
     ``bounds`` are the moments of the split where they have moved. ``days`` are its accepted events by day since the
     epoch, those of users whom this run forgets left out. ``window`` is what it used and held out, where days that
     bounds have crossed since are counted again from day lists; None where nothing but new events is.
+    ``same_features``: they are configured as in this run.
     """
 
     dir: str
@@ -61,6 +62,7 @@ class Base:
     bounds: tuple[int, int] | None
     days: dict[int, int]
     window: Window | None = None
+    same_features: bool = False
 
     @property
     def sequences(self) -> Path:

@@ -22,9 +22,10 @@ import pyarrow.parquet as pq
 
 from pipelines.contracts.encoding import encode_table
 from pipelines.contracts.errors import ArtifactError, ConfigError, SchemaError, TowerlineError
-from pipelines.contracts.files import write_json, write_parquet
+from pipelines.contracts.files import link, write_json, write_parquet
 from pipelines.contracts.manifest import fingerprint_of
 from pipelines.contracts.vocabulary import Vocabulary
+from pipelines.features.encoded_before import encoded_before
 from pipelines.features.ingest import Spilled, ingest_events, ingest_users
 from pipelines.features.partitions import build_partition
 from pipelines.features.task import Job
@@ -147,6 +148,12 @@ def encode_part(job: Job, name: str) -> None:
         SchemaError: a value cannot be encoded.
     """
     folder, file = name.split("/")
+    target = Path(job.out) / f"{folder}_encoded" / file
+    as_before = encoded_before(job, name)
+    if as_before is not None:
+        link(as_before, target)
+        write_json({"name": name, "linked": True}, Path(job.work) / ENCODED_FOLDER / f"{folder}-{file}.json")
+        return
     schema, table = job.schema, pq.ParquetFile(Path(job.out) / name).read()
     vocabulary = _vocabulary(str(Path(job.out) / "vocabulary"))
     if folder == "items":
@@ -155,8 +162,14 @@ def encode_part(job: Job, name: str) -> None:
         own = schema.id_column("user")
         table = table.rename_columns([own if column == "user_id" else column for column in table.column_names])
         encoded = encode_table(schema.side("user"), vocabulary.user, table, as_of_us=job.as_of_us)
-    write_parquet(encoded_table(encoded, len(table)), Path(job.out) / f"{folder}_encoded" / file)
-    write_json(name, Path(job.work) / ENCODED_FOLDER / f"{folder}-{file}.json")
+    write_parquet(encoded_table(encoded, len(table)), target)
+    write_json({"name": name, "linked": False}, Path(job.work) / ENCODED_FOLDER / f"{folder}-{file}.json")
+
+
+def linked_parts(work: Path) -> list[str]:
+    """Names of the encoded parts that are the previous run's own."""
+    done = [json.loads(path.read_text()) for path in sorted((work / ENCODED_FOLDER).glob("*.json"))]
+    return [one["name"].replace("/", "_encoded/") for one in done if one["linked"]]
 
 
 @functools.lru_cache(maxsize=1)

@@ -58,10 +58,11 @@ class DayEvents:
             repeats[chosen],
         )
 
-    @property
-    def users_of_events(self) -> pa.Array:
-        """Ids of the users who have any of the events, ascending."""
-        counts = np.bincount(self.owners, minlength=len(self.user_ids))
+    def users_of(self, chosen: Bools) -> pa.Array:
+        """Ids of the users who have any of the chosen events (``[events]``), ascending."""
+        if not chosen.any():
+            return self.user_ids.slice(0, 0)
+        counts = np.bincount(self.owners[chosen], minlength=len(self.user_ids))
         return self.user_ids.filter(pa.array(counts > 0))
 
     @classmethod

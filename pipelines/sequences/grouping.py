@@ -165,6 +165,8 @@ def union_ids(pieces: Sequence[pa.Array]) -> pa.Array:
 
 def places_of(ids: pa.Array, among: pa.Array) -> Int64:
     """``[n] int64``: the place of each id among ids that are ascending and unique; -1 where it is not there."""
+    if ids.equals(among):
+        return np.arange(len(ids))
     if not pa.types.is_int64(ids.type):
         return np.asarray(pc.fill_null(pc.index_in(ids, value_set=among), -1), np.int64)
     wanted, known = np.asarray(ids, np.int64), np.asarray(among, np.int64)

@@ -164,6 +164,29 @@ def test_dates_moved_by_hand_every_night_equal_full_runs_and_read_no_sequences(
         assert facts_of(upon) == facts_of(full)
 
 
+def test_an_encoded_part_is_linked_only_where_nothing_that_it_says_has_changed(tmp_path: Path) -> None:
+    """Countries of users are the same on a quiet night; a user who moves, or a moment that moves, is encoded again."""
+    raw = raw_schema(tmp_path)
+    raw["features"]["user"] = [{"name": "country", "kind": "categorical"}]
+    write_rows(tmp_path, **{"events-0": EVENTS, "items": ITEMS, "users": USERS})
+    old = features.run(schema_of(raw), tmp_path / "old", partitions=1)
+
+    def night(name: str) -> tuple[bool, bool]:
+        upon = features.run(schema_of(raw), tmp_path / name, previous=old)
+        assert content(upon) == content(features.run(schema_of(raw), tmp_path / "full", partitions=1))
+        open_artifact(upon, kind="features", verify=True)
+        files = [f"{side}_encoded/part-00000-of-00001.parquet" for side in ("users", "items")]
+        users, items = ((old / file).samefile(upon / file) for file in files)
+        return users, items
+
+    assert night("quiet") == (True, True)
+    write_rows(tmp_path, users=[{**USERS[0], "country": "FR"}, *USERS[1:]])
+    assert night("moved") == (False, True)
+    write_rows(tmp_path, users=USERS)
+    raw["split"] = {"valid_from": "2025-01-10", "test_from": "2025-01-23"}
+    assert night("later")[1] is False  # Items have a feature that looks back from where test begins.
+
+
 def test_a_run_without_any_new_event_keeps_the_parts_and_equals_a_full_run(tmp_path: Path) -> None:
     upon, full = run_pair(tmp_path, nothing, **{"events-1": []})
     assert used(upon)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
 import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.contracts.conversion import US_PER_DAY
-from pipelines.features.counted import Counted, Use
 from pipelines.sequences.day_lists import NIGHTS, DayEvents, days_ahead, read_day_lists, write_day_lists
 from pipelines.sequences.grouping import Grouped, group_events
 from pipelines.sequences.repeats import repeats
@@ -72,7 +70,8 @@ def test_pieces_together_have_the_events_of_each(old: list[tuple], new: list[tup
     ]
     together = DayEvents.together(pieces)
     assert as_rows(together) == sorted(as_rows(pieces[0]) + as_rows(pieces[1]))
-    assert together.users_of_events.to_pylist() == sorted({user for user, *_ in [*old, *new]})
+    some = together.rows > 0
+    assert together.users_of(some).to_pylist() == sorted({user for user, row, *_ in [*old, *new] if row > 0})
 
 
 def test_no_lists_say_nothing_of_any_day(tmp_path: Path) -> None:
@@ -81,22 +80,3 @@ def test_no_lists_say_nothing_of_any_day(tmp_path: Path) -> None:
 
 def test_the_days_ahead_of_a_midnight_are_those_of_the_nights_until_the_base_is_written_again() -> None:
     assert days_ahead([5 * US_PER_DAY]) == frozenset(range(5, 5 + NIGHTS + 1))
-
-
-def test_what_is_counted_is_the_part_of_now_less_that_of_before_by_hand() -> None:
-    """Three events: one moves from valid to train, one leaves, one is new in test; the last user is gone."""
-    counted = Counted(
-        places=np.array([0, -1, 1]),
-        rows=np.array([2, 2, 0], np.int32),
-        actions=np.zeros(3, np.int8),
-        times=np.zeros(3, np.int64),
-        now=Use(np.array([0, -1, 2], np.int8), 0),
-        before=Use(np.array([1, 0, -1], np.int8), 0),
-    )
-    assert counted.by_split == [0, -1, 1]
-    assert counted.by_user(2, lambda use: use.splits == 0).tolist() == [1, 0]
-    for items in (3, 10_000_000):
-        rows, counts = counted.by_item(items, lambda use: use.splits == 2)
-        assert (rows.tolist(), counts.tolist()) == ([0], [1])
-        rows, counts = counted.by_item(items, lambda use: use.splits == 0)
-        assert (rows.tolist(), counts.tolist()) == ([], [])

@@ -157,7 +157,11 @@ def in_count_window(
         of_action = counted.actions == schema.action_names.index(feature.action)
 
     def chosen(use: Use) -> Bools:
-        inside = (counted.times < use.as_of_us) & (counted.times >= use.as_of_us - days * US_PER_DAY)
-        return inside & (use.splits >= 0) & (use.splits < limit) & of_action
+        return in_last_days(counted.times, use.as_of_us, days) & (use.splits >= 0) & (use.splits < limit) & of_action
 
     return chosen
+
+
+def in_last_days(times: Int64, moment_us: int, days: int) -> Bools:
+    """``[events] bool``: ``moment - days <= time < moment``, so that what happens at the moment itself never counts."""
+    return (times < moment_us) & (times >= moment_us - days * US_PER_DAY)
