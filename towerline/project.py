@@ -89,6 +89,12 @@ def open_project(
     return Project(loaded, tuple(beam_args), progress)
 
 
+def _moment_of(as_of: str | datetime.date | None) -> datetime.datetime | None:
+    from pipelines.contracts.schema.window import as_of_moment
+
+    return None if as_of is None else as_of_moment(as_of)
+
+
 @dataclass(frozen=True)
 class Project:
     """What the verbs of the command line do, as methods. Made by ``towerline.open``.
@@ -124,7 +130,7 @@ class Project:
         previous: str | Path | None = None,
         forget: str | Path | None = None,
         remember: str | Path | None = None,
-        as_of: datetime.datetime | None = None,
+        as_of: str | datetime.date | None = None,
     ) -> Path:
         """Tables to features, with Beam. Returns the artifact's manifest.
 
@@ -132,14 +138,15 @@ class Project:
             previous: an earlier features folder; only events that it has not read are read.
             forget: a file of user ids to erase, one per line. The features keep the list, as digests, for later runs.
             remember: a file of user ids to take off that list.
-            as_of: with rolling windows, the day at whose start (UTC) they end. None: the day after the newest event's.
+            as_of: with rolling windows, the day at whose start (UTC) they end, to reproduce a past night: a date, or a
+                time, as text or not. None: the day after the newest event's.
         """
         return self._run(
             "features",
             previous=None if previous is None else Path(previous),
             forget=self._users(forget),
             remember=self._users(remember),
-            as_of=as_of,
+            as_of=_moment_of(as_of),
         )
 
     def _users(self, file: str | Path | None) -> ForgetList:
@@ -231,7 +238,7 @@ class Project:
         dry_run: bool = False,
         forget: str | Path | None = None,
         remember: str | Path | None = None,
-        as_of: datetime.datetime | None = None,
+        as_of: str | datetime.date | None = None,
     ) -> Refreshed:
         """The nightly job: runs the stages that are not up to date and publishes.
 
@@ -240,8 +247,7 @@ class Project:
             dry_run: let the gates decide, and publish nothing.
             forget: a file of user ids to erase, one per line, as in ``features``.
             remember: a file of user ids to take off the list of those.
-            as_of: with rolling windows, the day at whose start (UTC) they end, to reproduce a past night. None: the day
-                after the newest event's.
+            as_of: with rolling windows, the day at whose start (UTC) they end, as in ``features``.
         """
         from towerline.jobs import refresh
         from towerline.jobs.alerts.watch import watched
@@ -257,7 +263,7 @@ class Project:
                 dry_run=dry_run,
                 forget=self._users(forget),
                 remember=self._users(remember),
-                as_of=as_of,
+                as_of=_moment_of(as_of),
             )
 
         return night() if dry_run else watched(self.config, night)

@@ -9,9 +9,10 @@ import datetime
 import functools
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -89,6 +90,11 @@ class Roll:
             return self.end_us
         past = [day for day in days if (day + 1) * US_PER_DAY <= self.clock_us]
         return (max(past) + 1) * US_PER_DAY if past else None
+
+    def is_met_by(self, facts: Mapping[str, Any]) -> bool:
+        """Whether the windows of a run with these facts end where those of this one would, without new events."""
+        window = Window.of(facts)
+        return window is not None and window.end == self.end_after(int(day) for day in facts["days"])
 
 
 def roll_of(

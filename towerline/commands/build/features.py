@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +13,7 @@ EXAMPLES = (
     "towerline features --config ads.toml",
     "towerline features --config ads.toml --previous runs/ads/features",
     "towerline features --config ads.toml --forget forget.txt",
+    "towerline features --config ads.toml --as-of 2026-10-01",
     "towerline features --config ads.toml -- --direct_num_workers=4",
 )
 
@@ -24,15 +24,13 @@ Forget = Annotated[
 Remember = Annotated[
     Path | None, typer.Option(metavar="FILE", help="file of user ids to take off the list of those to erase")
 ]
-
 AsOf = Annotated[
-    datetime.datetime | None,
+    str | None,
     typer.Option(
         "--as-of",
         metavar="DATE",
-        formats=["%Y-%m-%d"],
-        help="rolling windows end where this day begins (UTC), to reproduce a past night; not given: after the newest "
-        "event's day",
+        help="rolling windows end where this day begins (UTC), to reproduce a past night; also a time with its zone; "
+        "not given: after the newest event's day",
     ),
 ]
 

@@ -15,7 +15,6 @@ from index.rules.where import mask_of
 from pipelines.contracts.conversion import US_PER_DAY
 from pipelines.contracts.errors import TowerlineError
 from pipelines.contracts.schema import DatasetSchema
-from pipelines.contracts.schema.window import date_of
 from pipelines.features.reporting.joins import WARN_BELOW, Joins
 from pipelines.features.totals import Ingested, require_split
 from towerline.config import Config
@@ -118,9 +117,7 @@ def _unused(rows: Rows) -> Iterator[Finding]:
     if rows.older:
         yield Finding("split.history_days", "ok", f"{rows.older:,} events before then are not used.")
     if rows.dropped:
-        found = (
-            f"{rows.dropped:,} events are later than today, {date_of(rows.window.end)} or after: they are not used yet."
-        )
+        found = f"events later than today: {rows.dropped:,}. They are not used before their day."
         remedy = "Correct their times, or set validation.latest to reject them."
         yield Finding("tables.events.time", "warning", found, remedy)
 

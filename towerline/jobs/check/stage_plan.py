@@ -10,6 +10,7 @@ from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.manifest import Manifest, check_files, plain_config, read_manifest
 from pipelines.features.increment import decide
 from pipelines.features.planning import Inputs
+from pipelines.features.task import roll_of
 from towerline.config import Config
 from towerline.jobs.stages import FEATURES, FeaturesStage, Stage, stages_of
 
@@ -48,13 +49,15 @@ def _features(config: Config, inputs: Inputs) -> StageState:
     if not folder.is_dir():
         return StageState("features", "would run", "there are no features yet")
     reason = _why_stale(folder, inputs.fingerprints(), FeaturesStage().settings(config))
-    if reason is None:
+    roll = roll_of(config.schema_only(), None, None)
+    if reason is None and (roll is None or roll.is_met_by(read_manifest(folder).facts)):
         return StageState("features", "up to date", "tables and schema are those of the last run")
-    decision = decide(folder, config.schema_only(), inputs.events)
+    decision = decide(folder, config.schema_only(), inputs.events, roll)
     if decision.previous is None:
         return StageState("features", "would run", f"in full: {decision.reason}")
     new = len(decision.previous.new_files)
-    return StageState("features", "would append", f"{new} new file{'' if new == 1 else 's'} of events")
+    moved = "the windows move, " if reason is None else ""
+    return StageState("features", "would append", f"{moved}{new} new file{'' if new == 1 else 's'} of events")
 
 
 def _later(config: Config, stage: Stage) -> StageState:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.contracts.manifest import read_manifest
-from pipelines.contracts.schema import Window
 from towerline.config import Config
 from towerline.jobs.stages.chain import BACKTEST, FEATURES
 from towerline.jobs.stages.stage import Stage, StageCall
@@ -65,11 +64,7 @@ class FeaturesStage(Stage):
         from pipelines.features.job import roll_of
 
         roll = roll_of(call.config.schema_only(), call.as_of, None)
-        if roll is None:
-            return True
-        facts = read_manifest(call.folder(self.folder)).facts
-        window = Window.of(facts)
-        return window is not None and window.end == roll.end_after(int(day) for day in facts["days"])
+        return roll is None or roll.is_met_by(read_manifest(call.folder(self.folder)).facts)
 
     def settings(self, config: Config) -> dict[str, Any]:
         """The data set's schema."""

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -139,3 +140,63 @@ def test_what_the_index_and_the_report_would_refuse_is_found(
 ) -> None:
     assert call(config, "--set", override) == 1
     assert f"error    {said}" in capsys.readouterr().out
+
+
+def rolling(config: Path) -> None:
+    """Windows of a week each that end after the newest event, 2025-03-01."""
+    lines = config.read_text().splitlines()
+    first = lines.index("[split]")
+    assert lines[first + 1].startswith("valid_from")
+    assert lines[first + 2].startswith("test_from")
+    lines[first + 1 : first + 3] = ["valid_days = 7", "test_days = 7", "history_days = 40"]
+    config.write_text("\n".join(lines))
+
+
+def test_rolling_windows_are_shown_with_their_dates_and_events(config: Path, capsys: Output) -> None:
+    rolling(config)
+    assert call(config) == 0
+    said = capsys.readouterr().out
+    windows = "history from 2025-01-21, valid from 2025-02-16, test from 2025-02-23, end 2025-03-02"
+    assert re.search(rf"^windows +{windows}$", said, re.MULTILINE)
+    assert re.search(rf"^ok +split: {windows}: train [0-9,]+, valid [0-9,]+, test [0-9,]+ events", said, re.MULTILINE)
+    assert re.search(r"^ok +split.history_days: [0-9,]+ events before then are not used", said, re.MULTILINE)
+
+
+def test_events_later_than_today_are_a_warning(config: Path, capsys: Output) -> None:
+    rolling(config)
+    events = config.parent / "events.parquet"
+    table = pq.read_table(events)
+    times = table["time"].to_pylist()
+    times[0] = times[0].replace(year=2098)
+    kind = table.schema.field("time").type
+    pq.write_table(table.set_column(table.column_names.index("time"), "time", pa.array(times, kind)), events)
+    assert call(config) == 0
+    said = capsys.readouterr().out
+    assert "events later than today: 1. They are not used before their day." in said
+    assert "end 2025-03-02" in said
+
+
+def test_features_as_of_a_day_and_what_the_next_night_would_do(config: Path, capsys: Output) -> None:
+    rolling(config)
+    common = ["--config", str(config), "--work", str(config.parents[1] / "run"), "--quiet"]
+    assert main(["features", *common, "--as-of", "2025-02-20"]) == 0
+    assert "end 2025-02-20" in capsys.readouterr().out
+    assert call(config) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^features .* would append +the windows move, 0 new files of events", said, re.MULTILINE), said
+    previous = ["--previous", str(config.parents[1] / "run" / "features")]
+    assert main(["features", *common, *previous]) == 0
+    assert "end 2025-03-02" in capsys.readouterr().out
+    assert call(config) == 0
+    assert re.search(r"^features +up to date", capsys.readouterr().out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("verb", ["features", "refresh"])
+def test_as_of_is_refused_with_dates_in_the_split_and_where_it_is_none(config: Path, verb: str, capsys: Output) -> None:
+    common = ["--config", str(config), "--work", str(config.parents[1] / "run"), "--quiet"]
+    assert main([verb, *common, "--as-of", "2025-02-20"]) == 2
+    assert (
+        "as-of moves rolling windows, and [split] has none. Write valid_days and test_days" in capsys.readouterr().err
+    )
+    assert main([verb, *common, "--as-of", "last week"]) == 2
+    assert "--as-of: expected a date, or a time with its zone" in capsys.readouterr().err
