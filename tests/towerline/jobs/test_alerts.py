@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.server
 import json
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -64,8 +63,7 @@ def kept_by(file: Path) -> str:
 
 
 def succeeded_at(config: Config, moment: float) -> None:
-    (config.work / "refresh.json").write_text("{}")
-    os.utime(config.work / "refresh.json", (moment, moment))
+    (config.work / "last_success.json").write_text(json.dumps({"ended_at": moment}))
 
 
 def figures_in(file: Path) -> dict[str, float]:
@@ -153,6 +151,26 @@ def test_a_night_is_late_by_its_length_or_by_the_age_of_the_last_success(
         sent = json.loads((tmp_path / "sent").read_text())
         assert (sent["outcome"], sent["version"], sent["published"]) == ("late", "v2", True)
         assert late in sent["reason"]
+
+
+def test_a_success_is_remembered_and_a_failure_is_none(tmp_path: Path) -> None:
+    config = config_of(tmp_path, command=kept_by(tmp_path / "sent"), late_minutes=60.0)
+    watched(config, Done, clock=Clock(NOON))
+    with pytest.raises(SchemaError):
+        watched(config, raising(SchemaError("no events")), clock=Clock(NOON + DAY))
+    assert json.loads((tmp_path / "sent").read_text())["last_success_at"] == "2025-11-24T16:00:00+00:00"
+    watched(config, Done, clock=Clock(NOON + 2 * DAY))
+    assert "ended 48.0 hours earlier" in json.loads((tmp_path / "sent").read_text())["reason"]
+    (config.work / "last_success.json").write_text("damaged")
+    (tmp_path / "sent").unlink()
+    watched(config, Done, clock=Clock(NOON + 9 * DAY))
+    assert not (tmp_path / "sent").exists()
+
+
+def test_without_alerts_nothing_is_written(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    watched(config, Done, clock=Clock())
+    assert list(config.work.iterdir()) == []
 
 
 def test_no_night_is_late_unless_that_is_asked(tmp_path: Path) -> None:
@@ -265,7 +283,6 @@ def test_the_metrics_have_outcome_version_items_and_the_log(tmp_path: Path) -> N
     assert found["towerline_gate_measured churn"] == 0.97
     assert found["towerline_night_success_timestamp_seconds"] == NOON
     assert found["towerline_log_entries"] == 0.0
-    succeeded_at(config, NOON)
     clock = Clock(NOON + DAY)
     with pytest.raises(SchemaError):
         watched(config, raising(SchemaError("no events")), clock=clock)

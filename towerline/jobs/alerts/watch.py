@@ -1,11 +1,13 @@
 """The watch over a night: runs it, writes the metrics, and sends a notice if it was refused, late or failed.
 
-Reads when the last refresh succeeded (the time of ``refresh.json``). An error of the night is raised as it is, whatever
-becomes of the notice. A night that is killed sends nothing: alert on the age of ``towerline_night_end``.
+Reads and writes ``last_success.json`` below the run's folder: when the last night succeeded. An error of the night is
+raised as it is, whatever becomes of the notice. A night that is killed sends nothing: alert on the age of
+``towerline_night_success``.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,13 +16,15 @@ from typing import Any, Protocol, TypeVar
 
 from index.registry.registry import Registry
 from pipelines.contracts.errors import GateError
+from pipelines.contracts.manifest import write_durably
 from towerline.config import Config
 from towerline.jobs.alerts.metrics import write_metrics
 from towerline.jobs.alerts.night import Night, NightOutcome, why_late
 from towerline.jobs.alerts.notices import send
+from towerline.settings import AlertsSettings
 
 _LOG = logging.getLogger("towerline.alerts")
-REPORT_FILE = "refresh.json"
+LAST_SUCCESS = "last_success.json"
 
 
 class _Verdict(Protocol):
@@ -52,6 +56,8 @@ def watched(config: Config, night: Callable[[], Result], *, clock: Callable[[], 
     Raises:
         BaseException: whatever the night raised.
     """
+    if config.alerts == AlertsSettings():
+        return night()
     last, started = _last_success(config.work), clock()
     try:
         done = night()
@@ -71,15 +77,24 @@ def watched(config: Config, night: Callable[[], Result], *, clock: Callable[[], 
         published=done.published,
         verdicts=[verdict.as_fact() for verdict in done.verdicts],
     )
+    _note_success(config.work, ended)
     _report(config, made)
     return done
 
 
 def _last_success(work: Path) -> float | None:
+    """Seconds since the epoch; None if no night has succeeded, or nobody can say."""
     try:
-        return (work / REPORT_FILE).stat().st_mtime
-    except OSError:
+        return float(json.loads((work / LAST_SUCCESS).read_text())["ended_at"])
+    except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _note_success(work: Path, ended: float) -> None:
+    try:
+        write_durably(work / LAST_SUCCESS, json.dumps({"ended_at": ended}).encode())
+    except OSError as err:
+        _LOG.error("%s was not written: %s. The next night may count as late.", work / LAST_SUCCESS, err)
 
 
 def _reason(err: BaseException) -> str:
