@@ -140,12 +140,20 @@ def _run(call: StageCall, options: Options) -> Refreshed:
         verdicts=publication.verdicts,
         report=file,
         forgotten=forgotten,
-        measured_by=read_manifest(config.work / published_chain(config).folder(BUNDLE)).facts.get("measured_by"),
+        measured_by=_measured_by(config),
     )
     write_durably(file, json.dumps(_plain(refreshed, started), indent=2).encode())
     if config.refresh.evaluate and live is not None:
         _evaluate(config, progress)
     return refreshed
+
+
+def _measured_by(config: Config) -> dict[str, Any] | None:
+    """Of a night with two models, which of them a figure is of."""
+    if published_chain(config) is not NIGHT:
+        return None
+    found: dict[str, Any] = read_manifest(config.work / NIGHT.folder(BUNDLE)).facts["measured_by"]
+    return found
 
 
 def _forget_outcome(call: StageCall, features: StageOutcome) -> ForgetOutcome | None:
