@@ -108,6 +108,7 @@ def test_the_night_learns_for_as_many_epochs_as_the_backtest_found(shop: Shop, f
     assert [(epoch["phase"], epoch["valid"]) for epoch in curves] == [("refit", None)] * found
 
 
+@pytest.mark.slow
 def test_the_verbs_one_after_the_other_make_what_a_refresh_makes(
     shop: Shop, first: refresh.Refreshed, tmp_path: Path
 ) -> None:
@@ -215,6 +216,7 @@ def test_warm_nights_go_on_each_from_its_own(tmp_path: Path) -> None:
     assert verdicts == ["recall against live: skipped", *["recall against live: passed"] * 3]
 
 
+@pytest.mark.slow
 def test_a_night_whose_own_towers_are_damaged_trains_in_full_with_its_backtest(tmp_path: Path) -> None:
     shop = Shop.write(tmp_path)
     said = Recorded()
