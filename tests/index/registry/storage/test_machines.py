@@ -65,7 +65,7 @@ def run(url: str, endpoint: str, folder: Path, machines: int, *work: str) -> lis
         one.stdin.flush()
     told = []
     for one in started:
-        out, errors = one.communicate(timeout=900)
+        out, errors = one.communicate(timeout=3600)
         assert one.returncode == 0, errors[-3000:]
         told.append(json.loads(out.splitlines()[-1]))
     return told
