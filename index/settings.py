@@ -251,7 +251,7 @@ class GatesSettings(Section):
         description="Maximum mean share of the panel's answers that is not in the live version's. Items of both "
         "versions only.",
     )
-    # Healthy trainings reach .56 to .95 on Complete Journey, RetailRocket and Online Retail II; failed ones about 0.
+    # Healthy trainings reach .50 to .95 on Complete Journey, RetailRocket and Online Retail II; failed ones about 0.
     agreement: float | None = Field(
         default=0.25,
         ge=0.0,
