@@ -15,6 +15,8 @@ import threading
 import weakref
 from typing import Any, Protocol
 
+import fsspec.asyn  # noqa: F401  Hooks run in the order of their registration: connections are reset before ours.
+
 _PACKAGES = ("index.", "pipelines.", "towerline.")
 
 

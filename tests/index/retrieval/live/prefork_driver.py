@@ -1,6 +1,6 @@
 """A server as gunicorn --preload starts it, run as its own process: opens a registry, watches, forks two workers.
 
-    python -m tests.index.retrieval.live.prefork_driver REGISTRY
+    python -m tests.index.retrieval.live.prefork_driver REGISTRY ROUNDS
 
 While workers are forked, threads call and watch all the time, so that some fork meets each lock held. A worker must
 move to the version that the parent publishes next and count its calls. Prints the number of workers that did.
@@ -18,7 +18,7 @@ from index.registry.registry import Registry
 from index.retrieval.retriever import Retriever
 
 RECORD = {"history": [1000, 1003], "country": "US"}
-WORKERS, ROUNDS, SECONDS = 2, 8, 60
+WORKERS, SECONDS = 2, 60
 
 
 def work(retriever: Retriever, published: str, says: int) -> None:
@@ -44,7 +44,7 @@ def work(retriever: Retriever, published: str, says: int) -> None:
     retriever.close()
 
 
-def main(registry: str) -> None:
+def main(registry: str, rounds: int) -> None:
     """Forks, publishes, waits; several times, each with another pair of workers."""
     retriever = Retriever.open(registry)
     retriever.watch(0.01)
@@ -59,7 +59,7 @@ def main(registry: str) -> None:
     for thread in threads:
         thread.start()
     moved = 0
-    for number in range(ROUNDS):
+    for number in range(rounds):
         hears, says = os.pipe()
         names = Registry(registry).version_names()
         aim = names[(number + 1) % 2]
@@ -88,4 +88,4 @@ def main(registry: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], int(sys.argv[2]))
