@@ -90,7 +90,7 @@ def test_two_hundred_kills_of_the_nightly_job_leave_the_registry_whole(tmp_path:
 def test_two_hundred_kills_leave_the_registry_whole(
     scenario: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    result = run(scenario, 200, bundles_of(scenario, request), tmp_path)
+    result = run(scenario, 200, bundles_of(scenario, request), tmp_path, minutes=60.0)
     assert result["wrong"] == [], "\n".join(result["wrong"])
     assert result["kills"] >= 200
     assert result["reads"] > 20
