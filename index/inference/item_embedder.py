@@ -15,11 +15,11 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
+from index.forking import never_free
 from index.inference.item_tower import LiteItemTower
 from index.search.searcher import Vectors, check_vectors
 from pipelines.contracts.encoding import encode_table
 from pipelines.contracts.errors import ArtifactError, TowerlineError
-from pipelines.contracts.forking import never_free
 from pipelines.contracts.schema import DatasetSchema
 from pipelines.contracts.vocabulary import Vocabulary
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from prometheus_client import CollectorRegistry
 
+from index.forking import renew_after_fork
 from index.inference.records import Clock
 from index.registry.bundle import Bundle
 from index.registry.delta_log import DeltaLog
@@ -35,7 +36,6 @@ from index.retrieval.selection import Rules
 from index.search.searcher import Vectors, check_query
 from index.settings import RetrieverSettings
 from pipelines.contracts.errors import ArtifactError, SchemaError, TowerlineError
-from pipelines.contracts.forking import renew_after_fork
 
 _NO_EXCLUSION: tuple[Any, ...] = ()
 _ZERO = 0.0

@@ -17,8 +17,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from index.forking import renew_after_fork
 from pipelines.contracts.errors import SchemaError
-from pipelines.contracts.forking import renew_after_fork
 
 Kind = Literal["number", "truth", "text", "time"]
 Mask = npt.NDArray[np.bool_]

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from index.forking import renew_after_fork
 from index.rules.attributes import Mask
 from index.search.leaves import Leaves
 from index.search.searcher import Rows, Scores, Vectors
-from pipelines.contracts.forking import renew_after_fork
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import threading
 
 import numpy as np
 
+from index.forking import renew_after_fork
 from index.search.searcher import Vectors
-from pipelines.contracts.forking import renew_after_fork
 
 # Initial room in rows; memory is only taken once it is written to.
 _ROOM = 1 << 16

@@ -27,9 +27,9 @@ from typing import Any
 
 import numpy as np
 
+from index.forking import never_free, renew_after_fork
 from index.search.scann_binding import builder, compiled
 from pipelines.contracts.files import file_name
-from pipelines.contracts.forking import never_free, renew_after_fork
 from pipelines.user_folders import temporary_folder
 
 CONFIG_FILE = "config.pbtxt"

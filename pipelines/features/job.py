@@ -30,7 +30,6 @@ from pipelines.drafts import sweep
 from pipelines.features import transforms
 from pipelines.features.duplicates import DUPLICATE, without_older
 from pipelines.features.fitting import fit, summarise
-from pipelines.features.kept_list import NOBODY, Erasure, kept_list, write_copy
 from pipelines.features.planning import FILES_FACT, KEPT_REJECTS, FeaturesPlan, FeaturesPlanner, Inputs
 from pipelines.features.reporting import drift
 from pipelines.features.reporting.found_joins import joins_of
@@ -52,6 +51,7 @@ from pipelines.sequences.reader import part_name
 from pipelines.sequences.segments import Layout, Partition, carry_rows, generation_of
 from pipelines.tables.erasure.forget_list import ForgetList
 from pipelines.tables.erasure.forgotten import Forgotten
+from pipelines.tables.erasure.kept_list import NOBODY, Erasure, kept_list, write_copy
 from pipelines.tables.erasure.reject_traces import without_texts
 from pipelines.tables.fingerprints import remembered
 from pipelines.tables.rejects.checks import counts_by_reason

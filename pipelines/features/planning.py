@@ -24,7 +24,6 @@ from pipelines.contracts.manifest import fingerprint_of, read_manifest
 from pipelines.contracts.schema import DatasetSchema, TableName, TableSource, Window
 from pipelines.features.duplicates import days_of
 from pipelines.features.increment import Decision, Previous, decide, kept_rejects, remap, unfit
-from pipelines.features.kept_list import FORGOTTEN_FILE, Erasure, ErasureIds, forgotten_by
 from pipelines.features.reporting.unknown import carry_unknown
 from pipelines.features.task import Base, Job, Roll, bounded_by, write_catalogue, write_remap, write_to_forget
 from pipelines.sequences.grouping import keep_users
@@ -33,6 +32,7 @@ from pipelines.tables.catalogue import Items, items_of_events, read_items
 from pipelines.tables.column_types import TableTypes, id_types, require_convertible, table_types
 from pipelines.tables.entity_checks import EntityChecker, entity_columns
 from pipelines.tables.erasure.forgotten import Forgotten
+from pipelines.tables.erasure.kept_list import FORGOTTEN_FILE, Erasure, ErasureIds, forgotten_by
 from pipelines.tables.event_checks import columns_of
 from pipelines.tables.files import SourceFile, find_files
 from pipelines.tables.fingerprints import recall, with_content

@@ -24,11 +24,11 @@ from pipelines.contracts.files import read_arrow, write_arrow
 from pipelines.contracts.manifest import read_manifest
 from pipelines.contracts.schema import DatasetSchema, Side, Window
 from pipelines.contracts.schema.window import midnight_after, midnight_before, moment
-from pipelines.features.kept_list import FORGOTTEN_FILE
 from pipelines.sequences.day_lists import days_ahead
 from pipelines.sequences.segments import Partition
 from pipelines.tables.column_types import TableTypes
 from pipelines.tables.erasure.forgotten import Forgotten
+from pipelines.tables.erasure.kept_list import FORGOTTEN_FILE
 from pipelines.tables.event_checks import ItemLookup
 
 # Below ``work``: what each shard's task counted.

@@ -25,10 +25,10 @@ from index.registry.registry import Registry
 from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.manifest import read_manifest, write_durably
 from pipelines.drafts import sweep
-from pipelines.features.kept_list import NOBODY
 from pipelines.locks import file_lock
 from pipelines.progress import SILENT, Progress
 from pipelines.tables.erasure.forget_list import ForgetList
+from pipelines.tables.erasure.kept_list import NOBODY
 from towerline.config import Config
 from towerline.jobs.erasure.outcome import ForgetOutcome
 from towerline.jobs.stages import (

@@ -16,6 +16,7 @@ import threading
 import time
 from dataclasses import dataclass
 
+from index.forking import never_free
 from index.inference.item_embedder import ItemEmbedder
 from index.registry.delta_entry import Entry
 from index.registry.delta_log import DeltaLog
@@ -25,7 +26,6 @@ from index.retrieval.live.layout import with_dead, with_state
 from index.retrieval.live.version import ServingVersion
 from index.search.growing_vectors import GrowingVectors
 from pipelines.contracts.errors import TowerlineError
-from pipelines.contracts.forking import never_free
 
 _LOG = logging.getLogger("towerline.retriever")
 # A log that cannot be read is asked again after this time.

@@ -9,8 +9,8 @@ import pytest
 import towerline
 from index.publishing.publish import Publication
 from pipelines.contracts.errors import SchemaError
-from pipelines.features.kept_list import copy_of
 from pipelines.sequences.reader import load_users
+from pipelines.tables.erasure.kept_list import copy_of
 from tests.worlds import write_marketplace
 from towerline.commands.cli import main
 from towerline.jobs import refresh

@@ -16,7 +16,6 @@ from pipelines.contracts.conversion import US_PER_DAY
 from pipelines.contracts.hashing import as_sorted
 from pipelines.contracts.schema import DatasetSchema, TableName, Window
 from pipelines.features.duplicates import DUPLICATE
-from pipelines.features.kept_list import kept_list
 from pipelines.features.partitions import refuse_twice
 from pipelines.features.planning import Inputs, Survey, catalogue_of
 from pipelines.features.reporting.unknown import of_window
@@ -26,6 +25,7 @@ from pipelines.sequences.repeats import repeats
 from pipelines.sequences.segments import joined
 from pipelines.tables.catalogue import Items
 from pipelines.tables.entity_checks import EntityChecker
+from pipelines.tables.erasure.kept_list import kept_list
 from pipelines.tables.event_checks import EventChecker, ItemLookup, checked_schema, unknown_schema
 from pipelines.tables.formats.batches import TableBatch
 from pipelines.tables.readers import read_shard

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.contracts.schema import DatasetSchema
-from pipelines.features.kept_list import NOBODY
 from pipelines.tables.erasure.forget_list import ForgetList
+from pipelines.tables.erasure.kept_list import NOBODY
 
 
 def read_list(path: Path | None, schema: DatasetSchema) -> ForgetList:

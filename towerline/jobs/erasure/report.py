@@ -16,8 +16,8 @@ from index.registry.storage.object_store import ObjectStore
 from index.registry.storage.store import open_store
 from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.schema import id_type
-from pipelines.features.kept_list import id_type_of, kept_list
 from pipelines.tables.erasure.forget_list import ForgetList
+from pipelines.tables.erasure.kept_list import id_type_of, kept_list
 from towerline.config import Config
 from towerline.jobs.erasure.id_columns import IdColumns
 from towerline.jobs.erasure.id_matcher import DISTINCTIVE, is_short

@@ -17,8 +17,8 @@ from pipelines.contracts.errors import ConfigError
 from pipelines.contracts.manifest import MANIFEST_FILE, read_manifest, write_durably
 from pipelines.contracts.schema import DatasetSchema
 from pipelines.contracts.schema.window import Window
-from pipelines.features.kept_list import copy_of, kept_list, write_copy
 from pipelines.progress import SILENT, Progress
+from pipelines.tables.erasure.kept_list import copy_of, kept_list, write_copy
 from towerline.config import Config
 from towerline.jobs.replay.asking import Asked, DayValues, ask, churn
 from towerline.jobs.replay.day_files import DayFiles, cut

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.contracts.errors import ConfigError
-from pipelines.features.kept_list import kept_list
 from pipelines.features.planning import Inputs
+from pipelines.tables.erasure.kept_list import kept_list
 from towerline.config import Config, Paths, plain
 from towerline.jobs.replay.day_files import DayFiles
 from towerline.jobs.stages import FEATURES

@@ -35,7 +35,7 @@ class FeaturesStage(Stage):
 
     def is_current(self, config: Config) -> bool:
         """Whether the features are made from these tables, without everyone who was to be forgotten."""
-        from pipelines.features.kept_list import forgotten_by, kept_list
+        from pipelines.tables.erasure.kept_list import forgotten_by, kept_list
 
         folder = config.work / self.folder
         return super().is_current(config) and forgotten_by(folder).covers(kept_list(folder))
@@ -48,7 +48,7 @@ class FeaturesStage(Stage):
             ConfigError: the day of the end is given, and the windows do not roll.
             SchemaError: a line of the lists is no user id.
         """
-        from pipelines.features.kept_list import forgotten_by, id_type_of
+        from pipelines.tables.erasure.kept_list import forgotten_by, id_type_of
 
         if not self._ends_right(call):
             return False

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipelines.contracts.manifest import is_current, read_manifest
-from pipelines.features.kept_list import NOBODY
 from pipelines.progress import SILENT, Progress
 from pipelines.tables.erasure.forget_list import ForgetList
+from pipelines.tables.erasure.kept_list import NOBODY
 from towerline.config import Config
 from towerline.jobs.extras import Need
 from towerline.jobs.stages.chain import ONLY, Chain

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.contracts.errors import ConfigError
-from pipelines.features.kept_list import kept_list
+from pipelines.tables.erasure.kept_list import kept_list
 from tests.towerline.jobs.replay import world
 from tests.towerline.jobs.replay.world import Event
 from towerline.config import Config

@@ -12,8 +12,8 @@ from pipelines.contracts.errors import ArtifactError, SchemaError
 from pipelines.contracts.manifest import read_manifest
 from pipelines.contracts.schema import DatasetSchema
 from pipelines.features import job as features
-from pipelines.features.kept_list import FORGOTTEN_FILE, copy_of, forgotten_by
 from pipelines.tables.erasure.forget_list import ForgetList
+from pipelines.tables.erasure.kept_list import FORGOTTEN_FILE, copy_of, forgotten_by
 from tests.pipelines.conftest import EVENTS, at, raw_schema, schema_of, write_rows
 from tests.pipelines.features.test_job import content
 
