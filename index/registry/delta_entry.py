@@ -19,9 +19,9 @@ FORMAT_VERSION = 2
 CHANGES = ("upsert", "remove", "pause", "resume")
 # Columns of an entry's rows that are not the ad's own.
 ID_COLUMN, CHANGE_COLUMN, SAID_COLUMN = "__item_id__", "__change__", "__said__"
-# Files of the log: an entry, and the pauses that removed entries left in force.
-ENTRY_SUFFIX, PAUSED_SUFFIX = ".delta", ".paused"
-LOG_SUFFIXES = (ENTRY_SUFFIX, PAUSED_SUFFIX)
+# Files of the log: an entry, and the pauses that removed entries left in force. Those are nowhere else: two copies.
+ENTRY_SUFFIX, PAUSED_SUFFIXES = ".delta", (".paused", ".paused-copy")
+LOG_SUFFIXES = (ENTRY_SUFFIX, *PAUSED_SUFFIXES)
 _METADATA = b"towerline"
 # Rows of several entries that are applied at once.
 _MERGED_ROWS = 4_096

@@ -1,7 +1,7 @@
 """The registry's log of changes: upserts, removals, pauses and resumes of ads, in the order in which they were made.
 
     deltas/00000042.delta        one entry: the rows of one change feed
-    deltas/00000040.paused       the ads paused up to that entry, from when older entries were removed
+    deltas/00000040.paused       the ads paused up to that entry, from when older entries were removed; and a copy
 
 There is one log for the registry, not one per version. A bundle records the sequence number of the last entry before
 its tables were read; whoever opens it applies what came after. A pause is in force on every version, whenever it was
@@ -14,6 +14,7 @@ first writer writes them into it, the last one first, so that a writer that is k
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 import uuid
@@ -29,7 +30,7 @@ from index.registry.delta_entry import (
     FORMAT_VERSION,
     ID_COLUMN,
     LOG_SUFFIXES,
-    PAUSED_SUFFIX,
+    PAUSED_SUFFIXES,
     SAID_COLUMN,
     Entry,
     Pauses,
@@ -56,7 +57,7 @@ class DeltaLog:
 
     def has(self, sequence: int) -> bool | None:
         """Whether an entry is there, for about a microsecond; None on an object store, where it would be a request."""
-        return self._store.has_file(_entry_name(sequence))
+        return self._store.has_file(_name(sequence))
 
     def last(self) -> int:
         """Number of the last entry ever written; 0 if there is none."""
@@ -82,18 +83,20 @@ class DeltaLog:
         if _began(self._store.files(DELTAS)):
             return
         for entry in reversed(self._legacy.entries()):
-            self._store.create(_entry_name(entry.sequence), _content(entry.rows, entry.moment_us))
+            self._store.create(_name(entry.sequence), _content(entry.rows, entry.moment_us))
 
     def pauses(self) -> Pauses | None:
         """What the removed entries add up to; None if none was removed."""
-        for number in sorted(_numbers(self._store.files(DELTAS), PAUSED_SUFFIX), reverse=True):
-            content = self._store.read_bytes(_paused_name(number))
+        numbers = set(_numbers(self._store.files(DELTAS), *PAUSED_SUFFIXES))
+        for number, suffix in itertools.product(sorted(numbers, reverse=True), PAUSED_SUFFIXES):
+            name = _name(number, suffix)
+            content = self._store.read_bytes(name)
             if content is None:
                 continue
             try:
                 table, _ = unpacked(content)
             except ArtifactError as err:
-                _LOG.error("%s/%s: %s", self._store.url, _paused_name(number), err)
+                _LOG.error("%s/%s: %s", self._store.url, name, err)
                 continue
             return Pauses(number, table[ID_COLUMN].combine_chunks())
         return None
@@ -103,7 +106,7 @@ class DeltaLog:
         self.take_over()
         while True:
             sequence, moment_us = self.last() + 1, time.time_ns() // 1000
-            if self._store.create(_entry_name(sequence), _content(rows, moment_us)):
+            if self._store.create(_name(sequence), _content(rows, moment_us)):
                 return Entry(sequence, moment_us, rows)
 
     def prune(self, needed_after: int, written_before_us: int) -> list[int]:
@@ -129,17 +132,18 @@ class DeltaLog:
         for entry in doomed:
             paused = (paused - set(entry.ids("resume").to_pylist())) | set(entry.ids("pause").to_pylist())
         last = doomed[-1].sequence
-        self._store.create(_paused_name(last), packed(_ids_table(paused), {"format_version": FORMAT_VERSION}))
+        for suffix in PAUSED_SUFFIXES:
+            self._store.create(_name(last, suffix), packed(_ids_table(paused), {"format_version": FORMAT_VERSION}))
         gone = [number for number in _numbers(self._store.files(DELTAS), ENTRY_SUFFIX) if number <= last]
         for number in gone:
-            self._store.remove_file(_entry_name(number))
-        for number in _numbers(self._store.files(DELTAS), PAUSED_SUFFIX):
-            if number < last:
-                self._store.remove_file(_paused_name(number))
+            self._store.remove_file(_name(number))
+        for number in _numbers(self._store.files(DELTAS), *PAUSED_SUFFIXES):
+            for suffix in PAUSED_SUFFIXES if number < last else ():
+                self._store.remove_file(_name(number, suffix))
         return sorted(gone)
 
     def _read(self, number: int) -> Entry | None:
-        name = _entry_name(number)
+        name = _name(number)
         content = self._store.read_bytes(name)
         if content is None:  # Removed meanwhile.
             return None
@@ -167,15 +171,11 @@ def _ids_table(item_ids: set[Any]) -> pa.Table:
 def _began(names: Iterable[str]) -> bool:
     """Whether the log has its first entry, or had it: then nothing of an older format counts."""
     listed = list(names)
-    return 1 in _numbers(listed, ENTRY_SUFFIX) or bool(_numbers(listed, PAUSED_SUFFIX))
+    return 1 in _numbers(listed, ENTRY_SUFFIX) or bool(_numbers(listed, *PAUSED_SUFFIXES))
 
 
-def _entry_name(sequence: int) -> str:
-    return f"{DELTAS}/{sequence:0{_DIGITS}d}{ENTRY_SUFFIX}"
-
-
-def _paused_name(sequence: int) -> str:
-    return f"{DELTAS}/{sequence:0{_DIGITS}d}{PAUSED_SUFFIX}"
+def _name(sequence: int, suffix: str = ENTRY_SUFFIX) -> str:
+    return f"{DELTAS}/{sequence:0{_DIGITS}d}{suffix}"
 
 
 def _numbers(names: Iterable[str], *endings: str) -> list[int]:
