@@ -58,8 +58,11 @@ QUIET_CORES = 0.25
 RESULT = Path(__file__).parent / "results" / "feature_throughput.json"
 
 
-def write_tables(folder: Path, events: int, *, by_day: bool = False) -> None:
-    """Writes events.parquet (or one file per day below events/) and items.parquet, unless they are there."""
+def write_tables(folder: Path, events: int, *, by_day: bool = False, days: int = DAYS + 1) -> None:
+    """Writes events.parquet (or one file per day below events/) and items.parquet, unless they are there.
+
+    ``events`` are those of ``DAYS`` days; ``days`` files by day may be more.
+    """
     if (folder / "items.parquet").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +71,7 @@ def write_tables(folder: Path, events: int, *, by_day: bool = False) -> None:
     cumulative = np.cumsum(shares / shares.sum())
     if by_day:
         (folder / "events").mkdir(exist_ok=True)
-        for day in range(DAYS + 1):
+        for day in range(days):
             table = _events(rng, events // DAYS, events // EVENTS_PER_USER, cumulative, day, day + 1)
             pq.write_table(table, folder / "events" / f"day-{day:03d}.parquet", row_group_size=ROWS_PER_GROUP)
     else:

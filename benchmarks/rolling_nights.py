@@ -1,7 +1,7 @@
 """Nights in a row with rolling windows: what one costs of a full run, and whether it equals one row for row.
 
-Synthetic events as in ``feature_throughput``, one file per day. The features of the first days are made in full; then
-each night one more file comes, ``history_days`` drops the oldest day, and both windows move. Each night runs in its own
+Synthetic events as in ``feature_throughput``, one file per day. The features of 61 days are made in full; then each
+night one more file comes, ``history_days`` drops the oldest day, and both windows move. Each night runs in its own
 process on top of the last one's artifact, next to a full run of the same files; both are timed without the start of
 Python and its imports, and compared through the readers that training uses.
 
@@ -92,12 +92,12 @@ def rolling(work: Path, events: int, nights: int) -> dict[str, Any]:
     Raises:
         SystemExit: a night differs from its full run.
     """
-    folder, out = work / f"days-{events}", work / "out" / "rolling"
-    write_tables(folder, events, by_day=True)
-    first = DAYS + 1 - nights
+    folder, out = work / f"days-{events}-{nights}", work / "out" / "rolling"
+    first = DAYS + 1
+    write_tables(folder, events, by_day=True, days=first + nights)
     measured(folder, out / "night", first, first, None)
     seconds: dict[str, list[tuple[float, float]]] = {"full": [], "night": []}
-    for day in range(first + 1, DAYS + 2):
+    for day in range(first + 1, first + nights + 1):
         seconds["night"].append(measured(folder, out / "night", day, first, out / "night"))
         seconds["full"].append(measured(folder, out / "full", day, first, None))
         differing = differences(out / "night", out / "full")
