@@ -77,7 +77,7 @@ def replace_directory(source: Path, target: Path) -> None:
         except OSError as err:  # Another writer was faster: its folder is replaced.
             if err.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT) or not source.exists():
                 raise
-    _sync(target.parent)
+    sync(target.parent)
     for replaced in (source, old):
         shutil.rmtree(replaced, ignore_errors=True)
 
@@ -91,8 +91,9 @@ def _exchange(one: Path, other: Path) -> bool:
     return done == 0
 
 
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Makes a file's content, or the names in a folder, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -103,9 +103,13 @@ class DeltaLog:
 
     def append(self, rows: pa.Table) -> Entry:
         """Writes one more entry (rows as in ``Entry``), whatever other writers do meanwhile."""
-        self.take_over()
-        while True:
-            sequence, moment_us = self.last() + 1, time.time_ns() // 1000
+        names = self._store.files(DELTAS)
+        if not _began(names):
+            self.take_over()
+            names = self._store.files(DELTAS)
+        sequence = max(_numbers(names), default=0)
+        while True:  # A number that another writer has taken meanwhile is passed.
+            sequence, moment_us = sequence + 1, time.time_ns() // 1000
             if self._store.create(_name(sequence), _content(rows, moment_us)):
                 return Entry(sequence, moment_us, rows)
 

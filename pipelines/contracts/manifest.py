@@ -29,7 +29,7 @@ from pydantic import AfterValidator, ValidationError, field_validator
 from pipelines.contracts.configuration import Section, describe
 from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.files import file_name
-from pipelines.drafts import draft_of, replace_directory
+from pipelines.drafts import draft_of, replace_directory, sync
 
 MANIFEST_FILE = "manifest.json"
 _BLOCK_BYTES = 1 << 20
@@ -203,7 +203,7 @@ def _sweep(folder: Path) -> None:
 
 
 def _made_durable(path: Path) -> FileEntry:
-    _sync(path)
+    sync(path)
     return FileEntry(bytes=path.stat().st_size, xxh128=checksum(path))
 
 
@@ -211,14 +211,6 @@ def plain_config(value: dict[str, Any]) -> dict[str, Any]:
     """``value`` after a round trip through JSON, as a manifest has it."""
     plain: dict[str, Any] = json.loads(json.dumps(value, default=str))
     return plain
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_durably(path: Path, content: bytes) -> None:
@@ -232,7 +224,7 @@ def write_durably(path: Path, content: bytes) -> None:
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def open_artifact(path: Path, *, kind: str, format_version: int = 1, verify: bool = True) -> Artifact:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from pipelines.contracts.manifest import MANIFEST_FILE, write_durably
+from pipelines.drafts import sync
 from pipelines.locks import Hold, file_lock, hold
 
 LOCK_FILE = ".lock"
@@ -56,7 +57,7 @@ class FolderStore:
             finally:
                 aside.unlink(missing_ok=True)
                 held.release()
-            _sync(file.parent)
+            sync(file.parent)
             return True
 
     def swap(self, name: str, before: bytes | None, content: bytes) -> bool:
@@ -107,11 +108,11 @@ class FolderStore:
         try:
             shutil.copytree(source, aside)
             for file in [*aside.rglob("*"), aside]:
-                _sync(file)
+                sync(file)
             os.rename(aside, target)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-        _sync(target.parent)
+        sync(target.parent)
 
     def hold(self, name: str) -> Hold | None:  # noqa: ARG002
         """See ``Store.hold``: None, the artifacts are here."""
@@ -181,11 +182,3 @@ def _write(file: Path, content: bytes) -> None:
         out.write(content)
         out.flush()
         os.fsync(out.fileno())
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
