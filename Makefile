@@ -43,7 +43,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/pytest -n auto --maxprocesses 4 -m "not slow and not cluster" --durations=10
+	$(BIN)/pytest -n auto --maxprocesses 4 -m "not slow and not cluster" --durations=10 -o faulthandler_timeout=600
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/pytest -m "slow and not cluster" --durations=10

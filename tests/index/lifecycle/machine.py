@@ -6,15 +6,13 @@ the ads that may be shown, their scores and order, by value, by popularity and w
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import itertools
 import math
 import os
 import shutil
-import signal
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +30,7 @@ from index.retrieval.answer import answer_record
 from index.retrieval.candidates import NEW_ITEMS, Candidates
 from index.retrieval.live.version import settings_of
 from index.retrieval.retriever import Retriever
+from tests.forks import forked, killed_after
 from tests.index.lifecycle.model import Change, Model, Published, Row
 from tests.index.lifecycle.world import CATEGORIES, COLUMNS, GATES, LEARNED, TOWERS, write_night
 
@@ -284,26 +283,11 @@ class Lifecycle(RuleBasedStateMachine):
 
     # Kills.
 
-    def crash(self, work: Callable[[], object], seconds: float) -> None:
-        """Runs it in a process that is killed after a while."""
-        child = os.fork()
-        if child == 0:
-            with contextlib.suppress(BaseException):
-                work()
-            os._exit(0)
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if os.waitpid(child, os.WNOHANG)[0]:
-                return
-            time.sleep(0.001)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-
     @rule(choice=st.integers(0, 60), milliseconds=st.integers(0, 60), kind=st.sampled_from(["pause", "upsert"]))
     def crash_in_a_change(self, choice: int, milliseconds: int, kind: str) -> None:
         changes = [(kind, self._some(choice), {"stock": 9} if kind == "upsert" else {})]
         before = self.log.last()
-        self.crash(lambda: delta_writer.apply(self.url, feed(changes)), milliseconds / 1000)
+        killed_after(forked(lambda: delta_writer.apply(self.url, feed(changes))), milliseconds / 1000)
         if self.log.last() > before:
             self._happened(changes)
 
@@ -312,7 +296,8 @@ class Lifecycle(RuleBasedStateMachine):
     def crash_in_a_publish(self, milliseconds: int) -> None:
         bundle, published = self._night("exact", 0.0)
         before = set(self.registry.version_names())
-        self.crash(lambda: publishing.run(bundle, bundle.parent / "features", self.url, GATES), milliseconds / 1000)
+        work = functools.partial(publishing.run, bundle, bundle.parent / "features", self.url, GATES)
+        killed_after(forked(work), milliseconds / 1000)
         for name in set(self.registry.version_names()) - before:
             self.model.versions[name] = published
         self.model.live = self.registry.current()
@@ -320,7 +305,8 @@ class Lifecycle(RuleBasedStateMachine):
     @rule(choice=st.integers(0, 9), milliseconds=st.integers(0, 40))
     def crash_in_a_rollback(self, choice: int, milliseconds: int) -> None:
         names = self.registry.version_names()
-        self.crash(lambda: publishing.rollback(self.url, names[choice % len(names)]), milliseconds / 1000)
+        work = functools.partial(publishing.rollback, self.url, names[choice % len(names)])
+        killed_after(forked(work), milliseconds / 1000)
         self.model.live = self.registry.current()
 
     # What must hold.

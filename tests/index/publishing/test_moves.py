@@ -24,6 +24,7 @@ from index.registry.registry import MovedError, Registry
 from index.settings import GatesSettings
 from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.manifest import read_manifest, write_artifact
+from tests.forks import exit_code, forked
 from tests.index.serving_bundles import write_bundle
 
 DAY_US = 86_400_000_000
@@ -170,16 +171,18 @@ def test_publishers_at_once_take_different_names(bundles: list[Path], tmp_path: 
     assert Registry(tmp_path / "registry").current() == max(names)
 
 
+def publish_until(step: str, registry: Registry, bundle: Path) -> None:
+    """A publisher that dies before a step."""
+    setattr(registry, step, lambda *_: os._exit(9))
+    registry.publish(bundle)
+
+
 def test_a_version_whose_publisher_was_killed_before_it_was_live_does_not_count(
     tmp_path: Path, bundles: list[Path]
 ) -> None:
     registry = Registry(tmp_path / "registry")
     first = registry.publish(bundles[0])
-    child = os.fork()
-    if child == 0:
-        registry._move = lambda *_: os._exit(9)  # type: ignore[method-assign]
-        registry.publish(bundles[1])
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert exit_code(forked(lambda: publish_until("_move", registry, bundles[1]))) == 9
     assert registry.version_names() == [first]
     assert [version.name for version in registry.versions()] == [first]
     with pytest.raises(ArtifactError, match="is the oldest version"):
@@ -192,11 +195,7 @@ def test_a_version_whose_publisher_was_killed_before_it_was_live_does_not_count(
 def test_a_publisher_killed_after_it_was_live_has_published(tmp_path: Path, bundles: list[Path]) -> None:
     registry = Registry(tmp_path / "registry")
     first = registry.publish(bundles[0])
-    child = os.fork()
-    if child == 0:
-        registry._clean = lambda *_: os._exit(9)  # type: ignore[method-assign]
-        registry.publish(bundles[1])
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert exit_code(forked(lambda: publish_until("_clean", registry, bundles[1]))) == 9
     names = registry.version_names()
     assert names == [first, registry.current()]
     assert registry.rollback() == first

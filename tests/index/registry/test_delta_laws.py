@@ -35,6 +35,7 @@ from index.registry.registry import Registry
 from index.registry.upserts import same
 from pipelines.contracts.errors import SchemaError
 from pipelines.contracts.schema import ColumnRule
+from tests.forks import exit_code, forked
 from tests.index.registry.ad_world import COLUMNS, ITEMS, World, ad, first_rows, table_of, tree_settings, write_world
 
 IDS = [10 * item for item in range(1, ITEMS + 1)]
@@ -392,11 +393,7 @@ def test_a_forked_process_embeds_with_a_tower_of_its_own(world: World) -> None:
     raw = pa.table({"ad": [10], "price": [3.5]})
     expected = embedder.embed(raw).vectors
     read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.write(write, embedder.embed(raw).vectors.tobytes())
-        os._exit(0)
-    assert os.waitpid(pid, 0)[1] == 0
+    assert exit_code(forked(lambda: os.write(write, embedder.embed(raw).vectors.tobytes()))) == 0
     np.testing.assert_allclose(np.frombuffer(os.read(read, 1 << 16), np.float32), expected[0], rtol=1e-6)
 
 

@@ -9,9 +9,7 @@ Prints one JSON object: kills that hit a running writer, reads, and what went wr
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
 import sys
 import time
 import traceback
@@ -31,6 +29,7 @@ from index.registry.deltas import DeltaState
 from index.registry.registry import Registry
 from index.retrieval.retriever import Retriever
 from pipelines.contracts.manifest import write_durably
+from tests.forks import exit_code, forked, killed_after
 
 RECORD = {"history": [1000, 1003, 1006, 1009], "country": "US", "age": 30}
 K = 10
@@ -167,21 +166,6 @@ def read_until(stop: Path, log: Path, registry: Path, expected: dict[str, list[i
     log.write_text(json.dumps({"reads": reads, "wrong": wrong}))
 
 
-def forked(work: Callable[[], object]) -> int:
-    """Runs ``work`` in a child; returns its process id. The child's exit code is 0 only if it ended well."""
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 1
-    try:
-        work()
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
-
-
 class Run:
     """Writers of one kind, one after the other; most are killed."""
 
@@ -205,24 +189,12 @@ class Run:
         if kill:
             self.kills += killed_after(child, self.chance.uniform(0, self.slowest))
         else:
-            _, status = os.waitpid(child, 0)
-            assert status == 0, "a writer that nobody killed failed"
+            assert exit_code(child) == 0, "a writer that nobody killed failed"
             self.slowest = max(self.slowest, time.perf_counter() - started)
         told = Told(*json.loads(self.told_file.read_text())) if self.told_file.exists() else None
         now = Snapshot.of(self.registry, self.last)
         now.require_after(self.last, told)
         self.last = now
-
-
-def killed_after(pid: int, seconds: float) -> bool:
-    """Kills the child after a while; whether it was still at work."""
-    time.sleep(seconds)
-    ended, _ = os.waitpid(pid, os.WNOHANG)
-    if ended:
-        return False
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return True
 
 
 def prepared(
@@ -235,7 +207,7 @@ def prepared(
         from index.building import job as build  # noqa: F401
         from tests.index import nights  # noqa: F401
 
-        os.waitpid(forked(work), 0)
+        exit_code(forked(work), 600.0)
         return {}
     Registry(registry).publish(bundles[0])
     return expected_answers(bundles) if scenario in ("publish", "rollback") else None
@@ -264,7 +236,7 @@ def main(registry: Path, scenario: str, kills: int, seed: int, bundles: list[Pat
     except Exception:
         wrong.append(traceback.format_exc())
     stop.touch()
-    os.waitpid(reader, 0)
+    exit_code(reader)
     result = json.loads(log.read_text())
     return {"kills": run.kills, "reads": result["reads"], "wrong": wrong + result["wrong"]}
 

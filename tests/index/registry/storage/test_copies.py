@@ -15,6 +15,7 @@ from index.registry.registry import Opened, Registry
 from index.registry.storage.object_store import ObjectStore
 from index.retrieval.retriever import Retriever
 from pipelines.contracts.errors import ArtifactError
+from tests.forks import exit_code, forked
 from tests.index.serving_bundles import write_bundle
 
 NIGHTS = 8
@@ -156,10 +157,13 @@ def test_a_forked_child_reads_an_object_store_by_its_own_connection(registry: Re
     store = registry.store
     assert isinstance(store, ObjectStore)
     parents = store._fs
-    child = os.fork()
-    if child == 0:
-        os._exit(0 if store._opened is parents and store._fs is not None and store._opened_by == os.getpid() else 1)
-    assert os.waitpid(child, 0)[1] == 0
+
+    def work() -> None:
+        assert store._opened is parents
+        assert store._fs is not None
+        assert store._opened_by == os.getpid()
+
+    assert exit_code(forked(work)) == 0
 
 
 def test_a_server_that_follows_eight_nights_keeps_two_copies(

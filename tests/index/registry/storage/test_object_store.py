@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from index.registry.registry import Registry
 from index.registry.storage.object_store import ObjectStore
 from index.retrieval.retriever import Retriever
 from pipelines.contracts.errors import ArtifactError
+from tests.forks import exit_code, forked
 from tests.index.registry.storage.test_store import STEPS, follow
 from tests.index.serving_bundles import write_bundle
 from tests.s3_server import options_of, serving
@@ -148,10 +148,11 @@ def test_what_another_machine_writes_is_seen_at_once(registry: Registry) -> None
 
 def test_a_forked_child_reads_s3_by_a_connection_of_its_own(registry: Registry, bundles: list[Path]) -> None:
     version = registry.publish(bundles[0])
-    child = os.fork()
-    if child == 0:
-        os._exit(0 if registry.current() == version else 1)
-    assert os.waitpid(child, 0)[1] == 0
+
+    def work() -> None:
+        assert registry.current() == version
+
+    assert exit_code(forked(work)) == 0
 
 
 def test_the_place_of_a_version_is_a_url(registry: Registry, bundles: list[Path]) -> None:

@@ -10,9 +10,9 @@ was odd before the call and is the same after it. Prints what each process saw, 
 from __future__ import annotations
 
 import ctypes
+import functools
 import gc
 import json
-import os
 import sys
 import threading
 import time
@@ -25,6 +25,7 @@ import numpy as np
 from index.retrieval.live.delta_follower import DeltaFollower
 from index.retrieval.retriever import Retriever
 from pipelines.contracts.errors import SchemaError
+from tests.forks import exit_code, forked
 
 THREADS, WORKERS, KEPT = 4, 2, 100
 # The writer's phases: everything was exercised once; all changes and swaps are done.
@@ -116,25 +117,24 @@ class Load:
         return json.dumps({**seen, "sequence": self.retriever.delta_sequence, "version": self.retriever.version})
 
 
+def work(load: Load, first: int) -> None:
+    """A worker's life."""
+    load.run(1, first)
+    load.retriever.close()
+    sys.stdout.write(load.report() + "\n")
+    sys.stdout.flush()
+
+
 def main(registry: str, flags: np.ndarray, calls: int) -> None:
     """Forks the workers, then calls itself."""
     share = calls // (THREADS + WORKERS)
     retriever = Retriever.open(registry)
     retriever.watch(0.05)
     load = Load(retriever, flags, share)
-    workers = []
-    for number in range(WORKERS):
-        worker = os.fork()
-        if worker == 0:
-            load.run(1, 100 * (number + 1))
-            retriever.close()
-            sys.stdout.write(load.report() + "\n")
-            sys.stdout.flush()
-            os._exit(0)
-        workers.append(worker)
+    workers = [forked(functools.partial(work, load, 100 * (number + 1))) for number in range(WORKERS)]
     load.run(THREADS, 0)
     retriever.close()
-    codes = [os.waitpid(worker, 0)[1] for worker in workers]
+    codes = [exit_code(worker, SECONDS) for worker in workers]
     sys.stdout.write(load.report() + "\n")
     assert codes == [0] * WORKERS, codes
 

@@ -8,6 +8,7 @@ move to the version that the parent publishes next and count its calls. Prints t
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ import time
 
 from index.registry.registry import Registry
 from index.retrieval.retriever import Retriever
+from tests.forks import exit_code, forked
 
 RECORD = {"history": [1000, 1003], "country": "US"}
 WORKERS, SECONDS = 2, 60
@@ -63,20 +65,10 @@ def main(registry: str, rounds: int) -> None:
         hears, says = os.pipe()
         names = Registry(registry).version_names()
         aim = names[(number + 1) % 2]
-        workers = []
-        for _ in range(WORKERS):
-            worker = os.fork()
-            if worker == 0:
-                try:
-                    work(retriever, aim, says)
-                    os._exit(0)
-                except BaseException as err:
-                    sys.stderr.write(f"{err!r}\n")
-                    os._exit(1)
-            workers.append(worker)
+        workers = [forked(functools.partial(work, retriever, aim, says)) for _ in range(WORKERS)]
         os.read(hears, 1)
         Registry(registry).rollback(aim)
-        moved += sum(os.waitpid(worker, 0)[1] == 0 for worker in workers)
+        moved += sum(exit_code(worker) == 0 for worker in workers)
         until = time.monotonic() + SECONDS
         while retriever.version != aim and time.monotonic() < until:
             time.sleep(0.01)

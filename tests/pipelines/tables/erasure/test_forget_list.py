@@ -23,20 +23,20 @@ LINES = (ForgetLine(2, "12"), ForgetLine(4, "7"))
 TEXT = "# asked in May\n12\n\n7\n"
 
 
-@pytest.mark.parametrize(
-    "raw",
-    [
-        TEXT.encode(),
-        TEXT.encode("utf-8-sig"),
-        TEXT.encode("utf-16"),
-        TEXT.encode("utf-32"),
-        TEXT.replace("\n", "\r\n").encode("utf-8-sig"),
-        TEXT.replace("\n", "\r").encode(),
-        TEXT.removesuffix("\n").encode(),
-        gzip.compress(TEXT.encode()),
-        b'"user"\n"12"\n \t\n"7"\n',
-    ],
-)
+WRITTEN = {
+    "plain": TEXT.encode(),
+    "marked": TEXT.encode("utf-8-sig"),
+    "utf-16": TEXT.encode("utf-16"),
+    "utf-32": TEXT.encode("utf-32"),
+    "windows": TEXT.replace("\n", "\r\n").encode("utf-8-sig"),
+    "returns": TEXT.replace("\n", "\r").encode(),
+    "no last line end": TEXT.removesuffix("\n").encode(),
+    "gzip": gzip.compress(TEXT.encode()),
+    "quotes": b'"user"\n"12"\n \t\n"7"\n',
+}
+
+
+@pytest.mark.parametrize("raw", WRITTEN.values(), ids=WRITTEN)
 def test_marks_line_ends_quotes_comments_and_compression_make_no_difference(tmp_path: Path, raw: bytes) -> None:
     assert read(tmp_path, raw, "user").lines == LINES
 
