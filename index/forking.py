@@ -2,13 +2,15 @@
 
 A fork copies the memory but only the thread that forks. A lock that another thread held stays locked for ever, threads
 in the background are gone, and a C++ object that had threads waits for them when it is freed. So in the child, what has
-locks and threads renews them, and what must not be freed never is.
+locks and threads renews them, what must not be freed never is, and the garbage of the parent is never collected: there
+may be such an object of anybody's in a cycle of references.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 import os
 import sys
 import threading
@@ -44,7 +46,24 @@ def never_free(inherited: Any) -> None:
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
 
 
+_was_collecting: list[bool] = []
+
+
+def _stop_collecting() -> None:
+    _was_collecting.append(gc.isenabled())
+    gc.disable()
+
+
+def _go_on_collecting() -> None:
+    if _was_collecting.pop():
+        gc.enable()
+
+
 def _renew() -> None:
+    gc.freeze()
+    if any(_was_collecting):  # Several threads of the parent may have been about to fork.
+        gc.enable()
+    _was_collecting.clear()
     _renew_properties()
     for forked in [*_WITH_LOCKS, *_WITH_THREADS]:
         forked.after_fork()
@@ -59,4 +78,5 @@ def _renew_properties() -> None:
                 member.lock = threading.RLock()
 
 
-os.register_at_fork(after_in_child=_renew)
+# What is registered last runs first before a fork: nothing is collected from here to the child's first step.
+os.register_at_fork(before=_stop_collecting, after_in_parent=_go_on_collecting, after_in_child=_renew)

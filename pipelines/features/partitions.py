@@ -174,10 +174,10 @@ def _must_rewrite(job: Job, part: int, found: Unique) -> bool:
     event that it repeats, so that neither file's own days would tell when it leaves."""
     assert job.base is not None
     assert job.window is not None
-    return not job.window.is_whole and (_is_due(job.base, part) or found.across)
+    return not job.window.is_whole and (is_due(job.base, part) or found.across)
 
 
-def _is_due(base: Base, part: int) -> bool:
+def is_due(base: Base, part: int) -> bool:
     """Whether it is this partition's turn to be rewritten."""
     return (base.generation + part) % MAX_SEGMENTS == 0
 
@@ -191,7 +191,7 @@ def _recounted(job: Job, base: Base, part: int, new: Grouped, profiled: pa.Array
     added = with_more_users(found.events, profiled.filter(pa.array(places_of(profiled, known) < 0)))
     whole = alive(merge(old, added), profiled)
     whole = with_last_out(whole) if job.schema.split.leave_last_out else whole
-    rewritten = (partition.segments > 0 and _is_due(base, part)) or bool((places_of(known, whole.user_ids) < 0).any())
+    rewritten = (partition.segments > 0 and is_due(base, part)) or bool((places_of(known, whole.user_ids) < 0).any())
     if rewritten:
         _write_base(job, part, whole)
     else:
@@ -209,10 +209,10 @@ def _appended(job: Job, base: Base, part: int, new: Grouped, profiled: pa.Array)
     crossed = partition.events_of(job.crossed_days) if job.crossed_days else None
     lacks_lists = bool(job.crossed_days) and crossed is None
     rolls_on = job.window is not None and not job.window.is_whole
-    is_due = _is_due(base, part) and (rolls_on or (job.window is None and partition.segments > 0))
-    is_due |= lacks_lists and (job.window is None or rolls_on)
+    due = is_due(base, part) and (rolls_on or (job.window is None and partition.segments > 0))
+    due |= lacks_lists and (job.window is None or rolls_on)
     may_repeat = len(new.times) > 0 and base.last_time is not None and int(new.times.min()) <= base.last_time
-    old = _read_base(job, base, partition) if is_due or may_repeat else None
+    old = _read_base(job, base, partition) if due or may_repeat else None
     if lacks_lists:
         stored = _in_run(job, base, partition.stored())
         crossed = DayEvents.of(stored, repeats(stored, by_split=False), job.crossed_days)
@@ -222,7 +222,7 @@ def _appended(job: Job, base: Base, part: int, new: Grouped, profiled: pa.Array)
     known = Users.read(Path(base.dir) / "users" / part_name(part, job.partitions))
     users, counted, repeating = _changed(job, known, found, crossed, profiled)
     stays = (users.events > 0) | (places_of(users.ids, profiled) >= 0)
-    rewritten = is_due or (not bool(stays.all()) if job.window is None else rolls_on and found.across)
+    rewritten = due or (not bool(stays.all()) if job.window is None else rolls_on and found.across)
     users, counted = _only(users, counted, stays)
     added = with_more_users(found.events, profiled.filter(pa.array(places_of(profiled, known.ids) < 0)))
     if rewritten:

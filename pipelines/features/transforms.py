@@ -27,7 +27,7 @@ from pipelines.contracts.manifest import fingerprint_of
 from pipelines.contracts.vocabulary import Vocabulary
 from pipelines.features.encoded_before import encoded_before
 from pipelines.features.ingest import Spilled, ingest_events, ingest_users
-from pipelines.features.partitions import build_partition
+from pipelines.features.partitions import build_partition, is_due
 from pipelines.features.task import Job
 from pipelines.runner import beam, local_workers, new_pipeline, pipeline_options, thread_count
 from pipelines.sequences.reader import encoded_table
@@ -67,7 +67,10 @@ def _build_in_threads(job: Job, shards: Sequence[Shard], threads: int) -> None:
         for found in pool.map(lambda pair: list(_ingested(job, *pair)), enumerate(shards)):
             for part, one in found:
                 spilled[part].append(one)
-        list(pool.map(lambda part: _build(job, part, spilled[part]), range(job.partitions)))
+        # The long ones first, so that no thread is left alone with one.
+        base = job.base
+        parts = sorted(range(job.partitions), key=lambda part: base is not None and not is_due(base, part))
+        list(pool.map(lambda part: _build(job, part, spilled[part]), parts))
 
 
 def encode(job: Job, names: Sequence[str], beam_args: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import random
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ class Machine:
         store.swap = noted
 
     def append(self, place: int) -> None:
+        time.sleep(self.chance.uniform(0.0, 0.02))  # So that no machine is done before the other has begun.
         item_id, change = self.number * 1_000_000 + place, self.chance.choice(["pause", "resume", "remove"])
         rows = pa.table(
             {ID_COLUMN: [item_id], CHANGE_COLUMN: [change], SAID_COLUMN: pa.nulls(1, pa.list_(pa.string()))}
@@ -75,6 +77,7 @@ class Machine:
 
 def main(url: str, number: int, what: str, count: int, *bundle: str) -> None:
     machine = Machine(url, number)
+    machine.log.last()  # The first connection takes longer than all the rest.
     print("ready", flush=True)  # noqa: T201
     sys.stdin.readline()
     for place in range(count):
