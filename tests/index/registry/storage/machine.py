@@ -48,7 +48,7 @@ class Machine:
         store.swap = noted
 
     def append(self, place: int) -> None:
-        time.sleep(self.chance.uniform(0.0, 0.02))  # So that no machine is done before the other has begun.
+        time.sleep(self.chance.uniform(0.0, 0.1))  # Who lost a number takes longer than who did not: the other waits.
         item_id, change = self.number * 1_000_000 + place, self.chance.choice(["pause", "resume", "remove"])
         rows = pa.table(
             {ID_COLUMN: [item_id], CHANGE_COLUMN: [change], SAID_COLUMN: pa.nulls(1, pa.list_(pa.string()))}

@@ -79,14 +79,15 @@ def entries_of(url: str) -> list[tuple[int, int, str]]:
     return found
 
 
-def appends(url: str, endpoint: str, folder: Path, count: int) -> None:
+def appends(url: str, endpoint: str, folder: Path, count: int) -> int:
+    """How often the next entry is of the other machine."""
     told = run(url, endpoint, folder, 2, "append", str(count // 2))
     done = sorted(tuple(one) for machine in told for one in machine["appended"])
     assert len(done) == count
     assert entries_of(url) == done
     assert [sequence for sequence, *_ in done] == list(range(1, count + 1))
     writers = [item_id // 1_000_000 for _, item_id, _ in done]
-    assert sum(before != after for before, after in itertools.pairwise(writers)) > count // 20
+    return sum(before != after for before, after in itertools.pairwise(writers))
 
 
 def test_appends_of_two_machines_are_all_there_once(url: str, endpoint: str, tmp_path: Path) -> None:
@@ -95,7 +96,7 @@ def test_appends_of_two_machines_are_all_there_once(url: str, endpoint: str, tmp
 
 @pytest.mark.slow
 def test_five_hundred_appends_of_two_machines_are_all_there_once(url: str, endpoint: str, tmp_path: Path) -> None:
-    appends(url, endpoint, tmp_path, 500)
+    assert appends(url, endpoint, tmp_path, 500) > 25
 
 
 def mixture(url: str, endpoint: str, folder: Path, bundle: Path, count: int) -> None:
