@@ -182,7 +182,7 @@ def measure_baselines(
     with progress.bar(len(settings.baselines), "baselines", "baselines") as bar:
         for name in settings.baselines:
             with progress.waiting(f"baseline {name}"):
-                rankings = rank_baseline(name, data.past, data.num_items, data.held_out, settings)
+                rankings = rank_baseline(name, data, settings, progress=progress)
                 measures[name] = measured(data, rankings, settings).part()
             bar.advance()
     return measures
@@ -202,5 +202,5 @@ def counts_of(subject: Subject) -> Counts:
         truth_never_seen_before=int((past[held_out.truth.rows] == 0).sum()),
         items=subject.published.num_items,
         items_in_truth=len(np.unique(held_out.truth.rows)),
-        users_without_history=int((held_out.history_events == 0).sum()),
+        users_without_history=int((subject.data.history_events == 0).sum()),
     )

@@ -13,7 +13,14 @@ from pipelines.sequences.held_out import HeldOut, held_out_events
 TEST = SPLITS.index("test")
 
 
-def held_out(users: UserRecords, schema: DatasetSchema, max_users: int | None = None, seed: int = 17) -> HeldOut:
+def held_out(
+    users: UserRecords,
+    schema: DatasetSchema,
+    max_users: int | None = None,
+    seed: int = 17,
+    *,
+    context_is_seen: bool = False,
+) -> HeldOut:
     """The held-out events of the test part, for the users who have any.
 
     Args:
@@ -21,6 +28,7 @@ def held_out(users: UserRecords, schema: DatasetSchema, max_users: int | None = 
         schema: names the actions; those of weight 0 do not count as truth.
         max_users: a stable sample of at most this many users.
         seed: of that sample.
+        context_is_seen: an item of actions of weight 0 alone is not novel either.
 
     Raises:
         SchemaError: no user has an event in the test part.
@@ -33,7 +41,7 @@ def held_out(users: UserRecords, schema: DatasetSchema, max_users: int | None = 
         )
     if max_users is not None and max_users < len(chosen):
         chosen = np.sort(users.sample(max_users, seed, chosen))
-    return HeldOut.of(users.events, TEST, schema.action_weights, chosen)
+    return HeldOut.of(users.events, TEST, schema.action_weights, chosen, context_is_seen=context_is_seen)
 
 
 def users_with_truth(users: UserRecords, schema: DatasetSchema) -> Int64:

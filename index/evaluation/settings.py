@@ -9,8 +9,11 @@ from pydantic import Field, field_validator, model_validator
 
 from pipelines.contracts.configuration import Section
 
-BaselineName = Literal["popularity", "recent_popularity", "own_frequency", "item_knn", "als"]
-BASELINES: tuple[BaselineName, ...] = ("popularity", "recent_popularity", "own_frequency", "item_knn", "als")
+BaselineName = Literal["popularity", "recent_popularity", "own_frequency", "own_decayed", "item_knn", "als"]
+BASELINES: tuple[BaselineName, ...] = (
+    *("popularity", "recent_popularity", "own_frequency", "own_decayed"),
+    *("item_knn", "als"),
+)
 # Every report samples and resamples with the same seed, so that two reports of the same data can be compared.
 SEED = 17
 
@@ -27,12 +30,18 @@ class EvaluationSettings(Section):
         description="Drop what the user interacted with before from the ranking and from the held-out events. This is "
         "the usual protocol of data sets without repeated purchases.",
     )
+    context_is_seen: bool = Field(
+        default=False,
+        description="Items that a user had by actions of weight 0 alone (impressions) are not novel either, and "
+        "remove_seen drops them too.",
+    )
     max_users: int | None = Field(
         default=None, ge=1, description="Evaluate a stable sample of at most this many users. Not set: all."
     )
     baselines: tuple[BaselineName, ...] = Field(
         default=BASELINES,
-        description="Baselines to fit on the same history. item_knn and als need the library `implicit`.",
+        description="Baselines to fit on the same history. own_decayed is own_frequency with a half-life chosen on the "
+        "validation part. item_knn and als need the library `implicit`.",
     )
     recent_days: int = Field(default=28, ge=1, description="Window of the baseline recent_popularity, in days.")
     confidence: float = Field(

@@ -30,6 +30,7 @@ from pipelines.sequences.event_lists import EventLists
 from pipelines.sequences.held_out import HeldOut, truth_by_action
 from pipelines.sequences.item_sets import ItemSets
 from pipelines.sequences.reader import load_items
+from pipelines.sequences.strengths import by_item, counting
 
 SCHEMA_FILE = "schema.json"
 
@@ -69,7 +70,7 @@ class EvaluationData:
             users=users,
             items=load_items(features).combine_chunks(),
             item_ids=Vocabulary.load(features / "vocabulary").item_ids,
-            held_out=held_out(users, schema, settings.max_users, SEED),
+            held_out=held_out(users, schema, settings.max_users, SEED, context_is_seen=settings.context_is_seen),
             held_out_from_us=begins_us(artifact.manifest.facts, schema),
         )
 
@@ -77,6 +78,11 @@ class EvaluationData:
     def num_items(self) -> int:
         """Items in the features' catalogue."""
         return len(self.item_ids)
+
+    @property
+    def timed(self) -> bool:
+        """Whether the events have times."""
+        return self.schema.tables.events.time is not None
 
     @property
     def users_without_truth(self) -> int:
@@ -100,13 +106,22 @@ class EvaluationData:
 
     @functools.cached_property
     def past(self) -> EventLists:
-        """Every event before the test part, of all users, not only the evaluated ones."""
-        return self.users.events.before(TEST)
+        """Every event before the test part that counts, of all users, not only the evaluated ones.
+
+        Events whose action has weight 0 are context: in histories, but in no count.
+        """
+        before = self.users.events.before(TEST)
+        return before.where(counting(before, self.schema.action_weights))
+
+    @functools.cached_property
+    def history_events(self) -> Int64:
+        """``[n] int64``: number of each held-out user's events before the test part, those of weight 0 included."""
+        return self.users.events.of_users(self.held_out.users).before(TEST).counts
 
     @functools.cached_property
     def item_events(self) -> Float64:
-        """``[items] float64`` events of each item before the test part."""
-        return np.bincount(self.past.rows, minlength=len(self.item_ids)).astype(np.float64)
+        """``[items] float64`` events of each item before the test part that count."""
+        return by_item(self.past, np.ones(self.past.num_events), self.num_items)
 
 
 @dataclass(frozen=True)
@@ -212,7 +227,7 @@ class Subject:
 
     def published_vectors(self, count: int) -> Vectors:
         """``[n, dim] float32``: vectors of the first held-out users with a history, by the published towers."""
-        places = np.flatnonzero(self.data.held_out.history_events)[:count].astype(np.int64)
+        places = np.flatnonzero(self.data.history_events)[:count].astype(np.int64)
         return self.published.record_embedder().vectors(self.records(places))
 
     @functools.cached_property

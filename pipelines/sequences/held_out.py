@@ -14,13 +14,15 @@ import numpy.typing as npt
 from pipelines.contracts.arrays import Bools, Int32, Int64
 from pipelines.sequences.event_lists import EventLists
 from pipelines.sequences.item_sets import ItemSets
+from pipelines.sequences.strengths import counting
 
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
     """Some users' items of a split, and their items of the splits before it.
 
-    users: ``[n] int32`` places among all users. truth, seen: ``n`` sets each, in the order of ``users``.
+    users: ``[n] int32`` places among all users. truth, seen: ``n`` sets each, in the order of ``users``; what is in
+    ``seen`` is not novel.
     """
 
     users: Int32
@@ -34,33 +36,34 @@ class HeldOut:
         split: int,
         weights: Sequence[float] | None = None,
         users: npt.NDArray[np.integer] | None = None,
+        *,
+        context_is_seen: bool = False,
     ) -> HeldOut:
         """What is held out in a split.
 
         Args:
             events: of all users and splits.
             split: its code.
-            weights: of each action, in the schema's order. Actions of weight 0 are context: they are no truth, but
-                what they were of counts as seen. None: all actions count.
+            weights: of each action, in the schema's order. Actions of weight 0 are context: neither truth nor seen.
+                None: all actions count.
             users: ``[n]`` the users; None is those with any truth, ascending.
+            context_is_seen: what a user had by actions of weight 0 alone counts as seen, too.
         """
         held = held_out_events(events, split, weights)
         chosen = np.flatnonzero(held.counts) if users is None else users
+        before = events.of_users(chosen).before(split)
+        if weights is not None and not context_is_seen:
+            before = before.where(counting(before, weights))
         return cls(
             users=chosen.astype(np.int32),
             truth=ItemSets.of_events(held.of_users(chosen)),
-            seen=ItemSets.of_events(events.of_users(chosen).before(split)),
+            seen=ItemSets.of_events(before),
         )
 
     @property
     def num_users(self) -> int:
         """Number of users."""
         return len(self.users)
-
-    @property
-    def history_events(self) -> Int64:
-        """``[n] int64``: number of each user's events before the split."""
-        return np.bincount(self.seen.owners, self.seen.events, minlength=self.num_users).astype(np.int64)
 
     def where(self, kept: Bools) -> HeldOut:
         """Only the truth at which ``kept`` (``[pairs of truth] bool``) is true; users with none left are dropped."""
@@ -88,7 +91,7 @@ class HeldOut:
 def held_out_events(events: EventLists, split: int, weights: Sequence[float] | None = None) -> EventLists:
     """The events of a split whose action has a weight above 0 (``weights``: as for ``HeldOut.of``)."""
     held = events.splits == split
-    return events.where(held if weights is None else held & (np.asarray(weights) > 0)[events.actions])
+    return events.where(held if weights is None else held & counting(events, weights))
 
 
 def truth_by_action(

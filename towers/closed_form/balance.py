@@ -101,7 +101,7 @@ def find_balance(
     windows = []
     for start, stop in last_windows(events, window_days, _WINDOWS):
         before = events.window(None, start)
-        seen = _pairs(before, data.num_items)
+        seen = _pairs(before.where(data.weighs(before)), data.num_items)
         within = events.window(start, stop)
         novel = _novel(within.where(data.weighs(within)), seen)
         users = np.flatnonzero((np.diff(novel.indptr) > 0) & (np.diff(seen.indptr) > 0))

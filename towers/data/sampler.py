@@ -86,7 +86,8 @@ class Sampler:
         self.settings = settings
         self.items = data.num_items
         self.length = data.schema.history.max_length
-        self._strengths = np.array(data.schema.action_weights)[events.actions]
+        weights = np.array(data.schema.action_weights)
+        self._strengths, self._counts = weights[events.actions], weights > 0
         taken = data.weighs(events)
         owners = events.owners
         least = 1 if settings.protocol == "sets" else 2
@@ -266,7 +267,8 @@ class Sampler:
         weights = strengths if asked.positions is not None else self._balanced(queries, strengths)
         seen, novel = np.zeros((0, 2), np.int32), weights
         if self.settings.protocol == "windows" and self.settings.novel_weight > 0:
-            seen, is_novel = _novel(known, candidate_place, pairs, np.int64(self.items))
+            taken = (known.rows >= 0) & self._counts[known.actions]
+            seen, is_novel = _novel(known, taken, candidate_place, pairs, np.int64(self.items))
             novel = self._balanced(queries, strengths * is_novel)
         shares = self._shares[candidate_rows]
         item_moving, user_moving = np.zeros((len(rows), 0), np.float32), np.zeros((len(users), 0), np.float32)
@@ -401,10 +403,13 @@ def _different(values: npt.NDArray[Number]) -> npt.NDArray[Number]:
 
 
 def _novel(
-    known: Histories, candidate_place: Int32, pairs: Int64, width: np.int64
+    known: Histories, taken: npt.NDArray[np.bool_], candidate_place: Int32, pairs: Int64, width: np.int64
 ) -> tuple[Int32, npt.NDArray[np.bool_]]:
-    """Places of the candidates in a query's history, and which of the positives are not in it."""
-    owner, slot = np.nonzero(known.rows >= 0)
+    """Places of the candidates that a query's user took before, and which of the positives are not among these.
+
+    ``taken [users, history]``: the events of the histories that count; what was only shown stays novel.
+    """
+    owner, slot = np.nonzero(taken)
     seen_keys = _different(owner.astype(np.int64) * width + known.rows[owner, slot])
     owners, rows = seen_keys // width, seen_keys % width
     places = candidate_place[rows]

@@ -1,7 +1,8 @@
 """Baselines fitted on the same past and ranked for the same users: popularity, own frequency, item-kNN, ALS.
 
 Reads ``sequences/`` through ``EventLists``. Item-kNN and ALS are those of the library ``implicit`` (extra ``[demo]``).
-All are fitted on every event before the test part, including each user's own.
+All are fitted on every event before the test part that counts, including each user's own, and an event counts as much
+as its action weighs.
 """
 
 from __future__ import annotations
@@ -18,15 +19,23 @@ import numpy.typing as npt
 
 from index.evaluation.measures.metrics import without
 from index.evaluation.ranking import Rankings
+from index.evaluation.sections.own_frequency import (
+    chosen_half_life,
+    own_strengths,
+    own_then_popular,
+    popular_order,
+    popular_without,
+)
 from index.evaluation.settings import SEED, BaselineName, EvaluationSettings
-from pipelines.contracts.arrays import Int32
+from index.evaluation.subject import EvaluationData
+from pipelines.contracts.arrays import Float64, Int32
 from pipelines.contracts.conversion import US_PER_DAY
 from pipelines.contracts.errors import ConfigError
+from pipelines.progress import SILENT, Progress
 from pipelines.sequences.event_lists import EventLists
 from pipelines.sequences.held_out import HeldOut
-from pipelines.sequences.item_sets import ItemSets
+from pipelines.sequences.strengths import by_item, strengths
 
-_USERS_AT_ONCE = 1024
 # Of the two learned baselines (library ``implicit``).
 _KNN_NEIGHBORS = 500
 _ALS_FACTORS, _ALS_ITERATIONS = 64, 15
@@ -34,81 +43,84 @@ _ALS_FACTORS, _ALS_ITERATIONS = 64, 15
 
 @dataclass(frozen=True)
 class _Task:
-    past: EventLists
-    items: int
-    held_out: HeldOut
+    """What a baseline is fitted on and ranked for. strengths: ``[past events] float64``, the weights of the actions."""
+
+    data: EvaluationData
     settings: EvaluationSettings
     k: int
+    strengths: Float64
+    progress: Progress
+
+    @property
+    def past(self) -> EventLists:
+        return self.data.past
+
+    @property
+    def held_out(self) -> HeldOut:
+        return self.data.held_out
+
+    @property
+    def order(self) -> Int32:
+        """The catalogue by popularity."""
+        return popular_order(by_item(self.past, self.strengths, self.data.num_items))
 
 
 def rank_baseline(
-    name: BaselineName, past: EventLists, items: int, held_out: HeldOut, settings: EvaluationSettings
+    name: BaselineName, data: EvaluationData, settings: EvaluationSettings, *, progress: Progress = SILENT
 ) -> Rankings:
     """Fits one baseline and ranks the held-out users with it, as deep as the largest cut-off.
 
     Args:
         name: of the baseline.
-        past: the events to fit it on, of all users.
-        items: size of the catalogue.
-        held_out: the users to rank for.
+        data: the events to fit it on, of all users, and the users to rank for.
         settings: cut-offs and days.
+        progress: shows what was chosen on the validation part.
 
     Raises:
         ConfigError: item-kNN or ALS is asked for, and ``implicit`` is not installed.
     """
-    task = _Task(past, items, held_out, settings, min(settings.k[-1], items))
-    return _BASELINES[name](task)
-
-
-def popularity_order(rows: Int32, items: int) -> Int32:
-    """``[items] int32`` rows, the most frequent first; ties by row."""
-    order: Int32 = np.argsort(-np.bincount(rows, minlength=items), kind="stable").astype(np.int32)
-    return order
+    weights = strengths(data.past, data.schema.action_weights)
+    return _BASELINES[name](_Task(data, settings, min(settings.k[-1], data.num_items), weights, progress))
 
 
 def _popularity(task: _Task) -> Rankings:
-    return _same_for_all(task, popularity_order(task.past.rows, task.items))
+    return _same_for_all(task, task.order)
 
 
 def _recent_popularity(task: _Task) -> Rankings:
-    """Events of the last days before the test part; without times (all are 0) every event counts."""
-    past = task.past
-    newest = past.times.max(initial=0)
-    recent = past.times > newest - task.settings.recent_days * US_PER_DAY
-    return _same_for_all(task, popularity_order(past.rows[recent], task.items))
+    """Events of the last days before the test part; without times every event counts."""
+    past, counted = task.past, task.strengths
+    if task.data.timed:
+        recent = past.times > past.times.max(initial=0) - task.settings.recent_days * US_PER_DAY
+        counted = np.where(recent, counted, 0.0)
+    return _same_for_all(task, popular_order(by_item(past, counted, task.data.num_items)))
 
 
 def _same_for_all(task: _Task, order: Int32) -> Rankings:
-    users, k = task.held_out.num_users, task.k
-    served = np.tile(order[:k], (users, 1))
-    return Rankings(served, _unseen_of_order(order, task.held_out.seen, k))
-
-
-def _unseen_of_order(order: Int32, seen: ItemSets, k: int) -> Int32:
-    novel = np.full((seen.num_users, k), -1, np.int32)
-    for start in range(0, seen.num_users, _USERS_AT_ONCE):
-        places = np.arange(start, min(start + _USERS_AT_ONCE, seen.num_users), dtype=np.int64)
-        past = seen.of_users(places)
-        depth = min(len(order), k + int(past.counts.max(initial=0)))
-        novel[places] = without(np.tile(order[:depth], (len(places), 1)), past, k)
-    return novel
+    served = np.tile(order[: task.k], (task.held_out.num_users, 1))
+    return Rankings(served, popular_without(order, task.held_out.seen, task.k))
 
 
 def _own_frequency(task: _Task) -> Rankings:
     """The user's most frequent items, ties by popularity; then the popular items."""
-    seen, k = task.held_out.seen, task.k
-    order = popularity_order(task.past.rows, task.items)
-    rank = np.empty(len(order), np.int64)
-    rank[order] = np.arange(len(order))
-    novel = _unseen_of_order(order, seen, k)
-    best = np.lexsort((rank[seen.rows], -seen.events, seen.owners))
-    served = np.full((seen.num_users, 2 * k), -1, np.int32)
-    place = np.arange(len(best)) - np.repeat(seen.offsets[:-1], seen.counts)
-    kept = place < k
-    served[seen.owners[kept], place[kept]] = seen.rows[best][kept]
-    served[:, k:] = novel
-    nothing = ItemSets.of(np.zeros(0, np.int64), np.zeros(0, np.int32), seen.num_users)
-    return Rankings(without(served, nothing, k), novel)
+    return _own(task, None)
+
+
+def _own_decayed(task: _Task) -> Rankings:
+    """The same with the half-life chosen on the validation part; without times there is none."""
+    chosen = None
+    if task.data.timed:
+        chosen = chosen_half_life(task.past, task.data.schema.action_weights, task.data.num_items)
+    days = "no decay" if chosen is None else f"a half-life of {chosen:g} days"
+    task.progress.line(f"baseline own_decayed: {days}, chosen on the validation part")
+    return _own(task, chosen)
+
+
+def _own(task: _Task, half_life_days: float | None) -> Rankings:
+    known = task.past.of_users(task.held_out.users)
+    own = own_strengths(known, task.data.schema.action_weights, half_life_days)
+    order = task.order
+    return Rankings(own_then_popular(own, order, task.k), popular_without(order, task.held_out.seen, task.k))
 
 
 def _item_knn(task: _Task) -> Rankings:
@@ -136,7 +148,7 @@ def _implicit(task: _Task, make: Callable[[], Any]) -> Rankings:
 
     past = task.past
     counts = csr_matrix(
-        (np.ones(len(past.rows), np.float32), (past.owners, past.rows)), shape=(past.num_users, task.items)
+        (task.strengths.astype(np.float32), (past.owners, past.rows)), shape=(past.num_users, task.data.num_items)
     )
     # Its own threads and those of BLAS would compete; it warns if they may.
     with threadpool_limits(1, "blas"), warnings.catch_warnings():
@@ -169,7 +181,8 @@ def check_implicit() -> None:
     if importlib.util.find_spec("implicit") is None:
         raise ConfigError(
             "evaluation.baselines: item_knn and als need the library implicit, which is not installed. Install "
-            "'towerline[demo]', or set evaluation.baselines = ['popularity', 'recent_popularity', 'own_frequency']."
+            "'towerline[demo]', or leave them out: evaluation.baselines = ['popularity', 'recent_popularity', "
+            "'own_frequency', 'own_decayed']."
         )
 
 
@@ -177,6 +190,7 @@ _BASELINES: dict[BaselineName, Callable[[_Task], Rankings]] = {
     "popularity": _popularity,
     "recent_popularity": _recent_popularity,
     "own_frequency": _own_frequency,
+    "own_decayed": _own_decayed,
     "item_knn": _item_knn,
     "als": _als,
 }

@@ -114,7 +114,7 @@ def measure_slices(
 
 def user_cuts(data: EvaluationData, settings: EvaluationSettings) -> Iterator[Cut]:
     """Slices of users: length of the history, and the columns named in the settings."""
-    for value, chosen in bands(data.held_out.history_events.astype(np.float64), (1, 5, 20, 100), "events"):
+    for value, chosen in bands(data.history_events.astype(np.float64), (1, 5, 20, 100), "events"):
         name = "new users" if value == "0 events" else value
         yield Cut("users", "history", name, chosen)
     users = data.users.profiles

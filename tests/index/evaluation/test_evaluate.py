@@ -51,7 +51,8 @@ def test_keys_are_where_the_contract_says(report):
             assert list(figures["recall"][part]) == ["1", "5", "10", "20", "50", "100", "500"]
         low, high = figures["intervals"]["recall"]["all"]["20"]
         assert low <= figures["recall"]["all"]["20"] <= high
-    assert list(report["baselines"]) == ["popularity", "recent_popularity", "own_frequency", "item_knn", "als"]
+    names = ["popularity", "recent_popularity", "own_frequency", "own_decayed", "item_knn", "als"]
+    assert list(report["baselines"]) == names
     assert set(report["by_action"]) == {"click", "purchase"}
     assert {"ndcg", "mrr", "hit_rate", "value_recall", "debiased_recall"} <= set(report)
 

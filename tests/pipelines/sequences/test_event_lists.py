@@ -64,13 +64,15 @@ def test_parts_of_lists_are_parts_of_each_users_list(seed: int) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**31), st.integers(0, 2))
-def test_the_held_out_truth_is_what_a_loop_finds(seed: int, split: int) -> None:
-    """Actions of weight 0 are no truth, but count as seen."""
+@given(st.integers(0, 2**31), st.integers(0, 2), st.booleans())
+def test_the_held_out_truth_is_what_a_loop_finds(seed: int, split: int, context_is_seen: bool) -> None:
+    """Actions of weight 0 are no truth, and they are seen only if that is asked for."""
     events = drawn(seed)
     truth = [{row for row, _, action, part, _ in own if part == split and WEIGHTS[action]} for own in lists(events)]
-    seen = [{row for row, _, _, part, _ in own if part < split} for own in lists(events)]
-    history = [sum(part < split for *_, part, _ in own) for own in lists(events)]
+    seen = [
+        {row for row, _, action, part, _ in own if part < split and (WEIGHTS[action] or context_is_seen)}
+        for own in lists(events)
+    ]
     users = [user for user, items in enumerate(truth) if items]
 
     def check(found: HeldOut, users: list[int], wanted: list[set[int]]) -> None:
@@ -80,13 +82,15 @@ def test_the_held_out_truth_is_what_a_loop_finds(seed: int, split: int) -> None:
             assert [own.tolist() for own in np.split(sets.rows, sets.offsets[1:-1])] == [
                 sorted(expected[user]) for user in users
             ] or not users
-        assert found.history_events.tolist() == [history[user] for user in users]
 
-    check(HeldOut.of(events, split, WEIGHTS), users, truth)
+    def held_out(chosen: np.ndarray | None = None) -> HeldOut:
+        return HeldOut.of(events, split, WEIGHTS, chosen, context_is_seen=context_is_seen)
+
+    check(held_out(), users, truth)
     everyone = np.arange(events.num_users)[::-1]
-    check(HeldOut.of(events, split, WEIGHTS, everyone), everyone.tolist(), truth)
+    check(held_out(everyone), everyone.tolist(), truth)
     novel = [own - had for own, had in zip(truth, seen, strict=True)]
-    check(HeldOut.of(events, split, WEIGHTS).without_seen(), [u for u in users if novel[u]], novel)
+    check(held_out().without_seen(), [u for u in users if novel[u]], novel)
     assert truth_by_action(events, split, WEIGHTS, everyone)[1].rows.tolist() == []
     bought = truth_by_action(events, split, WEIGHTS, everyone)[2]
     loop = [sorted({row for row, _, action, part, _ in own if part == split and action == 2}) for own in lists(events)]

@@ -12,6 +12,7 @@ from pipelines.sequences.event_lists import EventLists
 from pipelines.sequences.held_out import HeldOut
 from tests.towers.tiny import ITEMS, tiny_data
 from towers.data import training_data as inputs
+from towers.data.sampler import Sampler
 from towers.data.training_data import TrainingData
 from towers.settings import settings_for
 from towers.training.job import train
@@ -90,3 +91,25 @@ def test_the_first_bias_counts_what_was_taken_not_what_was_shown() -> None:
         frequencies={"item": shown},
     )
     assert inputs._counted(plain) is plain
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_item_that_was_only_shown_before_is_novel(seed: int) -> None:
+    """By a loop over the batch: what a user took before is neither novel nor a negative of the novel part."""
+    data, rng = tiny_data("time"), np.random.default_rng(seed)
+    schema = data.schema.model_copy(update={"actions": {"impression": 0.0, "click": 1.0}})
+    actions = rng.integers(0, 2, data.events.num_events).astype(np.int8)
+    data = dataclasses.replace(data, schema=schema, events=dataclasses.replace(data.events, actions=actions))
+    chosen = settings_for(schema, novel_weight=1.0, batch_users=60)
+    batch = next(Sampler(data, data.events.before(1), chosen).epoch(rng))
+    took = [
+        {int(batch.rows[place]) for place, action in zip(places, actions, strict=True) if place >= 0 and action == 1}
+        for places, actions in zip(batch.history.tolist(), batch.actions.tolist(), strict=True)
+    ]
+    assert any(batch.history[batch.actions == 0] >= 0)
+    rows = batch.rows[batch.positives[:, 1]].tolist()
+    novel = [row not in took[query] for query, row in zip(batch.positives[:, 0].tolist(), rows, strict=True)]
+    assert (batch.novel > 0).tolist() == novel
+    candidates = batch.rows[batch.candidates].tolist()
+    expected = {(query, place) for query, own in enumerate(took) for place, row in enumerate(candidates) if row in own}
+    assert set(map(tuple, batch.seen.tolist())) == expected

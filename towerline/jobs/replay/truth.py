@@ -26,6 +26,7 @@ from pipelines.features.planning import Survey
 from pipelines.sequences.event_lists import EventLists
 from pipelines.sequences.item_sets import ItemSets
 from pipelines.sequences.reader import Sequences
+from pipelines.sequences.strengths import counting
 from pipelines.tables.event_checks import EventChecker, ItemLookup
 from pipelines.tables.readers import read_shard
 from towerline.jobs.replay.day_files import listed
@@ -40,7 +41,8 @@ class DayTruth:
 
     user_ids: ``[users]`` those with an event that counts, ascending. item_ids: the catalogue of the night's features;
     behind it, without an items table, the day's items that are not in it. truth: what each user chose. seen: what each
-    had an event with before. had: ``[items] int64`` events of each item before the day.
+    had chosen before. had: ``[items] int64`` events of each item before the day. Events whose action has weight 0 are
+    in neither.
     """
 
     user_ids: pa.Array
@@ -58,12 +60,12 @@ class DayTruth:
 
     @functools.cached_property
     def new_truth(self) -> ItemSets:
-        """The truth among ads that nobody had an event with before."""
+        """The truth among ads that nobody had chosen before."""
         return self.truth.where(self.had[self.truth.rows] == 0)
 
     @functools.cached_property
     def novel_truth(self) -> ItemSets:
-        """The truth that a user had no event with before."""
+        """The truth that a user had not chosen before."""
         return self.truth.where(~self.truth.within(self.seen))
 
     @functools.cached_property
@@ -83,7 +85,7 @@ class DayTruth:
         return found
 
     def seen_ids(self, user: int) -> list[Any]:
-        """Ids of the items that a user had an event with."""
+        """Ids of the items that a user had chosen."""
         rows = self.seen.rows[self.seen.offsets[user] : self.seen.offsets[user + 1]]
         ids: list[Any] = self.item_ids.take(pa.array(rows)).to_pylist()
         return ids
@@ -113,13 +115,14 @@ def truth_of(
         chosen = chosen.sampled(max_users)
     places = ValueTable(known.user_ids).places(chosen.user_ids)
     there = places[places >= 0]
-    past = known.events.of_users(there)
+    counted = known.events.where(counting(known.events, schema.action_weights))
+    past = counted.of_users(there)
     return DayTruth(
         user_ids=chosen.user_ids,
         item_ids=chosen.item_ids,
         truth=chosen.truth,
         seen=ItemSets.of(np.flatnonzero(places >= 0)[past.owners], past.rows, len(places)),
-        had=np.bincount(known.events.rows, minlength=len(chosen.item_ids)).astype(np.int64),
+        had=np.bincount(counted.rows, minlength=len(chosen.item_ids)).astype(np.int64),
         _table=known.table(there, schema, chosen.item_ids),
         _known=np.where(places >= 0, np.cumsum(places >= 0) - 1, -1).astype(np.int32),
     )

@@ -34,12 +34,12 @@ def recalls(events: list[Event], night: int, bundle: Path) -> dict[str, dict[str
     """Recall@100 by user and part; None where there is no truth."""
     moment = midnight(night)
     before = [one for one in events if one.time < moment]
-    had_by_anyone = {one.item for one in before}
+    had_by_anyone = {one.item for one in before if one.action != "view"}
     found = {}
     with Retriever.open(bundle) as retriever:
         for user in users_of(events, night):
             record = record_of(user, before, moment)
-            seen = {one.item for one in before if one.user == user}
+            seen = {one.item for one in before if one.user == user and one.action != "view"}
             truth = {
                 one.item
                 for one in events
