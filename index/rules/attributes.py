@@ -110,11 +110,12 @@ class Attributes:
             near = difflib.get_close_matches(name, self.names, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"There are {', '.join(self.names)}."
             raise SchemaError(
-                f"unknown attribute {name!r}; {hint} What a rule may name is set by [index] attributes when the bundle "
-                "is built."
+                f"unknown attribute {name!r:.80}; {hint} What a rule may name is set by [index] attributes when the "
+                "bundle is built."
             )
         raw = self._table[name].combine_chunks()
-        return raw.dictionary_decode() if pa.types.is_dictionary(raw.type) else raw
+        raw = raw.dictionary_decode() if pa.types.is_dictionary(raw.type) else raw
+        return raw.cast(pa.string()) if pa.types.is_string_view(raw.type) else raw
 
 
 def _lay_out(name: str, raw: pa.Array) -> Column:

@@ -15,15 +15,13 @@ A comparison with a missing value is never true, and neither is its negation: an
 from __future__ import annotations
 
 import ast
-import math
-import operator
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from index.inference.request_ids import one_id
 from index.rules.attributes import Attributes, Column, Mask
+from index.rules.numbers import Sign, compared, constant_in, is_among, within_floats
 from pipelines.contracts.conversion import time_us
 from pipelines.contracts.conversion.column_type import INT64, STRING
 from pipelines.contracts.errors import SchemaError
@@ -51,25 +49,13 @@ _MIRRORED: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Eq: ast.Eq,
     ast.NotEq: ast.NotEq,
 }
-_COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
-}
-_SIGNS: dict[type[ast.cmpop], str] = {
+_SIGNS: dict[type[ast.cmpop], Sign] = {
     ast.Lt: "<",
     ast.LtE: "<=",
     ast.Gt: ">",
     ast.GtE: ">=",
     ast.Eq: "==",
     ast.NotEq: "!=",
-    ast.In: "in",
-    ast.NotIn: "not in",
-    ast.Is: "is",
-    ast.IsNot: "is not",
 }
 
 
@@ -79,7 +65,8 @@ def mask_of(where: str, attributes: Attributes) -> Mask:
     Raises:
         SchemaError: the expression cannot be read, names an unknown attribute, or compares incompatible types.
     """
-    return _Compiler(where, attributes).mask(parse(where), negated=False, depth=0)
+    tree = parse(where)
+    return _Compiler(where.strip(), attributes).mask(tree, negated=False, depth=0)
 
 
 def parse(where: str) -> ast.expr:
@@ -127,7 +114,7 @@ class _Compiler:
             return self._flag(self._attributes.column(node.id), negated=negated)
         if isinstance(node, ast.Constant) and isinstance(node.value, bool):
             return np.full(self._attributes.items, node.value != negated)
-        raise self._wrong(f"{ast.unparse(node)[:80]!r} is neither a comparison nor a true-or-false attribute")
+        raise self._wrong(f"{self._text(node)} is neither a comparison nor a true-or-false attribute")
 
     def _flag(self, column: Column, *, negated: bool) -> Mask:
         if column.kind != "truth" or column.is_list:
@@ -199,10 +186,7 @@ class _Compiler:
     def _compare(self, column: Column, op: type[ast.cmpop], constant: object) -> Mask:
         if column.kind in ("text", "truth") and op not in (ast.Eq, ast.NotEq):
             raise self._wrong(f"{column.name!r} is {_type_of(column)}: expected == or !=, got {_SIGNS[op]}")
-        value = self._value(column, constant)
-        with np.errstate(invalid="ignore"):
-            result: Mask = _COMPARE[op](column.values, value)
-        return _where_known(column, result)
+        return _where_known(column, compared(column.values, _SIGNS[op], self._value(column, constant)))
 
     def _value(self, column: Column, constant: object) -> Any:
         """The constant in the column's type: a number, a truth value, a code (-2 for an unknown text), or a time."""
@@ -214,19 +198,26 @@ class _Compiler:
         if column.kind == "truth" and isinstance(constant, bool):
             return constant
         if column.kind == "number" and isinstance(constant, int | float) and not isinstance(constant, bool):
-            return constant
+            return constant_in(column.values.dtype, constant)
         if column.kind == "time" and isinstance(constant, str):
             return time_us(constant, f"where: {column.name}")
         raise self._wrong(f"{column.name!r} is {_type_of(column)}; it cannot be compared with {constant!r:.60}")
 
     def _constant(self, node: ast.expr) -> object:
-        if isinstance(node, ast.Constant) and isinstance(node.value, str | int | float | bool | None):
-            return node.value
-        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
-            inner = self._constant(node.operand)
-            if isinstance(inner, int | float) and not isinstance(inner, bool):
-                return -inner if isinstance(node.op, ast.USub) else inner
-        raise self._wrong(f"{ast.unparse(node)[:80]!r} is not a constant: expected a number, text or truth value")
+        inner, sign = node, 1
+        while isinstance(inner, ast.UnaryOp) and isinstance(inner.op, ast.USub | ast.UAdd):
+            sign = -sign if isinstance(inner.op, ast.USub) else sign
+            inner = inner.operand
+        if isinstance(inner, ast.Constant):
+            if isinstance(inner.value, int | float) and not isinstance(inner.value, bool):
+                return within_floats(sign * inner.value)
+            if inner is node and isinstance(inner.value, str | bool | None):
+                return inner.value
+        raise self._wrong(f"{self._text(node)} is not a constant: expected a number, text or truth value")
+
+    def _text(self, node: ast.expr) -> str:
+        """The part of the expression that a node was read from. Writing a deep one out of its tree may not end."""
+        return repr(ast.get_source_segment(self._where, node))[:80]
 
     def _wrong(self, what: str) -> SchemaError:
         return SchemaError(f"where: {what} (in {self._where!r:.200})")
@@ -262,19 +253,7 @@ def _is_in(column: Column, values: list[Any]) -> Mask:
         listed[[code for code in values if code >= 0]] = True
         mask: Mask = listed[column.values]
         return mask
-    if not values:
-        return np.zeros(len(column.values), bool)
-    return np.isin(column.values, _common(column, values))
-
-
-def _common(column: Column, values: list[Any]) -> np.ndarray[Any, Any]:
-    """The values as an array that compares exactly with the column's: for an integer column, the whole numbers."""
-    integers = column.values.dtype.kind in "iu"
-    if integers:
-        bounds = np.iinfo(np.int64)
-        whole = [int(value) for value in values if math.isfinite(value) and value == int(value)]
-        return np.array([value for value in whole if bounds.min <= value <= bounds.max], np.int64)
-    return np.array(values, bool if column.kind == "truth" else np.float64)
+    return is_among(column.values, values)
 
 
 def _type_of(column: Column) -> str:
