@@ -32,6 +32,12 @@ def new_axes(figure: Figure, place: int = 111) -> Axes:
     return axes
 
 
+def drawn(text: str) -> str:
+    """A text of the data as a figure draws it: a dollar sign begins no formula, a leading underscore hides no label."""
+    escaped = text.replace("$", r"\$")
+    return f" {escaped}" if text.startswith("_") else escaped
+
+
 def as_picture(figure: Figure, title: str, caption: str) -> Picture:
     """The figure as PNG with title and caption."""
     buffer = io.BytesIO()

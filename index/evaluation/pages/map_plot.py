@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 
-from index.evaluation.pages.drawing import OTHERS, as_picture, new_axes, new_figure
+from index.evaluation.pages.drawing import OTHERS, as_picture, drawn, new_axes, new_figure
 from index.evaluation.pages.rendering import Picture
 from index.evaluation.reports import EvaluationReport
 
@@ -26,7 +26,7 @@ def embedding_map(report: EvaluationReport) -> Picture:
                 ".",
                 markersize=3.5,
                 color=color,
-                label=name[:28],
+                label=drawn(name[:28]),
                 zorder=1 if name == "(others)" else 2,
             )
     _gap_marks(axes, np.array(report.map.gaps).reshape(-1, 2), points)

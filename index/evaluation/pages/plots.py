@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
-from index.evaluation.pages.drawing import OTHERS, OWN, as_picture, new_axes, new_figure
+from index.evaluation.pages.drawing import OTHERS, OWN, as_picture, drawn, new_axes, new_figure
 from index.evaluation.pages.map_plot import embedding_map
 from index.evaluation.pages.rendering import Picture
 from index.evaluation.reports import Comparison, EvaluationReport
@@ -25,7 +25,7 @@ def recall_curve(report: EvaluationReport) -> Picture:
         axes = new_axes(figure, 100 + 10 * len(parts) + number + 1)
         _curve(axes, report, part, OWN, "towerline", width=2.4)
         for color, (name, quality) in zip(OTHERS, report.baselines.items(), strict=False):
-            _curve(axes, quality, part, color, name.replace("_", " "), width=1.3)
+            _curve(axes, quality, part, color, drawn(name.replace("_", " ")), width=1.3)
         axes.set_xscale("log")
         cuts = [int(k) for k in report.recall[part]]
         axes.set_xticks(cuts, [str(k) for k in cuts])
@@ -109,7 +109,7 @@ def slices(report: EvaluationReport) -> Picture:
             fillstyle="none" if one.verdict == "small" else "full",
         )
         ticks.append(place)
-        labels.append(f"{one.name}: {one.value[:34]}  ({one.users:,})")
+        labels.append(drawn(f"{one.name}: {one.value[:34]}  ({one.users:,})"))
         place += 1.0
     if overall is not None:
         axes.axvline(overall, color=OWN, linewidth=1, linestyle="--")
@@ -192,7 +192,7 @@ def value_frontier(frontier: ValueFrontier, k: int) -> Picture:
             fontsize=8,
         )
     axes.set_ylim(0, 1.12 * max(_bounds(one.interval)[1] for one in points))
-    axes.set_xlabel(f"mean {frontier.attribute} of the ads shown")
+    axes.set_xlabel(drawn(f"mean {frontier.attribute} of the ads shown"))
     axes.set_ylabel(f"recall@{k}")
     return as_picture(
         figure, "Recall and value", "Each point ranks by score + λ · log value; intervals are bootstrap over users."
@@ -283,7 +283,7 @@ def comparison(compared: Comparison) -> Picture:
         axes.plot([low, high], [place, place], color=color, linewidth=1.6)
         axes.plot(100 * difference / first, place, "o", color=color, markersize=5)
     axes.axvline(0, color="#1b1f24", linewidth=1)
-    labels = [f"{one.metric.replace('_', ' ')}, {one.part} @{one.k}" for one, _, _ in shown]
+    labels = [drawn(f"{one.metric.replace('_', ' ')}, {one.part} @{one.k}") for one, _, _ in shown]
     axes.set_yticks(range(len(shown)), labels, fontsize=8)
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
