@@ -28,9 +28,9 @@ from typing import Any, cast
 import numpy as np
 
 from index.building.forecast import GIB, forecast
-from index.building.measurement import Queries, measure
-from index.building.tree_search import Climb
-from index.building.tuning import tune
+from index.building.tuning.measurement import Queries, measure
+from index.building.tuning.tree_search import Climb
+from index.building.tuning.tuner import tune
 from index.registry.searcher_spec import Measured
 from index.search.scann_binding import builder, compiled
 from index.search.scann_tree import ScannSearcher

@@ -25,7 +25,7 @@ from benchmarks.retrieval import world as world_of
 from benchmarks.retrieval.peers import TARGET, K, aimed, peers, recall_of, tfrs_peer
 from benchmarks.retrieval.reload import in_own_process
 from benchmarks.retrieval.throughput import throughput
-from index.building.measurement import Queries
+from index.building.tuning.measurement import Queries
 from index.retrieval.retriever import Retriever
 from index.settings import TreeSettings
 from pipelines.contracts.manifest import git_commit
@@ -47,7 +47,7 @@ JUDGED = 200
 CHOOSING = 500
 # Added to the recall target: users differ from those with whom an effort is chosen.
 MARGIN = 0.004
-# What ``index.building.tuning`` chose for this world, given 200 seconds (2026-11-21).
+# What ``index.building.tuning.tuner`` chose for this world, given 200 seconds (2026-11-21).
 ITEMS_PER_LEAF = 1000
 TREE = {"anisotropic_threshold": 0.3, "dims_per_block": 1}
 

@@ -46,11 +46,27 @@ class TreeSettings(Section):
     training_sample: int = Field(
         default=100_000, ge=1, description="Number of vectors that the partitions and the codes are trained on."
     )
+    projection: int | None = Field(
+        default=None,
+        ge=1,
+        description="Directions that the tree works in, those that tell items apart for the users. What it finds is "
+        "scored again with the full vectors. Not set: the tree works with the full vectors.",
+    )
+    rescore: int | None = Field(
+        default=None,
+        ge=1,
+        description="With `projection`: candidates per query that are scored again with the full vectors. At most "
+        "`reorder`. Not set: as many as `reorder`.",
+    )
 
     @model_validator(mode="after")
     def _within_tree(self) -> Self:
         if self.leaves_to_search > self.leaves:
             raise ValueError(f"leaves_to_search: at most the {self.leaves} leaves, got {self.leaves_to_search}")
+        if self.rescore is not None and self.projection is None:
+            raise ValueError("rescore: belongs to a projection, and projection is not set")
+        if self.rescore is not None and self.rescore > self.reorder:
+            raise ValueError(f"rescore: at most the {self.reorder} candidates of reorder, got {self.rescore}")
         return self
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.index_frontier import fastest_effort
 from benchmarks.retrieval import world as world_of
-from index.building.measurement import Queries
+from index.building.tuning.measurement import Queries
 from index.search.scann_tree import ScannSearcher
 from index.settings import TreeSettings
 

@@ -39,9 +39,12 @@ from index.registry.delta_log import DeltaLog
 from index.registry.deltas import DeltaState
 from index.registry.registry import Registry, unless_moved
 from index.search.exact import VECTORS_FILE, ExactSearcher
+from index.search.projection import Projection
 from index.search.scann_tree import LEAST_ITEMS, ScannSearcher
 from index.search.searcher import Scores, Vectors
+from index.search.shards import shard_name
 from index.search.value_tree import VALUE_DIR, augmented, save_value
+from index.settings import TreeSettings
 from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.manifest import write_artifact
 from pipelines.contracts.vocabulary import Vocabulary
@@ -156,11 +159,19 @@ def _write_searcher(bundle: Bundle, vectors: Vectors, log_values: Scores | None,
     if tree is None or spec.engine == "exact" or tree.leaves > fewest or fewest < LEAST_ITEMS:
         spec = spec.model_copy(update={"engine": "exact", "tree": None, "shards": 1})
     elif spec.shards > 1:
-        ShardsJob(target / VECTORS_FILE, target / SCANN_DIR, spec.shards).build(tree)
+        ShardsJob(target / VECTORS_FILE, target / SCANN_DIR, spec.shards).build(
+            tree, _projection(bundle.dir / SCANN_DIR / shard_name(0), tree)
+        )
     else:
         (target / SCANN_DIR).mkdir()
-        ScannSearcher.build(searched, tree).save(target / SCANN_DIR)
+        projection = _projection(bundle.dir / SCANN_DIR, tree)
+        ScannSearcher.build(searched, tree, projection=projection).save(target / SCANN_DIR)
     (target / SEARCHER_FILE).write_text(spec.model_dump_json(indent=2))
+
+
+def _projection(directory: Path, tree: TreeSettings) -> Projection | None:
+    """That of the live tree: it is the users', who stay."""
+    return None if tree.projection is None else Projection.load(directory)
 
 
 def _write_probes(probes: Probes, vectors: Vectors, target: Path) -> None:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from index.building.measurement import RECALL_AT, Queries, measure
-from index.building.tree_search import ONE_MORE, first_tree
+from index.building.tuning.measurement import RECALL_AT, Queries, measure
+from index.building.tuning.tree_search import ONE_MORE, first_tree
 from index.search.exact import ExactSearcher
 from index.search.scann_binding import scann_available
 from index.search.scann_tree import LEAST_ITEMS, ScannSearcher
@@ -25,6 +25,8 @@ GIB = 1 << 30
 _BYTES_PER_NUMBER: dict[ReorderType, int] = {"float32": 4, "bf16": 2, "int8": 1}
 # What a Python process with NumPy, Arrow and ScaNN holds apart from the data (measured: 90 MB idle, 150 at work).
 _PROCESS_BYTES = 150 << 20
+# What Beam, which only a build with shards needs, holds on top of that (measured: 65 MB).
+_BEAM_BYTES = 65 << 20
 # The trial trees have a fortieth of the items (at most 50,000) and a tenth, but at least this many items per leaf.
 _TRIAL_PART = 40
 _TRIAL_MOST = 50_000
@@ -93,7 +95,7 @@ def forecast(items: int, dim: int, settings: IndexSettings, timed: BuildTime | N
     memory = vectors + build
     if settings.shards > 1:
         # The climb has a sample of a shard's size next to the vectors; at the end the trees of all shards are held.
-        memory = vectors + max((vectors + build) // settings.shards, stored + codes)
+        memory = _BEAM_BYTES + vectors + max((vectors + build) // settings.shards, stored + codes)
     disk = vectors + stored + items * dim + 2 * 4 * items
     return Forecast(items, dim, _PROCESS_BYTES + memory, disk, spent)
 
@@ -139,7 +141,9 @@ def _exact_seconds(items: int, dim: int, settings: IndexSettings) -> float:
 def _one_build(items: int, dim: int, tree: TreeSettings, settings: IndexSettings) -> float:
     few = min(items // 2, max(_TRIAL_ITEMS_PER_LEAF * tree.leaves, min(_TRIAL_MOST, items // _TRIAL_PART)))
     many = min(items, _TRIAL_GROWTH * few)
-    trial = tree.model_copy(update={"leaves": min(tree.leaves, few), "leaves_to_search": 1, "training_sample": few})
+    shape = {"leaves": min(tree.leaves, few), "leaves_to_search": 1, "training_sample": few}
+    trial = tree.model_copy(update={**shape, "projection": None, "rescore": None})
+    dim = dim if tree.projection is None else min(dim, tree.projection)
     vectors = np.random.default_rng(0).normal(size=(many, dim)).astype(np.float32)
     # The first build of a process also loads the library: it does not count.
     _trial_seconds(vectors[:few], trial.model_copy(update={"leaves": 2}), settings)

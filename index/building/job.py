@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 
 from index.building.forecast import Forecast, check_budget, predict
 from index.building.item_tower_conversion import convert
-from index.building.measurement import Queries, measure
 from index.building.sharding_job import ShardsJob
 from index.building.stored_types import with_stored_types
-from index.building.tuning import Tuned, tune
+from index.building.tuning.measurement import Queries, measure
+from index.building.tuning.tuner import Tuned, tune
 from index.building.value_scale import add_value
 from index.building.vector_statistics import vector_statistics
 from index.inference.item_features import feature_columns, write_item_features
@@ -70,6 +70,9 @@ _PROBE_K = 20
 _PROBES = 32
 # Chooses the users for tuning, checking and probes: the same ones every night, whatever the towers' seed.
 _SEED = 17
+# Users whose vectors tell how users ask, next to those who are measured: a second moment of hundreds of dimensions
+# wants several times as many.
+_OTHER_USERS = 4000
 # With fewer users than this apart from the probes, the same users are used for tuning, checking and probes.
 _FEWEST_APART = 20
 # Number of items whose vectors the converted item tower must reproduce.
@@ -319,18 +322,19 @@ def _users(sources: _Sources, settings: IndexSettings, target: Path) -> _Users:
         everyone = users.table(np.arange(users.num_users), schema, item_ids)
         pq.write_table(everyone, target / USERS_FILE, compression="zstd")
     n = settings.tuning_queries
-    records = users.records(users.sample(_PROBES + 2 * n, _SEED, users.with_history), schema, item_ids)
-    probes, rest = records[:_PROBES], records[_PROBES:]
+    others = 0 if settings.engine == "exact" else _OTHER_USERS
+    records = users.records(users.sample(_PROBES + 2 * n + others, _SEED, users.with_history), schema, item_ids)
+    probes, rest = records[:_PROBES], records[_PROBES : _PROBES + 2 * n]
     if len(rest) < _FEWEST_APART:
         rest = [*records, *records]
     half = len(rest) // 2
-    parts = (probes, rest[:half], rest[half:])
+    parts = (probes, rest[:half], rest[half:], records[_PROBES + 2 * n :])
     tower = (sources.model.dir / QUERY_TOWER_FILE).read_bytes()
     embedder = RecordEmbedder(tower, schema, sources.vocabulary, sources.vectors)
     vectors = [embedder.vectors(records) for records in parts]
     found = ExactSearcher(sources.vectors, checked=True).search_batch(vectors[0], _PROBE_K)
     return _Users(
-        tuning=Queries.of(vectors[1], sources.vectors),
+        tuning=Queries.of(vectors[1], sources.vectors, vectors[3] if len(vectors[3]) else None),
         check=Queries.of(vectors[2], sources.vectors),
         probes=Probes(tuple(probes), vectors[0], Neighbors(found.rows, found.scores)),
     )

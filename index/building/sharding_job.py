@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from index.search.exact import load_vectors
+from index.search.projection import Projection
 from index.search.scann_tree import LEAST_ITEMS, ScannSearcher
+from index.search.searcher import Vectors
 from index.search.shards import ShardedSearcher, shard_bounds, shard_name
 from index.settings import TreeSettings
 from pipelines.contracts.errors import ConfigError
@@ -45,8 +47,15 @@ class ShardsJob:
     threads: int | None = None
     beam_args: Sequence[str] = ()
 
-    def build(self, tree: TreeSettings) -> ShardedSearcher:
+    def build(
+        self, tree: TreeSettings, projection: Projection | None = None, vectors: Vectors | None = None
+    ) -> ShardedSearcher:
         """Builds every shard with the settings of ``tree`` and returns them, loaded.
+
+        Args:
+            tree: of each shard.
+            projection: of all shards, if the tree has one.
+            vectors: what the file holds, where it is mapped already; a second map would count twice.
 
         Raises:
             ConfigError: a shard would have fewer than 16 items, or fewer items than the tree has leaves.
@@ -54,7 +63,7 @@ class ShardsJob:
         # Only a build with shards needs Beam.
         from pipelines.runner import beam, new_pipeline, pipeline_options
 
-        vectors = load_vectors(self.vectors)
+        vectors = load_vectors(self.vectors) if vectors is None else vectors
         check_shards(len(vectors), self.shards, tree)
         bounds = itertools.pairwise(shard_bounds(len(vectors), self.shards))
         self.out.mkdir()
@@ -64,17 +73,24 @@ class ShardsJob:
                 pipeline
                 | "List shards" >> beam.Create(elements)
                 | "Spread over workers" >> beam.Reshuffle()
-                | "Build shards" >> beam.Map(build_shard, self.vectors, self.out, tree, self.threads)
+                | "Build shards" >> beam.Map(build_shard, self.vectors, self.out, tree, self.threads, projection)
             )
         return ShardedSearcher.load(self.out, vectors, self.shards)
 
 
-def build_shard(shard: ShardRows, vectors: Path, out: Path, tree: TreeSettings, threads: int | None) -> None:
+def build_shard(
+    shard: ShardRows,
+    vectors: Path,
+    out: Path,
+    tree: TreeSettings,
+    threads: int | None,
+    projection: Projection | None = None,
+) -> None:
     """Builds the tree of one shard and writes it to ``out/shard-NNNNN/``, completely or not at all."""
     rows = load_vectors(vectors)[shard.start : shard.end]
     aside = out / f".{shard.number}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
     aside.mkdir()
-    ScannSearcher.build(rows, tree, threads).save(aside)
+    ScannSearcher.build(rows, tree, threads, projection=projection).save(aside)
     target = out / shard_name(shard.number)
     try:
         aside.rename(target)

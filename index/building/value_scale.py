@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from index.building.tuning import Tuned
+from index.building.tuning.tuner import Tuned
+from index.search.projection import Projection
 from index.search.scann_tree import ScannSearcher
 from index.search.searcher import Neighbors, SavableSearcher, Scores, Vectors
 from index.search.utility import Utility
@@ -59,7 +60,10 @@ def add_value(
         return tuned.searcher
     if tuned.spec.shards > 1:
         raise ConfigError("index.value: a value dimension needs one shard. Set index.shards = 1, or leave value out.")
-    scaled = choose_scale(vectors, log_values, attribute, tree, queries[:_MEASURED_QUERIES])
+    searcher = tuned.searcher
+    assert isinstance(searcher, ScannSearcher)
+    some, projection = queries[:_MEASURED_QUERIES], searcher.projection
+    scaled = choose_scale(vectors, log_values, attribute, tree, some, projection=projection)
     save_value(bundle, scaled.searcher.spec, log_values, scaled.vectors)
     return scaled.searcher
 
@@ -80,6 +84,7 @@ def choose_scale(
     tree: TreeSettings,
     queries: Vectors,
     *,
+    projection: Projection | None = None,
     scales: Sequence[float] = SCALES,
     threads: int | None = None,
 ) -> ScaledTree:
@@ -94,17 +99,18 @@ def choose_scale(
         attribute: the value's column, recorded in the spec.
         tree: what to build.
         queries: ``[queries, dim] float32`` vectors of held-out users.
+        projection: of the tree's vectors without the value, if it has one.
         scales: what to try.
         threads: for building.
     """
-    plain = ScannSearcher.build(vectors, tree, threads)
+    plain = ScannSearcher.build(vectors, tree, threads, projection=projection)
     plain_recall = float(np.mean([_recall(plain.search(query, _K), vectors @ query) for query in queries]))
     del plain
     center = float(log_values.mean())
     best: ScaledTree | None = None
     for scale in scales:
         spec = ValueSpec(attribute=attribute, scale=scale, center=center)
-        measured = _measured(vectors, log_values, spec, tree, queries, threads)
+        measured = _measured(vectors, log_values, spec, tree, queries, threads, projection)
         if best is None or _rank(measured, plain_recall) > _rank(best, plain_recall):
             best = measured
     assert best is not None
@@ -112,10 +118,17 @@ def choose_scale(
 
 
 def _measured(
-    vectors: Vectors, log_values: Scores, spec: ValueSpec, tree: TreeSettings, queries: Vectors, threads: int | None
+    vectors: Vectors,
+    log_values: Scores,
+    spec: ValueSpec,
+    tree: TreeSettings,
+    queries: Vectors,
+    threads: int | None,
+    projection: Projection | None,
 ) -> ScaledTree:
     longer = augmented(vectors, log_values, spec.scale, spec.center)
-    inner = ScannSearcher.build(longer, tree, threads)
+    longer_too = None if projection is None else projection.with_one_more()
+    inner = ScannSearcher.build(longer, tree, threads, projection=longer_too)
     recalls = _recalls(ValueSearcher(inner, spec, log_values), vectors, log_values, queries)
     spec = spec.model_copy(update={"weights": WEIGHTS, "recall_at_100": tuple(recalls.tolist())})
     return ScaledTree(ValueSearcher(inner, spec, log_values), longer, recalls)

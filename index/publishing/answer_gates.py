@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from index.building.measurement import recall
+from index.building.tuning.measurement import recall
 from index.evaluation.measures.bootstrap import paired_bootstrap
 from index.evaluation.sections.slices import TruthHits
 from index.publishing.answers import K

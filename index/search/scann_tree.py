@@ -1,7 +1,8 @@
 """ScaNN behind the searcher protocol, without its pitfalls.
 
-Writes and reads a directory of ScaNN's own assets with relative paths (``scann_assets.pbtxt``, ``*.npy``, ``*.pb``).
-Writes no ids and no pickle. Vectors are checked before ScaNN sees them: one NaN aborts the process.
+Writes and reads a directory of ScaNN's own assets with relative paths (``scann_assets.pbtxt``, ``*.npy``, ``*.pb``),
+and a projection if the tree was built with one. Writes no ids and no pickle. Vectors are checked before ScaNN sees
+them: one NaN aborts the process.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from index.search.exact import best_by_utility, scores_of
+from index.search.projection import Projection
 from index.search.scann_binding import builder, compiled
 from index.search.scann_loading import CONFIG_FILE, Tree, config_of
 from index.search.scann_loading import load as load_assets
@@ -50,27 +52,43 @@ _PARALLEL_BATCH = 64
 class ScannSearcher:
     """Approximate search with a tree, 4-bit product codes and reordering.
 
-    Scores are exact dot products: where reordering reads bf16 or int8 vectors, the rows found are scored again with the
-    float32 vectors given to ``build`` or ``load``.
+    Scores are exact dot products: where reordering reads bf16, int8 or projected vectors, the rows found are scored
+    again with the float32 vectors given to ``build`` or ``load``.
     """
 
-    def __init__(self, tree: Tree, settings: TreeSettings, vectors: Vectors, leaf_of_row: Int32 | None = None):
+    def __init__(
+        self,
+        tree: Tree,
+        settings: TreeSettings,
+        vectors: Vectors,
+        leaf_of_row: Int32 | None = None,
+        projection: Projection | None = None,
+    ):
         self._tree = tree
+        self._projection = projection
         self._searcher = tree.searcher
         self._settings = settings
         self._vectors = vectors
         self._leaf_of_row = leaf_of_row
-        self._rescores = settings.reorder_type != "float32"
+        self._rescores = settings.reorder_type != "float32" or projection is not None
         self._effort = Effort(settings.leaves_to_search, settings.reorder)
 
     @classmethod
-    def build(cls, vectors: Vectors, settings: TreeSettings, threads: int | None = None) -> ScannSearcher:
+    def build(
+        cls,
+        vectors: Vectors,
+        settings: TreeSettings,
+        threads: int | None = None,
+        *,
+        projection: Projection | None = None,
+    ) -> ScannSearcher:
         """Trains the tree and encodes the vectors.
 
         Args:
             vectors: ``[items, dim] float32``, finite.
             settings: what to build.
             threads: None is all cores.
+            projection: of ``settings.projection`` dimensions, if that is set.
 
         Raises:
             ArtifactError: the vectors hold NaN or infinity, or have no rows.
@@ -83,8 +101,10 @@ class ScannSearcher:
             raise ConfigError(
                 f"tree.leaves: expected at most the {len(checked)} items, got {settings.leaves}. Ask for fewer leaves."
             )
-        searcher = compiled().ScannNumpy(checked, config_text(checked, settings), threads or os.cpu_count() or 1)
-        return cls(Tree(searcher), settings, checked)
+        assert (settings.projection is None) == (projection is None)
+        seen = checked if projection is None else projection.of_items(checked)
+        searcher = compiled().ScannNumpy(seen, config_text(seen, settings), threads or os.cpu_count() or 1)
+        return cls(Tree(searcher), settings, checked, projection=projection)
 
     @property
     def num_items(self) -> int:
@@ -100,6 +120,11 @@ class ScannSearcher:
     def settings(self) -> TreeSettings:
         """What the tree was built with."""
         return self._settings
+
+    @property
+    def projection(self) -> Projection | None:
+        """What the tree sees of the vectors; None: all."""
+        return self._projection
 
     @property
     def vectors(self) -> Vectors:
@@ -136,8 +161,11 @@ class ScannSearcher:
 
     def with_effort(self, effort: Effort) -> ScannSearcher:
         """The same tree with another default effort; nothing is built or copied."""
-        settings = self._settings.model_copy(update={"leaves_to_search": effort.leaves, "reorder": effort.reorder})
-        return ScannSearcher(self._tree, settings, self._vectors, self._leaf_of_row)
+        update = {"leaves_to_search": effort.leaves, "reorder": effort.reorder}
+        if self._projection is not None:
+            update["rescore"] = self._rescored_by(effort)
+        settings = self._settings.model_copy(update=update)
+        return ScannSearcher(self._tree, settings, self._vectors, self._leaf_of_row, self._projection)
 
     def search(self, query: Vectors, k: int, effort: Effort | None = None) -> Neighbors:
         """Returns the best rows. See ``Searcher.search``.
@@ -155,27 +183,51 @@ class ScannSearcher:
 
     def _search(self, query: Vectors, k: int, effort: Effort) -> Neighbors:
         # One more than k shows whether a tie crosses the end; then more are fetched, so that the lower rows are kept.
-        fetch = min(k + self._surplus(k), self.num_items)
+        fetch = min(k + self._surplus(k, effort), self.num_items)
+        seen = self._seen(query)
         while True:
             reorder = effort.reorder if effort.reorder > fetch else fetch
-            found, scores = self._searcher.search(query, fetch, reorder, min(effort.leaves, self._settings.leaves))
-            if len(found) <= k or scores[k] < scores[k - 1] or fetch == self.num_items:
-                break
+            found, scores = self._searcher.search(seen, fetch, reorder, min(effort.leaves, self._settings.leaves))
+            neighbors, tied = self._finish(found, scores, query, k)
+            if not tied or fetch == self.num_items:
+                return neighbors
             fetch = min(2 * fetch, self.num_items)
-        return self._finish(found, scores, query, k)
 
-    def _surplus(self, k: int) -> int:
-        """Neighbors fetched beyond k: int8 scores swap places near the cut, and exact scores correct the order."""
+    def _seen(self, query: Vectors) -> Vectors:
+        """What the tree sees of a query."""
+        if self._projection is None:
+            return query
+        seen: Vectors = query @ self._projection.queries
+        return seen
+
+    def _surplus(self, k: int, effort: Effort) -> int:
+        """Neighbors fetched beyond k: int8 and projected scores swap places near the cut, and exact scores correct the
+        order."""
+        if self._projection is not None:
+            return max(self._rescored_by(effort) - k, 1)
         return 1 + k // _INT8_SURPLUS if self._settings.reorder_type == "int8" else 1
+
+    def _rescored_by(self, effort: Effort) -> int:
+        """How many of the candidates are scored again with the full vectors; of all items, all."""
+        if effort.rescore is not None:
+            return min(effort.rescore, effort.reorder)
+        tuned = self._settings.rescore
+        if tuned is None or effort.reorder >= self.num_items:
+            return min(effort.reorder, self.num_items)
+        return -(-effort.reorder * tuned // self._settings.reorder)
 
     def _finish(
         self, found: npt.NDArray[np.uint32], scores: npt.NDArray[np.float32], query: Vectors, k: int
-    ) -> Neighbors:
+    ) -> tuple[Neighbors, bool]:
+        """The k best of those found, and whether the k-th ties with the last that was found: there may be more such."""
         rows = found.view(np.int32)
-        if self._rescores:
-            scores = scores_of(self._vectors, rows, query)
-        neighbors = best_first(rows, scores)
-        return Neighbors(neighbors.rows[:k], neighbors.scores[:k]) if rows.shape[0] > k else neighbors
+        exact = scores_of(self._vectors, rows, query) if self._rescores else scores
+        neighbors = best_first(rows, exact)
+        if len(rows) <= k:
+            return neighbors, False
+        last = exact[-1:] if scores[-1] < scores[-2] else exact[scores == scores[-1]]
+        tied = bool((last == neighbors.scores[k - 1]).any())
+        return Neighbors(neighbors.rows[:k], neighbors.scores[:k]), tied
 
     def search_utility(
         self,
@@ -194,11 +246,14 @@ class ScannSearcher:
         width = min(k, self.num_items)
         if len(checked) == 0:
             return Neighbors(np.zeros((0, width), np.int32), np.zeros((0, width), np.float32))
-        chosen, surplus = effort or self._effort_for(width), self._surplus(width)
+        chosen = effort or self._effort_for(width)
+        fetch = min(width + self._surplus(width, chosen), self.num_items)
+        # One by one: a product of matrices rounds in another order than that of a vector.
+        seen = checked if self._projection is None else np.stack([self._seen(query) for query in checked])
         found, scores = self._searcher.search_batched(
-            checked,
-            width + surplus,
-            max(chosen.reorder, width + surplus),
+            seen,
+            fetch,
+            max(chosen.reorder, fetch),
             min(chosen.leaves, self._settings.leaves),
             True,
             _PARALLEL_BATCH,
@@ -243,6 +298,8 @@ class ScannSearcher:
         """Writes ScaNN's assets and the settings below ``directory``, which must exist. Where reordering is
         not float32, the vectors are not written a second time: ``load`` is given them."""
         self._searcher.serialize(str(directory), True)
+        if self._projection is not None:
+            self._projection.save(directory)
         (directory / CONFIG_FILE).write_text(config_of(self._searcher))
         self.save_settings(directory)
 
@@ -265,6 +322,7 @@ class ScannSearcher:
             settings = TreeSettings.model_validate_json((directory / SETTINGS_FILE).read_bytes())
             tokens = np.load(directory / _TOKENS_FILE, allow_pickle=False)
             searcher = load_assets(directory)
+            projection = None if settings.projection is None else Projection.load(directory)
         except (OSError, ValueError, RuntimeError) as err:
             raise ArtifactError(f"{directory}: ScaNN cannot read its assets ({err}). Build the bundle again.") from err
         if searcher.size() != len(vectors):
@@ -273,7 +331,7 @@ class ScannSearcher:
             )
         # With SOAR the two leaves of a row follow one another.
         first = tokens if len(tokens) == len(vectors) else tokens[::2]
-        return cls(Tree(searcher), settings, vectors, first.astype(np.int32))
+        return cls(Tree(searcher), settings, vectors, first.astype(np.int32), projection)
 
 
 def config_text(vectors: Vectors, settings: TreeSettings) -> str:

@@ -67,10 +67,13 @@ class Effort:
 
     leaves: leaves of the tree that are searched.
     reorder: candidates of the quantised pass that are scored again.
+    rescore: of a tree with a projection, those of them that are scored once more with the full vectors; None is the
+        share that it was tuned for.
     """
 
     leaves: int
     reorder: int
+    rescore: int | None = None
 
 
 class Searcher(Protocol):

@@ -125,7 +125,8 @@ class DeltaFollower:
 
     def wait(self) -> None:
         """Returns when everything read so far is laid out."""
-        thread = self._thread
+        with self._lock:  # Else it may be there and not started yet.
+            thread = self._thread
         if thread is not None:
             thread.join()
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from index.building.forecast import BuildTime, forecast
-from index.building.measurement import Queries
 from index.building.sharding_job import ShardRows, ShardsJob, build_shard
-from index.building.tuning import tune
+from index.building.tuning.measurement import Queries
+from index.building.tuning.tuner import tune
 from index.search.scann_tree import ScannSearcher
 from index.search.searcher import Vectors
 from index.search.shards import ShardedSearcher, shard_bounds
@@ -113,10 +113,10 @@ import sys
 import numpy as np
 from pathlib import Path
 from index.search.exact import load_vectors
-from index.building.measurement import Queries
+from index.building.tuning.measurement import Queries
 from index.settings import IndexSettings
 from index.building.sharding_job import ShardsJob
-from index.building.tuning import tune
+from index.building.tuning.tuner import tune
 vectors = load_vectors(Path(sys.argv[1]))
 settings = IndexSettings(engine="scann", shards=4, reorder_types=("float32",), tuning_seconds=1.0, tuning_queries=20)
 queries = Queries.of(np.random.default_rng(1).normal(size=(20, 64)).astype(np.float32), vectors)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from index.building.forecast import GIB, BuildTime, build_time, check_budget, forecast, predict
-from index.building.measurement import Queries, frontier, measure, recall
-from index.building.tree_search import Climb, first_tree
-from index.building.tuning import tune
+from index.building.tuning.measurement import Queries, frontier, measure, recall
+from index.building.tuning.tree_search import Climb, first_tree
+from index.building.tuning.tuner import tune
 from index.registry.searcher_spec import Measured
 from index.search.exact import ExactSearcher
 from index.search.scann_tree import ScannSearcher
@@ -89,8 +89,8 @@ def test_exact_search_is_taken_where_it_is_fast_enough(items: Vectors) -> None:
 
 def test_exact_search_serves_what_no_tree_reaches(items: Vectors, monkeypatch: pytest.MonkeyPatch) -> None:
     """A target of 1 with a margin is above what any tree can promise: then exact search is what meets it."""
-    monkeypatch.setattr("index.building.tree_search._REORDER_STEPS", (1.0,))
-    monkeypatch.setattr("index.building.tree_search._steps_within", lambda leaves: [1])
+    monkeypatch.setattr("index.building.tuning.tree_search._REORDER_STEPS", (1.0,))
+    monkeypatch.setattr("index.building.tuning.tree_search._steps_within", lambda leaves: [1])
     settings = IndexSettings(engine="scann", ann_recall_at_100=1.0, tuning_seconds=1, reorder_types=("int8",))
     tuned = tune(items, users(items, 40, 1), users(items, 40, 2), settings)
     assert tuned.spec.engine == "exact"
@@ -137,7 +137,8 @@ def test_the_forecast_counts_what_is_held() -> None:
     assert predicted.memory_bytes - one.memory_bytes == 256e6 + 32e6 + 8e6
     # With four shards the climb holds a quarter; in the end the trees of all shards are held next to the vectors.
     four = forecast(1_000_000, 64, IndexSettings(reorder_types=("float32",), shards=4), TWO_TREES)
-    assert four.memory_bytes == (150 << 20) + 256e6 + (256e6 + 32e6 + 8e6)
+    # So is Beam.
+    assert four.memory_bytes == (215 << 20) + 256e6 + (256e6 + 32e6 + 8e6)
 
 
 PEAK = """

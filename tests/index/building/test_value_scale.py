@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from index.building.tuning import Tuned
+from index.building.tuning.tuner import Tuned
 from index.building.value_scale import SCALES, WEIGHTS, add_value
 from index.registry.searcher_spec import SearcherSpec
 from index.search.exact import ExactSearcher

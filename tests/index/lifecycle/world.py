@@ -165,7 +165,7 @@ def write_night(
     with write_artifact(root / "embeddings", kind=kind, format_version=version, inputs=inputs) as draft:
         np.save(draft.dir / "vectors.npy", item_vectors(tables))
     # Every leaf is searched and every row scored again: what a tree finds is exact, and can be compared.
-    tree = TreeSettings(leaves=4, leaves_to_search=4, reorder=1000, training_sample=len(tables))
+    tree = TreeSettings(leaves=4, leaves_to_search=4, reorder=1000, training_sample=len(tables), projection=DIM // 2)
     settings = IndexSettings(
         attributes=("category", "price", "stock", "advertiser_id"),
         value="price",

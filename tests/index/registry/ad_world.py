@@ -178,7 +178,7 @@ def write_world(root: Path) -> World:
 
 def tree_settings() -> IndexSettings:
     """A tree over the value dimension that looks at everything, so that it answers as exact search does."""
-    tree = TreeSettings(leaves=4, leaves_to_search=4, reorder=200, training_sample=ITEMS)
+    tree = TreeSettings(leaves=4, leaves_to_search=4, reorder=200, training_sample=ITEMS, projection=2)
     return IndexSettings(attributes=ATTRIBUTES, value="bid", tuning_queries=10, engine="scann", tree=tree)
 
 

@@ -68,7 +68,7 @@ def write() -> None:
     with tempfile.TemporaryDirectory() as folder:
         stages = write_stages(Path(folder), items=60, users=30, dim=8)
         embeddings = embed.run(stages.model, stages.features, stages.root / "embeddings")
-        tree = TreeSettings(leaves=4, leaves_to_search=4, reorder=60, training_sample=60)
+        tree = TreeSettings(leaves=4, leaves_to_search=4, reorder=60, training_sample=60, projection=4)
         settings = IndexSettings(
             attributes=("category", "price", "in_stock"), engine="scann", tree=tree, tuning_queries=10
         )

@@ -10,6 +10,7 @@ import pytest
 
 from index.registry.delta_search import DeltaSearcher, MaskedSearcher
 from index.search.exact import ExactSearcher, scores_of
+from index.search.projection import Projection
 from index.search.scann_tree import ScannSearcher
 from index.search.searcher import Effort, Neighbors, SavableSearcher, Searcher, Vectors
 from index.search.shards import ShardedSearcher
@@ -48,6 +49,22 @@ def sharded(vectors: Vectors) -> Searcher:
     return ShardedSearcher(parts)
 
 
+def projection_of(vectors: Vectors, width: int = 6) -> Projection:
+    users = np.random.default_rng(7).normal(size=(200, DIM)).astype(np.float32)
+    return Projection.learned(vectors, users).first(width)
+
+
+def projected(vectors: Vectors, **changes: object) -> ScannSearcher:
+    settings = tree(projection=6, rescore=100, **changes)
+    return ScannSearcher.build(vectors, settings, projection=projection_of(vectors))
+
+
+def sharded_projected(vectors: Vectors) -> Searcher:
+    half, projection, settings = len(vectors) // 2, projection_of(vectors), tree(leaves=10, projection=6, rescore=100)
+    parts = [ScannSearcher.build(part, settings, projection=projection) for part in (vectors[:half], vectors[half:])]
+    return ShardedSearcher(parts)
+
+
 def utility_for(name: str, weight: float) -> Utility:
     """Over all rows of the searcher of this name, dead ones included."""
     return Utility(weight, log_values(ITEMS + 50 if name.startswith(("masked", "delta")) else ITEMS))
@@ -61,6 +78,13 @@ def valued(vectors: Vectors) -> ValueSearcher:
     logs = log_values(len(vectors))
     longer = augmented(vectors, logs, value_spec().scale, value_spec().center)
     return ValueSearcher(ScannSearcher.build(longer, tree()), value_spec(), logs)
+
+
+def valued_projected(vectors: Vectors) -> ValueSearcher:
+    logs = log_values(len(vectors))
+    longer = augmented(vectors, logs, value_spec().scale, value_spec().center)
+    projection = projection_of(vectors).with_one_more()
+    return ValueSearcher(ScannSearcher.build(longer, tree(projection=6), projection=projection), value_spec(), logs)
 
 
 def masked(base: Searcher) -> Searcher:
@@ -88,12 +112,18 @@ BUILDERS: dict[str, Callable[[Vectors], Searcher]] = {
     "scann-plain": lambda vectors: ScannSearcher.build(vectors, tree(anisotropic_threshold=None)),
     "scann-int8": lambda vectors: ScannSearcher.build(vectors, tree(reorder_type="int8")),
     "scann-bf16": lambda vectors: ScannSearcher.build(vectors, tree(reorder_type="bf16")),
+    "scann-projected": projected,
+    "scann-projected-int8": lambda vectors: projected(vectors, reorder_type="int8"),
     "sharded": sharded,
+    "sharded-projected": sharded_projected,
     "value": valued,
     "masked": lambda vectors: masked(ScannSearcher.build(again(vectors), tree())),
+    "value-projected": valued_projected,
     "masked-value": lambda vectors: masked(valued(again(vectors))),
     "delta-exact": lambda vectors: with_deltas(ExactSearcher(vectors[:FRESH]), again(vectors)[FRESH:]),
     "delta-value": lambda vectors: with_deltas(valued(vectors[:FRESH]), again(vectors)[FRESH:]),
+    "delta-projected": lambda vectors: with_deltas(projected(vectors[:FRESH]), again(vectors)[FRESH:]),
+    "delta-value-projected": lambda vectors: with_deltas(valued_projected(vectors[:FRESH]), again(vectors)[FRESH:]),
 }
 # int8 and bf16 choose the last few of a cut by rounded scores; what they return is scored exactly.
 ROUNDED = ("scann-int8", "scann-bf16")
@@ -209,7 +239,7 @@ def test_the_tuned_effort_is_that_of_a_search_without_one(named: tuple[str, Sear
     assert searcher.dim == DIM
     assert searcher.effort == (None if exact else Effort(6, 150))
     assert (searcher.full_effort is None) == exact
-    assert searcher.leaves_searched == (0 if exact else 12 if name == "sharded" else 6)
+    assert searcher.leaves_searched == (0 if exact else 12 if name.startswith("sharded") else 6)
     assert searcher.indexes_value == ("value" in name)
     assert _same(searcher.search_batch(queries, 20, searcher.effort), searcher.search_batch(queries, 20))
 
@@ -279,6 +309,7 @@ TREES = {
     "scann-soar": tree(soar_lambda=1.5),
     "scann-int8": tree(reorder_type="int8"),
     "scann-bf16": tree(reorder_type="bf16"),
+    "scann-projected": tree(projection=6, rescore=100),
 }
 
 
@@ -295,7 +326,8 @@ def test_assets_outside_their_folder_are_not_read(place: str, vectors: Vectors, 
 def test_what_is_saved_and_loaded_answers_the_same(
     name: str, vectors: Vectors, queries: Vectors, tmp_path: Path
 ) -> None:
-    built = ScannSearcher.build(vectors, TREES[name])
+    projection = None if TREES[name].projection is None else projection_of(vectors)
+    built = ScannSearcher.build(vectors, TREES[name], projection=projection)
     assert built.leaf_of_row is None
     built.save(tmp_path)
     assert not list(tmp_path.glob("*.pkl"))
@@ -397,6 +429,17 @@ def test_scattered_rows_are_scored_in_their_order(vectors: Vectors, queries: Vec
     rows = np.random.default_rng(n).integers(0, ITEMS, n).astype(np.int32)
     expected = [float(np.dot(vectors[row].astype(np.float64), queries[0].astype(np.float64))) for row in rows]
     np.testing.assert_allclose(scores_of(vectors, rows, queries[0]), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in BUILDERS if "projected" in name])
+def test_what_is_tuned_for_a_hundred_finds_the_same_beginning_for_fewer(
+    name: str, vectors: Vectors, queries: Vectors
+) -> None:
+    searcher = BUILDERS[name](vectors)
+    for query in queries[:8]:
+        hundred = searcher.search(query, 99, searcher.effort).rows.tolist()
+        for k in (1, 7, 20, 60):
+            assert searcher.search(query, k, searcher.effort).rows.tolist() == hundred[:k]
 
 
 def test_more_effort_finds_no_less(vectors: Vectors, queries: Vectors) -> None:

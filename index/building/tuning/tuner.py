@@ -1,9 +1,9 @@
 """Finds the fastest searcher that meets the recall target, by building and measuring.
 
-Reads item vectors and the vectors of held-out users; writes only shards. A small catalogue gets exact search;
-for others ``index.building.tree_search`` finds the tree, or last night's is taken over if it still meets the target on
-a catalogue of similar size. With shards it searches on a sample of a shard's size; every
-shard is built with the tree found, and the effort is what all of them together need.
+Reads item vectors and the vectors of held-out users; writes only shards. A small catalogue gets exact search; for
+others ``index.building.tuning.tree_search`` finds the tree, or last night's is taken over if it still meets the target
+on a catalogue of similar size. With shards it searches on a sample of a shard's size; every shard is built with the
+tree found, and the effort is what all of them together need.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from index.building.measurement import Queries, frontier, measure
 from index.building.sharding_job import ShardsJob, check_shards
-from index.building.tree_search import Built, Climb
+from index.building.tuning.measurement import Queries, frontier, measure
+from index.building.tuning.tree_search import Built, Climb
 from index.registry.searcher_spec import Measured, SearcherSpec
 from index.search.exact import ExactSearcher
 from index.search.scann_binding import scann_available
@@ -119,14 +119,14 @@ def _tree_of_a_shard(
     Only the settings are returned: the sample and its trees are freed before the shards are built.
     """
     sample = np.ascontiguousarray(items[:: settings.shards])
-    best = Climb(sample, Queries.of(queries.vectors, sample), settings, progress, started).climb()
+    best = Climb(sample, Queries.of(queries.vectors, sample, queries.others), settings, progress, started).climb()
     return None if best is None else best.point.tree
 
 
 def _built_shards(climb: Climb, tree: TreeSettings, shards: ShardsJob, *, aim: bool) -> Built:
     """All shards, with the tree's own effort, or with the fastest that meets the target on the whole catalogue."""
     begun = time.perf_counter()
-    searcher = shards.build(tree)
+    searcher = shards.build(tree, climb.projection(tree.projection), climb.items)
     seconds = time.perf_counter() - begun
     return climb.aimed(searcher, seconds) if aim else climb.as_built(searcher, seconds)
 

@@ -1,9 +1,9 @@
 """Hill climbing to the fastest tree that meets a recall target: varies one property at a time, keeps what is faster.
 
-Reads item vectors and held-out users. The number of leaves, SOAR, the threshold of anisotropic
-quantisation, the dimensions per code and the storage of the vectors for reordering cost one build each; for each tree,
-the leaves searched and the depth of reordering cost one pass over the users. The properties are tried in order of their
-benefit; every measured point is recorded.
+Reads item vectors and held-out users. The directions of a projection, the number of leaves, SOAR, the threshold of
+anisotropic quantisation, the dimensions per code and the storage of the vectors for reordering cost one build each; for
+each tree, the leaves searched and the depths of reordering and rescoring cost one pass over the users. The properties
+are tried in order of their benefit; every measured point is recorded.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from index.building.measurement import RECALL_AT, Queries, measure
+from index.building.tuning.measurement import RECALL_AT, Queries, measure
+from index.building.tuning.projections import Projections
 from index.registry.searcher_spec import Measured
+from index.search.projection import Projection
 from index.search.scann_tree import ScannSearcher
 from index.search.searcher import Effort, Vectors
 from index.search.shards import ShardedSearcher
 from index.settings import IndexSettings, TreeSettings
+from pipelines.contracts.errors import ConfigError
 from pipelines.progress import Progress
 
 # Numbers of leaves searched that are tried, each about 1.25 times the last: time changes by less than that, recall by
@@ -57,20 +60,21 @@ class Built:
         """The effort that was measured."""
         if self.point.tree is None:
             raise AssertionError
-        return Effort(self.point.tree.leaves_to_search, self.point.tree.reorder)
+        return Effort(self.point.tree.leaves_to_search, self.point.tree.reorder, self.point.tree.rescore)
 
 
 class Climb:
     """Varies one property of the tree at a time and keeps what is faster at the target."""
 
     def __init__(self, items: Vectors, queries: Queries, settings: IndexSettings, progress: Progress, started: float):
-        self._items = items
+        self.items = items
         self._queries = queries
         self._settings = settings
         self._progress = progress
         self._deadline = started + settings.tuning_seconds
         self._goal = min(1.0, settings.ann_recall_at_100 + settings.recall_margin)
         self._longest_build = 0.0
+        self._projections = Projections(items, queries, self._goal)
         self.points: list[Measured] = []
 
     def given(self) -> Built:
@@ -88,8 +92,14 @@ class Climb:
 
     def climb(self) -> Built | None:
         """The best tree found in time; None if even the best misses the target, so that exact search must serve."""
-        first = first_tree(len(self._items), self._settings)
-        best = self.aimed_tree(first)
+        first = first_tree(len(self.items), self._settings)
+        with self._progress.waiting("directions in which users tell items apart"):
+            widths = self._projections.worth_a_trial()
+        best = self.aimed_tree(_with_projection(first, widths[0] if widths else None))
+        for width in [*widths[1:], None] if widths else []:
+            if not self._time_for_one_more():
+                break
+            best = self._faster(best, _with_projection(first, width))
         for variants in (_other_code, _other_threshold, _other_leaves, self._other_storage, _other_soar):
             for tree in variants(best.point.tree or first):
                 if not self._time_for_one_more():
@@ -111,8 +121,22 @@ class Climb:
 
     def _build(self, tree: TreeSettings) -> tuple[ScannSearcher, float]:
         start = time.perf_counter()
-        searcher = ScannSearcher.build(self._items, tree, self._settings.threads)
+        projection = self.projection(tree.projection)
+        searcher = ScannSearcher.build(self.items, tree, self._settings.threads, projection=projection)
         return searcher, time.perf_counter() - start
+
+    def projection(self, width: int | None) -> Projection | None:
+        """The first directions in which the users tell items apart; None is no projection.
+
+        Raises:
+            ConfigError: the vectors have fewer dimensions.
+        """
+        if width is None:
+            return None
+        dim = self.items.shape[1]
+        if width > dim:
+            raise ConfigError(f"tree.projection: expected at most the {dim} dimensions of the vectors, got {width}.")
+        return self._projections.directions.first(width)
 
     def aimed_tree(self, tree: TreeSettings) -> Built:
         """Builds a tree with the fastest effort that meets the goal, and shows what it measures."""
@@ -139,7 +163,9 @@ class Climb:
         best: Measured | None = None
         slower = 0
         for leaves in steps[first:]:
-            point = self._least_reorder(searcher, leaves, seconds)
+            depths = self._projections.depths(searcher.settings.projection)
+            points = [self._least_reorder(searcher, leaves, depth, seconds) for depth in depths]
+            point = min((one for one in points if one is not None), key=lambda one: one.p50_us, default=None)
             if point is not None and (best is None or point.p50_us < best.p50_us):
                 best, slower = point, 0
             else:
@@ -157,7 +183,7 @@ class Climb:
         closest: Measured | None = None
         while low < high:
             middle = (low + high) // 2
-            point = self._measure(searcher, steps[middle], deepest, seconds)
+            point = self._measure(searcher, steps[middle], deepest, None, seconds)
             if closest is None or point.ann_recall_at_100 > closest.ann_recall_at_100:
                 closest = point
             if point.ann_recall_at_100 >= self._goal:
@@ -168,23 +194,23 @@ class Climb:
             raise AssertionError
         return low, closest
 
-    def _least_reorder(self, searcher: Tree, leaves: int, seconds: float) -> Measured | None:
+    def _least_reorder(self, searcher: Tree, leaves: int, rescore: int | None, seconds: float) -> Measured | None:
         """Bisects the depths: recall rises with them. None if the deepest misses the goal."""
         low, high = 0, len(_REORDER_STEPS)
         best: Measured | None = None
         while low < high:
             middle = (low + high) // 2
-            tried = self._measure(searcher, leaves, middle, seconds)
+            tried = self._measure(searcher, leaves, middle, rescore, seconds)
             if tried.ann_recall_at_100 >= self._goal:
                 high, best = middle, tried
             else:
                 low = middle + 1
         return best
 
-    def _measure(self, searcher: Tree, leaves: int, step: int, seconds: float) -> Measured:
+    def _measure(self, searcher: Tree, leaves: int, step: int, rescore: int | None, seconds: float) -> Measured:
         k = self._queries.truth.shape[1]
-        effort = Effort(leaves, min(searcher.num_items, round(_REORDER_STEPS[step] * k)))
-        aimed = searcher.with_effort(effort)
+        reorder = min(searcher.num_items, round(_REORDER_STEPS[step] * k))
+        aimed = searcher.with_effort(Effort(leaves, reorder, min(rescore or reorder, reorder)))
         point = measure(aimed, self._queries, aimed.settings, seconds)
         self.points.append(point)
         return point
@@ -201,6 +227,10 @@ def first_tree(items: int, settings: IndexSettings) -> TreeSettings:
         reorder_type=settings.reorder_types[0],
         training_sample=min(items, max(100_000, 50 * leaves)),
     )
+
+
+def _with_projection(tree: TreeSettings, width: int | None) -> TreeSettings:
+    return tree.model_copy(update={"projection": width, "rescore": None})
 
 
 def _better(other: Built, best: Built) -> bool:
@@ -241,7 +271,8 @@ def _name(point: Measured) -> str:
         return "exact"
     soar = f" SOAR {tree.soar_lambda:g}" if tree.soar_lambda is not None else ""
     threshold = "none" if tree.anisotropic_threshold is None else f"{tree.anisotropic_threshold:g}"
+    seen = "" if tree.projection is None else f"{tree.projection} directions ({tree.rescore} scored again), "
     return (
-        f"{tree.leaves} leaves{soar}, T {threshold}, {tree.dims_per_block} dims per code, {tree.reorder_type}, "
+        f"{seen}{tree.leaves} leaves{soar}, T {threshold}, {tree.dims_per_block} dims per code, {tree.reorder_type}, "
         f"{tree.leaves_to_search} searched, reorder {tree.reorder}"
     )

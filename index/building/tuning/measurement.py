@@ -23,16 +23,18 @@ class Queries:
     """Vectors of held-out users, and what exact search finds for them.
 
     vectors: ``[queries, dim] float32``. truth: ``[queries, k] int32``, k at most 100, each line sorted.
+    others: ``[n, dim] float32`` vectors of further users, who tell how users ask but are not measured.
     """
 
     vectors: Vectors
     truth: Rows
+    others: Vectors | None = None
 
     @classmethod
-    def of(cls, vectors: Vectors, items: Vectors) -> Queries:
+    def of(cls, vectors: Vectors, items: Vectors, others: Vectors | None = None) -> Queries:
         """Computes the truth by exact search."""
         found = ExactSearcher(items, checked=True).search_batch(vectors, RECALL_AT)
-        return cls(vectors, np.sort(found.rows, axis=1))
+        return cls(vectors, np.sort(found.rows, axis=1), others)
 
 
 def measure(searcher: Searcher, queries: Queries, tree: TreeSettings | None, build_seconds: float) -> Measured:

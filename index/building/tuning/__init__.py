@@ -1,0 +1,1 @@
+"""Finds the fastest searcher that meets the recall target."""
