@@ -38,6 +38,8 @@ def answer_record(
     request = live.reader.read(record)
     cold = cold_start(live, request, record)
     query = None if cold == "popularity" else live.tower.embed(request, record)
+    if query is not None and not live.tells(query):
+        query, cold = None, "popularity"
     if rules is NO_RULES and not explain and query is not None and not live.settings.blends:
         return unfiltered(live, live.searcher.search(query, k), k, cold, request.unknown)
     return answer(live, query, k, rules, explain=explain, cold=cold, request=request)

@@ -61,6 +61,8 @@ def embedded(live: ServingVersion, records: Sequence[Mapping[str, Any]], start: 
             cold = cold_start(live, request, record)
             if cold != "popularity":
                 live.tower.embed_into(part.queries[place], request, record)
+                if not live.tells(part.queries[place]):
+                    part.queries[place], cold = 0.0, "popularity"
         except SchemaError as err:
             raise SchemaError(f"records[{start + place}]: {err}") from err
         part.requests.append(request)

@@ -60,9 +60,9 @@ class Candidates:
     rows: ``[n] int32``, the items' places in this version. sources: ``[n]`` text: "towers", "own items",
     "new items" or "popularity". version: the version that answered; space: its vector space. fill: n / k.
     cold_start: None if the user's history or id was known; "profile" if only features were known; "popularity" if
-    nothing was, and then scores are log1p of the items' train events. unknown_history: history ids that are not in the
-    catalogue. explanation: set with ``explain=True``. known_user: whether the tables have the user whose id was asked
-    for; None where none was.
+    nothing was, or what was says nothing to the towers: then scores are log1p of the items' train events.
+    unknown_history: history ids that are not in the catalogue. explanation: set with ``explain=True``. known_user:
+    whether the tables have the user whose id was asked for; None where none was.
     """
 
     item_ids: npt.NDArray[Any]

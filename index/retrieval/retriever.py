@@ -219,6 +219,8 @@ class Retriever:
     def retrieve_vector(self, vector: npt.ArrayLike, space: str, k: int = 100, **rules: Any) -> Candidates:
         """Returns the k best candidates for a user vector made elsewhere.
 
+        A vector that gives all items the same score, such as zeros, is answered by popularity.
+
         Args:
             vector: ``[dim] float32``.
             space: the vector space it belongs to: ``towers.json`` of the model that made it.
@@ -242,7 +244,10 @@ class Retriever:
             read = Rules(**rules)
         except TypeError as err:
             raise SchemaError(f"retrieve_vector: {err}") from err
-        candidates = answer(live, query, k, read, explain=explain)
+        says = live.tells(query)
+        candidates = answer(
+            live, query if says else None, k, read, explain=explain, cold=None if says else "popularity"
+        )
         self.metrics.answered(candidates, time.perf_counter() - started)
         return candidates
 

@@ -22,12 +22,14 @@ from index.inference.request_ids import one_id
 from index.inference.user_records import records_of
 from index.registry.bundle import Bundle
 from index.retrieval.live.popularity import Popularity
+from index.retrieval.live.telling import telling_dimensions
 from index.rules.attributes import Attributes, Mask
 from index.rules.eligible import Eligible, EligibleCache
 from index.rules.planner import Planner
 from index.rules.where import mask_of
 from index.search.searcher import Rows, Searcher, Vectors
 from index.settings import RETRIEVER_FILE, RetrieverSettings
+from pipelines.contracts.arrays import Bools
 from pipelines.contracts.conversion.column_type import ColumnType
 from pipelines.contracts.errors import ArtifactError, SchemaError
 from pipelines.contracts.vocabulary import ValueTable
@@ -124,6 +126,15 @@ class ServingVersion:
         """Those of ``[n] int32`` rows that may be shown, in their order."""
         return rows if self.alive is None else rows[self.alive[rows]]
 
+    def tells(self, query: Vectors) -> bool:
+        """Whether a user's vector, ``[dim] float32``, ranks the catalogue: it does not score all items the same."""
+        telling = self._telling
+        return bool(np.count_nonzero(query if telling is None else query[telling]))
+
+    @functools.cached_property
+    def _telling(self) -> Bools | None:
+        return telling_dimensions(self.vectors)
+
     def eligible(self, where: str) -> Eligible:
         """The rows that a rule leaves; kept for the next call with the same text.
 
@@ -205,6 +216,7 @@ class ServingVersion:
         request = self.reader.read({})
         vector = self.tower.embed(request, {})
         self.searcher.search(vector, min(100, self.num_items))
+        self.tells(vector)
         if self.settings.new_items_share > 0.0:
             self.new_items(None)
         self._user_places  # noqa: B018
