@@ -168,8 +168,8 @@ class RetrieverSettings(Section):
         default=0.0,
         ge=0.0,
         le=1.0,
-        description="Share of the k places for items without any training event, the user's best by the towers. 0: "
-        "they compete with all other items. Turn it up to have new ads tried.",
+        description="Share of the k places for items that nobody chose before the night, the user's best by the "
+        "towers. 0: they compete with all other items. Turn it up to have new ads tried.",
     )
     rule_cache_mib: float = Field(
         default=256.0,

@@ -27,6 +27,7 @@ from index.registry.bundle import (
     ITEM_FEATURES_FILE,
     ITEMS_FILE,
     KIND,
+    POPULARITY_FILE,
     PROBES_DIR,
     SCANN_DIR,
     SEARCHER_FILE,
@@ -53,7 +54,7 @@ from pipelines.progress import SILENT, Progress
 # All but these is copied.
 _REBUILT = (
     *(VOCABULARY_DIR, VECTORS_FILE, ITEMS_FILE, ITEM_FEATURES_FILE, SCANN_DIR, VALUE_DIR, SEARCHER_FILE, PROBES_DIR),
-    "manifest.json",
+    *(POPULARITY_FILE, "manifest.json"),
 )
 # Rows whose features are in memory at a time.
 _BLOCK_ROWS = 1 << 17
@@ -115,6 +116,7 @@ def write_bundle(state: DeltaState, version: str, out: Path) -> Path:
         )
         _vocabulary(state, rows).save(draft.dir / VOCABULARY_DIR)
         np.save(draft.dir / VECTORS_FILE, vectors)
+        np.save(draft.dir / POPULARITY_FILE, state.popularity[rows])
         items = pa.concat_tables([bundle.items, state.fresh_items]).take(pa.array(rows))
         write_items(items, draft.dir / ITEMS_FILE)
         write_item_features(state.fresh.features.schema, _features(state, rows), draft.dir / ITEM_FEATURES_FILE)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +38,15 @@ from index.registry.bundle import (
     ITEM_TOWER_FILE,
     ITEMS_FILE,
     KIND,
+    POPULARITY_FILE,
     PROBES_DIR,
     QUERY_TOWER_FILE,
     SCANN_DIR,
     SCHEMA_FILE,
     SEARCHER_FILE,
+    TOWERS_FACT,
     TOWERS_FILE,
+    TOWERS_WHY_FACT,
     USER_TOWER_DIR,
     USERS_FILE,
     VOCABULARY_DIR,
@@ -58,16 +61,18 @@ from index.search.searcher import Neighbors, SavableSearcher, Vectors, check_vec
 from index.settings import RETRIEVER_FILE, IndexSettings, RetrieverSettings
 from pipelines.contracts.errors import ArtifactError, ConfigError
 from pipelines.contracts.manifest import Artifact, open_artifact, write_artifact
-from pipelines.contracts.schema import DatasetSchema
+from pipelines.contracts.schema import SPLITS, DatasetSchema
 from pipelines.contracts.schema.window import WINDOW_FACT
 from pipelines.contracts.vocabulary import Vocabulary
 from pipelines.progress import SILENT, Progress
+from pipelines.sequences.popularity import HalfLife, chosen_half_life, popularity
 from pipelines.sequences.reader import load_encoded, load_items
 
 # Neighbors stored per golden probe.
 _PROBE_K = 20
 # Number of users whose answers are stored as golden probes and checked when the bundle is published.
 _PROBES = 32
+_TEST = SPLITS.index("test")
 # Chooses the users for tuning, checking and probes: the same ones every night, whatever the towers' seed.
 _SEED = 17
 # Users whose vectors tell how users ask, next to those who are measured: a second moment of hundreds of dimensions
@@ -79,6 +84,8 @@ _FEWEST_APART = 20
 _COMPARED_ITEMS = 1000
 # In a bundle's facts: which model a figure is of.
 MEASURED_BY = "measured_by"
+# In a bundle's facts: the half-life of popularity, and what it was chosen by.
+POPULARITY = "popularity"
 _COPIED = (TOWERS_FILE, QUERY_TOWER_FILE, VOCABULARY_DIR, ITEM_TOWER_DIR, USER_TOWER_DIR)
 
 
@@ -165,7 +172,9 @@ def run(
         raw = item_features(sources)
         write_item_features(raw.schema, [raw], draft.dir / ITEM_FEATURES_FILE)
         with progress.waiting("embedding held-out users"):
-            users = _users(sources, settings, draft.dir)
+            known = UserRecords.open(sources.features.dir)
+            users = _users(sources, settings, draft.dir, known)
+        half_life = _write_popularity(sources, known, inner, draft.dir, progress)
         tuned = tune(
             sources.vectors,
             users.tuning,
@@ -183,6 +192,7 @@ def run(
         save_searcher(tuned, draft.dir)
         save_probes(users.probes, draft.dir / PROBES_DIR)
         draft.facts.update(facts_of(sources, tuned.spec), seconds=time.perf_counter() - started)
+        draft.facts[POPULARITY] = half_life
         if inner is not None:
             draft.facts[MEASURED_BY] = _measured_by(sources, inner)
     return out
@@ -315,9 +325,8 @@ class _Users:
     probes: Probes
 
 
-def _users(sources: _Sources, settings: IndexSettings, target: Path) -> _Users:
+def _users(sources: _Sources, settings: IndexSettings, target: Path, users: UserRecords) -> _Users:
     schema, item_ids = sources.schema, sources.vocabulary.item_ids
-    users = UserRecords.open(sources.features.dir)
     if settings.include_users:
         everyone = users.table(np.arange(users.num_users), schema, item_ids)
         pq.write_table(everyone, target / USERS_FILE, compression="zstd")
@@ -338,6 +347,25 @@ def _users(sources: _Sources, settings: IndexSettings, target: Path) -> _Users:
         check=Queries.of(vectors[2], sources.vectors),
         probes=Probes(tuple(probes), vectors[0], Neighbors(found.rows, found.scores)),
     )
+
+
+def _write_popularity(
+    sources: _Sources, known: UserRecords, backtest: Bundle | None, target: Path, progress: Progress
+) -> dict[str, Any]:
+    """Writes ``popularity.npy`` of all events before the test part; returns its half-life, and what it was chosen by.
+
+    A night holds nothing out: it takes the half-life that its backtest chose.
+    """
+    events, schema, items = known.events.before(_TEST), sources.schema, len(sources.vocabulary.item_ids)
+    if backtest is not None and POPULARITY in backtest.manifest.facts:
+        chosen = HalfLife(**backtest.manifest.facts[POPULARITY])
+    elif schema.tables.events.time is None:
+        chosen = HalfLife()
+    else:
+        chosen = chosen_half_life(events, schema.action_weights, items)
+    np.save(target / POPULARITY_FILE, popularity(events, schema.action_weights, items, chosen.days))
+    progress.line(f"popularity: {chosen}")
+    return asdict(chosen)
 
 
 def _shards_job(vectors: Path, target: Path, settings: IndexSettings, beam_args: Sequence[str]) -> ShardsJob | None:
@@ -378,8 +406,10 @@ def _measured_by(sources: _Sources, backtest: Bundle) -> dict[str, Any]:
 def facts_of(sources: _Sources, spec: SearcherSpec) -> dict[str, Any]:
     """The bundle's facts for the manifest."""
     measured, features = spec.check or spec.chosen, sources.features.manifest.facts
+    learned = sources.model.manifest.facts
     return {
         **sources.window,
+        **{name: learned[name] for name in (TOWERS_FACT, TOWERS_WHY_FACT) if name in learned},
         **vector_statistics(sources.vectors),
         "space": sources.towers["space"],
         "engine": spec.engine,

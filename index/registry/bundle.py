@@ -28,6 +28,7 @@ from index.search.scann_tree import ScannSearcher
 from index.search.searcher import Neighbors, Searcher, Vectors
 from index.search.shards import ShardedSearcher
 from index.search.value_tree import Value, load_value, load_value_searcher
+from pipelines.contracts.arrays import Float64
 from pipelines.contracts.conversion.column_type import MOMENT
 from pipelines.contracts.errors import ArtifactError
 from pipelines.contracts.manifest import MANIFEST_FILE, Artifact, Manifest, open_artifact
@@ -52,6 +53,9 @@ ITEM_TOWER_DIR = "item_tower"
 ITEM_TOWER_FILE = "item_tower.tflite"
 USER_TOWER_DIR = "user_tower"
 PROBES_DIR = "probes"
+POPULARITY_FILE = "popularity.npy"
+# In the facts, taken from the model: "start" or "trained", and why.
+TOWERS_FACT, TOWERS_WHY_FACT = "towers", "towers_why"
 BACKTEST_DIR = "backtest"
 
 
@@ -190,6 +194,28 @@ class Bundle:
         if self.item_features is not None:
             stored |= {field.name: field for field in self.item_features.schema}
         return ItemTypes.of(self.schema, self.vocabulary.item_ids.type, pa.schema(list(stored.values())))
+
+    @functools.cached_property
+    def popularity(self) -> Float64:
+        """``[items] float64``: how much each item is chosen: the order for users of whom nothing is known. 0 for an
+        item that nobody chose before the night. Bundles without the file rank by train events.
+
+        Raises:
+            ArtifactError: the file cannot be read, or is of another catalogue.
+        """
+        file = self.dir / POPULARITY_FILE
+        if POPULARITY_FILE not in self.manifest.files:
+            return self.vocabulary.item_frequency.astype(np.float64)
+        try:
+            found = np.asarray(_load(file), np.float64)
+        except (OSError, ValueError) as err:
+            raise ArtifactError(f"{file}: expected an array ({err}). Build the bundle again.") from err
+        if found.shape != (self.num_items,):
+            raise ArtifactError(
+                f"{file}: expected {self.num_items} numbers, one per item, got shape {found.shape}. Build the bundle "
+                "again."
+            )
+        return found
 
     @functools.cached_property
     def value(self) -> Value | None:

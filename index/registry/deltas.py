@@ -29,7 +29,7 @@ from index.registry.delta_log import DeltaLog
 from index.registry.upserts import AdColumns, KnownAds, Overlaid, Said, known_of
 from index.search.searcher import Rows, Scores, Vectors
 from index.search.value_tree import said_log_values
-from pipelines.contracts.arrays import Bools, Int64
+from pipelines.contracts.arrays import Bools, Float64, Int64
 
 # Fresh items that exact search scores in about the time of one ScaNN search (64 numbers each).
 _MOST_FRESH = 5_000
@@ -44,6 +44,7 @@ class DeltaState:
 
     sequence: of the last entry applied, 0 for none. fresh: what is known of the fresh items. fresh_vectors:
     ``[fresh, dim] float32``. fresh_frequency: ``[fresh] int64`` train events, those of the ad's row before.
+    fresh_popularity: ``[fresh] float64``, likewise.
     fresh_log_values: ``[fresh] float32``, None where the bundle has no value. gone: ``[items + fresh] bool``, removed
     or replaced by a later row. paused: the same shape, rows of paused ads. paused_ids: all paused ads that the
     version's ids can be, known to it or not. An upsert does not end a pause; only a resume does.
@@ -54,6 +55,7 @@ class DeltaState:
     fresh: KnownAds
     fresh_vectors: Vectors
     fresh_frequency: Int64
+    fresh_popularity: Float64
     fresh_log_values: Scores | None
     gone: Bools
     paused: Bools
@@ -69,6 +71,7 @@ class DeltaState:
             fresh=KnownAds(columns.items.empty_table(), columns.features.empty_table()),
             fresh_vectors=np.zeros((0, bundle.dim), np.float32),
             fresh_frequency=np.zeros(0, np.int64),
+            fresh_popularity=np.zeros(0, np.float64),
             fresh_log_values=None if bundle.value is None else np.zeros(0, np.float32),
             gone=np.zeros(bundle.num_items, np.bool_),
             paused=np.zeros(bundle.num_items, np.bool_),
@@ -148,6 +151,11 @@ class DeltaState:
         return np.concatenate([self.bundle.vocabulary.item_frequency, self.fresh_frequency])
 
     @functools.cached_property
+    def popularity(self) -> Float64:
+        """``[items + fresh] float64`` popularity of each row."""
+        return np.concatenate([self.bundle.popularity, self.fresh_popularity])
+
+    @functools.cached_property
     def log_values(self) -> Scores | None:
         """``[items + fresh] float32``; None where the bundle has no value."""
         if self.bundle.value is None or self.fresh_log_values is None:
@@ -192,7 +200,7 @@ class Fold:
         self._columns = AdColumns.of(state.bundle)
         self._fresh = state.fresh
         self._vectors = [state.fresh_vectors]
-        self._frequency = state.frequency
+        self._frequency, self._popularity = state.frequency, state.popularity
         self._log_values = state.log_values
         self._gone, self._paused = state.gone.copy(), state.paused.copy()
         self._paused_ids = set(state.paused_ids)
@@ -209,6 +217,7 @@ class Fold:
             fresh=self._fresh,
             fresh_vectors=np.concatenate(self._vectors),
             fresh_frequency=self._frequency[items:],
+            fresh_popularity=self._popularity[items:],
             fresh_log_values=None if self._log_values is None else self._log_values[items:],
             gone=self._gone,
             paused=self._paused,
@@ -284,6 +293,7 @@ class Fold:
             return
         known = before >= 0
         frequency = np.where(known, self._frequency[before], 0)
+        popularity = np.where(known, self._popularity[before], 0.0)
         ids = ads.items["item_id"].to_pylist()
         first = len(self._gone)
         self._gone[before[known]] = True
@@ -291,6 +301,7 @@ class Fold:
         paused = np.fromiter((item_id in self._paused_ids for item_id in ids), np.bool_, len(ids))
         self._paused = np.concatenate([self._paused, paused])
         self._frequency = np.concatenate([self._frequency, frequency])
+        self._popularity = np.concatenate([self._popularity, popularity])
         if self._log_values is not None and log_values is not None:
             self._log_values = np.concatenate([self._log_values, log_values])
         self._vectors.append(vectors)

@@ -48,7 +48,8 @@ def strengths(
     if half_life_days is None:
         return weight
     ages = np.maximum(newest_us - events.times, 0) / _US_PER_DAY
-    decayed: Float64 = weight * np.exp2(-ages / half_life_days)
+    # Bounded, so that what was ever chosen has a strength above 0.
+    decayed: Float64 = weight * np.exp2(-np.minimum(ages / half_life_days, 1000.0))
     return decayed
 
 

@@ -81,7 +81,7 @@ def _with_fresh(base: ServingVersion, state: DeltaState, growing: GrowingVectors
         reader=RecordReader(bundle.schema, items, base.tower.history_length, base.reader.clock),
         planner=dataclasses.replace(planner, ties=ties),
         attributes=attributes_of(bundle, catalogue),
-        popularity=base.popularity.with_fresh(state.fresh_frequency, ties),
+        popularity=base.popularity.with_fresh(state.fresh_popularity, ties),
         catalogue=catalogue,
     )
 

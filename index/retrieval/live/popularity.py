@@ -1,4 +1,4 @@
-"""How often each item of a version was chosen in train: the ranking for users of whom nothing is known."""
+"""How much each item of a version is chosen: the ranking for users of whom nothing is known."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ import numpy.typing as npt
 
 from index.search.searcher import Rows, Scores
 from index.search.ties import TieOrder
-from pipelines.contracts.arrays import Int64
+from pipelines.contracts.arrays import Float64
 
 
 @dataclass(frozen=True, eq=False)
 class Popularity:
-    """frequency: ``[items] int64`` train events. scores: ``[items] float32`` log1p of them. order: ``[items] int32``
-    rows, the most frequent first, equals in the order of their ids.
+    """strength: ``[items] float64``, see ``Bundle.popularity``. scores: ``[items] float32`` log1p of it. order:
+    ``[items] int32`` rows, the strongest first, equals in the order of their ids.
     """
 
-    frequency: Int64
+    strength: Float64
     scores: Scores
     order: Rows
 
     @classmethod
-    def of(cls, frequency: Int64) -> Popularity:
+    def of(cls, strength: Float64) -> Popularity:
         """That of a bundle, whose rows are in the order of their ids."""
-        order = np.argsort(-frequency, kind="stable").astype(np.int32)
-        return cls(frequency, np.log1p(frequency).astype(np.float32), order)
+        order = np.argsort(-strength, kind="stable").astype(np.int32)
+        return cls(strength, np.log1p(strength).astype(np.float32), order)
 
-    def with_fresh(self, frequency: Int64, ties: TieOrder) -> Popularity:
+    def with_fresh(self, strength: Float64, ties: TieOrder) -> Popularity:
         """The same with fresh rows after the others, at their places in the order: nothing is sorted again.
 
         Args:
-            frequency: ``[fresh] int64``.
+            strength: ``[fresh] float64``.
             ties: of all rows.
         """
-        falling = -self.frequency[self.order]
-        first = np.searchsorted(falling, -frequency, side="left")
-        last = np.searchsorted(falling, -frequency, side="right")
+        falling = -self.strength[self.order]
+        first = np.searchsorted(falling, -strength, side="left")
+        last = np.searchsorted(falling, -strength, side="right")
         before = ties.before
         places = np.array(
             [
@@ -46,10 +46,10 @@ class Popularity:
             ],
             np.int64,
         )
-        arranged = np.lexsort((ties.rank, -frequency))
-        rows: npt.NDArray[np.int32] = (len(self.frequency) + arranged).astype(np.int32)
+        arranged = np.lexsort((ties.rank, -strength))
+        rows: npt.NDArray[np.int32] = (len(self.strength) + arranged).astype(np.int32)
         return Popularity(
-            np.concatenate([self.frequency, frequency]),
-            np.concatenate([self.scores, np.log1p(frequency).astype(np.float32)]),
+            np.concatenate([self.strength, strength]),
+            np.concatenate([self.scores, np.log1p(strength).astype(np.float32)]),
             np.insert(self.order, places[arranged], rows),
         )

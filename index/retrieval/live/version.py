@@ -96,7 +96,7 @@ class ServingVersion:
             attributes=attributes_of(bundle, bundle.items),
             settings=chosen,
             eligibles=EligibleCache(int(chosen.rule_cache_mib * MIB)),
-            popularity=Popularity.of(bundle.vocabulary.item_frequency),
+            popularity=Popularity.of(bundle.popularity),
             catalogue=bundle.items,
         )
         opened.warm()
@@ -146,10 +146,10 @@ class ServingVersion:
         return self.eligibles.get(where, lambda: self.lay_out(mask_of(where, self.attributes)))
 
     def new_items(self, where: str | None) -> Eligible:
-        """The rows that a rule leaves and that have no event in train; kept like those of ``eligible``."""
+        """The rows that a rule leaves and that nobody chose before the night; kept like those of ``eligible``."""
 
         def lay_out() -> Eligible:
-            mask = self.popularity.frequency == 0
+            mask = self.popularity.strength == 0
             return self.lay_out(mask if where is None else mask & self.eligible(where).mask)
 
         return self.eligibles.get(("new items", where), lay_out)

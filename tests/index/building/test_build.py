@@ -21,7 +21,8 @@ from index.retrieval.retriever import Retriever
 from index.search.exact import ExactSearcher
 from index.settings import IndexSettings, TreeSettings
 from pipelines.contracts.errors import ArtifactError, ConfigError
-from pipelines.contracts.manifest import open_artifact
+from pipelines.contracts.manifest import open_artifact, write_artifact
+from pipelines.sequences.reader import Sequences
 from tests.index.stage_artifacts import Stages, item_vectors_by_hand, write_model, write_stages
 from tests.recorded import Recorded
 
@@ -240,6 +241,68 @@ def test_a_bundle_takes_its_backtest_along(stages: Stages, embeddings: Path, bun
     # Its files are among the night's own, each with its checksum.
     assert {f"backtest/{name}" for name in [*inner.manifest.files, "manifest.json"]} <= set(night.manifest.files)
     assert build.MEASURED_BY not in inner.manifest.facts
+
+
+def popularity_by_hand(features: Path, half_life: float | None) -> np.ndarray:
+    """By a loop over the events before the test part; a purchase weighs 3."""
+    events = Sequences.open(features).events
+    columns = (events.rows, events.times, events.actions, events.splits)
+    before = [(row, time, action) for row, time, action, split in zip(*columns, strict=True) if split < 2]
+    newest = max(time for _, time, _ in before)
+    expected = np.zeros(ITEMS)
+    for row, time, action in before:
+        age = float(newest - time) / 86_400e6
+        expected[row] += (3.0 if action == 1 else 1.0) * (1.0 if half_life is None else 0.5 ** (age / half_life))
+    return expected
+
+
+def test_popularity_is_of_all_events_before_the_test_part(stages: Stages, bundle: Path) -> None:
+    opened = Bundle.open(bundle)
+    chosen = opened.manifest.facts[build.POPULARITY]
+    expected = popularity_by_hand(stages.features, chosen["days"])
+    np.testing.assert_allclose(opened.popularity, expected, rtol=1e-9)
+    answer = Retriever.open(bundle).retrieve({}, 50)
+    assert answer.cold_start == "popularity"
+    np.testing.assert_allclose(answer.scores, np.log1p(np.sort(expected)[::-1][:50]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("days", [None, 14.0])
+def test_a_night_takes_the_half_life_that_its_backtest_chose(
+    stages: Stages, embeddings: Path, bundle: Path, tmp_path: Path, days: float | None
+) -> None:
+    inner = Bundle.open(bundle)
+    chosen = {"days": days, "users": 70, "new_users": False, "recall": 0.5, "undecayed": 0.25}
+    with write_artifact(tmp_path / "backtest", kind="bundle", format_version=2, inputs=inner.manifest.inputs) as draft:
+        shutil.copytree(bundle, draft.dir, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
+        draft.facts.update(inner.manifest.facts | {build.POPULARITY: chosen})
+    settings, shown = IndexSettings(attributes=ATTRIBUTES, tuning_queries=40), Recorded()
+    out = build.run(
+        *(embeddings, stages.model, stages.features, settings, tmp_path / "night"),
+        backtest=tmp_path / "backtest",
+        progress=shown,
+    )
+    night = Bundle.open(out)
+    assert night.manifest.facts[build.POPULARITY] == chosen
+    np.testing.assert_allclose(night.popularity, popularity_by_hand(stages.features, days), rtol=1e-9)
+    half = "any age count alike" if days is None else "half after 14 days"
+    assert any(line.startswith("popularity: ") and half in line for line in shown.lines)
+
+
+def test_a_popularity_of_another_catalogue_is_refused(bundle: Path, tmp_path: Path) -> None:
+    with write_artifact(tmp_path / "bundle", kind="bundle", format_version=2, inputs={}) as draft:
+        shutil.copytree(bundle, draft.dir, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
+        np.save(draft.dir / "popularity.npy", np.ones(ITEMS - 1))
+    with pytest.raises(ArtifactError, match=r"popularity\.npy: expected 500 numbers, one per item, got shape \(499,\)"):
+        Bundle.open(tmp_path / "bundle").popularity  # noqa: B018
+
+
+def test_a_bundle_without_popularity_ranks_by_train_events(bundle: Path, tmp_path: Path) -> None:
+    with write_artifact(tmp_path / "bundle", kind="bundle", format_version=2, inputs={}) as draft:
+        shutil.copytree(
+            bundle, draft.dir, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json", "popularity.npy")
+        )
+    old = Bundle.open(tmp_path / "bundle")
+    assert old.popularity.tolist() == old.vocabulary.item_frequency.tolist()
 
 
 def test_a_damaged_backtest_is_refused_by_name(stages: Stages, embeddings: Path, bundle: Path, tmp_path: Path) -> None:

@@ -123,6 +123,7 @@ def a_changed_ad_has_no_past() -> contextlib.AbstractContextManager[Any]:
         grow(self, before, *rest)
         if len(before):
             self._frequency[-len(before) :] = 0
+            self._popularity[-len(before) :] = 0
 
     return mock.patch.object(Fold, "_grow", forgetting)
 

@@ -229,21 +229,24 @@ def _features(path: Path, tables: dict[int, Row], vocabulary: Vocabulary, delta_
         pq.write_table(people, draft.dir / "users" / part_name(0, 1))
         encoded = encode_table(schema.side("user"), vocabulary.user, people, as_of_us=TEST_FROM_US)
         pq.write_table(encoded_table(encoded, USERS), draft.dir / "users_encoded" / part_name(0, 1))
-        write_part(
-            _events(people["user_id"].combine_chunks(), len(items), rng), draft.dir / "sequences" / part_name(0, 1)
-        )
+        write_part(_events(people["user_id"].combine_chunks(), tables, rng), draft.dir / "sequences" / part_name(0, 1))
         draft.facts.update(as_of_us=TEST_FROM_US, delta_sequence=delta_sequence)
     return path
 
 
-def _events(user_ids: pa.Array, items: int, rng: np.random.Generator) -> Grouped:
-    """Three events of each user before the test part, and one in it."""
-    total = 4 * len(user_ids)
-    days = np.tile([-20, -10, -8, 2], len(user_ids))
+def _events(user_ids: pa.Array, tables: dict[int, Row], rng: np.random.Generator) -> Grouped:
+    """Each item's train events, spread over the users, and one event of each user in the test part."""
+    users = len(user_ids)
+    train = np.repeat(np.arange(len(tables)), [tables[item]["frequency"] for item in sorted(tables)])
+    owners = np.concatenate([np.arange(len(train)) % users, np.arange(users)])
+    days = np.concatenate([np.full(len(train), -10), np.full(users, 2)])
+    rows = np.concatenate([train, rng.integers(0, len(tables), users)])
+    order = np.lexsort((days, owners))
+    days, total = days[order], len(days)
     return Grouped(
         user_ids,
-        np.arange(0, total + 1, 4, dtype=np.int64),
-        rng.integers(0, items, total).astype(np.int32),
+        np.concatenate([[0], np.cumsum(np.bincount(owners, minlength=users))]).astype(np.int64),
+        rows[order].astype(np.int32),
         TEST_FROM_US + days * DAY_US,
         np.zeros(total, np.int8),
         np.ones(total, np.float32),

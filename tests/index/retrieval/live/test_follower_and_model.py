@@ -67,7 +67,7 @@ class Drawn(ItemEmbedder):
 @dataclass
 class Ad:
     vector: np.ndarray
-    frequency: int
+    popularity: float
     price: float | None
     log_value: float
 
@@ -86,8 +86,8 @@ class Model:
         self.mean = float(self.bundle.value.log_values.mean())
         prices, logs = self.bundle.items["price"].to_pylist(), self.bundle.value.log_values.tolist()
         for row, item_id in enumerate(self.bundle.vocabulary.item_ids.to_pylist()):
-            frequency = int(self.bundle.vocabulary.item_frequency[row])
-            self.ads[item_id] = Ad(self.bundle.vectors[row], frequency, prices[row], logs[row])
+            popularity = float(np.load(self.bundle.dir / "popularity.npy")[row])
+            self.ads[item_id] = Ad(self.bundle.vectors[row], popularity, prices[row], logs[row])
 
     def apply(self, number: int, changes: dict[int, tuple[str, float]]) -> None:
         for item_id, (change, price) in changes.items():
@@ -102,8 +102,8 @@ class Model:
             else:
                 before = self.ads.get(item_id)
                 if before is None or before.price != price:
-                    frequency = 0 if before is None else before.frequency
-                    self.ads[item_id] = Ad(drawn(item_id, price), frequency, price, math.log(price))
+                    popularity = 0.0 if before is None else before.popularity
+                    self.ads[item_id] = Ad(drawn(item_id, price), popularity, price, math.log(price))
                 self.gone.discard(item_id)
 
     @property
@@ -128,6 +128,9 @@ def write_registry(root: Path) -> Path:
         root / "bundle", items=ITEMS, dim=DIM, new=4, value_scale=0.3, retriever=sharing
     )
     np.save(bundle / "vectors.npy", np.random.default_rng(3).integers(-1, 2, (ITEMS, DIM)).astype(np.float32))
+    # With ties, with items that nobody chose, and unlike the train frequencies.
+    popularity = np.random.default_rng(5).choice([0.0, 0.25, 0.75, 3.5], ITEMS)
+    np.save(bundle / "popularity.npy", popularity)
     for number, begins_after in enumerate((0, SECOND_BEGINS_AFTER)):
         out = root / "registry" / "versions" / f"v{number}"
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -236,16 +239,16 @@ class Followers(RuleBasedStateMachine):
         shown = model.shown
         assert retriever.num_items == len(shown)
         everything = retriever.retrieve_vector(QUERY, retriever.space, K, where=None)
-        new = [item_id for item_id, ad in shown.items() if ad.frequency == 0]
+        new = [item_id for item_id, ad in shown.items() if ad.popularity == 0]
         sources = dict(zip(everything.item_ids.tolist(), everything.sources.tolist(), strict=True))
         assert set(sources) == set(shown)
         assert {item_id for item_id, source in sources.items() if source == "new items"} <= set(new)
         rows = everything.item_ids[everything.sources == "towers"].tolist()
         assert rows == [item_id for item_id in model.ranked(score) if item_id in set(rows)]
-        assert retriever.retrieve({}, K).item_ids.tolist() == model.ranked(lambda ad: ad.frequency)
+        assert retriever.retrieve({}, K).item_ids.tolist() == model.ranked(lambda ad: ad.popularity)
         for k in (1, 3, 7):
             cheap = retriever.retrieve({}, k, where="price <= 2").item_ids.tolist()
-            best = model.ranked(lambda ad: ad.frequency, lambda ad: ad.price is not None and ad.price <= 2)
+            best = model.ranked(lambda ad: ad.popularity, lambda ad: ad.price is not None and ad.price <= 2)
             assert cheap == best[:k]
             served = follower(retriever).poll()
             assert served.items.of(served.searcher.search(QUERY, k).rows).tolist() == model.ranked(score)[:k]
@@ -253,7 +256,7 @@ class Followers(RuleBasedStateMachine):
 
     def compare_values(self, model: Model, retriever: Retriever) -> None:
         found = retriever.retrieve({}, K, value_weight=0.5)
-        utilities = {item_id: np.log1p(ad.frequency) + 0.5 * ad.log_value for item_id, ad in model.shown.items()}
+        utilities = {item_id: np.log1p(ad.popularity) + 0.5 * ad.log_value for item_id, ad in model.shown.items()}
         assert set(found.item_ids.tolist()) == set(utilities)
         np.testing.assert_allclose(
             found.scores, [utilities[item_id] for item_id in found.item_ids.tolist()], 1e-5, 1e-5
