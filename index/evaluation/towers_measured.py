@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from index.evaluation.sections.part import Part
-from index.registry.bundle import Bundle
+from index.registry.bundle import TOWERS_FACT, TOWERS_WHY_FACT, Bundle
 from pipelines.contracts.schema import DatasetSchema, Window
 
 
@@ -21,6 +21,8 @@ class MeasuredTowers(Part):
     backtest: they are the backtest's, not those that are published. bundle: fingerprint of theirs. learned_until: ISO
     moment from which on they have seen no event; held_out_from: ISO moment at which the held-out events begin; None
     where it is not the same moment for all users. seen: they have learned from held-out events.
+    weights: "start" if no step of training is in them, else "trained"; why: the reason. None where a bundle does not
+    say.
     """
 
     backtest: bool
@@ -28,6 +30,8 @@ class MeasuredTowers(Part):
     learned_until: str | None
     held_out_from: str | None
     seen: bool
+    weights: str | None = None
+    why: str | None = None
 
     @property
     def note(self) -> str | None:
@@ -37,6 +41,17 @@ class MeasuredTowers(Part):
                 f"These towers have learned from events until {self.learned_until}, and the held-out events begin at "
                 f"{self.held_out_from}: the figures on these are no measure of the version."
             )
+        return " ".join(filter(None, [self._weights_note, self._backtest_note])) or None
+
+    @property
+    def _weights_note(self) -> str | None:
+        if self.weights is None:
+            return None
+        which = "start, without training" if self.weights == "start" else "trained ones"
+        return f"The towers are the {which}: {self.why}."
+
+    @property
+    def _backtest_note(self) -> str | None:
         if not self.backtest:
             return None
         until = "" if self.learned_until is None else f", which have learned from events until {self.learned_until}"
@@ -62,6 +77,8 @@ def measured_towers(published: Bundle, held_out_from: int | None) -> MeasuredTow
         learned_until=None if learned is None else shown(learned),
         held_out_from=None if held_out_from is None else shown(held_out_from),
         seen=has_seen(measured, held_out_from),
+        weights=measured.manifest.facts.get(TOWERS_FACT),
+        why=measured.manifest.facts.get(TOWERS_WHY_FACT),
     )
 
 

@@ -32,6 +32,7 @@ from towers.settings import TowersSettings
 from towers.training import checkpoints
 from towers.training.optimizers import LazyAdam
 from towers.training.prefetch import prefetched
+from towers.training.published import Published, published
 from towers.training.recall import Figures
 from towers.training.validation_recall import can_evaluate, evaluate, selecting, selection
 from towers.training.warm_start import (
@@ -136,6 +137,10 @@ def run(
     if not team.writes:
         place.remove()
         return out
+    outcome = _outcome(trained, asked=epochs, warm=warm)
+    shown.line(
+        f"train: {'the start is' if outcome.towers == 'start' else 'trained towers are'} published: {outcome.why}"
+    )
     with (
         shown.waiting("exporting the towers"),
         write_artifact(out, kind=KIND, format_version=FORMAT_VERSION, inputs=inputs, config=config) as draft,
@@ -143,9 +148,11 @@ def run(
         facts = write_towers(trained.model, data.schema, settings, draft.dir, seed)
         shutil.copy2(features / "schema.json", draft.dir / "schema.json")
         shutil.copytree(features / "vocabulary", draft.dir / "vocabulary")
-        record = {"seed": seed, "best_epoch": trained.best_epoch, "epochs": [asdict(epoch) for epoch in trained.curves]}
+        record = {"seed": seed, "best_epoch": trained.best_epoch, **outcome.as_facts()}
+        record["epochs"] = [asdict(epoch) for epoch in trained.curves]
         (draft.dir / "training.json").write_text(json.dumps(record, indent=1))
         draft.facts.update({"space": facts["space"], "dim": facts["dim"], "best_epoch": trained.best_epoch})
+        draft.facts.update(outcome.as_facts())
         draft.facts[NIGHTS] = 0 if warm is None else warm.nights()
         draft.facts[EPOCHS_FOUND] = trained.best_epoch if warm is None else epochs_found(read_manifest(warm.model))
         draft.facts[FORGOTTEN_USERS] = forgotten_users(artifact.manifest)
@@ -153,6 +160,11 @@ def run(
         draft.facts["valid"] = max((epoch.valid for epoch in trained.curves if epoch.valid is not None), default=None)
     place.remove()
     return out
+
+
+def _outcome(trained: Trained, *, asked: int | None, warm: WarmStart | None) -> Published:
+    valid = [(one.epoch, one.valid) for one in trained.curves if one.phase == "search" and one.valid is not None]
+    return published(trained.best_epoch, valid, asked=asked, continued=None if warm is None else warm.epochs)
 
 
 def train(

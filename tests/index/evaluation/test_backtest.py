@@ -82,6 +82,8 @@ def test_the_report_says_whose_figures_they_are(
         "learned_until": "2025-02-23",
         "held_out_from": "2025-02-23",
         "seen": False,
+        "weights": None,
+        "why": None,
     }
     assert "are of the backtest&#39;s towers, which have learned from events until 2025-02-23." in report["page"]
     assert alone["towers"]["backtest"] is False
@@ -97,6 +99,17 @@ def test_a_true_report_of_a_night_is_read_again(
     read = current_report(registry.url, written.features, SETTINGS, report["out"])
     assert read.towers is not None
     assert read.towers.backtest
+
+
+@pytest.mark.parametrize(("weights", "which"), [("start", "start, without training"), ("trained", "trained ones")])
+def test_the_report_says_which_towers_are_published_and_why(
+    written: Written, tmp_path: Path, weights: str, which: str
+) -> None:
+    facts = {"towers": weights, "towers_why": "as these figures say"}
+    bundle = write_bundle(tmp_path / "bundle", written.world, facts=facts)
+    found = json.loads(evaluate(bundle, written.features, SETTINGS, tmp_path / "report").read_text())
+    assert (found["towers"]["weights"], found["towers"]["why"]) == (weights, "as these figures say")
+    assert f"The towers are the {which}: as these figures say." in (tmp_path / "report" / "report.html").read_text()
 
 
 def test_towers_that_have_seen_the_held_out_events_are_marked(written: Written, tmp_path: Path) -> None:
