@@ -5,6 +5,7 @@ NumPy and plain Python only; nothing of ours is imported. Used by tests of sever
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -74,14 +75,28 @@ def history(events: Sequence[tuple[int, int]], moment: int, length: int) -> list
     return [row for time, row in sorted(events) if time < moment][-length:]
 
 
-def inclusion(share: float, draws: int, uniform: float) -> float:
-    """Probability that an item is in a batch: by any of ``draws``, each with the probability ``share``, or by a uniform
-    draw of the part ``uniform`` of the catalogue.
+def inclusion_with_replacement(share: float, draws: int, uniform: float) -> float:
+    """Probability that an item is drawn: by any of ``draws``, each with the probability ``share``, or by a uniform draw
+    of the part ``uniform`` of the catalogue.
     """
     absent = 1.0 - uniform
     for _ in range(draws):
         absent *= 1.0 - share
     return 1.0 - absent
+
+
+def inclusion(chances: Sequence[float], users: int, drawn: int, uniform: float) -> float:
+    """Probability that an item is in a batch of ``drawn`` of ``users`` users, or drawn uniformly.
+
+    Those who took it show it with their ``chances`` when they are in the batch. User by user: ``ways[n]`` adds up, over
+    the choices with n users in the batch, the probability that none of these shows it.
+    """
+    ways = [1.0] + [0.0] * drawn
+    for user in range(users):
+        hides = 1.0 - chances[user] if user < len(chances) else 1.0
+        for n in range(drawn, 0, -1):
+            ways[n] += ways[n - 1] * hides
+    return 1.0 - (1.0 - uniform) * ways[drawn] / math.comb(users, drawn)
 
 
 def taken_greedily(

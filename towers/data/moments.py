@@ -168,16 +168,12 @@ class MomentSampler:
         moment = anchor - int(generator.random() * self.window_us)
         return int(np.clip(moment, first, max(last, first)))
 
-    def shares(self, rows: Int32, moment: int) -> npt.NDArray[np.float64]:
-        """``[rows] float64`` each item's share of the positives of the window: of the pairs of an item and a user who
-        was there before the moment, each pair counted once.
-        """
+    def takers(self, rows: Int32, moment: int) -> Int64:
+        """``[rows] int64`` users who took each item within the window, of those who were there before the moment."""
         start, stop = np.searchsorted(self._times, [moment, moment + self.window_us])
         window = slice(int(start), int(stop))
         positive = (self._last[window] < moment) & (self._first[window] < moment)
-        counts = np.bincount(self._rows[window][positive], minlength=self._items)
-        found: npt.NDArray[np.float64] = counts[rows] / max(int(counts.sum()), 1)
-        return found
+        return np.bincount(self._rows[window][positive], minlength=self._items)[rows]
 
     def moving(self, rows: Int32, users: Int32, moment: int) -> tuple[Float32, Float32]:
         """The features of these items and users that change with the moment, as of then."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +16,11 @@ from pipelines.contracts.errors import SchemaError
 from pipelines.sequences.event_lists import EventLists, offsets_of, ranges
 from towers.data.batches import Batch
 from towers.data.histories import Histories, histories
-from towers.data.inclusion import log_inclusion
+from towers.data.inclusion import Takers, log_inclusion
 from towers.data.moments import MomentSampler
+from towers.data.places import Places, different
 from towers.data.training_data import TrainingData
 from towers.settings import TowersSettings
-
-Number = TypeVar("Number", np.int32, np.int64)
 
 
 @dataclass(frozen=True)
@@ -68,6 +66,22 @@ class _Baskets:
         return self.starts[np.minimum(baskets, len(self.starts) - 1)]
 
 
+@dataclass(frozen=True)
+class _Moment:
+    """When a batch is, microseconds, and how many users were drawn for it, whether they were there or not."""
+
+    us: int
+    drawn: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Drawn:
+    """``takers`` of every item, and ``events_each [items] float64``: the mean number of their events of it."""
+
+    takers: Takers
+    events_each: Float64
+
+
 class Sampler:
     """Makes the batches of an epoch.
 
@@ -93,12 +107,13 @@ class Sampler:
         least = 1 if settings.protocol == "sets" else 2
         self.users = np.flatnonzero(np.diff(events.offsets) >= least).astype(np.int32)
         self._baskets = _Baskets.of(events, owners) if settings.protocol == "positions" else None
-        drawn, chances = self._drawn_from(owners, taken)
-        if not len(drawn) or not len(self.users):
+        drawn = self._drawn_from(owners, taken)
+        self._takers, self._events_each = drawn.takers, drawn.events_each
+        if not drawn.takers.number.any() or not len(self.users):
             raise SchemaError(
                 f"expected users with {least} or more events to learn from, some of them of an action that weighs "
-                f"something; got {len(self.users)} such users, and {len(drawn)} events to be found by what a user did "
-                "before. Check [split] and [actions]."
+                f"something; got {len(self.users)} such users, and {int(drawn.takers.number.sum())} pairs of a user "
+                "and an item to be found by what the user did before. Check [split] and [actions]."
             )
         names = data.schema.action_names
         self._shown: Float64 | None = None
@@ -107,35 +122,33 @@ class Sampler:
         self._mined = (
             None if data.mined is None else _untaken(data.mined, owners[taken], events.rows[taken], self.items)
         )
-        frequency = np.bincount(drawn, chances, self.items)
-        self._shares = frequency / frequency.sum()
         self._uniform = min(settings.uniform_negatives, self.items)
-        self._places, self._candidate_places = _Places(self.items), _Places(self.items)
+        self._places, self._candidate_places = Places(self.items), Places(self.items)
         self._lookahead = settings.lookahead if settings.protocol == "positions" else 0.0
         self._reach = _reach(self._lookahead, self.length)
         self._activity_power = 0.0 if settings.protocol == "positions" else settings.activity_power
         self._moments = MomentSampler(data, events, taken, settings) if settings.protocol == "windows" else None
 
-    def _drawn_from(self, owners: Int32, taken: npt.NDArray[np.bool_]) -> tuple[Int32, Float64 | None]:
-        """The rows that an epoch's batches may have as positives, and how often each occurs; None: always.
+    def _drawn_from(self, owners: Int32, taken: npt.NDArray[np.bool_]) -> _Drawn:
+        """The users that may bring each item into an epoch's batches as a positive.
 
-        For sequences, the events that have earlier ones in the part that is read; else a user's distinct items, and if
-        histories hide some (``_hidden``), each with the probability of being hidden. (For windows, where it depends on
-        the moment, everything that was taken.)
+        For sequences, by the events that have earlier ones in the part that is read; else by a user's distinct items,
+        and if histories hide some (``_hidden``), with the probability of being hidden. (For windows it depends on the
+        moment; here it is everything that was taken.)
         """
-        rows = self.events.rows
-        if self.settings.protocol == "windows":
-            return rows[taken], None
+        rows, keys = self.events.rows, owners.astype(np.int64) * self.items + self.events.rows
         if self._baskets is not None:
             starts, stops = self.events.offsets[:-1], self.events.offsets[1:]
             oldest = np.maximum(starts, stops - self.length - 1)[owners]
-            return rows[taken & (self._baskets.of_event > self._baskets.of_event[oldest])], None
-        keys = owners.astype(np.int64) * self.items + rows
-        users, found = self._parts(np.unique(keys[taken]))
-        if self.settings.history_encoder == "none":
-            return found, None
-        each = np.bincount(self._parts(np.unique(keys))[0], minlength=self.events.num_users)[users]
-        return found, (each + 1) / (2 * each)
+            taken = taken & (self._baskets.of_event > self._baskets.of_event[oldest])
+        users, found = self._parts(different(keys[taken]))
+        number = np.bincount(found, minlength=self.items).astype(np.float64)
+        events_each = np.bincount(rows[taken], minlength=self.items) / np.maximum(number, 1.0)
+        if self.settings.protocol != "sets" or self.settings.history_encoder == "none":
+            return _Drawn(Takers(number), events_each)
+        each = np.bincount(self._parts(different(keys))[0], minlength=self.events.num_users)[users]
+        hidden = np.bincount(found, (each + 1) / (2 * each), self.items)
+        return _Drawn(Takers(number, hidden / np.maximum(number, 1.0)), events_each)
 
     @property
     def steps(self) -> int:
@@ -188,10 +201,12 @@ class Sampler:
         useful = (stops > middles) & (middles > starts)
         if not useful.any():
             return None
+        drawn = len(users)
         users, starts, middles, stops = users[useful], starts[useful], middles[useful], stops[useful]
         known = histories(self.events, starts, middles, np.full(len(users), moment), self.length)
         queries = np.repeat(np.arange(len(users), dtype=np.int32), stops - middles)
-        return self._assemble(users, known, _Targets.of_users(queries, ranges(middles, stops)), generator, moment)
+        asked = _Targets.of_users(queries, ranges(middles, stops))
+        return self._assemble(users, known, asked, generator, _Moment(moment, drawn))
 
     def _positions(self, users: Int32, generator: np.random.Generator) -> Batch | None:
         stops = self.events.offsets[users + 1]
@@ -247,7 +262,12 @@ class Sampler:
         return hidden[places]
 
     def _assemble(
-        self, users: Int32, known: Histories, asked: _Targets, generator: np.random.Generator, moment: int | None = None
+        self,
+        users: Int32,
+        known: Histories,
+        asked: _Targets,
+        generator: np.random.Generator,
+        at: _Moment | None = None,
     ) -> Batch | None:
         """Joins positives and uniform negatives into candidates and finds all places; None without positives."""
         keys = self._keys(asked.queries, asked.targets)
@@ -256,7 +276,7 @@ class Sampler:
         if not len(pairs):
             return None
         queries, positive_rows = self._parts(pairs)
-        candidate_rows, candidate_place, shared = self._candidates(asked, positive_rows, generator)
+        candidate_rows, candidate_place, kept_share = self._candidates(asked, positive_rows, generator)
         asking = np.arange(len(users), dtype=np.int32) if asked.users is None else asked.users
         no_negatives = pairs if asked.others is None else asked.others
         certain, certain_weights = self._certain(users[asking], keys, asked, no_negatives)
@@ -270,11 +290,10 @@ class Sampler:
             taken = (known.rows >= 0) & self._counts[known.actions]
             seen, is_novel = _novel(known, taken, candidate_place, pairs, np.int64(self.items))
             novel = self._balanced(queries, strengths * is_novel)
-        shares = self._shares[candidate_rows]
+        takers = self._takers_of(candidate_rows, kept_share, None if at is None else at.us)
         item_moving, user_moving = np.zeros((len(rows), 0), np.float32), np.zeros((len(users), 0), np.float32)
-        if self._moments is not None and moment is not None:
-            shares = self._moments.shares(candidate_rows, moment)
-            item_moving, user_moving = self._moments.moving(rows, users, moment)
+        if self._moments is not None and at is not None:
+            item_moving, user_moving = self._moments.moving(rows, users, at.us)
         return Batch(
             rows=rows,
             users=users,
@@ -282,7 +301,9 @@ class Sampler:
             ages_days=known.ages_days,
             actions=known.actions,
             candidates=place[candidate_rows],
-            log_inclusion=log_inclusion(shares, shared, self._uniform / self.items),
+            log_inclusion=log_inclusion(
+                takers, len(self.users), len(users) if at is None else at.drawn, self._uniform / self.items
+            ),
             query_users=asking,
             query_positions=np.zeros(len(users), np.int32) if asked.positions is None else asked.positions,
             positives=np.stack([queries, place[positive_rows]], 1),
@@ -298,16 +319,32 @@ class Sampler:
 
     def _candidates(
         self, asked: _Targets, positive_rows: Int32, generator: np.random.Generator
-    ) -> tuple[Int32, Int32, int]:
-        """The candidates' rows, the place of each item among them, and how many were drawn from the batch."""
+    ) -> tuple[Int32, Int32, float]:
+        """The candidates' rows, the place of each item among them, and the share of the batch's positives that is kept
+        for them.
+        """
         drawn = generator.choice(self.items, self._uniform, replace=False, shuffle=False).astype(np.int32)
         shared, limit = positive_rows, self.settings.in_batch_negatives
         if asked.positions is not None:
             # An event is in the batch once, however many queries it is a positive of.
-            shared = self.events.rows[_different(asked.targets[self._strengths[asked.targets] > 0])]
+            shared = self.events.rows[different(asked.targets[self._strengths[asked.targets] > 0])]
+        kept_share = 1.0
         if limit is not None and limit < len(shared):
-            shared = shared[generator.integers(len(shared), size=limit)]
-        return *self._candidate_places.of(shared, drawn), len(shared)
+            kept_share = limit / len(shared)
+            shared = shared[generator.choice(len(shared), limit, replace=False, shuffle=False)]
+        return *self._candidate_places.of(shared, drawn), kept_share
+
+    def _takers_of(self, rows: Int32, kept_share: float, moment_us: int | None) -> Takers:
+        """Who may bring these items into a batch, of whose positives this share is kept as candidates."""
+        number, chance = self._takers.number[rows], self._takers.chance
+        if self._moments is not None and moment_us is not None:
+            number = self._moments.takers(rows, moment_us).astype(np.float64)
+        if isinstance(chance, np.ndarray):
+            chance = chance[rows]
+        if self._baskets is None or kept_share == 1.0:
+            return Takers(number, chance * kept_share)
+        # Each of a user's events of the item may be kept.
+        return Takers(number, 1.0 - (1.0 - kept_share) ** self._events_each[rows])
 
     def _balanced(self, queries: Int32, strengths: Float64) -> Float64:
         """Weights such that a user's positives sum to their total strength to the power ``activity_power``."""
@@ -376,32 +413,6 @@ def _strongest(keys: Int64, strengths: Float64) -> tuple[Int64, Float64]:
     return ordered[first], np.maximum.reduceat(strengths[order], np.flatnonzero(first))
 
 
-class _Places:
-    """The places of rows among some distinct ones: a table over the catalogue instead of searches, because hundreds of
-    thousands are looked up per step; made once, because a new one for a large catalogue takes as long as all lookups.
-    """
-
-    def __init__(self, items: int) -> None:
-        self._table = np.full(items + 1, -1, np.int32)  # the last one: for -1, no row
-        self._rows = np.zeros(0, np.int32)
-
-    def of(self, *rows: Int32) -> tuple[Int32, Int32]:
-        """The distinct rows among these, ascending, and ``[items + 1]`` the place of each; -1: not among them.
-
-        The table is the same one at each call.
-        """
-        self._table[self._rows] = -1
-        self._rows = _different(np.concatenate(rows))
-        self._table[self._rows] = np.arange(len(self._rows), dtype=np.int32)
-        return self._rows, self._table
-
-
-def _different(values: npt.NDArray[Number]) -> npt.NDArray[Number]:
-    """Each value once, ascending. (``np.unique`` hashes whole numbers, which takes several times as long.)"""
-    ordered = np.sort(values)
-    return ordered[np.append(True, ordered[1:] != ordered[:-1])] if len(ordered) else ordered
-
-
 def _novel(
     known: Histories, taken: npt.NDArray[np.bool_], candidate_place: Int32, pairs: Int64, width: np.int64
 ) -> tuple[Int32, npt.NDArray[np.bool_]]:
@@ -410,7 +421,7 @@ def _novel(
     ``taken [users, history]``: the events of the histories that count; what was only shown stays novel.
     """
     owner, slot = np.nonzero(taken)
-    seen_keys = _different(owner.astype(np.int64) * width + known.rows[owner, slot])
+    seen_keys = different(owner.astype(np.int64) * width + known.rows[owner, slot])
     owners, rows = seen_keys // width, seen_keys % width
     places = candidate_place[rows]
     seen = np.stack([owners, places], 1)[places >= 0]

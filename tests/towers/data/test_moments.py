@@ -61,7 +61,7 @@ def test_a_clock_asked_between_two_seconds_counts_what_was_before(
     assert found.tolist() == oracles.window_counts(owners, times * 1_000_000, askers, stops, width_us)
 
 
-def test_the_share_of_an_item_in_a_window_counts_pairs_of_users_who_were_there_before() -> None:
+def test_the_takers_of_an_item_in_a_window_are_users_who_were_there_before() -> None:
     """Moment: day 10, window: 4 days. By hand, (item, day) of each user, with what counts:
 
     user 0: (0, 1) (1, 11) (1, 12) (0, 13) (4, 14): items 1 and 0 once each; day 14 is after the window.
@@ -80,8 +80,8 @@ def test_the_share_of_an_item_in_a_window_counts_pairs_of_users_who_were_there_b
     data = dataclasses.replace(tiny_data("time"), events=events)
     settings = settings_for(data.schema, window_days=4.0)
     moments = MomentSampler(data, events, np.ones(len(rows), np.bool_), settings)
-    shares = moments.shares(np.arange(8, dtype=np.int32), 10 * DAY_US)
-    np.testing.assert_allclose(shares, [1 / 4, 1 / 4, 0, 1 / 4, 0, 1 / 4, 0, 0])
+    takers = moments.takers(np.arange(8, dtype=np.int32), 10 * DAY_US)
+    assert takers.tolist() == [1, 1, 0, 1, 0, 1, 0, 0]
 
 
 def test_a_batch_counts_what_was_before_its_moment() -> None:

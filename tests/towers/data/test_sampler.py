@@ -297,17 +297,27 @@ def drifting(kind: str) -> TrainingData:
     return dataclasses.replace(data, events=events, item_frequency=np.bincount(rows, minlength=data.num_items))
 
 
+@pytest.mark.parametrize("batch_users", [6, 100])
+@pytest.mark.parametrize("limit", [{}, {"in_batch_negatives": 40}])
 @pytest.mark.parametrize(
     ("kind", "given"),
     [("time", {"window_days": 4.0}), ("order", {}), ("set", {}), ("set", {"history_encoder": "mean"})],
 )
-def test_an_item_is_among_the_candidates_as_often_as_its_probability_says(kind: str, given: dict[str, object]) -> None:
-    """1 / probability, summed over the batches with an item, is 1 per batch: the partition's estimate needs it."""
+def test_an_item_is_among_the_candidates_as_often_as_its_probability_says(
+    kind: str, given: dict[str, object], limit: dict[str, int], batch_users: int
+) -> None:
+    """1 / probability, summed over the batches with an item, is 1 per batch: the partition's estimate needs it.
+
+    Also where most users are in each batch, and where only some of its positives are candidates: then the number of
+    these differs from batch to batch, which is worth a few percent.
+    """
+    tolerance = 0.05 if limit else 0.01
+    given = {**given, **limit}
     data = drifting(kind)
-    chosen = settings_for(data.schema, **({"batch_users": 6, "uniform_negatives": 9, **given}))
+    chosen = settings_for(data.schema, **({"batch_users": batch_users, "uniform_negatives": 9, **given}))
     made, generator = Sampler(data, data.events, chosen), np.random.default_rng(0)
     batches = []
-    for _ in range(60):
+    while len(batches) < 600:
         for batch in made.epoch(generator):
             found = np.zeros(data.num_items)
             found[batch.rows[batch.candidates]] = np.exp(-batch.log_inclusion)
@@ -318,17 +328,15 @@ def test_an_item_is_among_the_candidates_as_often_as_its_probability_says(kind: 
     for group in (*np.array_split(rare, 4), *np.array_split(early, 4)):
         each = inclusion[:, group].mean(1)
         error = each.std() / np.sqrt(len(each))
-        # Users come without replacement, but the formula assumes draws with replacement: a few percent.
-        assert abs(each.mean() - 1.0) < 4 * error + 0.05, (group, each.mean(), error)
+        assert abs(each.mean() - 1.0) < 4 * error + tolerance, (group, each.mean(), error)
 
 
 def test_of_a_sequence_the_first_basket_that_is_read_can_be_no_positive() -> None:
-    """Log q by hand, with all users in the batch and no uniform draw: 1 - (1 - share)^draws.
+    """Log q by hand, with two of four users in the batch and no uniform draw: an item that one user took has 1 / 2.
 
     User 0 has the baskets {0, 1}, {2, 3}: items 2 and 3 may be drawn. User 1 has {4, 2}, {0}: item 0. User 2 has 13
     events, of which 11 are read: the first that is read, item 12, shares its basket with item 13, so that 14 to 22 may
-    be drawn. User 3 has 12 events, each a basket: of the 11 that are read all but the first, items 32 to 41. Together
-    22 events, each of another item: each item has a 22nd of 22 draws.
+    be drawn. User 3 has 12 events, each a basket: of the 11 that are read all but the first, items 32 to 41.
     """
     rows = [0, 1, 2, 3, 2, 4, 0, *range(10, 23), *range(30, 42)]
     baskets = [0, 0, 1, 1, 0, 0, 3, 0, 1, 2, 2, *range(3, 12), *range(12)]
@@ -336,11 +344,13 @@ def test_of_a_sequence_the_first_basket_that_is_read_can_be_no_positive() -> Non
     offsets = np.array([0, 4, 7, 20, *[32] * (data.events.num_users - 3)])
     zeros = np.zeros(32, np.int8)
     events = EventLists(offsets, np.array(rows, np.int32), np.array(baskets, np.int64), zeros, zeros)
-    wanted = settings_for(data.schema, batch_users=4, uniform_negatives=0, min_steps=1)
+    wanted = settings_for(data.schema, batch_users=2, uniform_negatives=0, min_steps=2)
     made = Sampler(dataclasses.replace(data, events=events), events, wanted)
-    batch = next(iter(made.epoch(np.random.default_rng(0))))
-    assert sorted(batch.rows[batch.candidates].tolist()) == [0, 2, 3, *range(14, 23), *range(32, 42)]
-    np.testing.assert_allclose(np.exp(batch.log_inclusion), oracles.inclusion(1 / 22, 22, 0.0), rtol=1e-5)
+    batches = list(made.epoch(np.random.default_rng(0)))
+    drawn = sorted(row for batch in batches for row in batch.rows[batch.candidates].tolist())
+    assert drawn == [0, 2, 3, *range(14, 23), *range(32, 42)]
+    for batch in batches:
+        np.testing.assert_allclose(np.exp(batch.log_inclusion), 0.5, rtol=1e-5)
 
 
 def test_what_a_user_took_at_any_time_is_no_hard_negative() -> None:

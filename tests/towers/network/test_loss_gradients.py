@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from towers.data.inclusion import log_inclusion
+from tests import oracles
 from towers.network.losses import Certain, Pairs, sampled_softmax
 from towers.runtime import tf
 
@@ -191,6 +191,10 @@ def check_the_softmax_has_no_bias(catalogue: Catalogue, probability: np.ndarray)
         log_pi = np.log(draws * np.append(1.0, probability))
         found = expected(catalogue, drawn_with_replacement(q, draws), log_pi)
         np.testing.assert_allclose(found.gradient, catalogue.full_gradient(), atol=1e-9)
+
+
+def log_inclusion(shares: np.ndarray, draws: int, uniform: float) -> np.ndarray:
+    return np.log([oracles.inclusion_with_replacement(share, draws, uniform) for share in shares])
 
 
 def squared(shares: np.ndarray, draws: int, uniform: float) -> np.ndarray:

@@ -5,26 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests import oracles
-from towers.data.inclusion import log_inclusion
 from towers.network.losses import Certain, Pairs, sampled_softmax
 from towers.runtime import tf
-
-
-def test_inclusion_is_the_probability_of_being_drawn() -> None:
-    """Against simulation: 30 draws by frequency, then 5 of 12 items uniformly without replacement."""
-    frequency = np.array([50, 20, 10, 5, 5, 4, 3, 1, 1, 1, 0, 0])
-    rng = np.random.default_rng(1)
-    seen = np.zeros(12)
-    for _ in range(4000):
-        drawn = set(rng.choice(12, 30, p=frequency / frequency.sum())) | set(rng.choice(12, 5, replace=False))
-        seen[list(drawn)] += 1
-    expected = np.exp(log_inclusion(frequency / frequency.sum(), 30, 5 / 12))
-    np.testing.assert_allclose(expected, seen / 4000, atol=4.5 * 0.5 / np.sqrt(4000))
-    exact = [oracles.inclusion(share, 30, 5 / 12) for share in frequency / frequency.sum()]
-    np.testing.assert_allclose(expected, exact, rtol=1e-6)
-    # No floor: an unseen item has the uniform draw's probability, 5 / 12, and not that of the rarest seen one.
-    assert expected[-1] == pytest.approx(5 / 12, rel=1e-6)
 
 
 def test_masked_candidates_get_no_gradient() -> None:
