@@ -38,6 +38,7 @@ from index.registry.bundle import (
     ITEM_TOWER_FILE,
     ITEMS_FILE,
     KIND,
+    LEARNED_FACT,
     POPULARITY_FILE,
     PROBES_DIR,
     QUERY_TOWER_FILE,
@@ -409,7 +410,7 @@ def facts_of(sources: _Sources, spec: SearcherSpec) -> dict[str, Any]:
     learned = sources.model.manifest.facts
     return {
         **sources.window,
-        **{name: learned[name] for name in (TOWERS_FACT, TOWERS_WHY_FACT) if name in learned},
+        **{name: learned[name] for name in (TOWERS_FACT, TOWERS_WHY_FACT, LEARNED_FACT) if name in learned},
         **vector_statistics(sources.vectors),
         "space": sources.towers["space"],
         "engine": spec.engine,

@@ -14,10 +14,9 @@ import pyarrow.compute as pc
 
 from index.evaluation.settings import EvaluationSettings
 from index.evaluation.subject import EvaluationData
-from pipelines.contracts.arrays import Float64
+from pipelines.contracts.arrays import Bools, Float64
 from pipelines.contracts.conversion import US_PER_DAY
 from pipelines.contracts.errors import ConfigError
-from pipelines.contracts.schema import SPLITS
 
 Codes = npt.NDArray[np.int32]
 
@@ -29,7 +28,7 @@ class Catalogue:
     category: ``[items]`` text. category_code: ``[items] int32`` place in ``categories``, the last one is "no
     category". advertiser: ``[items] int32`` place in ``advertisers``, the last one is "no advertiser". price:
     ``[items] float64``, NaN where missing. age_days: ``[items] float64`` at the moment of the request, NaN where
-    missing. title: ``[items]`` text. train_events: ``[items] float64`` events in the train part.
+    missing. title: ``[items]`` text. learned: ``[items] bool`` the towers have learned from an event of it.
     """
 
     category: pa.Array | None
@@ -40,11 +39,16 @@ class Catalogue:
     price: Float64 | None
     age_days: Float64 | None
     title: pa.Array | None
-    train_events: Float64
+    learned: Bools
 
     @classmethod
-    def of(cls, data: EvaluationData, settings: EvaluationSettings) -> Catalogue:
+    def of(cls, data: EvaluationData, settings: EvaluationSettings, learned_events: Float64 | None = None) -> Catalogue:
         """Reads the columns that the settings, or else the schema, name.
+
+        Args:
+            data: the features.
+            settings: names columns.
+            learned_events: see ``Subject.learned_events``; None is every event before the test part.
 
         Raises:
             ConfigError: a column that the settings name does not exist or has an unsuitable type.
@@ -56,7 +60,6 @@ class Catalogue:
         coded = _coded(text, len(data.item_ids))
         advertiser = None if roles is None else roles.advertiser_id
         owners = _coded(_column(items, advertiser, "advertiser"), len(items))
-        train = data.users.events.of_split(SPLITS.index("train"))
         return cls(
             category=text,
             category_code=coded.codes,
@@ -66,7 +69,7 @@ class Catalogue:
             price=_numbers(items, settings.price),
             age_days=_ages(data, settings.first_seen or _first(data, "time_since")),
             title=None if roles is None else _column(items, roles.title, "title"),
-            train_events=np.bincount(train.rows, minlength=len(data.item_ids)).astype(np.float64),
+            learned=(data.item_events if learned_events is None else learned_events) > 0,
         )
 
 

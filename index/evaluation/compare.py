@@ -153,7 +153,8 @@ def check_same_catalogue(first: Subject, second: Subject) -> None:
 def compare_sides(before: RankedVersion, after: RankedVersion, settings: EvaluationSettings) -> Comparison:
     """Measures all sections except the verdicts."""
     data = before.subject.data
-    catalogue = Catalogue.of(data, settings)
+    # An ad that one of the two has learned from is new to neither side of a slice.
+    catalogue = Catalogue.of(data, settings, before.subject.learned_events + after.subject.learned_events)
     k = settings.waterfall_k
     shown = [side.rankings.novel if settings.remove_seen else side.rankings.served for side in (before, after)]
     return Comparison(

@@ -94,7 +94,7 @@ def make_report(
     """
     started = time.perf_counter()
     data = subject.data
-    catalogue = Catalogue.of(data, settings)
+    catalogue = Catalogue.of(data, settings, subject.learned_events)
     rankings = rank(subject, settings.k[-1], progress=progress)
     shown = rankings.novel if settings.remove_seen else rankings.served
     top = shown[:, : settings.waterfall_k]

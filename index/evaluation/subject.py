@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from index.evaluation.held_out import TEST, held_out, users_with_truth
 from index.evaluation.settings import SEED, EvaluationSettings
-from index.evaluation.towers_measured import MeasuredTowers, begins_us, measured_towers
+from index.evaluation.towers_measured import MeasuredTowers, begins_us, learned_from, measured_towers
 from index.inference.user_records import UserRecords, records_of
 from index.registry.bundle import Bundle
 from index.retrieval.candidates import Candidates
@@ -176,6 +176,14 @@ class Subject:
     def towers(self) -> MeasuredTowers:
         """The towers that are measured."""
         return measured_towers(self.published, self.data.held_out_from_us)
+
+    @functools.cached_property
+    def learned_events(self) -> Float64:
+        """``[items of the features] float64``: events that count of each item among those that the measured towers have
+        learned from."""
+        learned = learned_from(self.bundle, self.data.users.events)
+        counted = learned.where(counting(learned, self.data.schema.action_weights))
+        return by_item(counted, np.ones(counted.num_events), self.data.num_items)
 
     @functools.cached_property
     def users(self) -> pa.Table:

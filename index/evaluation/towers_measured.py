@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from index.evaluation.sections.part import Part
-from index.registry.bundle import TOWERS_FACT, TOWERS_WHY_FACT, Bundle
-from pipelines.contracts.schema import DatasetSchema, Window
+from index.registry.bundle import LEARNED_FACT, TOWERS_FACT, TOWERS_WHY_FACT, Bundle
+from pipelines.contracts.schema import SPLITS, DatasetSchema, Window
+from pipelines.sequences.event_lists import EventLists
 
 
 class MeasuredTowers(Part):
@@ -91,6 +92,21 @@ def has_seen(bundle: Bundle, held_out_from: int | None) -> bool:
 def learned_until_us(bundle: Bundle) -> int | None:
     """The moment from which on a bundle's towers have seen no event; None if it is not the same for all users."""
     return begins_us(bundle.manifest.facts, bundle.schema)
+
+
+def learned_from(bundle: Bundle, events: EventLists) -> EventLists:
+    """The events that a bundle's towers have learned from.
+
+    Args:
+        bundle: towers that are measured.
+        events: of features, which may be of another night: with a split by time its moments count, not those of the
+            features.
+    """
+    whole = "valid" in bundle.manifest.facts.get(LEARNED_FACT, ("train", "valid"))
+    bounds = bundle.schema.split.bounds(Window.of(bundle.manifest.facts))
+    if bounds is None or bundle.schema.tables.events.time is None:
+        return events.before(SPLITS.index("test" if whole else "valid"))
+    return events.window(None, bounds[1] if whole else bounds[0])
 
 
 def begins_us(facts: Mapping[str, Any], schema: DatasetSchema) -> int | None:

@@ -56,6 +56,8 @@ PROBES_DIR = "probes"
 POPULARITY_FILE = "popularity.npy"
 # In the facts, taken from the model: "start" or "trained", and why.
 TOWERS_FACT, TOWERS_WHY_FACT = "towers", "towers_why"
+# In the same: the parts of the split that the towers have learned from. Bundles without it: train and valid.
+LEARNED_FACT = "learned_from"
 BACKTEST_DIR = "backtest"
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from pipelines.contracts.errors import SchemaError, TowerlineError
 from pipelines.contracts.manifest import fingerprint_of, open_artifact, read_manifest, write_artifact
-from pipelines.contracts.schema import SPLITS
+from pipelines.contracts.schema import SPLITS, SplitName
 from pipelines.progress import SILENT, Bar, Progress
 from towers.closed_form.content_fit import content_of, settle
 from towers.closed_form.start import start_from_svd
@@ -32,7 +32,7 @@ from towers.settings import TowersSettings
 from towers.training import checkpoints
 from towers.training.optimizers import LazyAdam
 from towers.training.prefetch import prefetched
-from towers.training.published import Published, published
+from towers.training.published import LEARNED_FACT, Published, published
 from towers.training.recall import Figures
 from towers.training.validation_recall import can_evaluate, evaluate, selecting, selection
 from towers.training.warm_start import (
@@ -73,11 +73,14 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Trained:
-    """A model and its training curves; ``best_epoch`` is the epoch whose weights it has."""
+    """A model and its training curves; ``best_epoch`` is the epoch whose weights it has, ``learned`` the splits it has
+    learned from.
+    """
 
     model: TwoTowers
     curves: tuple[Epoch, ...]
     best_epoch: int
+    learned: tuple[SplitName, ...]
 
 
 def run(
@@ -152,7 +155,7 @@ def run(
         record["epochs"] = [asdict(epoch) for epoch in trained.curves]
         (draft.dir / "training.json").write_text(json.dumps(record, indent=1))
         draft.facts.update({"space": facts["space"], "dim": facts["dim"], "best_epoch": trained.best_epoch})
-        draft.facts.update(outcome.as_facts())
+        draft.facts.update(outcome.as_facts() | {LEARNED_FACT: list(trained.learned)})
         draft.facts[NIGHTS] = 0 if warm is None else warm.nights()
         draft.facts[EPOCHS_FOUND] = trained.best_epoch if warm is None else epochs_found(read_manifest(warm.model))
         draft.facts[FORGOTTEN_USERS] = forgotten_users(artifact.manifest)
@@ -330,7 +333,10 @@ class _Phase:
             self.model.set_weights(self.best.weights)
         with self.progress.waiting(f"{self.name}: fitting content"), self.workers.strategy.scope():
             settle(self.model, self.data)
-        return Trained(self.model, tuple(self.curves), self.best.epoch if self.validates else self.epochs)
+        best = self.best.epoch if self.validates else self.epochs
+        return Trained(
+            self.model, tuple(self.curves), best, ("train",) if self.name == "search" else ("train", "valid")
+        )
 
     def _fit(self, first: int, bar: Bar) -> None:
         if first == 1 and self.validates and self.settings.initializer == "svd":

@@ -8,6 +8,8 @@ from typing import Literal
 
 # In the facts of a model and of its bundle.
 TOWERS_FACT, WHY_FACT = "towers", "towers_why"
+# In the same: the parts of the split whose events they have learned from.
+LEARNED_FACT = "learned_from"
 
 
 @dataclass(frozen=True)

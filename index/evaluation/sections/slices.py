@@ -132,8 +132,8 @@ def ad_cuts(data: EvaluationData, catalogue: Catalogue, settings: EvaluationSett
             f"evaluation.slices: expected columns of the users or items table ({', '.join(sorted(known))}), got "
             f"{unknown[0]!r}."
         )
-    yield Cut("ads", "ad", "never seen in training", catalogue.train_events == 0)
-    yield Cut("ads", "ad", "seen in training", catalogue.train_events > 0)
+    yield Cut("ads", "ad", "never seen in training", ~catalogue.learned)
+    yield Cut("ads", "ad", "seen in training", catalogue.learned)
     if catalogue.category is not None:
         yield from column_cuts("ads", "category", catalogue.category)
     if catalogue.price is not None:

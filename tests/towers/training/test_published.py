@@ -60,3 +60,12 @@ def test_a_run_says_in_log_and_files_which_towers_it_publishes(tmp_path: Path) -
     warm = training.run(tmp_path / "features", settings(), tmp_path / "warm", warm=WarmStart(still, 1), progress=shown)
     assert read_manifest(warm).facts["towers"] == "trained"
     assert shown.lines[-1].startswith("train: trained towers are published: ")
+
+
+@pytest.mark.parametrize(("refit", "learned"), [(True, ["train", "valid"]), (False, ["train"])])
+def test_a_run_says_which_parts_of_the_split_it_has_learned_from(
+    tmp_path: Path, refit: bool, learned: list[str]
+) -> None:
+    write_features(tmp_path / "features", items=60, users=40, dim=16, seed=0)
+    out = training.run(tmp_path / "features", settings(epochs=1, refit=refit), tmp_path / "model")
+    assert read_manifest(out).facts["learned_from"] == learned

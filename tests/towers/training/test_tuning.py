@@ -77,7 +77,7 @@ class Trainings:
         curves = tuple(Epoch("search", epoch, 0.0, 0.0, 0.0, valid) for epoch, valid in enumerate(recalls))
         for epoch in curves:
             report(epoch)
-        return Trained(SimpleNamespace(), curves, 0)  # type: ignore[arg-type]
+        return Trained(SimpleNamespace(), curves, 0, ("train",))  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -7,11 +7,13 @@ import pytest
 from scipy import stats
 
 from index.evaluation.catalogue import Catalogue
-from index.evaluation.sections.slices import Cut, TruthHits, _measure, bands, corrected, measure_slices
+from index.evaluation.sections.slices import Cut, TruthHits, _measure, ad_cuts, bands, corrected, measure_slices
 from index.evaluation.settings import EvaluationSettings
-from index.evaluation.subject import EvaluationData
+from index.evaluation.subject import EvaluationData, Subject
 from pipelines.contracts.errors import ConfigError
+from pipelines.contracts.schema import Split
 from pipelines.sequences.item_sets import ItemSets
+from tests.index.evaluation.worlds import DAY_US, TEST_FROM_US, write_bundle
 
 SETTINGS = EvaluationSettings(
     resamples=200, category="category", price="price", first_seen="first_seen", slices=("country", "in_stock")
@@ -88,6 +90,47 @@ def test_slices_of_a_world(written):
     assert len(deciles) == 10
     never = int((data.item_events[data.held_out.truth.rows] == 0).sum())
     assert sum(one.pairs for one in deciles) == len(data.held_out.truth.rows) - never
+
+
+@pytest.mark.parametrize(
+    ("facts", "until"),
+    [
+        ({}, "test"),
+        ({"learned_from": ["train", "valid"]}, "test"),
+        ({"learned_from": ["train"]}, "valid"),
+        # A version of an earlier night, which has learned until its own validation part began, or its test part.
+        ({"learned_from": ["train"], "window": {"valid_from": -20, "test_from": -14, "end": -7}}, -20),
+        ({"learned_from": ["train", "valid"], "window": {"valid_from": -20, "test_from": -14, "end": -7}}, -14),
+    ],
+)
+@pytest.mark.parametrize("by_time", [True, False])
+def test_never_seen_is_what_the_measured_towers_have_not_learned_from(written, tmp_path, facts, until, by_time):
+    """By a loop over the events; without a split by time it follows from the parts of the split."""
+    if "window" in facts:
+        if not by_time:
+            pytest.skip("windows roll by time alone")
+        days = {name: TEST_FROM_US + day * DAY_US for name, day in facts["window"].items()}
+        facts = {**facts, "window": days}
+        until = TEST_FROM_US + until * DAY_US
+    bundle = write_bundle(tmp_path / "bundle", written.world, facts=facts)
+    data = EvaluationData.open(written.features, SETTINGS)
+    subject = Subject.open(bundle, data)
+    split = {"valid_days": 6, "test_days": 7} if "window" in facts else {} if by_time else {"leave_last_out": True}
+    if split:
+        schema = subject.bundle.schema
+        vars(subject.bundle)["schema"] = schema.model_copy(update={"split": Split.model_validate(split)})
+    events = data.users.events
+    latest = {"valid": 1, "test": 2}.get(until)
+    learned = {
+        row
+        for row, time, split in zip(events.rows.tolist(), events.times.tolist(), events.splits.tolist(), strict=True)
+        if (time < until if latest is None else split < latest)
+    }
+    catalogue = Catalogue.of(data, SETTINGS, subject.learned_events)
+    cuts = {cut.value: cut.chosen for cut in ad_cuts(data, catalogue, SETTINGS) if cut.name == "ad"}
+    assert set(np.flatnonzero(~cuts["never seen in training"]).tolist()) == learned
+    assert set(np.flatnonzero(cuts["seen in training"]).tolist()) == learned
+    assert 0 < len(learned) < data.num_items
 
 
 def test_bands():
