@@ -37,9 +37,10 @@ def held_out(data: TrainingData, user: int, split: int, actions: tuple[int, ...]
 
 
 def had_before(data: TrainingData, user: int, split: int) -> set[int]:
-    """Different items of the user's events before the split, whatever the action."""
-    own = range(int(data.events.offsets[user]), int(data.events.offsets[user + 1]))
-    return {int(data.events.rows[place]) for place in own if data.events.splits[place] < split}
+    """Different items of the user's clicks and purchases before the split: what was only viewed is novel."""
+    events = data.events
+    own = range(int(events.offsets[user]), int(events.offsets[user + 1]))
+    return {int(events.rows[place]) for place in own if events.splits[place] < split and events.actions[place] != VIEW}
 
 
 @pytest.mark.parametrize("split", [1, 2])
