@@ -32,6 +32,7 @@ from index.inference.record_embedder import RecordEmbedder
 from index.inference.user_records import UserRecords
 from index.registry.bundle import (
     BACKTEST_DIR,
+    EXACT_WHY_FACT,
     FORMAT_VERSION,
     ITEM_FEATURES_FILE,
     ITEM_TOWER_DIR,
@@ -191,6 +192,8 @@ def run(
                 searcher = add_value(draft.dir, tuned, sources.vectors, column, settings.value, queries)
             tuned = _with_searcher(tuned, searcher, users)
         save_searcher(tuned, draft.dir)
+        if tuned.spec.why_exact is not None:
+            progress.line(tuned.spec.why_exact)
         save_probes(users.probes, draft.dir / PROBES_DIR)
         draft.facts.update(facts_of(sources, tuned.spec), seconds=time.perf_counter() - started)
         draft.facts[POPULARITY] = half_life
@@ -406,7 +409,7 @@ def _measured_by(sources: _Sources, backtest: Bundle) -> dict[str, Any]:
 
 def facts_of(sources: _Sources, spec: SearcherSpec) -> dict[str, Any]:
     """The bundle's facts for the manifest."""
-    measured, features = spec.check or spec.chosen, sources.features.manifest.facts
+    measured, features = spec.measured, sources.features.manifest.facts
     learned = sources.model.manifest.facts
     return {
         **sources.window,
@@ -418,6 +421,7 @@ def facts_of(sources: _Sources, spec: SearcherSpec) -> dict[str, Any]:
         "p50_us": None if measured is None else measured.p50_us,
         "p99_us": None if measured is None else measured.p99_us,
         "searcher": spec.model_dump(mode="json"),
+        **({} if spec.why_exact is None else {EXACT_WHY_FACT: spec.why_exact}),
         "as_of_us": features["as_of_us"],
         "delta_sequence": features.get("delta_sequence", 0),
     }

@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from index.registry.bundle import Bundle
 from index.retrieval.candidates import TOWERS
 from index.retrieval.retriever import Retriever
 from index.search.searcher import Rows, Vectors
-from pipelines.contracts.arrays import Bools
+from pipelines.contracts.arrays import Bools, Float64
 from pipelines.contracts.vocabulary import ValueTable
 
 K = 100
@@ -93,17 +92,6 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Latencies:
-    """Of the timed users, each the fastest of three, in microseconds.
-
-    call: ``[timed] float64``, whole served calls. search: ``[searched of them] float64``, the search alone.
-    """
-
-    call: npt.NDArray[np.float64]
-    search: npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
 class Served:
     """A retriever, the panel's records, and its answers."""
 
@@ -162,20 +150,16 @@ class Served:
         return rows
 
     @functools.cached_property
-    def latencies(self) -> Latencies:
-        """Of as many users as the time allows."""
-        call: list[float] = []
-        search: list[float] = []
-        vectors = iter(self.vectors)
-        k = min(K, self.bundle.num_items)
+    def latencies(self) -> Float64:
+        """``[timed] float64`` microseconds of whole served calls, each the fastest of three, of as many users as the
+        time allows."""
+        taken: list[float] = []
         started = time.perf_counter()
-        for record, searched in zip(self.records, self.answers.searched, strict=True):
-            if len(call) >= _LEAST_TIMED and time.perf_counter() - started > _TIMING_SECONDS:
+        for record in self.records:
+            if len(taken) >= _LEAST_TIMED and time.perf_counter() - started > _TIMING_SECONDS:
                 break
-            call.append(_fastest_us(functools.partial(self.retriever.retrieve, record, K)))
-            if searched:
-                search.append(_fastest_us(functools.partial(self.bundle.searcher.search, next(vectors), k)))
-        return Latencies(np.array(call, np.float64), np.array(search, np.float64))
+            taken.append(_fastest_us(functools.partial(self.retriever.retrieve, record, K)))
+        return np.array(taken, np.float64)
 
 
 def _fastest_us(call: Callable[[], object]) -> float:

@@ -58,6 +58,8 @@ POPULARITY_FILE = "popularity.npy"
 TOWERS_FACT, TOWERS_WHY_FACT = "towers", "towers_why"
 # In the same: the parts of the split that the towers have learned from. Bundles without it: train and valid.
 LEARNED_FACT = "learned_from"
+# In the facts: why exact search is served although trees were tried, and what would help.
+EXACT_WHY_FACT = "exact_why"
 BACKTEST_DIR = "backtest"
 
 

@@ -44,3 +44,30 @@ class SearcherSpec(Section):
     taken_over: bool = False
     build_seconds: float = 0.0
     tune_seconds: float = 0.0
+
+    @property
+    def measured(self) -> Measured | None:
+        """Recall and time of what is served: on users that were not used in the choice, where there are some."""
+        return self.check or self.chosen
+
+    @property
+    def why_exact(self) -> str | None:
+        """Why every vector is compared although trees were tried, and what would help; None where that is not so."""
+        tried = self.points - 1
+        if self.engine != "exact" or tried < 1 or self.chosen is None or self.chosen.tree is not None:
+            return None
+        trees = [point for point in self.frontier if point.tree is not None]
+        if not trees:
+            why = f"each of {tried} trees measured is slower"
+        else:
+            best = max(trees, key=lambda point: point.ann_recall_at_100)
+            target = "" if self.target is None else f" of {self.target:g}"
+            why = (
+                f"none of {tried} trees measured meets the recall target{target}; the best has "
+                f"{best.ann_recall_at_100:.4f} at {best.p50_us:,.0f} µs"
+            )
+        return (
+            f"exact search is served, {self.chosen.p50_us:,.0f} µs at the median: {why}. A lower "
+            "index.ann_recall_at_100, fewer dimensions (towers.embedding_dim), vectors of one length "
+            '(towers.item_norm = "unit") or more time to tune (index.tuning_seconds) make a tree likelier'
+        )

@@ -149,7 +149,7 @@ def latency_frontier(frontier: Frontier) -> Picture:
         )
     best = frontier.chosen
     if best is not None:
-        axes.plot(best.p50_us, best.ann_recall, "o", markersize=13, fillstyle="none", color="#d55e00", label="chosen")
+        axes.plot(best.p50_us, best.ann_recall, "o", markersize=13, fillstyle="none", color="#d55e00", label="served")
     if frontier.target is not None:
         axes.axhline(frontier.target, color="#d55e00", linewidth=1, linestyle="--", label="target")
     axes.set_xscale("log")
@@ -157,9 +157,10 @@ def latency_frontier(frontier: Frontier) -> Picture:
     axes.set_xlabel("median time of one search (µs)")
     axes.set_ylabel("ann_recall@100 (against exact search)")
     axes.legend(fontsize=8, frameon=False)
-    return as_picture(
-        figure, "Recall and latency of the index", "One query at a time in one thread, on held-out users."
-    )
+    caption = "One query at a time in one thread, on held-out users; what is served on users that tuning never saw."
+    if frontier.why_exact is not None:
+        caption += f" {frontier.why_exact[0].upper()}{frontier.why_exact[1:]}."
+    return as_picture(figure, "Recall and latency of the index", caption)
 
 
 def value_frontier(frontier: ValueFrontier, k: int) -> Picture:

@@ -34,12 +34,16 @@ class FrontierPoint(Part):
 
 
 class Frontier(Part):
-    """What the tuner measured, what it chose, and its recall target."""
+    """What the tuner measured, the figures of what is served (those of the manifest), and the recall target.
+
+    why_exact: why no tree is served though trees were tried, and what would help; None where that is not so.
+    """
 
     measured: list[FrontierPoint]
     chosen: FrontierPoint | None
     target: float | None
     engine: str
+    why_exact: str | None = None
 
 
 class ValuePoint(Part):
@@ -74,9 +78,10 @@ def frontier(bundle: Bundle) -> Frontier | None:
         return None
     return Frontier(
         measured=[_point(one) for one in spec.frontier],
-        chosen=None if spec.chosen is None else _point(spec.chosen),
+        chosen=None if spec.measured is None else _point(spec.measured),
         target=spec.target,
         engine=spec.engine,
+        why_exact=spec.why_exact,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from index.registry.bundle import TOWERS_FACT, TOWERS_WHY_FACT
+from index.registry.bundle import EXACT_WHY_FACT, TOWERS_FACT, TOWERS_WHY_FACT
 from index.registry.registry import Version
 from towerline.commands.terminal import table_lines
 from towerline.commands.verb import Answer, Call
@@ -28,6 +28,11 @@ def verb(call: Call) -> Answer:
 
 
 def _why(versions: Sequence[Version]) -> list[str]:
-    """Why the live version has the towers that it has; nothing where it does not say."""
-    live = [one for one in versions if one.live and TOWERS_WHY_FACT in one.facts]
-    return [f"towers of {one.name}: {one.facts[TOWERS_FACT]}, {one.facts[TOWERS_WHY_FACT]}" for one in live]
+    """Why the live version has the towers and the search that it has; nothing where it does not say."""
+    lines = []
+    for one in versions:
+        if one.live and TOWERS_WHY_FACT in one.facts:
+            lines.append(f"towers of {one.name}: {one.facts[TOWERS_FACT]}, {one.facts[TOWERS_WHY_FACT]}")
+        if one.live and EXACT_WHY_FACT in one.facts:
+            lines.append(f"search of {one.name}: {one.facts[EXACT_WHY_FACT]}")
+    return lines
