@@ -203,4 +203,5 @@ def counts_of(subject: Subject) -> Counts:
         items=subject.published.num_items,
         items_in_truth=len(np.unique(held_out.truth.rows)),
         users_without_history=int((subject.data.history_events == 0).sum()),
+        new_users=int((held_out.seen.counts == 0).sum()),
     )

@@ -16,7 +16,7 @@ from index.evaluation.towers_measured import MeasuredTowers
 
 
 class Counts(Part):
-    """What was evaluated, and what was left out."""
+    """What was evaluated, and what was left out. new_users: evaluated ones who chose nothing before the test part."""
 
     users_evaluated: int
     users_without_truth: int
@@ -27,6 +27,7 @@ class Counts(Part):
     items: int
     items_in_truth: int
     users_without_history: int
+    new_users: int = 0
 
 
 class Example(Part):

@@ -8,6 +8,7 @@ from index.evaluation.pages.rendering import Picture, Table, render
 from index.evaluation.reports import EvaluationReport
 from index.evaluation.sections.gaps import GapsPart
 from index.evaluation.sections.health import Health
+from index.evaluation.sections.quality import NEWNESS
 
 _TABLE_CUTS = (("all", 20), ("all", 100), ("novel", 20), ("novel", 100), ("repeat", 20), ("repeat", 100))
 
@@ -26,7 +27,37 @@ def report_page(report: EvaluationReport, pictures: Sequence[Picture]) -> str:
 
 def tables(report: EvaluationReport) -> list[Table]:
     """The tables of the page: recall with the baselines, all metrics, health, gaps."""
-    return [metrics_table(report), further_metrics(report), health_table(report.health), gaps_table(report.gaps)]
+    apart = newness_table(report)
+    first = () if apart is None else (apart,)
+    return [
+        *first,
+        metrics_table(report),
+        further_metrics(report),
+        health_table(report.health),
+        gaps_table(report.gaps),
+    ]
+
+
+def newness_table(report: EvaluationReport) -> Table | None:
+    """Recall of new and known users and items apart; None where there is nothing to tell apart."""
+    parts = [part for part in NEWNESS if part in report.recall]
+    cuts = [(part, k) for part in parts for k in (20, 100) if str(k) in report.recall[part]]
+    if not cuts:
+        return None
+    rows = {"towerline": report, **report.baselines}
+    counts = report.counts
+    return Table(
+        title="New users and new items apart",
+        header=("ranking", *(f"{part} @{k}" for part, k in cuts)),
+        lines=tuple(
+            (name.replace("_", " "), *(share(measured.recall[part][str(k)]) for part, k in cuts))
+            for name, measured in rows.items()
+        ),
+        note=f"Of {counts.users_evaluated:,} users {counts.new_users:,} chose nothing before the test part, and of "
+        f"{counts.truth_pairs:,} held-out pairs {counts.truth_never_seen_before:,} are of items that nobody chose "
+        "before it. A mean over all of them says little of either.",
+        own=0,
+    )
 
 
 def metrics_table(report: EvaluationReport) -> Table:

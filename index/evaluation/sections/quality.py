@@ -14,12 +14,15 @@ from index.evaluation.measures.metrics import METRIC_NAMES, user_metrics, weight
 from index.evaluation.ranking import Rankings, novel_truth, repeated_truth
 from index.evaluation.sections.part import Bounds, Figure, Part
 from index.evaluation.settings import EvaluationSettings
-from pipelines.contracts.arrays import Float64, Int32
+from pipelines.contracts.arrays import Bools, Float64, Int32
 from pipelines.sequences.held_out import HeldOut
 from pipelines.sequences.item_sets import ItemSets
 
 # Parts of the truth: everything, items new to the user, items the user interacted with before.
 ALL, NOVEL, REPEAT = "all", "novel", "repeat"
+# The same truth of recall alone, apart: of users who chose something before the test part, or not, and of items that
+# somebody chose before it, or not.
+NEWNESS = ("new users", "known users", "new items", "known items")
 # The midpoint of the powers that Yang et al. 2018 report for implicit feedback, and the smallest propensity.
 _PROPENSITY_POWER, _PROPENSITY_CLIP = 0.5, 0.01
 # By part, then by k as text.
@@ -28,6 +31,8 @@ Means = dict[str, dict[str, Figure]]
 
 class QualityPart(Part):
     """The measures of a report: metric, then part of the truth, then k as text. ``report.recall["all"]["20"]``.
+
+    Recall has further parts, ``NEWNESS``, where there are both new and known users, or both new and known items.
 
     intervals: by the metric's name, otherwise the same keys. by_action: the same metrics for the held-out events of
     each action. effective_sample: number of pairs of equal weight that carry as much information as the debiased ones.
@@ -133,6 +138,9 @@ def measure_quality(
     for part, (ranked, truth) in parts.items():
         measures += _measures(part, ranked, truth, settings)
     ranked, truth = parts[ALL]
+    for part, kept in _newness(truth, held_out, item_events).items():
+        recall = user_metrics(ranked, truth.where(kept), settings.k).recall
+        measures += _with_intervals(["recall"] * len(settings.k), part, settings.k, recall, settings)
     inverse = 1.0 / propensities(item_events)[truth.rows]
     weighted = {"value_recall": truth.values, "debiased_recall": inverse}
     for metric, weights in weighted.items():
@@ -145,6 +153,14 @@ def measure_quality(
     }
     effective = float(inverse.sum() ** 2 / (inverse**2).sum()) if len(inverse) else 0.0
     return Quality(tuple(measures), effective, by_action)
+
+
+def _newness(truth: ItemSets, held_out: HeldOut, item_events: Float64) -> dict[str, Bools]:
+    """``[pairs of truth] bool`` by name; a side of which there is nothing has no entry, nor has its opposite then."""
+    new_users, new_items = (held_out.seen.counts == 0)[truth.owners], item_events[truth.rows] == 0
+    masks = zip(NEWNESS, (new_users, ~new_users, new_items, ~new_items), strict=True)
+    mixed = {"users": new_users.any() and not new_users.all(), "items": new_items.any() and not new_items.all()}
+    return {name: kept for name, kept in masks if mixed[name.split()[1]]}
 
 
 def _measures(part: str, ranked: Int32, truth: ItemSets, settings: EvaluationSettings) -> list[Measure]:

@@ -152,7 +152,8 @@ def test_without_repeats(written, tmp_path):
     settings = SETTINGS.model_copy(update={"baselines": ("popularity",), "remove_seen": True})
     path = evaluate(written.bundle, written.features, settings, tmp_path)
     figures = json.loads(path.read_text())
-    assert list(figures["recall"]) == ["all"]
+    assert list(figures["recall"]) == ["all", "new items", "known items"]
+    assert list(figures["ndcg"]) == ["all"]
 
 
 def test_a_sample_of_users_is_stable(written):

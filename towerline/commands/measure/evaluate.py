@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -30,16 +31,27 @@ def verb(call: Call, version: Version = None) -> Answer:
 
 
 def recall_lines(report: EvaluationReport) -> list[str]:
-    """Recall of the version and of each baseline, side by side."""
-    cuts = [(part, k) for part in ("all", "novel", "repeat") for k in ("20", "100") if part in report.recall]
-    header = ["recall", *(f"{part}@{k}" for part, k in cuts)]
+    """Recall of the version and of each baseline, side by side; first of new and known users and items apart."""
+    counts = report.counts
+    summary = f"{counts.users_evaluated:,} users with held-out events, {counts.items:,} items, no sampling"
+    apart = _lines(report, ("new users", "known users", "new items", "known items"), ("20",))
+    if apart:
+        apart += [
+            f"{counts.new_users:,} of the users are new; {counts.truth_never_seen_before:,} of {counts.truth_pairs:,} "
+            "held-out pairs are of new items",
+            "",
+        ]
+    return [*apart, *_lines(report, ("all", "novel", "repeat"), ("20", "100")), summary]
+
+
+def _lines(report: EvaluationReport, parts: Sequence[str], ks: Sequence[str]) -> list[str]:
+    """A table of the parts that were measured; empty where none was."""
+    cuts = [(part, k) for part in parts for k in ks if k in report.recall.get(part, {})]
     rankings: dict[str, QualityPart] = {"towerline": report, **report.baselines}
     rows = [
         [name.replace("_", " "), *(_share(quality, part, k) for part, k in cuts)] for name, quality in rankings.items()
     ]
-    counts = report.counts
-    summary = f"{counts.users_evaluated:,} users with held-out events, {counts.items:,} items, no sampling"
-    return [*table_lines(header, rows), summary]
+    return list(table_lines(["recall", *(f"{part}@{k}" for part, k in cuts)], rows)) if cuts else []
 
 
 def _share(quality: QualityPart, part: str, k: str) -> str:
