@@ -33,7 +33,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from benchmarks.published_tables import TEST, events_of, schema_of
 from benchmarks.saved_towers import SavedTowers
-from index.retrieval.sources.blending import interleaved, places_of
+from index.retrieval.sources.blending import blended
+from index.retrieval.sources.ranking import Listed
 from pipelines.contracts.arrays import Float32
 from pipelines.contracts.manifest import git_commit
 from pipelines.contracts.schema import DatasetSchema
@@ -135,9 +136,10 @@ def with_places(score: Scores, new: npt.NDArray[np.bool_]) -> Scores:
         found: Float32 = score(users)
         placed = np.full_like(found, -np.inf)
         for values, places in zip(found, placed, strict=True):
-            sources = rows[top_k(values[rows], places_of(K, NEW_ITEMS_SHARE))], top_k(values, K)
-            order = np.concatenate(sources)[interleaved(sources, shares)]
-            places[order] = -np.arange(len(order))
+            sources = [Listed(ranked, values.take) for ranked in (rows[top_k(values[rows], K)], top_k(values, 2 * K))]
+            blend = blended(sources, shares, K)
+            ranked = [sources[source].rows[place] for source, place in zip(blend.sources, blend.places, strict=True)]
+            places[ranked] = -np.arange(len(ranked))
         return placed
 
     return scores

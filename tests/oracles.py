@@ -127,19 +127,21 @@ def taken_greedily(
     return rows
 
 
-def marginal_relevance(scores: np.ndarray, vectors: np.ndarray, diversity: float, k: int) -> list[int]:
-    """Maximal marginal relevance (Carbonell & Goldstein 1998): places among the pool, in the order they are chosen.
+def marginal_relevance(scores: np.ndarray, vectors: np.ndarray, diversity: float, k: int, pool: int) -> list[int]:
+    """Maximal marginal relevance (Carbonell & Goldstein 1998): places in the ranking, in the order they are chosen.
 
     Args:
-        scores: ``[pool]`` descending; relevance is their place between the last (0) and the first (1).
-        vectors: ``[pool, dim]`` unit rows.
+        scores: ``[n]`` descending; relevance is their place between the last of the pool (0) and the first (1).
+        vectors: ``[n, dim]`` unit rows.
         diversity: weight of the largest similarity to what was chosen; relevance weighs the rest of 1.
         k: number of places.
+        pool: each step chooses among this many, the best that are left.
     """
-    relevance = (scores - scores[-1]) / (scores[0] - scores[-1])
+    last = scores[:pool][-1]
+    relevance = (scores - last) / (scores[0] - last)
     chosen = [0]
     while len(chosen) < k:
-        left = [place for place in range(len(scores)) if place not in chosen]
+        left = [place for place in range(len(scores)) if place not in chosen][:pool]
         worth = [
             (1 - diversity) * relevance[place] - diversity * max(vectors[place] @ vectors[one] for one in chosen)
             for place in left

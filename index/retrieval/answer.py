@@ -5,8 +5,8 @@ Nothing here outlives the call: the holder of the version may swap it meanwhile.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,19 +16,18 @@ from index.inference.records import Request
 from index.retrieval.candidates import NEW_ITEMS, OWN_ITEMS, POPULARITY, TOWERS, Candidates, ColdStart, SourceLabels
 from index.retrieval.explanation import CallExplanation
 from index.retrieval.live.version import ServingVersion
-from index.retrieval.selection import ReadRules, Rules, Selected, read_rules, select
-from index.retrieval.sources.blending import interleaved, places_of
+from index.retrieval.selection import Selected, Source, select
+from index.retrieval.sources.blending import places_of
+from index.retrieval.sources.call_rules import ReadRules, Rules, read_rules
 from index.retrieval.sources.own_items import own_items
-from index.rules.crowding import within_limits
+from index.retrieval.sources.ranking import Listed, Search
 from index.rules.plan import Plan
+from index.rules.planner import TUNED_FOR
 from index.search.exact import scores_of
-from index.search.searcher import Neighbors, Rows, Vectors
-from index.search.utility import Utility
+from index.search.searcher import Neighbors, Rows, Scores, Vectors
 
 NO_RULES = Rules()
 _LABELS = SourceLabels()
-_NO_ROWS = np.zeros(0, np.int32)
-_NOTHING = Selected(Neighbors(_NO_ROWS, np.zeros(0, np.float32)), Plan("empty", 0, 0, 0, True))
 
 
 def answer_record(
@@ -41,19 +40,31 @@ def answer_record(
     if query is not None and not live.tells(query):
         query, cold = None, "popularity"
     if rules is NO_RULES and not explain and query is not None and not live.settings.blends:
-        return unfiltered(live, live.searcher.search(query, k), k, cold, request.unknown)
+        depth = search_depth(live, k)
+        if depth is not None:
+            return unfiltered(live, live.searcher.search(query, depth), k, cold, request.unknown)
     return answer(live, query, k, rules, explain=explain, cold=cold, request=request)
+
+
+def search_depth(live: ServingVersion, k: int) -> int | None:
+    """How many rows one search is asked for where no rule applies; None if one search is not enough.
+
+    A tree is asked for as many as it is tuned for, also if fewer are wanted: what it finds depends on the number.
+    """
+    if live.searcher.effort is None:
+        return k
+    return TUNED_FOR if k <= TUNED_FOR else None
 
 
 def unfiltered(
     live: ServingVersion, found: Neighbors, k: int, cold: ColdStart | None = None, unknown: int = 0
 ) -> Candidates:
-    """The searcher's own answer as candidates."""
-    rows = found.rows
+    """The first k of the searcher's own answer as candidates."""
+    rows, scores = found.rows[:k], found.scores[:k]
     n = len(rows)
     plan = Plan("search", live.num_alive, n, 1, n < k)
     ids, sources = live.items.of(rows), _LABELS.of(TOWERS, n)
-    return Candidates(ids, found.scores, rows, sources, live.version, live.space, k, plan, cold, unknown)
+    return Candidates(ids, scores, rows, sources, live.version, live.space, k, plan, cold, unknown)
 
 
 def answer(
@@ -68,63 +79,43 @@ def answer(
 ) -> Candidates:
     """Answers a vector, or by popularity if there is none, under rules."""
     read = read_rules(live, rules)
-    own = _own(live, k, read, request) if query is not None and request is not None else _NO_ROWS
-    new = _new(live, query, k, read)
-    selected = select(live, query, k + len(own) + len(new.neighbors.rows), read)
-    found, plan = selected.neighbors, selected.plan
-    sources = _LABELS.of(POPULARITY if query is None else TOWERS, len(found.rows))
-    if query is not None and (len(own) or len(new.neighbors.rows)):
-        plan = dataclasses.replace(plan, scored=plan.scored + new.plan.scored)
-        found, sources = _blended(live, k, read, _scored(live, query, own, read.utility), new.neighbors, found)
-    explanation = CallExplanation(live, query, rules, read, k, found.rows) if explain else None
+    main = Search(live, query, read, read.eligible)
+    others = _others(live, query, read, request)
+    for source in others:
+        source.ranking.expect(places_of(k, source.share))
+    if others:
+        main.expect(k + sum(places_of(k, source.share) for source in others))
+    left = 1.0 - sum(source.share for source in others)
+    sources = [*others, Source(POPULARITY if query is None else TOWERS, main, left)]
+    selected = select(live, sources, k, read)
+    found = selected.neighbors
+    scored = sum(source.ranking.scored for source in sources)
+    plan = Plan(main.method, _eligible_count(live, read), scored, main.rounds, selected.exhausted)
     return Candidates(
         live.items.of(found.rows),
         found.scores,
         found.rows,
-        sources,
+        _labels(sources, selected),
         live.version,
         live.space,
         k,
         plan,
         cold,
         0 if request is None else request.unknown,
-        explanation,
+        CallExplanation(live, query, rules, read, k, found.rows) if explain else None,
     )
 
 
-def _own(live: ServingVersion, k: int, read: ReadRules, request: Request) -> Rows:
-    """The user's own items that the rules allow, as many as the source has places."""
-    places = places_of(k, live.settings.own_items_share)
-    if places == 0 or len(request.all_rows) == 0:
-        return _NO_ROWS
-    own = own_items(request, live.action_weights, live.settings.own_items_half_life_days)
-    return _allowed(live.living(own), read)[:places]
-
-
-def _new(live: ServingVersion, query: Vectors | None, k: int, read: ReadRules) -> Selected:
-    """The best new ads for the user under the rules, as many as the source has places."""
-    if query is None or read.new is None:
-        return _NOTHING
-    return select(
-        live, query, places_of(k, live.settings.new_items_share), dataclasses.replace(read, eligible=read.new)
-    )
-
-
-def _blended(
-    live: ServingVersion, k: int, read: ReadRules, own: Neighbors, new: Neighbors, tower: Neighbors
-) -> tuple[Neighbors, npt.NDArray[np.str_]]:
-    """The candidates of all sources in one order; limits apply to them together."""
-    settings = live.settings
-    shares = (settings.own_items_share, settings.new_items_share)
-    parts = (own, new, tower)
-    order = interleaved([part.rows for part in parts], [*shares, 1.0 - sum(shares)])
-    rows = np.concatenate([part.rows for part in parts])[order]
-    scores = np.concatenate([part.scores for part in parts])[order]
-    names = (OWN_ITEMS, NEW_ITEMS, TOWERS)
-    labels = [_LABELS.of(name, len(part.rows)) for name, part in zip(names, parts, strict=True)]
-    sources = np.concatenate(labels)[order]
-    places = within_limits(rows, read.limits)[:k] if read.limits else slice(k)
-    return Neighbors(rows[places], scores[places]), sources[places]
+def _others(live: ServingVersion, query: Vectors | None, read: ReadRules, request: Request | None) -> list[Source]:
+    """The sources other than the search that have something for the user."""
+    settings, others = live.settings, []
+    if request is not None and len(request.all_rows) and settings.own_items_share > 0.0:
+        own = own_items(request, live.action_weights, settings.own_items_half_life_days)
+        listed = Listed(_allowed(live.living(own), read), functools.partial(_scores, live, query, read))
+        others.append(Source(OWN_ITEMS, listed, settings.own_items_share))
+    if query is not None and read.new is not None:
+        others.append(Source(NEW_ITEMS, Search(live, query, read, read.new), settings.new_items_share))
+    return others
 
 
 def _allowed(rows: Rows, read: ReadRules) -> Rows:
@@ -133,9 +124,23 @@ def _allowed(rows: Rows, read: ReadRules) -> Rows:
     return rows[np.isin(rows, read.excluded, invert=True)] if len(read.excluded) else rows
 
 
-def _scored(live: ServingVersion, query: Vectors, rows: Rows, utility: Utility | None) -> Neighbors:
-    scores = scores_of(live.vectors, rows, query)
-    return Neighbors(rows, scores if utility is None else utility.of(scores, rows))
+def _scores(live: ServingVersion, query: Vectors | None, read: ReadRules, rows: Rows) -> Scores:
+    scores = live.popularity.scores[rows] if query is None else scores_of(live.vectors, rows, query)
+    return scores if read.utility is None else read.utility.of(scores, rows)
+
+
+def _eligible_count(live: ServingVersion, read: ReadRules) -> int:
+    if read.eligible is None:
+        return live.num_alive - len(live.living(read.excluded))
+    return read.eligible.count - int(np.count_nonzero(read.eligible.mask[read.excluded]))
+
+
+def _labels(sources: Sequence[Source], selected: Selected) -> npt.NDArray[np.str_]:
+    """``[n]`` the name of each candidate's source."""
+    n = len(selected.sources)
+    if len(sources) == 1:
+        return _LABELS.of(sources[0].name, n)
+    return np.concatenate([_LABELS.of(source.name, 1) for source in sources])[selected.sources]
 
 
 def cold_start(live: ServingVersion, request: Request, record: Mapping[str, Any]) -> ColdStart | None:

@@ -33,17 +33,24 @@ class Embedded:
     colds: list[ColdStart | None]
 
 
-def answer_batch(live: ServingVersion, records: Sequence[Mapping[str, Any]], k: int) -> list[Candidates]:
-    """Returns the answer to each record, in order. See ``Retriever.retrieve_batch``."""
+def answer_batch(live: ServingVersion, records: Sequence[Mapping[str, Any]], k: int, depth: int) -> list[Candidates]:
+    """Returns the answer to each record, in order. See ``Retriever.retrieve_batch``.
+
+    Args:
+        live: the version.
+        records: any number.
+        k: candidates for each.
+        depth: from ``search_depth``: how many rows to search for.
+    """
     if len(records) <= PART:
         part = embedded(live, records, 0)
-        return _answers(live, part, live.searcher.search_batch(part.queries, k), k) if len(records) else []
+        return _answers(live, part, live.searcher.search_batch(part.queries, depth), k) if len(records) else []
     answers: list[Candidates] = []
     with ThreadPoolExecutor(1, thread_name_prefix="towerline-batch") as pool:
         waiting: tuple[Embedded, Future[Neighbors]] | None = None
         for start in range(0, len(records), PART):
             part = embedded(live, records[start : start + PART], start)
-            searching = pool.submit(live.searcher.search_batch, part.queries, k)
+            searching = pool.submit(live.searcher.search_batch, part.queries, depth)
             if waiting is not None:
                 answers += _answers(live, waiting[0], waiting[1].result(), k)
             waiting = part, searching

@@ -13,7 +13,7 @@ import numpy as np
 
 from index.retrieval.candidates import ItemExplanation
 from index.retrieval.live.version import ServingVersion
-from index.retrieval.selection import ReadRules, Rules, excluded_rows
+from index.retrieval.sources.call_rules import ReadRules, Rules, excluded_rows
 from index.rules.crowding import within_limits
 from index.search.searcher import Neighbors, Rows, Scores, Vectors
 from pipelines.contracts.errors import SchemaError

@@ -22,9 +22,9 @@ from index.forking import renew_after_fork
 from index.inference.records import Clock
 from index.registry.bundle import Bundle
 from index.registry.delta_log import DeltaLog
-from index.retrieval.answer import NO_RULES, answer, answer_record
+from index.retrieval.answer import NO_RULES, answer, answer_record, search_depth
 from index.retrieval.batch import answer_batch
-from index.retrieval.blended_batch import answer_blended, searches_at_once
+from index.retrieval.begun_batch import answer_begun, searches_at_once
 from index.retrieval.candidates import Candidates
 from index.retrieval.live.delta_follower import DeltaFollower, Unchanging
 from index.retrieval.live.source import Source
@@ -32,7 +32,7 @@ from index.retrieval.live.version import ServingVersion
 from index.retrieval.live.watcher import Watcher
 from index.retrieval.prometheus import RetrieverMetrics
 from index.retrieval.refusals import refusing, without_frames
-from index.retrieval.selection import Rules
+from index.retrieval.sources.call_rules import Rules
 from index.search.searcher import Vectors, check_query
 from index.settings import RetrieverSettings
 from pipelines.contracts.errors import ArtifactError, SchemaError, TowerlineError
@@ -135,6 +135,8 @@ class Retriever:
     ) -> Candidates:
         """Returns the k best candidates for a raw user record.
 
+        The answer for a smaller k is the beginning of the answer for a larger one under the same rules.
+
         Args:
             record: ``history`` (item ids, oldest first), ``history_time``, ``history_action``, ``time``, ``user_id``,
                 and the schema's user features by column. An id may be a number or its text. A time is a datetime, ISO
@@ -193,11 +195,12 @@ class Retriever:
         """
         live = self._serving()
         k = _whole_number(k)
-        if not rules and live.settings.blends and searches_at_once(live):
-            return answer_blended(live, records, k)
-        if rules or live.settings.blends:
+        depth = search_depth(live, k)
+        if rules or (live.settings.blends and not searches_at_once(live)):
             return self._one_by_one(live, records, k, **rules)
-        return answer_batch(live, records, k)
+        if live.settings.blends or depth is None:
+            return answer_begun(live, records, k)
+        return answer_batch(live, records, k, depth)
 
     def _one_by_one(
         self, live: ServingVersion, records: Sequence[Mapping[str, Any]], k: int, **rules: Any

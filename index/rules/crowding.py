@@ -6,7 +6,7 @@ null belong to no group.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,15 +70,27 @@ def _rank_in_group(groups: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
 def _greedy(rows: Rows, limits: tuple[Limit, ...]) -> npt.NDArray[np.intp]:
     """Several limits at once: an item refused by one takes no place in the groups of the others."""
     columns = [limit.groups[rows].tolist() for limit in limits]
-    taken: list[dict[int, int]] = [{} for _ in limits]
-    kept = []
-    for place, groups in enumerate(zip(*columns, strict=True)):
-        pairs = list(zip(taken, groups, limits, strict=True))
-        if all(group < 0 or counts.get(group, 0) < limit.most for counts, group, limit in pairs):
-            kept.append(place)
-            for counts, group, _ in pairs:
-                counts[group] = counts.get(group, 0) + 1
+    room = Room(limits)
+    kept = [place for place, groups in enumerate(zip(*columns, strict=True)) if room.takes(groups)]
     return np.array(kept, np.intp)
+
+
+class Room:
+    """What limits leave room for while items are taken one by one."""
+
+    def __init__(self, limits: tuple[Limit, ...]) -> None:
+        """Nothing is taken yet."""
+        self._most = [limit.most for limit in limits]
+        self._taken: list[dict[int, int]] = [{} for _ in limits]
+
+    def takes(self, groups: Sequence[int]) -> bool:
+        """Takes an item if there is room in all its groups, one per limit; -1 is no group."""
+        for taken, group, most in zip(self._taken, groups, self._most, strict=True):
+            if group >= 0 and taken.get(group, 0) >= most:
+                return False
+        for taken, group in zip(self._taken, groups, strict=True):
+            taken[group] = taken.get(group, 0) + 1
+        return True
 
 
 def expected_fetch(k: int, limits: tuple[Limit, ...], shares: Mapping[str, npt.NDArray[np.float64]]) -> int:

@@ -42,7 +42,7 @@ _MIN_LOCAL_SHARE = 0.2
 # A search for more than one in 20 rows scores all of them.
 _WHOLE_SHARE = 20
 # Number of neighbors that a searcher's own effort is tuned for.
-_TUNED_FOR = 100
+TUNED_FOR = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +113,23 @@ class Planner:
 
     def _search(self, query: Vectors, m: int, utility: Utility | None) -> Nearest:
         n = self.searcher.num_items
-        many = self.leaves is not None and m * _WHOLE_SHARE >= n
-        if many or (utility is not None and not self.searcher.indexes_value):
-            return Nearest(self._best_of_all(query, m, self.alive, utility), "exact", n, m >= n)
-        found = self._ask(query, m, utility, self._deeper(m))
-        if len(found.rows) < min(m, n):
-            return self._search(query, n, utility)
-        return Nearest(found, "search", len(found.rows), m >= n)
+        if not self.scores_all(m, utility):
+            found = self._ask(query, m, utility, self.effort_for(m))
+            if len(found.rows) == min(m, n):
+                return Nearest(found, "search", len(found.rows), m >= n)
+        return Nearest(self._best_of_all(query, m, self.alive, utility), "exact", n, m >= n)
+
+    def scores_all(self, m: int, utility: Utility | None = None) -> bool:
+        """Whether m of all rows are found by scoring each of them in place of asking the searcher."""
+        if utility is not None and not self.searcher.indexes_value:
+            return True
+        return self.leaves is not None and m > TUNED_FOR and m * _WHOLE_SHARE >= self.searcher.num_items
+
+    def nests(self, eligible: Eligible | None, utility: Utility | None) -> bool:
+        """Whether the answer for a smaller m is the beginning of the answer for a larger one: all rows are scored."""
+        if eligible is not None:
+            return self.leaves is None or eligible.count * self.vectors.shape[1] <= _EXACT_NUMBERS
+        return self.searcher.effort is None or (utility is not None and not self.searcher.indexes_value)
 
     def _ask(self, query: Vectors, m: int, utility: Utility | None, effort: Effort | None) -> Neighbors:
         if utility is None:
@@ -136,12 +146,12 @@ class Planner:
         passing = mask[found.rows]
         return Neighbors(found.rows[passing], found.scores[passing])
 
-    def _deeper(self, m: int) -> Effort | None:
+    def effort_for(self, m: int) -> Effort | None:
         """The effort for many neighbors: one tuned for 100 searches too few leaves for thousands."""
         tuned = self.searcher.effort
-        if m <= _TUNED_FOR or self.leaves is None or tuned is None:
+        if m <= TUNED_FOR or self.leaves is None or tuned is None:
             return None
-        leaves = math.ceil(tuned.leaves * math.sqrt(m / _TUNED_FOR))
+        leaves = math.ceil(tuned.leaves * math.sqrt(m / TUNED_FOR))
         return Effort(min(leaves, self.leaves.number), 4 * m)
 
     def _exact(self, query: Vectors, m: int, eligible: Eligible, utility: Utility | None) -> Nearest:

@@ -1,6 +1,6 @@
-"""Answers many records that blend several sources, where search is exact: one pass over the vectors for many records.
+"""Answers many records whose first search is made at once: with several sources, or for more than one search finds.
 
-A tree is asked one by one: what it finds depends on how many neighbors are asked for, and on how many queries at once.
+A tree is asked one by one where sources are blended: for many queries at once it finds a little else.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from index.retrieval.candidates import Candidates
 from index.retrieval.live.version import ServingVersion
 from index.retrieval.sources.blending import places_of
 from index.rules.eligible import Eligible
-from index.rules.planner import Nearest, Planner
+from index.rules.planner import TUNED_FOR, Nearest, Planner
 from index.search.searcher import Neighbors, Vectors
 from index.search.utility import Utility
 
@@ -26,17 +26,16 @@ def searches_at_once(live: ServingVersion) -> bool:
     return live.searcher.effort is None and live.alive is None
 
 
-def answer_blended(live: ServingVersion, records: Sequence[Mapping[str, Any]], k: int) -> list[Candidates]:
+def answer_begun(live: ServingVersion, records: Sequence[Mapping[str, Any]], k: int) -> list[Candidates]:
     """Returns the answer to each record, in order. See ``Retriever.retrieve_batch``."""
-    shares = (live.settings.own_items_share, live.settings.new_items_share)
-    depth = min(live.searcher.num_items, k + sum(places_of(k, share) for share in shares))
     answers: list[Candidates] = []
     for start in range(0, len(records), PART):
         part = embedded(live, records[start : start + PART], start)
-        found = live.searcher.search_batch(part.queries, depth)
+        found = live.searcher.search_batch(part.queries, _depth(live, k))
         known = {
             query.tobytes(): Neighbors(rows, scores)
             for query, rows, scores in zip(part.queries, found.rows, found.scores, strict=True)
+            if len(rows) and rows[-1] >= 0
         }
         planner = {field.name: getattr(live.planner, field.name) for field in dataclasses.fields(live.planner)}
         version = dataclasses.replace(live, planner=_WithFound(**planner, known=known))
@@ -45,6 +44,14 @@ def answer_blended(live: ServingVersion, records: Sequence[Mapping[str, Any]], k
             for query, request, cold in zip(part.queries, part.requests, part.colds, strict=True)
         ]
     return answers
+
+
+def _depth(live: ServingVersion, k: int) -> int:
+    """How many rows the first search of a call is for."""
+    if live.searcher.effort is not None:
+        return TUNED_FOR
+    shares = (live.settings.own_items_share, live.settings.new_items_share)
+    return min(live.searcher.num_items, k + sum(places_of(k, share) for share in shares))
 
 
 @dataclass(frozen=True, kw_only=True)
