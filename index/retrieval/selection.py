@@ -90,7 +90,7 @@ def _spread(live: ServingVersion, sources: Sequence[Source], k: int, rules: Read
         wanted = int(np.count_nonzero(searched < k))
         if found.exhausted or wanted == 0 or len(searched) >= wanted + POOL:
             break
-        depth *= 2
+        depth += 2 * (wanted + POOL - len(searched))
     rows, scores = found.neighbors.rows, found.neighbors.scores
     pool = searched[: wanted + POOL]
     chosen = pool[diversified(scores[pool], live.vectors[rows[pool]], wanted, rules.diversity)]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,63 +49,51 @@ def blended(rankings: Sequence[Ranking], shares: Sequence[float], k: int, limits
         k: 1 or more.
         limits: maximum number of items of each group, over all sources.
     """
-    cursors = [_Cursor(ranking) for ranking in rankings]
     taker = _Taker(limits)
-    last = len(cursors) - 1
+    walks = [_taken(ranking, taker) for ranking in rankings]
+    last = len(rankings) - 1
+    # Those that may fill the places of each source.
+    fillers = [list(dict.fromkeys((owner, last, *range(last)))) for owner in range(last + 1)]
     sources: list[int] = []
     places: list[int] = []
+    ends = [0] * len(rankings)
     for owner in _owners(tuple(shares), _rounded(k))[:k]:
-        for source in dict.fromkeys((owner, last, *range(last))):
-            place = cursors[source].next(taker)
+        while fillers[owner]:
+            source = fillers[owner][0]
+            place = next(walks[source], None)
             if place is not None:
                 sources.append(source)
                 places.append(place)
+                ends[source] = place + 1
                 break
-        else:
-            break
-    ended = len(places) < k or all(cursor.ended for cursor in cursors)
-    return Blend(np.array(sources, np.int64), np.array(places, np.int64), ended)
+            ends[source] = len(rankings[source].rows)
+            fillers = [[one for one in of if one != source] for of in fillers]
+    left = any(not one.exhausted or end < len(one.rows) for one, end in zip(rankings, ends, strict=True))
+    return Blend(np.array(sources, np.int64), np.array(places, np.int64), ended=not left)
 
 
 class _Taker:
-    """Takes each row once, and only if the limits have room for it."""
+    """Rows that were taken, and the room that limits leave."""
 
     def __init__(self, limits: tuple[Limit, ...]) -> None:
-        self._taken: set[int] = set()
-        self._groups = [limit.groups for limit in limits]
-        self._room = Room(limits)
-
-    def takes(self, row: int) -> bool:
-        if row in self._taken or (self._groups and not self._room.takes([int(groups[row]) for groups in self._groups])):
-            return False
-        self._taken.add(row)
-        return True
+        self.rows: set[int] = set()
+        self.groups = [limit.groups for limit in limits]
+        self.room = Room(limits)
 
 
-class _Cursor:
-    """Goes down one source. What is passed over never fits again."""
-
-    def __init__(self, ranking: Ranking) -> None:
-        self._ranking = ranking
-        self._rows = ranking.rows.tolist()
-        self._place = 0
-
-    @property
-    def ended(self) -> bool:
-        return self._ranking.exhausted and self._place == len(self._rows)
-
-    def next(self, taker: _Taker) -> int | None:
-        """The place of the next row that is taken; None if there is none."""
-        while True:
-            for place in range(self._place, len(self._rows)):
-                if taker.takes(self._rows[place]):
-                    self._place = place + 1
-                    return place
-            self._place = len(self._rows)
-            if self._ranking.exhausted:
-                return None
-            self._ranking.reach(self._place + 1)
-            self._rows = self._ranking.rows.tolist()
+def _taken(ranking: Ranking, taker: _Taker) -> Iterator[int]:
+    """Takes the next row that is not taken and has room; gives its place. What is passed over never fits again."""
+    start, rows, groups, takes = 0, taker.rows, taker.groups, taker.room.takes
+    while True:
+        known = ranking.rows[start:].tolist()
+        for place, row in enumerate(known, start):
+            if row not in rows and (not groups or takes([int(group[row]) for group in groups])):
+                rows.add(row)
+                yield place
+        start += len(known)
+        if ranking.exhausted:
+            return
+        ranking.reach(start + 1)
 
 
 def _rounded(k: int) -> int:
