@@ -184,15 +184,17 @@ class RetrieveCandidates(beam.DoFn):
 
     def _answer(self, users: pa.Table) -> pa.Table:
         answers = self._retriever.retrieve_batch(records_of(users.drop_columns("known")), self._k)
-        return candidate_table(users.select(["user_id", "known"]), answers)
+        kind = self._retriever.bundle.vocabulary.item_ids.type
+        return candidate_table(users.select(["user_id", "known"]), answers, kind)
 
 
-def candidate_table(users: pa.Table, answers: Sequence[Candidates]) -> pa.Table:
+def candidate_table(users: pa.Table, answers: Sequence[Candidates], item_id: pa.DataType) -> pa.Table:
     """One row per candidate, users in the given order, best first; see the module for the columns.
 
     Args:
         users: ``user_id`` and ``known`` of each answer.
         answers: as many.
+        item_id: type of the catalogue's ids, also where nobody has a candidate.
     """
     counts = np.array([len(answer) for answer in answers], np.int64)
     owners = np.repeat(np.arange(len(answers)), counts)
@@ -211,7 +213,7 @@ def candidate_table(users: pa.Table, answers: Sequence[Candidates]) -> pa.Table:
             "user_id": of_user["user_id"],
             "known": of_user["known"],
             "rank": pa.array(ranks.astype(np.int32)),
-            "item_id": pa.array(item_ids),
+            "item_id": pa.array(item_ids, item_id),
             "score": pa.array(np.concatenate([answer.scores for answer in answers])),
             "source": pa.array(np.concatenate([answer.sources for answer in answers])),
             "cold_start": of_user["cold_start"],

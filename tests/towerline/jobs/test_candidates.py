@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from index.registry import delta_writer
 from index.registry.registry import Registry
 from index.retrieval.retriever import Retriever
 from pipelines.contracts.errors import ArtifactError, SchemaError
@@ -75,6 +76,18 @@ def test_a_table_without_user_id_is_refused(registry: Path, tmp_path: Path) -> N
     with pytest.raises(SchemaError, match="found none"):
         candidates_job.run(str(registry), tmp_path / "out", users=tmp_path / "nobody.parquet")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("text_ids", [False, True])
+def test_where_every_ad_is_paused_nobody_has_a_candidate(tmp_path: Path, text_ids: bool) -> None:
+    bundle = write_bundle(tmp_path / "bundle", items=20, text_ids=text_ids)
+    Registry(tmp_path / "registry").publish(bundle)
+    ids = Retriever.open(bundle).bundle.vocabulary.item_ids
+    delta_writer.apply(tmp_path / "registry", pa.table({"item_id": ids, "change": ["pause"] * len(ids)}))
+    out = candidates_job.run(str(tmp_path / "registry"), tmp_path / "out", k=5)
+    written = pq.read_table(out / "candidates")
+    assert len(written) == 0
+    assert written.schema.field("item_id").type == ids.type
 
 
 NUMBERS = [5, -7, 2**63 - 1, 10**18 + 1]
