@@ -90,7 +90,9 @@ def _spread(live: ServingVersion, sources: Sequence[Source], k: int, rules: Read
         wanted = int(np.count_nonzero(searched < k))
         if found.exhausted or wanted == 0 or len(searched) >= wanted + POOL:
             break
-        depth += 2 * (wanted + POOL - len(searched))
+        missing = wanted + POOL - len(searched)
+        # Few of the places that follow belong to other sources: exhausted ones leave theirs to the last.
+        depth += missing + missing // 4 + 1
     rows, scores = found.neighbors.rows, found.neighbors.scores
     pool = searched[: wanted + POOL]
     chosen = pool[diversified(scores[pool], live.vectors[rows[pool]], wanted, rules.diversity)]
