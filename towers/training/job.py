@@ -142,7 +142,7 @@ def run(
         return out
     outcome = _outcome(trained, asked=epochs, warm=warm)
     shown.line(
-        f"train: {'the start is' if outcome.towers == 'start' else 'trained towers are'} published: {outcome.why}"
+        f"towers: {'the start is' if outcome.towers == 'start' else 'trained towers are'} published: {outcome.why}"
     )
     with (
         shown.waiting("exporting the towers"),

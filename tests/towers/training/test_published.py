@@ -53,13 +53,13 @@ def test_a_run_says_in_log_and_files_which_towers_it_publishes(tmp_path: Path) -
     assert facts["best_epoch"] == 0
     assert (facts["towers"], record["towers"]) == ("start", "start")
     assert facts["towers_why"] == record["towers_why"]
-    assert f"train: the start is published: {facts['towers_why']}" in shown.lines
+    assert f"towers: the start is published: {facts['towers_why']}" in shown.lines
     valid = [epoch["valid"] for epoch in record["epochs"] if epoch["valid"] is not None]
     assert f"{valid[0]:.4f}" in facts["towers_why"]
 
     warm = training.run(tmp_path / "features", settings(), tmp_path / "warm", warm=WarmStart(still, 1), progress=shown)
     assert read_manifest(warm).facts["towers"] == "trained"
-    assert shown.lines[-1].startswith("train: trained towers are published: ")
+    assert shown.lines[-1].startswith("towers: trained towers are published: ")
 
 
 @pytest.mark.parametrize(("refit", "learned"), [(True, ["train", "valid"]), (False, ["train"])])
