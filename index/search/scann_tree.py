@@ -225,8 +225,9 @@ class ScannSearcher:
         neighbors = best_first(rows, exact)
         if len(rows) <= k:
             return neighbors, False
-        last = exact[-1:] if scores[-1] < scores[-2] else exact[scores == scores[-1]]
-        tied = bool((last == neighbors.scores[k - 1]).any())
+        # Only several rows that the tree cannot tell apart say that there may be more of them.
+        alike = scores[-1] == scores[-2]
+        tied = bool(alike and (exact[scores == scores[-1]] == neighbors.scores[k - 1]).any())
         return Neighbors(neighbors.rows[:k], neighbors.scores[:k]), tied
 
     def search_utility(

@@ -442,6 +442,19 @@ def test_what_is_tuned_for_a_hundred_finds_the_same_beginning_for_fewer(
             assert searcher.search(query, k, searcher.effort).rows.tolist() == hundred[:k]
 
 
+@pytest.mark.parametrize("name", ["scann", "scann-soar", "scann-projected", "sharded", "sharded-projected"])
+def test_of_many_ads_alike_the_lowest_rows_come_first_however_few_are_scored_again(name: str, queries: Vectors) -> None:
+    """200 copies of each of three vectors, more than a search fetches. Whole numbers, whose sums are exact."""
+    few = np.array([[4, 1, 0, 2], [1, 3, 1, 0], [-2, 0, 5, 1]], np.float32)
+    copies = np.repeat(np.pad(few, ((0, 0), (0, DIM - 4))), 200, axis=0)[np.random.default_rng(0).permutation(ITEMS)]
+    searcher = BUILDERS[name](copies)
+    for query in np.round(4 * queries[:6]):
+        for k in (5, 120):
+            expected, _ = by_hand(copies, query, k)
+            found = searcher.search(query, k, Effort(20, 150)).rows
+            np.testing.assert_array_equal(found, expected)
+
+
 def test_more_effort_finds_no_less(vectors: Vectors, queries: Vectors) -> None:
     searcher = ScannSearcher.build(vectors, tree())
     truth = ExactSearcher(vectors).search_batch(queries, 20).rows
