@@ -37,7 +37,7 @@ from pipelines.contracts.vocabulary import Vocabulary
 from pipelines.locks import Hold
 
 KIND = "bundle"
-# 2: item_features.arrow, and the facts as_of_us and delta_sequence. 3: a tree may have a projection.
+# 2: item_features.arrow, and the facts as_of_us and delta_sequence. 3: a tree may have a projection; popularity.npy.
 FORMAT_VERSION = 3
 
 SCHEMA_FILE = "schema.json"

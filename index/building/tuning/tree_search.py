@@ -135,7 +135,9 @@ class Climb:
             return None
         dim = self.items.shape[1]
         if width > dim:
-            raise ConfigError(f"tree.projection: expected at most the {dim} dimensions of the vectors, got {width}.")
+            raise ConfigError(
+                f"tree.projection: expected at most the {dim} dimensions of the vectors, got {width}. Ask for fewer."
+            )
         return self._projections.directions.first(width)
 
     def aimed_tree(self, tree: TreeSettings) -> Built:

@@ -34,6 +34,8 @@ def test_the_golden_bundle_opens_and_answers_as_it_did(tmp_path: Path, version: 
     assert opened.spec.engine == "scann"
     assert opened.delta_sequence == 0
     assert (opened.item_features is None) == (version == 1)
+    assert ("popularity.npy" in opened.manifest.files) == (version >= 3)
+    assert ("scann/projection.npy" in opened.manifest.files) == (version >= 3)
     check_answers(opened)
     expected = json.loads((GOLDEN / f"answers-v{version}.json").read_text())
     found = Retriever.open(bundle).retrieve(RECORD, K)
